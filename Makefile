@@ -1,0 +1,51 @@
+# Popfax Groups on one machine. `make help` says what there is.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+
+LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --universal --python-version 3.11 \
+	--custom-compile-command "make lock" pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench lock
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Install everything into .venv and fetch Kafka's jars; costs nothing when that was done
+
+demo: $(STAMP) ## Run the whole product on this machine
+	$(BIN)/popfax demo
+
+test: $(STAMP) ## Check style, types, imports and behaviour (STACK=containers: in containers)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+bench: $(STAMP) ## Measure
+	$(BIN)/python -m tests.bench
+
+lock: $(STAMP) ## Choose the packages' versions again: requirements/*.txt
+	$(LOCK) --output-file requirements/services.txt
+	$(LOCK) --all-extras --output-file requirements/dev.txt
+
+# An interrupted setup leaves no stamp, and the next one goes on where it was.
+$(STAMP): requirements/dev.txt pyproject.toml deploy/local/kafka-jars.sha256
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed: make setup PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || { \
+		echo "Python's venv and ensurepip are needed: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	@echo "1/4 making $(VENV)"
+	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "2/4 installing packages"
+	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@echo "3/4 installing the product"
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps -e .
+	@echo "4/4 fetching Kafka's jars"
+	@$(BIN)/python -m deploy.local.jars
+	@touch $@
+	@echo "Ready: make demo, make test"

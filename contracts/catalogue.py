@@ -1,0 +1,36 @@
+"""Every message by its type: how a reader finds the model of a record, and a tool the list of them all."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, get_args
+
+from contracts.groups import GroupsCommand, GroupsEvent
+from contracts.ledger import LedgerCommand, LedgerEvent
+from contracts.message import Message
+from contracts.notifications import NotificationsEvent
+from contracts.provisioning import ProvisioningCommand, ProvisioningEvent, ProvisioningPerson, ProvisioningPlan
+
+_UNIONS: tuple[Any, ...] = (
+    GroupsCommand,
+    GroupsEvent,
+    LedgerCommand,
+    LedgerEvent,
+    NotificationsEvent,
+    ProvisioningCommand,
+    ProvisioningEvent,
+    ProvisioningPerson,
+    ProvisioningPlan,
+)
+
+
+def _index() -> Mapping[str, type[Message]]:
+    messages: dict[str, type[Message]] = {}
+    for union in _UNIONS:
+        for model in get_args(union) or (union,):
+            if model.TYPE in messages:
+                raise TypeError(f"{model.TYPE} is the type of two messages")
+            messages[model.TYPE] = model
+    return MappingProxyType(messages)
+
+
+MESSAGES: Mapping[str, type[Message]] = _index()

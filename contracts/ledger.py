@@ -1,0 +1,195 @@
+"""Units: what the ledger is asked, and what it answers.
+
+Amounts are whole Pop units. Every command names the id of the thing that it makes (`credit_id`, `hold_id`,
+`transfer_id`), chosen by who asks: the same id with the same content gets the same outcome again, with other content it
+is refused with `id_conflict`. A balance is never in a message that others than its holder's side may read.
+"""
+
+from typing import Annotated, Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from contracts.fields import Units, UnitsOrNone
+from contracts.message import Command, Event, MalformedCommand, Refusal
+from contracts.topics import LEDGER_COMMANDS, LEDGER_EVENTS
+
+
+class CreditUnits(Command, type="popfax.ledger.credit-units.v1", topic=LEDGER_COMMANDS, key="account_id"):
+    """Add units that the account's holder bought. Answered by `UnitsCredited`; refused with `id_conflict`."""
+
+    credit_id: UUID
+    account_id: UUID
+    amount_units: Units
+
+
+class ReserveUnits(Command, type="popfax.ledger.reserve-units.v1", topic=LEDGER_COMMANDS, key="account_id"):
+    """Hold units of an account for a payment that a saga is about to make.
+
+    Answered by `UnitsReserved`; refused with `units_short`, `hold_cancelled` (its release came first) or `id_conflict`.
+    A hold has no deadline of its own: it lasts until its saga captures or releases it.
+    """
+
+    hold_id: UUID
+    account_id: UUID
+    amount_units: Units
+
+
+class CaptureHold(Command, type="popfax.ledger.capture-hold.v1", topic=LEDGER_COMMANDS, key="account_id"):
+    """Turn a hold into a payment to Popfax. Answered by `HoldCaptured`; refused with `hold_not_open`."""
+
+    hold_id: UUID
+    account_id: UUID
+
+
+class ReleaseHold(Command, type="popfax.ledger.release-hold.v1", topic=LEDGER_COMMANDS, key="account_id"):
+    """Give held units back. Answered by `HoldReleased`; refused with `hold_captured` or `id_conflict`.
+
+    Releasing a hold that never was succeeds, and burns its id: a reservation that comes late is refused.
+    """
+
+    hold_id: UUID
+    account_id: UUID
+
+
+class Leg(BaseModel):
+    """One target of a transfer: either an amount, or whatever brings its available units up to a preset balance."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    account_id: UUID
+    amount_units: Units | None = None
+    top_up_to_units: Units | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.amount_units is None) == (self.top_up_to_units is None):
+            raise ValueError("give either amount_units or top_up_to_units")
+        return self
+
+
+class PostTransfers(Command, type="popfax.ledger.post-transfers.v1", topic=LEDGER_COMMANDS, key="source_id"):
+    """Move units from one account to one or many, all or nothing. A target is named once, and is not the source.
+
+    Answered by `TransfersPosted`; refused with `units_short` or `id_conflict`.
+    """
+
+    transfer_id: UUID
+    source_id: UUID
+    legs: Annotated[tuple[Leg, ...], Field(min_length=1, max_length=1000)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        ids = {leg.account_id for leg in self.legs}
+        if len(ids) != len(self.legs):
+            raise ValueError("a target is named twice")
+        if self.source_id in ids:
+            raise ValueError("the source is among the targets")
+        return self
+
+
+class UnitsCredited(Event, type="popfax.ledger.units-credited.v1", topic=LEDGER_EVENTS, key="account_id"):
+    """Bought units are on the account."""
+
+    credit_id: UUID
+    account_id: UUID
+    amount_units: Units
+
+
+class CreditRefused(Refusal, type="popfax.ledger.credit-refused.v1", topic=LEDGER_EVENTS, key="account_id"):
+    """Nothing was credited: `id_conflict`."""
+
+    credit_id: UUID
+    account_id: UUID
+
+
+class UnitsReserved(Event, type="popfax.ledger.units-reserved.v1", topic=LEDGER_EVENTS, key="account_id"):
+    """The hold is open: its units can't be spent otherwise."""
+
+    hold_id: UUID
+    account_id: UUID
+    amount_units: Units
+
+
+class UnitsRefused(Refusal, type="popfax.ledger.units-refused.v1", topic=LEDGER_EVENTS, key="account_id"):
+    """Nothing was held: `units_short`, `hold_cancelled` or `id_conflict`."""
+
+    hold_id: UUID
+    account_id: UUID
+
+
+class HoldCaptured(Event, type="popfax.ledger.hold-captured.v1", topic=LEDGER_EVENTS, key="account_id"):
+    """The held units are paid to Popfax."""
+
+    hold_id: UUID
+    account_id: UUID
+    amount_units: Units
+
+
+class CaptureRefused(Refusal, type="popfax.ledger.capture-refused.v1", topic=LEDGER_EVENTS, key="account_id"):
+    """Nothing was captured: `hold_not_open`. No saga of ours causes it; whoever sees it has found a bug."""
+
+    hold_id: UUID
+    account_id: UUID
+
+
+class HoldReleased(Event, type="popfax.ledger.hold-released.v1", topic=LEDGER_EVENTS, key="account_id"):
+    """The hold is closed without payment. `amount_units` is what became available again, 0 if nothing was held."""
+
+    hold_id: UUID
+    account_id: UUID
+    amount_units: UnitsOrNone
+
+
+class ReleaseRefused(Refusal, type="popfax.ledger.release-refused.v1", topic=LEDGER_EVENTS, key="account_id"):
+    """Nothing was given back: `hold_captured`, or `id_conflict` (it is another account's hold)."""
+
+    hold_id: UUID
+    account_id: UUID
+
+
+class PostedLeg(BaseModel):
+    """What one target got: 0 when it had its preset balance already."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    account_id: UUID
+    amount_units: UnitsOrNone
+
+
+class TransfersPosted(Event, type="popfax.ledger.transfers-posted.v1", topic=LEDGER_EVENTS, key="source_id"):
+    """Every target has its units, and the source has paid for them."""
+
+    transfer_id: UUID
+    source_id: UUID
+    legs: tuple[PostedLeg, ...]
+    total_units: Annotated[int, Field(strict=True, ge=0)]
+
+
+class TransfersRefused(Refusal, type="popfax.ledger.transfers-refused.v1", topic=LEDGER_EVENTS, key="source_id"):
+    """Nothing was moved: `units_short` or `id_conflict`."""
+
+    transfer_id: UUID
+    source_id: UUID
+
+
+class LedgerCommandMalformed(
+    MalformedCommand, type="popfax.ledger.command-malformed.v1", topic=LEDGER_EVENTS, key="command_id"
+):
+    """A command on `popfax.ledger.commands` could not be read."""
+
+
+LedgerCommand = CreditUnits | ReserveUnits | CaptureHold | ReleaseHold | PostTransfers
+LedgerEvent = (
+    UnitsCredited
+    | CreditRefused
+    | UnitsReserved
+    | UnitsRefused
+    | HoldCaptured
+    | CaptureRefused
+    | HoldReleased
+    | ReleaseRefused
+    | TransfersPosted
+    | TransfersRefused
+    | LedgerCommandMalformed
+)

@@ -1,0 +1,89 @@
+"""What every message is: a frozen model with a stable type, a topic, and a key.
+
+The envelope (id, time, correlation, causation, actor) is CloudEvents' and travels in headers; a model is the value alone.
+"""
+
+from typing import Any, ClassVar, Self
+from uuid import UUID, uuid5
+
+from pydantic import BaseModel, ConfigDict
+
+from contracts.topics import Topic
+
+_GROUP_OF_OWNER = UUID("8d4c1a52-3a7e-5f0e-9a44-0f6c2b1d7e90")
+
+
+class Message(BaseModel):
+    """A message's value. A reader ignores fields that it does not know: within a version, additions are optional.
+
+    `TYPE` is the CloudEvents type, `TOPIC` where it is published, `KEY` the field that holds the aggregate's id, by
+    which Kafka keeps order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_enum_values=False)
+
+    TYPE: ClassVar[str]
+    TOPIC: ClassVar[Topic]
+    KEY: ClassVar[str]
+
+    def __init_subclass__(cls, **_: Any) -> None:
+        """Let the class statement's words through to where pydantic is done with the fields."""
+        super().__init_subclass__()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, type: str = "", topic: Topic | None = None, key: str = "", **_: Any) -> None:
+        """Take what the class statement says: `class ReserveUnits(Command, type=…, topic=…, key=…)`."""
+        if not type:
+            return  # Command, Event, Refusal: the kinds themselves
+        if key not in cls.model_fields:
+            raise TypeError(f"{cls.__name__} has no field {key!r} to be its key")
+        cls.TYPE, cls.KEY = type, key
+        if topic is not None:  # a timer's message has none: it never leaves its service
+            cls.TOPIC = topic
+
+    def key(self) -> str:
+        """Give the record's key: the aggregate's id."""
+        return str(getattr(self, self.KEY))
+
+    def to_json(self) -> bytes:
+        """Give the record's value."""
+        return self.__pydantic_serializer__.to_json(self)
+
+    @classmethod
+    def from_json(cls, value: bytes) -> Self:
+        """Read a record's value; raises pydantic's `ValidationError`."""
+        return cls.__pydantic_validator__.validate_json(value)
+
+
+class Command(Message):
+    """Asks a service to do something. It is done or refused, and an event says which."""
+
+
+class Event(Message):
+    """Says what happened. It can't be refused."""
+
+
+class Refusal(Event):
+    """Says that a command changed nothing, and why.
+
+    `code` is stable and meant for programs; `command_type` is the type of the command that was refused, which the
+    record's `causationid` names.
+    """
+
+    code: str
+    command_type: str
+
+
+class MalformedCommand(Refusal):
+    """A command could not be read: code `malformed_command`. `errors` names the fields, never their contents.
+
+    The command itself is kept, with its bytes, among the service's parked messages.
+    """
+
+    command_id: UUID
+    errors: tuple[str, ...] = ()
+
+
+def group_of(owner_id: UUID) -> UUID:
+    """Give the id of the one group that a subscriber owns: derived, so that nobody has to ask for it."""
+    return uuid5(_GROUP_OF_OWNER, owner_id.bytes.hex())

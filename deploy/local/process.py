@@ -1,0 +1,226 @@
+"""Child processes that can't outlive their parent, and that a later run can find and end if they do all the same."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import psutil
+
+from deploy.local.errors import StackError
+
+_LAUNCHER = Path(__file__).with_name("child.py")
+_RECORD_SUFFIX = ".process.json"
+_KILL_TIMEOUT_S = 10.0
+_SAME_PROCESS_WITHIN_S = 2.0
+"""A process's creation time, as the kernel tells it, moves a little when the clock is set."""
+
+# The kernel ends a child when the *thread* that started it ends. So all children are started by one thread, which
+# lives as long as this process.
+_spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, interval_s: float = 0.02) -> bool:
+    """Wait until `condition` holds. Returns whether it did in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(interval_s)
+    return True
+
+
+def run(
+    command: Sequence[str],
+    directory: Path,
+    log: Path,
+    timeout_s: float,
+    user: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run a command to its end. Raises StackError, with the log's last line, when it fails or takes too long."""
+    name = Path(command[0]).name
+    with _private(log) as output:
+        try:
+            done = subprocess.run(
+                _launched(command, signal.SIGKILL, user),
+                cwd=directory,
+                env=None if environment is None else {**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise StackError(f"{name} was not done after {timeout_s:g} s: see {log}") from error
+    if done.returncode != 0:
+        raise StackError(f"{name} failed: {last_line(log)} (see {log})")
+
+
+def end_recorded(directory: Path) -> None:
+    """End all that earlier runs left running, as told by the records in `directory` and the directories below it."""
+    for record in sorted(directory.glob(f"*{_RECORD_SUFFIX}")) + sorted(directory.glob(f"*/*{_RECORD_SUFFIX}")):
+        if process := _recorded(record):
+            _kill_tree(process)
+        record.unlink(missing_ok=True)
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+    return lines[-1].strip()[:300] if lines else "it said nothing"
+
+
+class Child:
+    """One long-lived child process: its log, its end, and the record by which a later run finds it.
+
+    Its command line must contain `directory`, which tells it from a stranger that was given its pid later.
+    """
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.log = directory / f"{name}.log"
+        self._name = name
+        self._directory = directory
+        self._record = directory / f"{name}{_RECORD_SUFFIX}"
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Its process id. Raises StackError when it does not run."""
+        return self._running().pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs."""
+        return self._popen is not None and self._popen.poll() is None
+
+    def start(
+        self,
+        command: Sequence[str],
+        death_signal: signal.Signals = signal.SIGKILL,
+        user: str | None = None,
+        directory: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start it, in `directory` (its own unless told), after ending what an earlier run left of it.
+
+        `death_signal` is what it gets when this process dies. Its output is added to the log.
+        """
+        if self.running:
+            raise StackError(f"{self._name} runs already")
+        self.end_earlier()
+        launched = _launched(command, death_signal, user)
+        self._popen = _spawner.submit(self._spawn, launched, directory or self._directory, environment).result()
+        self._remember(self._popen.pid)
+
+    def wait_ready(self, ready: Callable[[], bool], timeout_s: float) -> None:
+        """Wait until `ready` holds. Raises StackError, and leaves nothing running, if it ends or takes too long."""
+        if wait_until(lambda: not self.running or ready(), timeout_s) and self.running:
+            return
+        said = "ended at once" if not self.running else f"was not ready after {timeout_s:g} s"
+        self.kill()
+        raise StackError(f"{self._name} {said}: {last_line(self.log)} (see {self.log})")
+
+    def stop(self, stop_signal: signal.Signals, timeout_s: float) -> int | None:
+        """Ask it to end, and kill it if it has not after `timeout_s`. Nothing happens when it does not run.
+
+        Returns its exit code, or None when it had to be killed or did not run.
+        """
+        code = None
+        if self._popen is not None:
+            self._popen.send_signal(stop_signal)
+            with suppress(subprocess.TimeoutExpired):
+                code = self._popen.wait(timeout_s)
+            self.kill()
+        return code
+
+    def kill(self) -> None:
+        """End it and its own children with SIGKILL, as a crash would. Nothing happens when it does not run."""
+        if self._popen is None:
+            return
+        if self._popen.poll() is None:
+            _kill_tree(psutil.Process(self._popen.pid))
+        self._popen.wait(_KILL_TIMEOUT_S)
+        self._popen = None
+        self._record.unlink(missing_ok=True)
+
+    def end_earlier(self) -> None:
+        """End what an earlier run left of it."""
+        if process := _recorded(self._record):
+            _kill_tree(process)
+        self._record.unlink(missing_ok=True)
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._popen is None or self._popen.poll() is not None:
+            raise StackError(f"{self._name} does not run")
+        return self._popen
+
+    def _spawn(
+        self, launched: Sequence[str], directory: Path, environment: Mapping[str, str] | None
+    ) -> subprocess.Popen[bytes]:
+        with _private(self.log) as output:
+            return subprocess.Popen(
+                launched,
+                cwd=directory,
+                env=None if environment is None else {**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the terminal is ours to handle: we stop our children in order
+            )
+
+    def _remember(self, pid: int) -> None:
+        record = {"pid": pid, "created": psutil.Process(pid).create_time(), "directory": str(self._directory)}
+        self._record.write_text(json.dumps(record))
+
+
+def _launched(command: Sequence[str], death_signal: signal.Signals, user: str | None) -> list[str]:
+    launcher = [sys.executable, "-I", "-S", str(_LAUNCHER)]
+    return [*launcher, str(os.getpid()), str(int(death_signal)), user or "-", *command]
+
+
+def _private(log: Path) -> BinaryIO:
+    """A log opened to add to it, which nobody else may read."""
+    return os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+
+
+def _recorded(record: Path) -> psutil.Process | None:
+    """The process that `record` tells of, if it still runs and really is that one."""
+    try:
+        told = json.loads(record.read_text())
+        process = psutil.Process(told["pid"])
+        same_age = abs(process.create_time() - told["created"]) < _SAME_PROCESS_WITHIN_S
+        same_work = any(told["directory"] in argument for argument in process.cmdline())
+    except (OSError, ValueError, KeyError, psutil.Error):  # no record, half a record, or no such process
+        return None
+    return process if same_age and same_work else None
+
+
+def _kill_tree(process: psutil.Process) -> None:
+    """SIGKILL a process and all below it, and wait until they are gone. Raises StackError when they won't go."""
+    try:
+        process.suspend()  # so that it starts no child while we look
+        doomed = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for each in doomed:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    if not wait_until(lambda: all(_gone(each) for each in doomed), _KILL_TIMEOUT_S):
+        raise StackError(f"process {process.pid} does not end, even when killed")
+
+
+def _gone(process: psutil.Process) -> bool:
+    """Whether it has ended. A zombie has: where nobody reaps orphans it stays one for ever."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,135 @@
+"""The whole product on one machine: the stack, and the four services, each its own process."""
+
+import json
+import signal
+import sys
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from contracts.topics import Principal
+from deploy import topics
+from deploy.local.errors import PortTakenError, StackError
+from deploy.local.kafka import ADMIN
+from deploy.local.paths import CHECKOUT
+from deploy.local.ports import LOOPBACK, Port, answers
+from deploy.local.postgres import SERVICES
+from deploy.local.process import Child, run
+from deploy.local.stack import Stack
+
+_READY_TIMEOUT_S = 40.0
+_STOP_TIMEOUT_S = 12.0
+
+
+class ServiceProcess:
+    """One service as a process of its own."""
+
+    def __init__(self, principal: Principal, stack: Stack) -> None:
+        self.principal = principal
+        self._stack = stack
+        self._port = Port(f"{principal.upper()}_HTTP_PORT")
+        self._child = Child(principal, stack.directory)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._child.pid
+
+    @property
+    def url(self) -> str:
+        """Where it answers /live, /ready and /metrics."""
+        return f"http://{LOOPBACK}:{self._port.number}"
+
+    def launch(self, **settings: str) -> None:
+        """Start it, with settings beside the stack's, without waiting for it."""
+        self._port.serve(lambda port: self._launch(port, settings))
+
+    def wait_ready(self) -> None:
+        """Wait until it can work. Raises StackError when it ends, or is not ready in time."""
+        self._child.wait_ready(self.ready, _READY_TIMEOUT_S)
+
+    def ready(self) -> bool:
+        """Say whether it says that it is ready."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/ready", timeout=2) as answer:  # noqa: S310  (loopback)
+                return bool(all(json.load(answer).values()))
+        except OSError:
+            return False
+
+    def stop(self) -> int | None:
+        """End it as an orchestrator would, with SIGTERM; gives its exit code."""
+        return self._child.stop(signal.SIGTERM, _STOP_TIMEOUT_S)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._child.kill()
+
+    def _launch(self, port: int, settings: dict[str, str]) -> None:
+        # The command line names the directory, by which a later run recognises it as left behind.
+        command = [sys.executable, "-m", f"services.{self.principal}.app", str(self._stack.directory)]
+        prefix = self.principal.upper()
+        environment = self._stack.service_environment(self.principal) | {
+            f"{prefix}_{name.upper()}": value for name, value in settings.items()
+        }
+        environment[f"{prefix}_HTTP_PORT"] = str(port)
+        if answers(port):
+            raise PortTakenError(f"port {port} is taken")
+        self._child.start(command, directory=CHECKOUT, environment=environment)
+
+
+class Product:
+    """The stack with topics, ACLs, migrations and plans in place, and the services on it."""
+
+    def __init__(self, stack: Stack, progress: Callable[[str], None] = lambda _: None) -> None:
+        self.stack = stack
+        self.services = {principal: ServiceProcess(principal, stack) for principal in SERVICES}
+        self._progress = progress
+
+    def prepare(self) -> None:
+        """Bring a running stack to this version's state: topics and ACLs, migrations, plans."""
+        self._progress("topics, migrations, plans")
+        with ThreadPoolExecutor() as pool:
+            applied = pool.submit(topics.apply, self.stack.kafka.client_config(ADMIN))
+            list(pool.map(self._migrate, SERVICES))
+            if differences := applied.result():
+                raise StackError(f"the broker is not as it should be: {differences[0]}")
+        self._run_module("services.provisioning.catalogue", Principal.PROVISIONING)
+
+    def start_services(self, **settings: str) -> None:
+        """Start all four, and wait until they are ready."""
+        for service in self.services.values():
+            service.launch(**settings)
+        for service in self.services.values():
+            service.wait_ready()
+            self._progress(f"{service.principal} is ready")
+
+    def stop_services(self) -> None:
+        """End all four, at the same time."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda service: service.stop(), self.services.values()))
+
+    def __enter__(self) -> Self:
+        self.stack.start()
+        try:
+            self.prepare()
+            self.start_services()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop_services()
+        self.stack.stop()
+
+    def _migrate(self, principal: Principal) -> None:
+        self._run_module("services._platform.migrate", principal, principal)
+
+    def _run_module(self, module: str, principal: Principal, *arguments: str) -> None:
+        log = self.stack.directory / f"{principal}.log"
+        command = [sys.executable, "-m", module, *arguments]
+        run(command, CHECKOUT, log, timeout_s=60, environment=self.stack.service_environment(principal))

@@ -1,0 +1,301 @@
+"""The broker's topics and ACLs, made from `contracts.topics` and compared with it.
+
+`compare` says what differs, `apply` creates what is missing. Nothing here deletes or alters: a wrong partition count,
+a wrong setting or a permission too many is an operator's decision.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+# The package re-exports these names, and documents them here, without saying so in the way that mypy wants.
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from contracts.topics import RETENTION, TOPICS, Principal, Topic
+
+MAX_MESSAGE_BYTES = 1024 * 1024
+
+_REQUEST_TIMEOUT_S = 15.0
+_SPREAD_TIMEOUT_S = 15.0
+_SPREAD_POLL_S = 0.05
+
+
+class Kind(StrEnum):
+    """What a difference is about."""
+
+    MISSING_TOPIC = "missing topic"
+    WRONG_PARTITIONS = "wrong number of partitions"
+    WRONG_REPLICATION = "wrong replication factor"
+    WRONG_CONFIG = "wrong topic configuration"
+    MISSING_ACL = "missing ACL"
+    EXTRA_ACL = "ACL too many"
+
+
+MISSING = frozenset({Kind.MISSING_TOPIC, Kind.MISSING_ACL})
+"""What `apply` puts right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing on the broker that is not as `contracts.topics` has it."""
+
+    kind: Kind
+    subject: str
+    expected: str = ""
+    found: str = ""
+
+    def __str__(self) -> str:
+        values = f": {self.found or 'nothing'} instead of {self.expected}" if self.expected else ""
+        return f"{self.kind}: {self.subject}{values}"
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """How many brokers keep each record, and how many of them must have it before it is acknowledged."""
+
+    replication_factor: int
+    min_insync_replicas: int
+
+
+ONE_BROKER = Durability(replication_factor=1, min_insync_replicas=1)
+CLUSTER = Durability(replication_factor=3, min_insync_replicas=2)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Acl:
+    """A permission, from any host: a principal may do an operation on one topic or one consumer group."""
+
+    principal: str
+    operation: str
+    resource: str
+    name: str
+    pattern: str = "LITERAL"
+    permission: str = "ALLOW"
+    host: str = "*"
+
+    def __str__(self) -> str:
+        literal = "" if self.pattern == "LITERAL" else f"{self.pattern.lower()} "
+        host = "" if self.host == "*" else f" from {self.host}"
+        permission = self.permission.lower()
+        return f"{permission} {self.principal} {self.operation} on {self.resource.lower()} {literal}{self.name}{host}"
+
+
+def compare(admin_config: Mapping[str, str], durability: Durability = ONE_BROKER) -> list[Difference]:
+    """What differs on the broker. `admin_config` is a super user's client configuration.
+
+    Raises confluent_kafka.KafkaException when the broker doesn't answer in time or refuses.
+    """
+    return _compare(_client(admin_config), durability)
+
+
+def apply(admin_config: Mapping[str, str], durability: Durability = ONE_BROKER) -> list[Difference]:
+    """Create the missing topics and ACLs, and wait until the broker goes by them. Returns what still differs.
+
+    Harmless when repeated, and when two do it at once. Raises confluent_kafka.KafkaException, and TimeoutError when
+    what was created does not show.
+    """
+    client = _client(admin_config)
+    differences = _compare(client, durability)
+    _create_topics(client, {each.subject for each in differences if each.kind is Kind.MISSING_TOPIC}, durability)
+    _create_acls(client, {each.subject for each in differences if each.kind is Kind.MISSING_ACL})
+    return _wait_for_created(lambda: _compare(client, durability))
+
+
+def expected_config(topic: Topic, durability: Durability) -> dict[str, str]:
+    """The settings that a topic has."""
+    common = {
+        "min.insync.replicas": str(durability.min_insync_replicas),
+        "max.message.bytes": str(MAX_MESSAGE_BYTES),
+        "message.timestamp.type": "CreateTime",
+    }
+    retention_ms = str(round(RETENTION.total_seconds() * 1000))
+    if not topic.compacted:
+        return common | {"cleanup.policy": "delete", "retention.ms": retention_ms}
+    return common | {
+        "cleanup.policy": "compact",
+        # What a tombstone erases is gone after this time, however little is written to the topic.
+        "max.compaction.lag.ms": retention_ms,
+        # A reader that was away this long still finds the tombstone.
+        "delete.retention.ms": retention_ms,
+    }
+
+
+def expected_acls() -> set[Acl]:
+    """Every permission there is."""
+    return {acl for topic in TOPICS for acl in _topic_acls(topic)} | {_group_acl(each) for each in Principal}
+
+
+def _topic_acls(topic: Topic) -> Iterator[Acl]:
+    for writer in topic.writers:
+        yield Acl(f"User:{writer}", "WRITE", "TOPIC", topic.name)
+    for reader in topic.readers:
+        yield Acl(f"User:{reader}", "READ", "TOPIC", topic.name)
+    for either in topic.writers | topic.readers:
+        yield Acl(f"User:{either}", "DESCRIBE", "TOPIC", topic.name)
+
+
+def _group_acl(principal: Principal) -> Acl:
+    """A principal's consumer group has its name."""
+    return Acl(f"User:{principal}", "READ", "GROUP", str(principal))
+
+
+def _compare(client: AdminClient, durability: Durability) -> list[Difference]:
+    return [*_compare_topics(client, durability), *_compare_acls(client)]
+
+
+def _compare_topics(client: AdminClient, durability: Durability) -> Iterator[Difference]:
+    present = client.list_topics(timeout=_REQUEST_TIMEOUT_S).topics
+    configs = _configs(client, [topic.name for topic in TOPICS if topic.name in present])
+    for topic in TOPICS:
+        # A topic that was deleted a moment ago can still be listed, and have no configuration any more.
+        if topic.name not in present or topic.name not in configs:
+            yield Difference(Kind.MISSING_TOPIC, topic.name)
+            continue
+        partitions = present[topic.name].partitions
+        yield from _compare_number(Kind.WRONG_PARTITIONS, topic.name, topic.partitions, len(partitions))
+        replicas = min((len(each.replicas) for each in partitions.values()), default=0)
+        yield from _compare_number(Kind.WRONG_REPLICATION, topic.name, durability.replication_factor, replicas)
+        yield from _compare_config(topic, durability, configs[topic.name])
+
+
+def _compare_number(kind: Kind, subject: str, expected: int, found: int) -> Iterator[Difference]:
+    if expected != found:
+        yield Difference(kind, subject, str(expected), str(found))
+
+
+def _compare_config(topic: Topic, durability: Durability, found: Mapping[str, str]) -> Iterator[Difference]:
+    for name, value in expected_config(topic, durability).items():
+        if found.get(name) != value:
+            yield Difference(Kind.WRONG_CONFIG, f"{topic.name} {name}", value, found.get(name, ""))
+
+
+def _compare_acls(client: AdminClient) -> Iterator[Difference]:
+    expected, found = expected_acls(), _acls(client)
+    yield from (Difference(Kind.MISSING_ACL, str(acl)) for acl in sorted(expected - found))
+    yield from (Difference(Kind.EXTRA_ACL, str(acl)) for acl in sorted(found - expected))
+
+
+def _configs(client: AdminClient, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    if not resources:
+        return {}
+    configs = {}
+    for resource, future in client.describe_configs(resources, request_timeout=_REQUEST_TIMEOUT_S).items():
+        entries = _result(future, unless=KafkaError.UNKNOWN_TOPIC_OR_PART)
+        if entries is not None:
+            configs[resource.name] = {entry.name: entry.value for entry in entries.values()}
+    return configs
+
+
+def _acls(client: AdminClient) -> set[Acl]:
+    # None means any; the package's annotations forget that.
+    everything = AclBindingFilter(
+        ResourceType.ANY,
+        None,  # type: ignore[arg-type]
+        ResourcePatternType.ANY,
+        None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        AclOperation.ANY,
+        AclPermissionType.ANY,
+    )
+    found: list[AclBinding] = client.describe_acls(everything, request_timeout=_REQUEST_TIMEOUT_S).result()
+    return {_from_binding(binding) for binding in found}
+
+
+def _create_topics(client: AdminClient, names: set[str], durability: Durability) -> None:
+    new = [
+        NewTopic(
+            topic.name,
+            num_partitions=topic.partitions,
+            replication_factor=durability.replication_factor,
+            config=expected_config(topic, durability),
+        )
+        for topic in TOPICS
+        if topic.name in names
+    ]
+    if new:
+        created = client.create_topics(new, request_timeout=_REQUEST_TIMEOUT_S, operation_timeout=_REQUEST_TIMEOUT_S)
+        for future in created.values():
+            _result(future, unless=KafkaError.TOPIC_ALREADY_EXISTS)
+
+
+def _create_acls(client: AdminClient, subjects: set[str]) -> None:
+    bindings = [to_binding(acl) for acl in expected_acls() if str(acl) in subjects]
+    if bindings:
+        for future in client.create_acls(bindings, request_timeout=_REQUEST_TIMEOUT_S).values():
+            future.result()
+
+
+def _wait_for_created(compare_again: Callable[[], list[Difference]]) -> list[Difference]:
+    """Wait until nothing is missing: a broker learns of what was created a little after it was acknowledged."""
+    deadline = time.monotonic() + _SPREAD_TIMEOUT_S
+    while True:
+        differences = compare_again()
+        missing = [each for each in differences if each.kind in MISSING]
+        if not missing:
+            return differences
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"created, but not seen after {_SPREAD_TIMEOUT_S:g} s: {missing[0]}")
+        time.sleep(_SPREAD_POLL_S)
+
+
+def _result(future: "Future[Any]", unless: int) -> Any:
+    """The result, or None when it failed with the error code `unless`. Other errors are raised."""
+    try:
+        return future.result()
+    except KafkaException as error:
+        if error.args[0].code() == unless:
+            return None
+        raise
+
+
+def to_binding(acl: Acl) -> AclBinding:
+    """The permission as confluent-kafka has it."""
+    return AclBinding(
+        ResourceType[acl.resource],
+        acl.name,
+        ResourcePatternType[acl.pattern],
+        acl.principal,
+        acl.host,
+        AclOperation[acl.operation],
+        AclPermissionType[acl.permission],
+    )
+
+
+def _from_binding(binding: AclBinding) -> Acl:
+    return Acl(
+        principal=binding.principal,
+        operation=_name(binding.operation),
+        resource=_name(binding.restype),
+        name=binding.name,
+        pattern=_name(binding.resource_pattern_type),
+        permission=_name(binding.permission_type),
+        host=binding.host,
+    )
+
+
+def _name(value: Enum | str | int) -> str:
+    """An enum member's name. confluent-kafka takes names and numbers too, but answers with members."""
+    if not isinstance(value, Enum):
+        raise TypeError(f"{value!r} is no enum member")
+    return value.name
+
+
+def _client(admin_config: Mapping[str, str]) -> AdminClient:
+    # librdkafka would write its own log lines to the terminal; what matters comes back as an exception.
+    return AdminClient({**admin_config, "log_level": 0})

@@ -1,0 +1,108 @@
+"""What the shell asks of a database. PostgreSQL is one (`postgres`), a dictionary is another (`memory`)."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+from contracts.message import Message
+from services._platform.messages import Incoming, Outgoing, Record, SetTimer, StoredRecord
+from services._platform.rows import Appended, AppendOnly, Changes, Mapped, Rows
+
+K = TypeVar("K")
+R = TypeVar("R")
+
+Key = tuple[str, bytes]
+"""A topic and a record's key on it: the unit of order, and of parking."""
+
+
+class Outage(Exception):
+    """The database is away. Whoever sees it waits and tries the same again."""
+
+
+class Conflict(Exception):
+    """Another transaction was first (deadlock, serialization, a key that was free when we looked). Load and try again."""
+
+
+class Why(StrEnum):
+    """Why a message is parked."""
+
+    UNDECODABLE = "undecodable"
+    """It could not be read, and so had no effect: what follows it on its key flows on."""
+    FAILED = "failed"
+    """Its handler or its saving failed by itself, again and again. Its key is blocked until an operator acts."""
+    BEHIND = "behind"
+    """It follows a failed one on the same key."""
+
+
+@dataclass(slots=True)
+class Parked:
+    """A message on its way into the parked ones."""
+
+    id: UUID
+    record: Record
+    why: Why
+    code: str
+    detail: str
+
+
+class Transaction(Protocol):
+    """One database transaction. Everything in it is set-based: lists in, lists out."""
+
+    async def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Collection[UUID]:
+        """Remember message ids; give those that were not known before."""
+
+    async def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Collection[UUID]:
+        """Take timers away, each with the moment for which it was set; give the ids of those that were still so."""
+
+    async def claim_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
+        """Take parked messages away; give those that were still there. Keys with none left are unblocked."""
+
+    async def blocked(self, keys: Collection[Key]) -> Collection[Key]:
+        """Give the keys that are blocked, and keep them so until this transaction ends."""
+
+    async def park(self, parked: Sequence[Parked], now: datetime) -> None:
+        """Keep messages for an operator, in order; a failed one blocks its key."""
+
+    async def fetch(self, mapped: Mapped[K, R], keys: Iterable[K], *, for_update: bool = True) -> Rows[K, R]:
+        """Load rows by key; lock them, in one order for every transaction, unless they are only read."""
+
+    async def take(self, mapped: Mapped[K, R], matching: Mapping[str, Any], limit: int) -> Rows[K, R]:
+        """Load and lock the first `limit` rows, by key, that match and that no other transaction has locked."""
+
+    def append(self, mapped: AppendOnly[R]) -> Appended[R]:
+        """Begin to append to a table."""
+
+    async def save(self, changes: Sequence[Changes]) -> None:
+        """Write all that was put, removed and added."""
+
+    async def send(self, messages: Sequence[Outgoing], now: datetime) -> None:
+        """Append messages to the outbox, in order."""
+
+    async def set_timers(self, timers: Sequence[tuple[SetTimer, Incoming[Message]]]) -> None:
+        """Set or move timers; each carries its cause's envelope on."""
+
+    async def clear_timers(self, ids: Sequence[UUID]) -> None:
+        """Forget timers."""
+
+
+class Database(Protocol):
+    """A service's own database."""
+
+    def begin(self) -> AbstractAsyncContextManager[Transaction]:
+        """Open a transaction: committed at the end of the block, rolled back on any exception.
+
+        Raises `Outage` and `Conflict` for what is not the batch's fault.
+        """
+
+    async def due_timers(self, now: datetime, limit: int) -> Sequence[StoredRecord]:
+        """Give timers that are due, oldest first, without locking them."""
+
+    async def retries_requested(self) -> Sequence[Sequence[StoredRecord]]:
+        """Give the parked messages that an operator wants retried, a list for each key, oldest first."""
+
+    async def retry_failed(self, id_: UUID, code: str, detail: str) -> None:
+        """Note that a parked message failed again; it waits for an operator once more."""

@@ -1,0 +1,60 @@
+"""What an orchestrator of containers, and Prometheus, ask a service over HTTP.
+
+`/live`: the consume loop gets on (restart me if not). `/ready`: the database answers and has this version's migrations,
+and Kafka has taken us into the group. `/metrics`: Prometheus' text.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+Check = Callable[[], Awaitable[bool]]
+
+
+def health_app(live: Callable[[], bool], checks: dict[str, Check]) -> Starlette:
+    """Make the application; `checks` are what readiness consists of, by name."""
+
+    async def is_live(_: Request) -> Response:
+        return JSONResponse({"live": live()}, 200 if live() else 503)
+
+    async def is_ready(_: Request) -> Response:
+        found = dict(zip(checks, await asyncio.gather(*(_bounded(check) for check in checks.values())), strict=True))
+        return JSONResponse(found, 200 if all(found.values()) else 503)
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return Starlette(routes=[Route("/live", is_live), Route("/ready", is_ready), Route("/metrics", metrics)])
+
+
+async def _bounded(check: Check) -> bool:
+    """A check that does not answer, or fails, is one that says no."""
+    try:
+        return await asyncio.wait_for(check(), 3)
+    except Exception:
+        return False
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn inside a process that has its own idea of signals."""
+
+    def __init__(self, app: Starlette, host: str, port: int) -> None:
+        super().__init__(uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, lifespan="off"))
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the runtime."""
+        yield
+
+    @property
+    def port(self) -> int | None:
+        """Give the port that it listens on, once it does."""
+        sockets = [socket for server in self.servers for socket in server.sockets] if self.started else []
+        return sockets[0].getsockname()[1] if sockets else None

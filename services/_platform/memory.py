@@ -1,0 +1,210 @@
+"""A service's database as a dictionary: for the simulation and for tests of handlers, where a thousand runs must be cheap.
+
+It keeps the same promises as `postgres` (all or nothing, the same answers to the same questions) and passes the same
+tests. It is used by one task at a time, so it locks nothing.
+"""
+
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from contracts.message import Message
+from services._platform.database import Conflict, Key, Parked, Why
+from services._platform.messages import TIMERS, Incoming, Outgoing, SetTimer, StoredRecord
+from services._platform.postgres import timer_message_id
+from services._platform.rows import Appended, AppendOnly, Changes, Mapped, Rows
+
+K = TypeVar("K")
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class _ParkedRow:
+    parked: Parked
+    attempts: int = 1
+    retry_requested: bool = False
+
+
+@dataclass(slots=True)
+class Contents:
+    """Everything that is committed."""
+
+    tables: dict[str, dict[Any, Any]] = field(default_factory=dict)
+    appended: dict[str, list[Any]] = field(default_factory=dict)
+    inbox: set[UUID] = field(default_factory=set)
+    outbox: list[Outgoing] = field(default_factory=list)
+    timers: dict[UUID, tuple[SetTimer, Incoming[Message]]] = field(default_factory=dict)
+    parked: dict[UUID, _ParkedRow] = field(default_factory=dict)
+    blocked: set[Key] = field(default_factory=set)
+
+    def copy(self) -> "Contents":
+        """Copy as deep as rows are: those are frozen."""
+        return Contents(
+            {name: dict(rows) for name, rows in self.tables.items()},
+            {name: list(rows) for name, rows in self.appended.items()},
+            set(self.inbox),
+            list(self.outbox),
+            dict(self.timers),
+            dict(self.parked),
+            set(self.blocked),
+        )
+
+
+class MemoryDatabase:
+    """A database that lives as long as this object does."""
+
+    def __init__(self) -> None:
+        self.contents = Contents()
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator["MemoryTransaction"]:
+        """Open a transaction: what it did is dropped on any exception."""
+        tx = MemoryTransaction(self.contents.copy())
+        yield tx
+        self.contents = tx.contents
+
+    async def due_timers(self, now: datetime, limit: int) -> Sequence[StoredRecord]:
+        """Give timers that are due, oldest first."""
+        due = [(t.due_at, t.id, t, c) for t, c in self.contents.timers.values() if t.due_at <= now]
+        return [_timer_record(timer, cause) for _, _, timer, cause in sorted(due, key=lambda d: d[:2])[:limit]]
+
+    async def retries_requested(self) -> Sequence[Sequence[StoredRecord]]:
+        """Give the parked messages whose retry was requested, and all behind them, a list for each key."""
+        rows = self.contents.parked.values()
+        wanted = {(r.parked.record.topic, r.parked.record.key) for r in rows if r.retry_requested}
+        runs: dict[tuple[str, bytes | None], list[StoredRecord]] = {key: [] for key in wanted}
+        for row in rows:
+            key = (row.parked.record.topic, row.parked.record.key)
+            if key in wanted and (row.retry_requested or row.parked.why is not Why.UNDECODABLE):
+                runs[key].append(_parked_record(row.parked))
+        return list(runs.values())
+
+    async def retry_failed(self, id_: UUID, code: str, detail: str) -> None:
+        """Note that a parked message failed again."""
+        failed = self.contents.parked[id_].parked
+        failed.code, failed.detail = code, detail
+        self.contents.parked[id_].attempts += 1
+        for row in self.contents.parked.values():
+            if (row.parked.record.topic, row.parked.record.key) == (failed.record.topic, failed.record.key):
+                row.retry_requested = False
+
+    def request_retry(self, ids: Collection[UUID]) -> None:
+        """Ask for parked messages to be retried, as an operator would."""
+        for id_ in ids:
+            self.contents.parked[id_].retry_requested = True
+
+
+class MemoryTransaction:
+    """One transaction on a dictionary; see `database.Transaction` for what each method means."""
+
+    def __init__(self, contents: Contents) -> None:
+        self.contents = contents
+
+    async def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Collection[UUID]:
+        """Remember message ids."""
+        fresh = set(ids) - self.contents.inbox
+        self.contents.inbox |= fresh
+        return fresh
+
+    async def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Collection[UUID]:
+        """Take timers away."""
+        known = self.contents.timers
+        ours = {id_ for id_, due_at in timers if id_ in known and known[id_][0].due_at == due_at}
+        for id_ in ours:
+            del known[id_]
+        return ours
+
+    async def claim_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
+        """Take parked messages away, and unblock their keys if nothing is left behind them."""
+        claimed = {id_: self.contents.parked.pop(id_) for id_ in ids if id_ in self.contents.parked}
+        left = {
+            (row.parked.record.topic, row.parked.record.key)
+            for row in self.contents.parked.values()
+            if row.parked.why is not Why.UNDECODABLE
+        }
+        for row in claimed.values():
+            key = (row.parked.record.topic, row.parked.record.key)
+            if key not in left:
+                self.contents.blocked.discard(key)  # type: ignore[arg-type]
+        return set(claimed)
+
+    async def blocked(self, keys: Collection[Key]) -> Collection[Key]:
+        """Give the blocked ones."""
+        return self.contents.blocked & set(keys)
+
+    async def park(self, parked: Sequence[Parked], now: datetime) -> None:
+        """Keep messages with their bytes and reasons."""
+        for message in parked:
+            self.contents.parked[message.id] = _ParkedRow(message)
+            if message.why is Why.FAILED and message.record.key is not None:
+                self.contents.blocked.add((message.record.topic, message.record.key))
+
+    async def fetch(self, mapped: Mapped[K, R], keys: Iterable[K], *, for_update: bool = True) -> Rows[K, R]:
+        """Load rows by key."""
+        rows = self.contents.tables.get(mapped.table.name, {})
+        return Rows(mapped, {key: rows.get(key) for key in keys})
+
+    async def take(self, mapped: Mapped[K, R], matching: Mapping[str, Any], limit: int) -> Rows[K, R]:
+        """Load the first rows that match."""
+        rows = self.contents.tables.get(mapped.table.name, {})
+        found = {
+            key: rows[key]
+            for key in sorted(rows)
+            if all(getattr(rows[key], name) == value for name, value in matching.items())
+        }
+        return Rows(mapped, dict(list(found.items())[:limit]))
+
+    def append(self, mapped: AppendOnly[R]) -> Appended[R]:
+        """Begin to append to a table."""
+        return Appended(mapped)
+
+    async def save(self, changes: Sequence[Changes]) -> None:
+        """Write all changes. A key that is there already is a conflict, as it is in PostgreSQL."""
+        for change in changes:
+            name = change.mapped.table.name
+            if isinstance(change, Appended):
+                self.contents.appended.setdefault(name, []).extend(change.rows)
+                continue
+            rows = self.contents.tables.setdefault(name, {})
+            for row in change.inserted():
+                if change.mapped.key_of(row) in rows:
+                    raise Conflict("23505")
+                rows[change.mapped.key_of(row)] = row
+            for row in change.updated():
+                rows[change.mapped.key_of(row)] = row
+            for key in change.removed():
+                del rows[key]
+
+    async def send(self, messages: Sequence[Outgoing], now: datetime) -> None:
+        """Append messages to the outbox."""
+        self.contents.outbox.extend(messages)
+
+    async def set_timers(self, timers: Sequence[tuple[SetTimer, Incoming[Message]]]) -> None:
+        """Set or move timers."""
+        for timer, cause in timers:
+            self.contents.timers[timer.id] = (timer, cause)
+
+    async def clear_timers(self, ids: Sequence[UUID]) -> None:
+        """Forget timers."""
+        for id_ in ids:
+            self.contents.timers.pop(id_, None)
+
+
+def _timer_record(timer: SetTimer, cause: Incoming[Message]) -> StoredRecord:
+    headers: list[tuple[str, bytes | None]] = [
+        ("ce_type", timer.message.TYPE.encode()),
+        ("ce_id", str(timer_message_id(timer.id, timer.due_at)).encode()),
+        ("ce_correlationid", cause.correlation_id.encode()),
+    ]
+    if cause.actor is not None:
+        headers.append(("ce_actor", str(cause.actor).encode()))
+    key, value = timer.message.key().encode(), timer.message.to_json()
+    return StoredRecord(timer.id, timer.due_at, TIMERS, 0, 0, key, value, headers)
+
+
+def _parked_record(parked: Parked) -> StoredRecord:
+    r = parked.record
+    return StoredRecord(parked.id, None, r.topic, r.partition, r.offset, r.key, r.value, r.headers)

@@ -1,0 +1,232 @@
+"""Messages as they travel: CloudEvents 1.0 in Kafka's binary mode, in and out.
+
+A `Record` is what came, from Kafka, from a timer or from the parked messages; `decode` makes it an `Incoming`, or says
+why it can't. What a handler returns leaves as an `Outgoing`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+from uuid import UUID, uuid5
+
+from pydantic import ValidationError
+
+from contracts.message import Message
+
+M = TypeVar("M", bound=Message)
+M_co = TypeVar("M_co", bound=Message, covariant=True)
+
+TIMERS = "timers"
+"""The topic that a timer's record names. It exists in no broker."""
+
+_POSITIONS = UUID("5b0f9c1e-7d64-5a3b-8f27-6f0c0e9a1d33")
+
+
+class Record(Protocol):
+    """A message's bytes, and where they came from. aiokafka's `ConsumerRecord` is one."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+
+
+@dataclass(slots=True)
+class StoredRecord:
+    """A record that comes out of the service's own database: a timer that is due (`due_at`), or a parked message."""
+
+    row_id: UUID
+    due_at: datetime | None
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+@dataclass(slots=True)
+class Incoming(Generic[M_co]):
+    """A decoded message: its body, and what the envelope says of it."""
+
+    id: UUID
+    body: M_co
+    record: Record
+    correlation_id: str
+    actor: UUID | None = None
+    traceparent: str | None = None
+
+    def derive(self, name: str) -> UUID:
+        """Give an id for something that this message makes: the same message makes the same things again."""
+        return uuid5(self.id, name)
+
+
+@dataclass(slots=True)
+class Undecodable:
+    """A record that can't be handled as it is, with a stable code and the reasons (never the contents)."""
+
+    id: UUID
+    record: Record
+    code: str
+    errors: tuple[str, ...]
+    command_type: str | None = None
+    command_id: UUID | None = None
+    correlation_id: str | None = None
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A message on its way out: an outbox row. What is constant for its type is not stored with it."""
+
+    id: UUID
+    type: str
+    key: str
+    value: bytes
+    correlation_id: str
+    causation_id: str
+    actor: UUID | None
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Asks the shell to hand `message` to its handler at `due_at`, or later. Setting an id again moves its timer."""
+
+    id: UUID
+    due_at: datetime
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class ClearTimer:
+    """Asks the shell to forget a timer. One that is unknown, or fired already, is no error."""
+
+    id: UUID
+
+
+Effect = Message | SetTimer | ClearTimer
+Outcome = Sequence[Effect]
+"""What a handler returns: messages to publish and timers to set, in that order on each key."""
+
+
+def decode(
+    record: Record, handled: Mapping[str, type[Message]], own_topic: str
+) -> Incoming[Message] | Undecodable | None:
+    """Read a record; None means that it is somebody else's type on a topic that others write, and none of ours.
+
+    On `own_topic`, the service's commands, nothing is none of ours: what is not known there is undecodable.
+    """
+    headers = dict(record.headers)
+    type_ = _text(headers.get("ce_type"))
+    model = handled.get(type_) if type_ else None
+    if model is None:
+        if type_ and record.topic != own_topic:
+            return None
+        return _undecodable(record, headers, "unknown_type", (f"ce_type: {'unknown' if type_ else 'missing'}",))
+    id_ = _uuid(headers.get("ce_id"))
+    if id_ is None:
+        return _undecodable(record, headers, "malformed_envelope", ("ce_id: not a UUID",))
+    if record.topic != TIMERS and model.TOPIC.name != record.topic:
+        return _undecodable(record, headers, "wrong_topic", (f"ce_type: belongs on {model.TOPIC.name}",))
+    try:
+        body = model.from_json(record.value or b"")
+    except ValidationError as error:
+        return _undecodable(record, headers, "malformed_command", _reasons(error))
+    if record.key != body.key().encode():
+        return _undecodable(record, headers, "wrong_key", (f"key: is not the {model.KEY}",))
+    actor = headers.get("ce_actor")
+    return Incoming(
+        id_,
+        body,
+        record,
+        _text(headers.get("ce_correlationid")) or str(id_),
+        _uuid(actor) if actor is not None else None,
+        _text(headers.get("traceparent")),
+    )
+
+
+def outgoing(message: Message, ordinal: int, cause: Incoming[Message]) -> Outgoing:
+    """Put a message that a handler returned into an envelope, as the `ordinal`-th consequence of its cause."""
+    return Outgoing(
+        uuid5(cause.id, str(ordinal)),
+        message.TYPE,
+        message.key(),
+        message.to_json(),
+        cause.correlation_id,
+        str(cause.id),
+        cause.actor,
+        cause.traceparent,
+    )
+
+
+def headers_of(out: Outgoing, source: str, time: str) -> list[tuple[str, bytes]]:
+    """Give the headers of a record: CloudEvents' own, the extensions, and the trace that it belongs to."""
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", str(out.id).encode()),
+        ("ce_source", source.encode()),
+        ("ce_type", out.type.encode()),
+        ("ce_time", time.encode()),
+        ("ce_correlationid", out.correlation_id.encode()),
+        ("ce_causationid", out.causation_id.encode()),
+        ("content-type", b"application/json"),
+    ]
+    if out.actor is not None:
+        headers.append(("ce_actor", str(out.actor).encode()))
+    if out.traceparent is not None:
+        headers.append(("traceparent", out.traceparent.encode()))
+    return headers
+
+
+def position_id(record: Record) -> UUID:
+    """Give an id for a record that has none of its own: where it stands in Kafka, which no other record does."""
+    if isinstance(record, StoredRecord):
+        return record.row_id
+    return uuid5(_POSITIONS, f"{record.topic}/{record.partition}/{record.offset}")
+
+
+def _undecodable(
+    record: Record, headers: Mapping[str, bytes | None], code: str, errors: tuple[str, ...]
+) -> Undecodable:
+    return Undecodable(
+        position_id(record),
+        record,
+        code,
+        errors,
+        _text(headers.get("ce_type")),
+        _uuid(headers.get("ce_id")),
+        _text(headers.get("ce_correlationid")),
+    )
+
+
+def _reasons(error: ValidationError) -> tuple[str, ...]:
+    """Name the fields and the rules they break. Input is left out: it may be personal."""
+    found = error.errors(include_input=False, include_context=False, include_url=False)
+    return tuple(f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['type']}" for e in found[:20])
+
+
+def _text(value: bytes | None) -> str | None:
+    if value is None or len(value) > 200:
+        return None
+    try:
+        return value.decode() or None
+    except UnicodeDecodeError:
+        return None
+
+
+def _uuid(value: bytes | None) -> UUID | None:
+    if value is None or len(value) != 36:
+        return None
+    try:
+        return UUID(value.decode())
+    except ValueError:  # UnicodeDecodeError is one
+        return None

@@ -1,0 +1,138 @@
+"""The rows that a batch touches: loaded once, changed in memory, saved once.
+
+An identity map and unit of work (Fowler, *Patterns of Enterprise Application Architecture*) cut down to what a handler
+needs. Rows are frozen dataclasses: a handler replaces a row, so nothing changes unseen and nothing has to be copied.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from enum import Enum
+from operator import attrgetter
+from typing import Any, Generic, TypeVar, get_origin, get_type_hints
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+K = TypeVar("K")
+R = TypeVar("R")
+
+
+class NotLoaded(Exception):
+    """A handler asked for a row that `load` did not fetch: it would have decided blindly."""
+
+
+class Mapped(Generic[K, R]):
+    """A table and the dataclass of its rows: same names, same order, one column as primary key."""
+
+    def __init__(self, table: sa.Table, row: type[R]) -> None:
+        """Raise `TypeError` where the table and the dataclass differ."""
+        self.table = table
+        self.row = row
+        self.names = tuple(f.name for f in fields(row))  # type: ignore[arg-type]
+        written = tuple(c.name for c in table.columns if c.identity is None)
+        if self.names != written:
+            raise TypeError(f"{table.name} has columns {written}, {row.__name__} has fields {self.names}")
+        (self.key_column,) = table.primary_key.columns
+        self.columns = tuple(table.c[name] for name in self.names)
+        self.values_of: Callable[[R], tuple[Any, ...]] = attrgetter(*self.names)
+        self.key_of: Callable[[R], K] = attrgetter(self.key_column.name)
+        hints = get_type_hints(row)
+        enums = {n: hints[n] for n in self.names if isinstance(hints[n], type) and issubclass(hints[n], Enum)}
+        # JSON knows lists, rows want tuples: both forms of a database give the same row back.
+        tuples = {n: tuple for n in self.names if get_origin(hints[n]) is tuple}
+        self._decoders = [(i, (enums | tuples)[n]) for i, n in enumerate(self.names) if n in enums | tuples]
+        self.encoders: tuple[Callable[[Any], Any] | None, ...] = tuple(
+            _enum_value if c.name in enums else json.dumps if isinstance(c.type, JSONB) else None for c in self.columns
+        )
+
+    def from_values(self, values: Iterable[Any]) -> R:
+        """Make a row of the values that a query gave, in the order of `names`."""
+        if not self._decoders:
+            return self.row(*values)
+        found = list(values)
+        for index, decode in self._decoders:
+            found[index] = decode(found[index])
+        return self.row(*found)
+
+
+def _enum_value(member: Enum) -> Any:
+    return member.value
+
+
+class Rows(Generic[K, R]):
+    """The rows of one table that a batch may read and change."""
+
+    __slots__ = ("_found", "_now", "_touched", "mapped")
+
+    def __init__(self, mapped: Mapped[K, R], found: Mapping[K, R | None]) -> None:
+        """Take what was found: every key that was asked for, with None where there is no row."""
+        self.mapped = mapped
+        self._found = found
+        self._now: dict[K, R | None] = dict(found)
+        self._touched: dict[K, None] = {}
+
+    def get(self, key: K) -> R | None:
+        """Give the row as the batch has left it so far, None if there is none; raises `NotLoaded`."""
+        try:
+            return self._now[key]
+        except KeyError:
+            raise NotLoaded(f"{self.mapped.table.name} {key}") from None
+
+    def __getitem__(self, key: K) -> R:
+        """Give a row that must be there; raises `KeyError` if it is not."""
+        row = self.get(key)
+        if row is None:
+            raise KeyError(f"{self.mapped.table.name} {key}")
+        return row
+
+    def put(self, row: R) -> None:
+        """Write a row, new or changed."""
+        key = self.mapped.key_of(row)
+        self._now[key] = row
+        self._touched[key] = None
+
+    def remove(self, key: K) -> None:
+        """Delete a row."""
+        self._now[key] = None
+        self._touched[key] = None
+
+    def values(self) -> list[R]:
+        """Give all rows that are loaded and there, in the order in which they were loaded."""
+        return [row for row in self._now.values() if row is not None]
+
+    def inserted(self) -> list[R]:
+        """Give the rows that were not there before."""
+        return [row for key, row in self._changes() if row is not None and self._found.get(key) is None]
+
+    def updated(self) -> list[R]:
+        """Give the rows that were there and have changed."""
+        return [row for key, row in self._changes() if row is not None and self._found.get(key) is not None]
+
+    def removed(self) -> list[K]:
+        """Give the keys of the rows that were there and are no more."""
+        return [key for key, row in self._changes() if row is None and self._found.get(key) is not None]
+
+    def _changes(self) -> Iterable[tuple[K, R | None]]:
+        return ((key, self._now[key]) for key in self._touched)
+
+
+class Appended(Generic[R]):
+    """Rows of a table that is only ever added to."""
+
+    __slots__ = ("mapped", "rows")
+
+    def __init__(self, mapped: "AppendOnly[R]") -> None:
+        self.mapped = mapped
+        self.rows: list[R] = []
+
+    def add(self, row: R) -> None:
+        """Append a row."""
+        self.rows.append(row)
+
+
+class AppendOnly(Mapped[Any, R]):
+    """A table that is only ever added to: what it has for a key is of no interest here."""
+
+
+Changes = Rows[Any, Any] | Appended[Any]

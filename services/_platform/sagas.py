@@ -1,0 +1,319 @@
+"""Sagas as data: steps with their commands, their replies, and what takes them back.
+
+A `Saga` is a table to be read; the engine below it is a pure function of (what the saga remembers, what came, now), run
+as an ordinary handler. Its rules (Garcia-Molina & Salem, *Sagas*, 1987; the pivot is Richardson's term):
+
+- Before the pivot, a refusal or the deadline compensates the steps that were done, last first.
+- A step whose outcome is unknown is never assumed: it is undone by a command that succeeds even when it comes first.
+  The pivot can't be undone; it is called off, and the participant answers which of the two won.
+- After the pivot there is only forward.
+- A late or repeated reply is recorded, never an error. After the end it sets off the counter-action that is due.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Protocol
+from uuid import UUID
+
+from contracts.message import Event, Message, Refusal
+from services._platform.messages import ClearTimer, Effect, Incoming, Outcome, SetTimer
+from services._platform.rows import Rows
+from services._platform.service import Moment
+
+TRAIL_LENGTH = 40
+"""How many lines a saga remembers of what happened to it, the oldest falling off."""
+
+
+class Status(StrEnum):
+    """Where a saga is."""
+
+    RUNNING = "running"
+    """It waits for the reply of its step."""
+    COMPENSATING = "compensating"
+    """It takes back what was done, last first, and waits for its step to be undone."""
+    CANCELLING = "cancelling"
+    """It called off its pivot, and waits to hear which of the two won."""
+    COMPLETED = "completed"
+    """It reached its end."""
+    REFUSED = "refused"
+    """It ended as if it had never been; `code` says why."""
+
+
+ENDED = frozenset({Status.COMPLETED, Status.REFUSED})
+
+
+@dataclass(frozen=True, slots=True)
+class SagaRow:
+    """What a saga remembers. `data` is what its commands are made of; personal data leaves it at the end."""
+
+    id: UUID
+    name: str
+    status: Status
+    step: str
+    code: str | None
+    data: dict[str, Any]
+    correlation_id: str
+    causation_id: UUID
+    actor: UUID | None
+    opened_at: datetime
+    updated_at: datetime
+    ended_at: datetime | None
+    trail: tuple[str, ...]
+
+
+Ask = Callable[[SagaRow], Message]
+"""Makes a command out of what the saga remembers. The same saga makes the same command again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: a command to a participant, and the replies that may come of it.
+
+    `reference` is the field in which all its replies carry the saga's id. A step with `undo` can be taken back, and
+    `undone` answers that. The pivot has `cancel` instead: it is answered by `done` or `refused`.
+    """
+
+    name: str
+    ask: Ask
+    reference: str
+    done: type[Event]
+    refused: type[Refusal] | None = None
+    undo: Ask | None = None
+    undone: type[Event] | None = None
+    cancel: Ask | None = None
+
+
+class HasSagas(Protocol):
+    """The state of a service that runs sagas."""
+
+    sagas: Rows[UUID, SagaRow]
+
+
+@dataclass(frozen=True)
+class Saga:
+    """A saga's definition.
+
+    `completed` and `refused` are its local last steps: they change the service's own state and return the messages that
+    tell of the end. `forget` names the entries of `data` that are personal, and are dropped when the saga ends.
+    `deadline` is the time to reach the pivot; one that is open for longer counts as stuck.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    completed: Callable[[Any, SagaRow, Moment], Outcome]
+    refused: Callable[[Any, SagaRow, Moment], Outcome]
+    deadline: timedelta
+    forget: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Refuse a definition that could not keep the rules."""
+        if sum(step.cancel is not None for step in self.steps) != 1:
+            raise TypeError(f"saga {self.name}: exactly one step is the pivot (has `cancel`)")
+        for index, step in enumerate(self.steps):
+            if index < self.pivot and (step.undo is None or step.undone is None):
+                raise TypeError(f"saga {self.name}: {step.name} is before the pivot and can't be undone")
+            if index > self.pivot and (step.refused or step.undo):
+                raise TypeError(f"saga {self.name}: {step.name} is after the pivot, where there is only forward")
+
+    @property
+    def pivot(self) -> int:
+        """Give the pivot's place among the steps."""
+        return next(i for i, step in enumerate(self.steps) if step.cancel is not None)
+
+    def index(self, row: SagaRow) -> int:
+        """Give the place of the step at which a saga is."""
+        return next(i for i, step in enumerate(self.steps) if step.name == row.step)
+
+    def begin(
+        self, sagas: Rows[UUID, SagaRow], id_: UUID, data: Mapping[str, Any], cause: Incoming[Any], moment: Moment
+    ) -> list[Effect]:
+        """Open a saga and ask for its first step."""
+        first = self.steps[0]
+        row = SagaRow(
+            id=id_,
+            name=self.name,
+            status=Status.RUNNING,
+            step=first.name,
+            code=None,
+            data=dict(data),
+            correlation_id=cause.correlation_id,
+            causation_id=cause.id,
+            actor=cause.actor,
+            opened_at=moment.now,
+            updated_at=moment.now,
+            ended_at=None,
+            trail=(_line(moment, "opened"),),
+        )
+        sagas.put(row)
+        return [first.ask(row), SetTimer(id_, moment.now + self.deadline, SagaDeadline(saga_id=id_))]
+
+
+class SagaDeadline(Message, type="popfax.saga.deadline", key="saga_id"):
+    """A timer's message: the saga should be past its pivot by now."""
+
+    saga_id: UUID
+
+
+class RetrySaga(Message, type="popfax.saga.retry", key="saga_id"):
+    """An operator's message: ask again for what the saga is waiting for. Participants give the same answer again."""
+
+    saga_id: UUID
+
+
+class CancelSaga(Message, type="popfax.saga.cancel", key="saga_id"):
+    """An operator's message: call the saga off, if it is not past its pivot."""
+
+    saga_id: UUID
+
+
+class Sagas:
+    """The sagas that one service runs, and the handlers of everything that moves them."""
+
+    def __init__(self, *definitions: Saga) -> None:
+        """Index the definitions by name, and their replies by type."""
+        self.definitions = {saga.name: saga for saga in definitions}
+        self._references = {
+            reply: step.reference
+            for saga in definitions
+            for step in saga.steps
+            for reply in (step.done, step.refused, step.undone)
+            if reply is not None
+        }
+
+    def touched(self, messages: Iterable[Incoming[Message]]) -> set[UUID]:
+        """Give the ids of the sagas that a batch may move."""
+        return {id_ for message in messages if (id_ := self._saga_id(message.body)) is not None}
+
+    def _saga_id(self, body: Message) -> UUID | None:
+        if isinstance(body, SagaDeadline | RetrySaga | CancelSaga):
+            return body.saga_id
+        reference = self._references.get(type(body))
+        return None if reference is None else getattr(body, reference)
+
+    def reply(self, state: HasSagas, message: Incoming[Event], moment: Moment) -> Outcome:
+        """Handle a participant's reply; one to a saga of another service is none of ours."""
+        row = state.sagas.get(self._saga_id(message.body))  # type: ignore[arg-type]
+        if row is None:
+            return ()
+        saga = self.definitions[row.name]
+        run = _Run(saga, state, row, moment)
+        step = saga.steps[saga.index(row)]
+        kind = type(message.body)
+        run.note(kind.__name__)
+        if row.status in ENDED:
+            return run.after_the_end(kind)
+        if kind is step.done and row.status in (Status.RUNNING, Status.CANCELLING):
+            return run.forward()
+        if kind is step.refused and row.status in (Status.RUNNING, Status.CANCELLING):
+            return run.back(row.code or message.body.code)  # type: ignore[attr-defined]
+        if kind is step.undone and row.status is Status.COMPENSATING:
+            return run.back(row.code or "cancelled")
+        return run.recorded()
+
+    def deadline(self, state: HasSagas, message: Incoming[SagaDeadline], moment: Moment) -> Outcome:
+        """Call a saga off that did not reach its pivot in time."""
+        return self._call_off(state, message.body.saga_id, "timed_out", moment)
+
+    def cancel(self, state: HasSagas, message: Incoming[CancelSaga], moment: Moment) -> Outcome:
+        """Call a saga off because an operator says so."""
+        return self._call_off(state, message.body.saga_id, "cancelled", moment)
+
+    def _call_off(self, state: HasSagas, id_: UUID, code: str, moment: Moment) -> Outcome:
+        row = state.sagas.get(id_)
+        if row is None or row.status is not Status.RUNNING:
+            return ()
+        saga = self.definitions[row.name]
+        run = _Run(saga, state, row, moment)
+        if saga.index(row) > saga.pivot:
+            run.note(f"{code}: too late, only forward")
+            return run.recorded()
+        run.note(code)
+        return run.call_off(code)
+
+    def retry(self, state: HasSagas, message: Incoming[RetrySaga], moment: Moment) -> Outcome:
+        """Ask again for what the saga is waiting for."""
+        row = state.sagas.get(message.body.saga_id)
+        if row is None or row.status in ENDED:
+            return ()
+        run = _Run(self.definitions[row.name], state, row, moment)
+        run.note("asked again")
+        return run.ask_again()
+
+
+class _Run:
+    """One turn of one saga."""
+
+    def __init__(self, saga: Saga, state: HasSagas, row: SagaRow, moment: Moment) -> None:
+        self.saga = saga
+        self.state = state
+        self.row = row
+        self.moment = moment
+        self.trail = row.trail
+
+    def note(self, what: str) -> None:
+        """Add a line to the trail."""
+        self.trail = (*self.trail, _line(self.moment, what))[-TRAIL_LENGTH:]
+
+    def recorded(self) -> Outcome:
+        """Change nothing but the trail."""
+        self._put()
+        return ()
+
+    def forward(self) -> Outcome:
+        """Go on to the next step, or to the end. Past the pivot the deadline has nothing to say any more."""
+        index = self.saga.index(self.row)
+        cleared = [ClearTimer(self.row.id)] if index == self.saga.pivot else []
+        if index + 1 == len(self.saga.steps):
+            return [*cleared, *self._end(Status.COMPLETED, self.saga.completed)]
+        following = self.saga.steps[index + 1]
+        self._put(status=Status.RUNNING, step=following.name, code=None)
+        return [*cleared, following.ask(self.row)]
+
+    def back(self, code: str) -> Outcome:
+        """The step at hand is refused or undone: take back the one before it, or end."""
+        index = self.saga.index(self.row)
+        if index == 0:
+            self._put(code=code)
+            return [ClearTimer(self.row.id), *self._end(Status.REFUSED, self.saga.refused)]
+        previous = self.saga.steps[index - 1]
+        self._put(status=Status.COMPENSATING, step=previous.name, code=code)
+        return [previous.undo(self.row)] if previous.undo else []
+
+    def call_off(self, code: str) -> Outcome:
+        """Stop a step whose outcome is unknown: undo it, or ask the pivot's participant which of the two won."""
+        step = self.saga.steps[self.saga.index(self.row)]
+        status = Status.CANCELLING if step.cancel else Status.COMPENSATING
+        self._put(status=status, code=code)
+        return self.ask_again()
+
+    def ask_again(self) -> Outcome:
+        """Send the command whose answer the saga is waiting for."""
+        step = self.saga.steps[self.saga.index(self.row)]
+        ask = {Status.COMPENSATING: step.undo, Status.CANCELLING: step.cancel}.get(self.row.status, step.ask)
+        self._put()
+        return [ask(self.row)] if ask else []
+
+    def after_the_end(self, kind: type[Event]) -> Outcome:
+        """Undo what was done too late: a step that reports success after the saga was refused."""
+        late = next((step for step in self.saga.steps if step.done is kind), None)
+        self._put()
+        if self.row.status is Status.REFUSED and late is not None and late.undo is not None:
+            return [late.undo(self.row)]
+        return ()
+
+    def _end(self, status: Status, tell: Callable[[Any, SagaRow, Moment], Outcome]) -> Sequence[Effect]:
+        outcome = tell(self.state, self.row, self.moment)
+        self.note(status.value)
+        kept = {name: value for name, value in self.row.data.items() if name not in self.saga.forget}
+        self._put(status=status, data=kept, ended_at=self.moment.now)
+        return outcome
+
+    def _put(self, **changes: Any) -> None:
+        self.row = replace(self.row, updated_at=self.moment.now, trail=self.trail, **changes)
+        self.state.sagas.put(self.row)
+
+
+def _line(moment: Moment, what: str) -> str:
+    return f"{moment.now.isoformat(timespec='milliseconds')} {what}"

@@ -1,0 +1,57 @@
+"""What a service tells the plumbing of itself: its topics, its handlers, how its state is loaded."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from contracts.message import MalformedCommand, Message
+from contracts.topics import Principal, Topic
+from services._platform.database import Transaction
+from services._platform.messages import Incoming, Outcome
+from services._platform.rows import Changes
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a handler may know of the world: the time, and randomness. Both come from the shell."""
+
+    now: datetime
+    token_bytes: Callable[[int], bytes]
+    """Gives so many bytes that nobody can guess."""
+
+
+class State(Protocol):
+    """What a batch touches of a service's data."""
+
+    def changes(self) -> Sequence[Changes]:
+        """Give all tables to be saved, in the order in which they must be."""
+
+
+Handler = Callable[[Any, Incoming[Any], Moment], Outcome]
+"""A pure function of (state, message, moment): changes the state, returns messages and timers. No I/O, no catching."""
+
+Load = Callable[[Transaction, Sequence[Incoming[Message]]], Awaitable[State]]
+"""Loads all state that a batch of messages touches, with few set-based queries."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service, as far as the plumbing is concerned."""
+
+    principal: Principal
+    topics: tuple[Topic, ...]
+    commands: Topic
+    handlers: Mapping[type[Message], Handler]
+    load: Load
+    malformed: type[MalformedCommand]
+
+    def __post_init__(self) -> None:
+        """Refuse what could never work: a topic that the service may not read, a handler for a topic it doesn't."""
+        for topic in self.topics:
+            if self.principal not in topic.readers:
+                raise TypeError(f"{self.principal} may not read {topic.name}")
+        for model in self.handlers:
+            topic_of = getattr(model, "TOPIC", None)
+            if topic_of is not None and topic_of not in self.topics:
+                raise TypeError(f"{self.principal} handles {model.__name__} but does not subscribe to its topic")

@@ -1,0 +1,62 @@
+"""Settings: environment variables with one prefix a service, or files with the same names in a secrets directory."""
+
+import os
+from typing import Literal, TypeVar, cast
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contracts.topics import Principal
+
+SECRETS_DIRECTORY = "POPFAX_SECRETS_DIR"
+"""Names a directory of files, one a setting (`ledger_database_url`), as container platforms mount secrets."""
+
+
+class KafkaSettings(BaseSettings):
+    """How to reach Kafka as one principal."""
+
+    kafka_bootstrap: str = Field(description="host:port of the brokers to begin with, separated by commas")
+    kafka_username: str = Field(description="the principal's SCRAM user")
+    kafka_password: SecretStr = Field(description="the principal's SCRAM password")
+    kafka_security: Literal["SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "SASL_PLAINTEXT", description="SASL_SSL wherever the network is not one machine's"
+    )
+
+
+class ServiceSettings(KafkaSettings):
+    """What every service needs to be told."""
+
+    database_url: SecretStr = Field(description="postgresql+psycopg://role:password@host:port/database")
+    database_pool: int = Field(6, ge=3, le=50, description="connections to PostgreSQL, the relay's included")
+    http_host: str = Field("127.0.0.1", description="where /live, /ready and /metrics listen")
+    http_port: int = Field(0, ge=0, le=65535, description="0 picks a free port")
+    log_format: Literal["json", "console"] = Field("json", description="json for machines, console for people")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug logs each message")
+    batch_records: int = Field(2000, ge=1, le=10000, description="the most messages in one transaction")
+    fetch_wait_ms: int = Field(50, ge=1, le=1000, description="how long the broker waits for `fetch_min_bytes`")
+    fetch_min_bytes: int = Field(1, ge=1, description="what is worth an answer of the broker's before that")
+    offset_commit_s: float = Field(0.5, gt=0, le=10, description="offsets are committed this often, after the database")
+    timer_poll_s: float = Field(
+        0.25, gt=0, le=60, description="how often due timers and requested retries are looked for"
+    )
+    inbox_retention_days: int = Field(
+        14, ge=1, description="how long message ids are remembered; longer than any topic keeps its records"
+    )
+    replica: str | None = Field(
+        None, description="a stable name of this replica (static membership): its restart moves no partitions"
+    )
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def load_settings(kind: type[S], principal: Principal) -> S:
+    """Read a principal's settings, such as `LEDGER_DATABASE_URL`; raises pydantic's `ValidationError`."""
+    directory = os.environ.get(SECRETS_DIRECTORY)
+
+    class Prefixed(kind):  # type: ignore[valid-type,misc]
+        model_config = SettingsConfigDict(
+            env_prefix=f"{principal.value.upper()}_", secrets_dir=directory, extra="ignore"
+        )
+
+    return cast(S, Prefixed())

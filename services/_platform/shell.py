@@ -1,0 +1,329 @@
+"""The way of a batch: decode, claim, load once, decide in memory, save once, commit.
+
+Everything that a handler must not do happens here, and only here. The same code runs on PostgreSQL and, in the
+simulation, on a dictionary.
+"""
+
+import asyncio
+import traceback
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from secrets import token_bytes
+from typing import Protocol, TypeAlias
+from uuid import UUID
+
+import structlog
+
+from contracts.message import Message
+from services._platform import metrics
+from services._platform.database import Conflict, Database, Key, Outage, Parked, Transaction, Why
+from services._platform.messages import (
+    Incoming,
+    Outgoing,
+    Record,
+    SetTimer,
+    StoredRecord,
+    Undecodable,
+    decode,
+    outgoing,
+)
+from services._platform.service import Moment, Service, State
+
+log = structlog.get_logger(__name__)
+
+Arrival: TypeAlias = Incoming[Message] | Undecodable
+
+MAX_VALUE_BYTES = 900_000
+"""The largest value that may be published: the topics take 1 MiB a record, envelope and all."""
+
+ATTEMPTS = 3
+"""How often a message that fails by itself is tried before it is parked."""
+
+CONFLICT_ATTEMPTS = 10
+"""How often a batch that lost a race is tried again before its loss counts as a failure."""
+
+
+class StillUndecodable(Exception):
+    """A parked message was retried, and this version of the service can't read it either."""
+
+
+class Clock(Protocol):
+    """Time and randomness: the real ones, or a simulation's."""
+
+    def moment(self) -> Moment:
+        """Give the present moment."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class RealClock:
+    """The time that it is, and the system's randomness."""
+
+    def moment(self) -> Moment:
+        """Give the present moment, in UTC."""
+        return Moment(datetime.now(UTC), token_bytes)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+
+class Source(Protocol):
+    """Where a batch came from, which decides how its messages are claimed and what becomes of one that fails."""
+
+    parks: bool
+    """Whether its messages go to the parked ones, and stand in line behind those."""
+
+    async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
+        """Give the ids of the arrivals that are ours to handle; for good, if the transaction commits."""
+
+
+class FromKafka:
+    """Records off the topics: the inbox tells the new from the repeated."""
+
+    parks = True
+
+    async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
+        """Remember the ids; those that were known are duplicates."""
+        return await tx.claim_inbox([arrival.id for arrival in arrivals], now)
+
+
+class FromTimers:
+    """Timers that are due: whoever deletes one has fired it."""
+
+    parks = True
+
+    async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
+        """Take the timers away."""
+        by_row = {record.row_id: (record.due_at, arrival.id) for arrival, record in _stored(arrivals)}
+        claimed = await tx.claim_timers([(row, due) for row, (due, _) in by_row.items() if due is not None])
+        return {by_row[row][1] for row in claimed}
+
+
+class FromParked:
+    """Parked messages that an operator wants retried: their ids have been in the inbox since they were parked."""
+
+    parks = False
+
+    async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
+        """Take the parked messages away."""
+        by_row = {record.row_id: arrival.id for arrival, record in _stored(arrivals)}
+        claimed = {by_row[row] for row in await tx.claim_parked(list(by_row))}
+        # What could not be read was remembered by its position. Now that it can, it has an id, which may have come
+        # again in a readable record meanwhile.
+        new = [id_ for row, id_ in by_row.items() if id_ != row and id_ in claimed]
+        return claimed - set(new) | set(await tx.claim_inbox(new, now)) if new else claimed
+
+
+def _stored(arrivals: Iterable[Arrival]) -> Iterable[tuple[Arrival, StoredRecord]]:
+    for arrival in arrivals:
+        if isinstance(arrival.record, StoredRecord):
+            yield arrival, arrival.record
+
+
+@dataclass(slots=True)
+class _Decided:
+    messages: list[Outgoing]
+    set_timers: list[tuple[SetTimer, Incoming[Message]]]
+    clear_timers: list[UUID]
+
+
+class Shell:
+    """Carries batches of one service through its database."""
+
+    def __init__(
+        self,
+        service: Service,
+        database: Database,
+        clock: Clock | None = None,
+        committed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`committed` is called after each commit: the relay has something to do."""
+        self.service = service
+        self.database = database
+        self.clock = clock or RealClock()
+        self._committed = committed
+        self._types = {model.TYPE: model for model in service.handlers}
+
+    async def process(self, records: Sequence[Record], source: Source) -> None:
+        """Handle a batch to its end: each message has had its effect, was a duplicate, or is parked.
+
+        Raises `Outage` while the database is away: nothing has happened then, and the same batch is to be tried again.
+        Raises whatever a parked message failed with when it fails again (`source.parks` is false).
+        """
+        arrivals = [
+            arrival
+            for record in records
+            if (arrival := decode(record, self._types, self.service.commands.name)) is not None
+        ]
+        if arrivals:
+            await self._process(arrivals, source)
+
+    async def _process(self, arrivals: Sequence[Arrival], source: Source) -> None:
+        try:
+            await self._with_patience(arrivals, source)
+        except Outage:
+            raise
+        except Exception as error:
+            if len(arrivals) > 1:
+                # Something in here fails by itself. Halving finds it in few steps and keeps the order.
+                log.warning("batch_failed", size=len(arrivals), error=describe(error))
+                middle = len(arrivals) // 2
+                await self._process(arrivals[:middle], source)
+                await self._process(arrivals[middle:], source)
+            elif source.parks:
+                await self._park_failed(arrivals[0], error, source)
+            else:
+                raise
+
+    async def _with_patience(self, arrivals: Sequence[Arrival], source: Source) -> None:
+        """Try once; again at once when a race was lost; again with pauses when one message fails by itself."""
+        conflicts, failures = 0, 0
+        while True:
+            try:
+                return await self._commit(arrivals, source)
+            except Outage:
+                raise
+            except Conflict:
+                conflicts += 1
+                metrics.CONFLICTS.inc()
+                if conflicts == CONFLICT_ATTEMPTS:
+                    raise
+                await self.clock.sleep(0.01 * conflicts)
+            except Exception:
+                failures += 1
+                if len(arrivals) > 1 or failures == ATTEMPTS or not source.parks:
+                    raise
+                await self.clock.sleep(0.2 * failures)
+
+    async def _commit(self, arrivals: Sequence[Arrival], source: Source) -> None:
+        """Do it all in one transaction."""
+        moment = self.clock.moment()
+        async with self.database.begin() as tx:
+            claimed = await source.claim(tx, arrivals, moment.now)
+            fresh = list({a.id: a for a in arrivals if a.id in claimed}.values())
+            readable, parked = await self._divert(tx, fresh, source)
+            await tx.park(parked, moment.now)
+            decided = _Decided([self._refusal(a) for a in fresh if self._is_refusable(a)], [], [])
+            if readable:
+                state = await self.service.load(tx, readable)
+                self._decide(state, readable, moment, decided)
+                await tx.save(state.changes())
+            await tx.send(decided.messages, moment.now)
+            await tx.clear_timers(decided.clear_timers)
+            await tx.set_timers(decided.set_timers)
+        self._committed()
+        self._observe(arrivals, fresh, readable, parked)
+
+    async def _divert(
+        self, tx: Transaction, fresh: Sequence[Arrival], source: Source
+    ) -> tuple[list[Incoming[Message]], list[Parked]]:
+        """Tell what can be handled now from what must be parked: unreadable, or behind a failed one on its key."""
+        blocked: Collection[Key] = ()
+        if source.parks and fresh:
+            blocked = await tx.blocked({(a.record.topic, a.record.key) for a in fresh if a.record.key is not None})
+        readable: list[Incoming[Message]] = []
+        parked: list[Parked] = []
+        for arrival in fresh:
+            if isinstance(arrival, Undecodable):
+                detail = "; ".join(arrival.errors)
+                if not source.parks:
+                    raise StillUndecodable(f"{arrival.code}: {detail}")
+                parked.append(Parked(arrival.id, arrival.record, Why.UNDECODABLE, arrival.code, detail))
+            elif blocked and (arrival.record.topic, arrival.record.key) in blocked:
+                parked.append(Parked(arrival.id, arrival.record, Why.BEHIND, "behind", "a message before it is parked"))
+            else:
+                readable.append(arrival)
+        return readable, parked
+
+    def _decide(self, state: State, readable: Sequence[Incoming[Message]], moment: Moment, decided: _Decided) -> None:
+        """Call each message's handler in order, and sort what they return."""
+        handlers = self.service.handlers
+        for message in readable:
+            for ordinal, effect in enumerate(handlers[type(message.body)](state, message, moment)):
+                if isinstance(effect, Message):
+                    out = outgoing(effect, ordinal, message)
+                    if len(out.value) > MAX_VALUE_BYTES:
+                        raise ValueError(f"{out.type} has {len(out.value)} bytes; {MAX_VALUE_BYTES} can be published")
+                    decided.messages.append(out)
+                elif isinstance(effect, SetTimer):
+                    decided.set_timers.append((effect, message))
+                else:
+                    decided.clear_timers.append(effect.id)
+
+    def _is_refusable(self, arrival: Arrival) -> bool:
+        """Say whether somebody waits for an answer: the sender of a command that at least says which it was."""
+        own = arrival.record.topic == self.service.commands.name
+        return isinstance(arrival, Undecodable) and own and arrival.command_id is not None
+
+    def _refusal(self, arrival: Arrival) -> Outgoing:
+        assert isinstance(arrival, Undecodable) and arrival.command_id is not None
+        body = self.service.malformed(
+            command_id=arrival.command_id,
+            command_type=arrival.command_type or "",
+            code="malformed_command",
+            errors=arrival.errors,
+        )
+        correlation = arrival.correlation_id or str(arrival.command_id)
+        cause = Incoming[Message](arrival.id, body, arrival.record, correlation)
+        out = outgoing(body, 0, cause)
+        out.causation_id = str(arrival.command_id)
+        return out
+
+    async def _park_failed(self, arrival: Arrival, error: Exception, source: Source) -> None:
+        """Put a message aside that failed by itself, and with it whatever follows on its key."""
+        code, detail = describe(error), where(error)
+        log.error("message_parked", message_id=str(arrival.id), topic=arrival.record.topic, code=code, detail=detail)
+        moment = self.clock.moment()
+        async with self.database.begin() as tx:
+            if await source.claim(tx, [arrival], moment.now):
+                await tx.park([Parked(arrival.id, arrival.record, Why.FAILED, code, detail)], moment.now)
+        metrics.PARKED.labels(Why.FAILED).inc()
+
+    def _observe(
+        self,
+        arrivals: Sequence[Arrival],
+        fresh: Sequence[Arrival],
+        readable: Sequence[Incoming[Message]],
+        parked: Sequence[Parked],
+    ) -> None:
+        metrics.BATCH_SIZE.observe(len(arrivals))
+        metrics.HANDLED.inc(len(readable))
+        metrics.DUPLICATES.inc(len(arrivals) - len(fresh))
+        for message in parked:
+            metrics.PARKED.labels(message.why).inc()
+            log.warning(
+                "message_parked",
+                message_id=str(message.id),
+                topic=message.record.topic,
+                why=message.why,
+                code=message.code,
+                detail=message.detail,
+            )
+        if log.is_enabled_for(10):  # DEBUG: one line a message costs more than handling it
+            for message in readable:
+                log.debug(
+                    "message_handled",
+                    type=message.body.TYPE,
+                    message_id=str(message.id),
+                    correlation_id=message.correlation_id,
+                    topic=message.record.topic,
+                )
+
+
+def describe(error: BaseException) -> str:
+    """Name an error without its text, which may quote personal data: its class, and the database's own code if any."""
+    original = getattr(error, "orig", None) or error
+    state = getattr(original, "sqlstate", None)
+    constraint = getattr(getattr(original, "diag", None), "constraint_name", None)
+    return " ".join(filter(None, (type(original).__name__, state, constraint)))
+
+
+def where(error: BaseException) -> str:
+    """Give the last places in the code that an error passed, innermost last; no values."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    return " > ".join(
+        f"{frame.filename.rsplit('/', 2)[-2]}/{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in frames
+    )

@@ -1,0 +1,125 @@
+"""The plumbing's own tables. Every service has them in its database, beside its business tables."""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import BYTEA as PG_BYTEA
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import UserDefinedType
+
+
+class Bytes(UserDefinedType[bytes]):
+    """BYTEA without SQLAlchemy's per-item processing: psycopg takes and gives `bytes` as they are."""
+
+    cache_ok = True
+
+    def get_col_spec(self) -> str:
+        """Name the column's type in DDL and casts."""
+        return PG_BYTEA.__visit_name__
+
+
+def timestamp() -> sa.DateTime:
+    """Give the type of every moment: with time zone."""
+    return sa.DateTime(timezone=True)
+
+
+# The outbox and the timers are queues: rows come and go at the rate of the messages. Vacuumed by share of the table,
+# as PostgreSQL would, their scans would wade through dead rows most of the time.
+_QUEUE = {
+    "autovacuum_vacuum_scale_factor": "0.0",
+    "autovacuum_vacuum_threshold": "20000",
+    "autovacuum_vacuum_cost_delay": "0",
+}
+
+
+def storage(table: sa.Table) -> dict[str, str]:
+    """Give the storage parameters of a table (SQLAlchemy has no place for them)."""
+    return dict(table.info.get("storage", {}))
+
+
+def add_platform_tables(metadata: sa.MetaData) -> None:
+    """Declare the plumbing's tables in a service's metadata."""
+    sa.Table(
+        "inbox",
+        metadata,
+        sa.Column("id", sa.Uuid, primary_key=True),
+        sa.Column("received_at", timestamp(), nullable=False),
+    )
+    sa.Table(
+        "outbox",
+        metadata,
+        # CACHE 1 (the default): with a larger one, numbers of one key would not be in commit order.
+        sa.Column("seq", sa.BigInteger, sa.Identity(always=True, cache=1), primary_key=True),
+        sa.Column("id", sa.Uuid, nullable=False),
+        sa.Column("type", sa.Text, nullable=False),
+        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("value", Bytes, nullable=False),
+        sa.Column("correlation_id", sa.Text, nullable=False),
+        sa.Column("causation_id", sa.Text, nullable=False),
+        sa.Column("actor", sa.Uuid),
+        sa.Column("traceparent", sa.Text),
+        sa.Column("made_at", timestamp(), nullable=False),
+        info={"storage": _QUEUE},
+    )
+    sa.Table(
+        "timers",
+        metadata,
+        sa.Column("id", sa.Uuid, primary_key=True),
+        sa.Column("due_at", timestamp(), nullable=False, index=True),
+        sa.Column("type", sa.Text, nullable=False),
+        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("value", Bytes, nullable=False),
+        sa.Column("correlation_id", sa.Text, nullable=False),
+        sa.Column("actor", sa.Uuid),
+        sa.Column("traceparent", sa.Text),
+        info={"storage": _QUEUE},
+    )
+    sa.Table(
+        "parked",
+        metadata,
+        sa.Column("id", sa.Uuid, primary_key=True),
+        sa.Column("seq", sa.BigInteger, sa.Identity(always=True, cache=1), nullable=False, unique=True),
+        sa.Column("topic", sa.Text, nullable=False),
+        sa.Column("partition", sa.Integer, nullable=False),
+        sa.Column("position", sa.BigInteger, nullable=False),
+        sa.Column("key", Bytes),
+        sa.Column("value", Bytes),
+        sa.Column("headers", JSONB, nullable=False),
+        sa.Column("why", sa.Text, nullable=False),
+        sa.Column("code", sa.Text, nullable=False),
+        sa.Column("detail", sa.Text, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False, server_default="1"),
+        sa.Column("parked_at", timestamp(), nullable=False),
+        sa.Column("retry_requested_at", timestamp()),
+    )
+    sa.Index("parked_by_key", metadata.tables["parked"].c.topic, metadata.tables["parked"].c.key)
+    sa.Table(
+        "parked_keys",
+        metadata,
+        sa.Column("topic", sa.Text, primary_key=True),
+        sa.Column("key", Bytes, primary_key=True),
+    )
+
+
+def add_saga_table(metadata: sa.MetaData) -> sa.Table:
+    """Declare the table of a service that runs sagas."""
+    table = sa.Table(
+        "sagas",
+        metadata,
+        sa.Column("id", sa.Uuid, primary_key=True),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("status", sa.Text, nullable=False),
+        sa.Column("step", sa.Text, nullable=False),
+        sa.Column("code", sa.Text),
+        sa.Column("data", JSONB, nullable=False),
+        sa.Column("correlation_id", sa.Text, nullable=False),
+        sa.Column("causation_id", sa.Uuid, nullable=False),
+        sa.Column("actor", sa.Uuid),
+        sa.Column("opened_at", timestamp(), nullable=False),
+        sa.Column("updated_at", timestamp(), nullable=False),
+        sa.Column("ended_at", timestamp()),
+        sa.Column("trail", JSONB, nullable=False),
+        info={"storage": {"fillfactor": "50"}},
+    )
+    # Only the open ones are looked for; the ended ones are the bulk. The index rests on what a step does not change, so
+    # that an update between the ends stays on its page (HOT).
+    sa.Index("sagas_open", table.c.opened_at, postgresql_where=table.c.ended_at.is_(None))
+    return table

@@ -1,0 +1,66 @@
+"""Feeds the shell from the database: timers that are due, and parked messages that an operator wants retried.
+
+Both wait in tables, so neither a crash, an outage of a week nor a jump of the clock loses one: what is due is due.
+"""
+
+import asyncio
+
+import structlog
+
+from services._platform import metrics
+from services._platform.database import Outage
+from services._platform.shell import FromParked, FromTimers, Shell, describe, where
+
+log = structlog.get_logger(__name__)
+
+TIMERS_AT_ONCE = 500
+
+
+async def run_timers(shell: Shell, poll_s: float) -> None:
+    """Fire timers until cancelled."""
+    while True:
+        try:
+            fired = await fire_due(shell)
+        except Outage:
+            fired = 0
+        except Exception as error:
+            log.error("timers_failed", error=type(error).__name__, exc_info=True)
+            fired = 0
+        if fired < TIMERS_AT_ONCE:
+            await asyncio.sleep(poll_s)
+
+
+async def fire_due(shell: Shell) -> int:
+    """Hand the timers that are due to their handlers; give how many."""
+    due = await shell.database.due_timers(shell.clock.moment().now, TIMERS_AT_ONCE)
+    if due:
+        await shell.process(due, FromTimers())
+        metrics.TIMERS_FIRED.inc(len(due))
+    return len(due)
+
+
+async def run_retries(shell: Shell, poll_s: float) -> None:
+    """Retry parked messages until cancelled."""
+    while True:
+        try:
+            await retry_requested(shell)
+        except Outage:
+            pass
+        except Exception as error:
+            log.error("retries_failed", error=type(error).__name__, exc_info=True)
+        await asyncio.sleep(poll_s)
+
+
+async def retry_requested(shell: Shell) -> None:
+    """Retry what an operator asked for: a key's messages oldest first, until one fails again."""
+    for run in await shell.database.retries_requested():
+        for record in run:
+            try:
+                await shell.process([record], FromParked())
+            except Outage:
+                raise
+            except Exception as error:
+                log.warning("retry_failed", message_id=str(record.row_id), error=describe(error))
+                await shell.database.retry_failed(record.row_id, describe(error), where(error))
+                break
+            log.info("parked_message_handled", message_id=str(record.row_id))

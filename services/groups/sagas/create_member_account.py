@@ -1,0 +1,127 @@
+"""The account-creation saga: an owner creates a member's account and pays it with their own Pop units.
+
+Never an account without its payment, never a payment without its account: the units are held before the account is
+asked for, captured once it is there, and released if it is refused. The hold's id and the request's id are the saga's.
+"""
+
+from datetime import timedelta
+from uuid import UUID
+
+from contracts.fields import Language
+from contracts.groups import CreateMemberAccount, MemberAccountCreated, MemberAccountRefused, MemberJoined
+from contracts.ledger import (
+    CaptureHold,
+    HoldCaptured,
+    HoldReleased,
+    ReleaseHold,
+    ReserveUnits,
+    UnitsRefused,
+    UnitsReserved,
+)
+from contracts.provisioning import AccountProvisioned, AccountRefused, CancelProvisioning, ProvisionAccount
+from services._platform.messages import Outcome
+from services._platform.sagas import Saga, SagaRow, Step
+from services._platform.service import Moment
+from services.groups.domain import Membership, account_of, membership_of
+from services.groups.store import Roster
+
+
+def reserve_units(saga: SagaRow) -> ReserveUnits:
+    """Hold the price on the owner's account."""
+    return ReserveUnits(hold_id=saga.id, account_id=owner(saga), amount_units=saga.data["price_units"])
+
+
+def release_hold(saga: SagaRow) -> ReleaseHold:
+    """Give the owner the held units back."""
+    return ReleaseHold(hold_id=saga.id, account_id=owner(saga))
+
+
+def provision_account(saga: SagaRow) -> ProvisionAccount:
+    """Create the account that the hold pays for."""
+    data = saga.data
+    return ProvisionAccount(
+        request_id=saga.id,
+        account_id=account_of(saga.id),
+        plan=data["plan"],
+        price_units=data["price_units"],
+        email=data["email"],
+        first_name=data["first_name"],
+        last_name=data["last_name"],
+        language=Language(data["language"]),
+    )
+
+
+def cancel_provisioning(saga: SagaRow) -> CancelProvisioning:
+    """Call the account off; the answer says whether it was there already."""
+    return CancelProvisioning(request_id=saga.id, account_id=account_of(saga.id))
+
+
+def capture_hold(saga: SagaRow) -> CaptureHold:
+    """Take the payment."""
+    return CaptureHold(hold_id=saga.id, account_id=owner(saga))
+
+
+def add_membership(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
+    """The account exists and is paid: it is a member at once."""
+    group_id, member_id = UUID(saga.data["group_id"]), account_of(saga.id)
+    membership = Membership(membership_of(group_id, member_id), group_id, member_id, 1, moment.now)
+    state.memberships.put(membership)
+    return [
+        MemberJoined(
+            group_id=group_id,
+            owner_id=owner(saga),
+            member_id=member_id,
+            epoch=membership.epoch,
+            via="account_created",
+        ),
+        MemberAccountCreated(
+            group_id=group_id,
+            owner_id=owner(saga),
+            member_id=member_id,
+            plan=saga.data["plan"],
+            price_units=saga.data["price_units"],
+        ),
+    ]
+
+
+def refuse(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
+    """Nothing happened: no account, no payment, no membership."""
+    return [
+        MemberAccountRefused(
+            group_id=UUID(saga.data["group_id"]), code=saga.code or "cancelled", command_type=CreateMemberAccount.TYPE
+        )
+    ]
+
+
+def owner(saga: SagaRow) -> UUID:
+    """Give who pays."""
+    return UUID(saga.data["owner_id"])
+
+
+CREATE_MEMBER_ACCOUNT = Saga(
+    name="create-member-account",
+    steps=(
+        Step(
+            "reserve units",
+            ask=reserve_units,
+            reference="hold_id",
+            done=UnitsReserved,
+            refused=UnitsRefused,
+            undo=release_hold,
+            undone=HoldReleased,
+        ),
+        Step(
+            "provision account",
+            ask=provision_account,
+            reference="request_id",
+            done=AccountProvisioned,
+            refused=AccountRefused,
+            cancel=cancel_provisioning,  # the pivot: it is created, or it is refused
+        ),
+        Step("capture hold", ask=capture_hold, reference="hold_id", done=HoldCaptured),
+    ),
+    completed=add_membership,
+    refused=refuse,
+    deadline=timedelta(minutes=5),
+    forget=frozenset({"email", "first_name", "last_name", "language"}),
+)

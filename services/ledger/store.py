@@ -1,0 +1,56 @@
+"""What a batch of the ledger touches: loaded at once, saved at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from contracts.ledger import CaptureHold, CreditUnits, PostTransfers, ReleaseHold, ReserveUnits
+from contracts.message import Message
+from services._platform.database import Transaction
+from services._platform.messages import Incoming
+from services._platform.rows import Appended, Changes, Rows
+from services.ledger.domain import Account, Entry, Hold, Transfer, opened
+from services.ledger.tables import ACCOUNTS, ENTRIES, HOLDS, TRANSFERS
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The accounts, holds and transfers that a batch names, and the entries that it adds."""
+
+    accounts: Rows[UUID, Account]
+    holds: Rows[UUID, Hold]
+    transfers: Rows[UUID, Transfer]
+    entries: Appended[Entry]
+
+    def account(self, id_: UUID) -> Account:
+        """Give an account; one that nobody spoke of before has nothing on it."""
+        return self.accounts.get(id_) or opened(id_)
+
+    def changes(self) -> Sequence[Changes]:
+        """Give what is to be saved."""
+        return (self.accounts, self.holds, self.transfers, self.entries)
+
+
+async def load(tx: Transaction, batch: Sequence[Incoming[Message]]) -> Books:
+    """Load what a batch names: three statements, whatever its size."""
+    accounts: set[UUID] = set()
+    holds: set[UUID] = set()
+    transfers: set[UUID] = set()
+    for message in batch:
+        match message.body:
+            case ReserveUnits() | CaptureHold() | ReleaseHold() as command:
+                accounts.add(command.account_id)
+                holds.add(command.hold_id)
+            case CreditUnits() as command:
+                accounts.add(command.account_id)
+                transfers.add(command.credit_id)
+            case PostTransfers() as command:
+                accounts.add(command.source_id)
+                accounts.update(leg.account_id for leg in command.legs)
+                transfers.add(command.transfer_id)
+    return Books(
+        accounts=await tx.fetch(ACCOUNTS, accounts),
+        holds=await tx.fetch(HOLDS, holds),
+        transfers=await tx.fetch(TRANSFERS, transfers),
+        entries=tx.append(ENTRIES),
+    )

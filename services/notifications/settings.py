@@ -1,0 +1,23 @@
+"""What notifications needs to be told beside what every service does."""
+
+from typing import Literal
+
+from pydantic import Field, HttpUrl, SecretStr
+
+from services._platform.settings import ServiceSettings
+
+
+class NotificationsSettings(ServiceSettings):
+    """The mail server, and the addresses that mails come from and link to."""
+
+    smtp_host: str = Field(description="the mail server")
+    smtp_port: int = Field(25, ge=1, le=65535)
+    smtp_security: Literal["none", "starttls", "tls"] = Field("none", description="none on one machine alone")
+    smtp_username: str | None = None
+    smtp_password: SecretStr | None = None
+    mail_from: str = Field("no-reply@popfax.example", description="the sender's address; its domain names Message-IDs")
+    password_link: HttpUrl = Field(
+        HttpUrl("https://www.popfax.example/password"), description="the platform's page where a password is chosen"
+    )
+    mails_at_once: int = Field(20, ge=1, le=200, description="mails in one round of the sender, over one connection")
+    mail_poll_s: float = Field(0.5, gt=0, le=60, description="how often the sender looks for mails that are due")

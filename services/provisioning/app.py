@@ -1,0 +1,14 @@
+"""Runs provisioning: `python -m services.provisioning.app`. Nothing happens at import."""
+
+from services._platform.runtime import run
+from services._platform.settings import ServiceSettings, load_settings
+from services.provisioning.consumers import PROVISIONING
+
+
+def main() -> None:
+    """Read the settings and run until told to stop."""
+    run(PROVISIONING, load_settings(ServiceSettings, PROVISIONING.principal))
+
+
+if __name__ == "__main__":
+    main()

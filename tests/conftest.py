@@ -1,0 +1,48 @@
+"""Fixtures for all tests: real Kafka, real PostgreSQL and a real mail sink, when a test asks for them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deploy import topics
+from deploy.local.kafka import ADMIN
+from deploy.local.paths import STATE
+from deploy.local.stack import Ports, Stack, StackError, remove_abandoned
+
+ANY_PORTS = Ports.model_construct()
+"""Free ports, whatever the environment names: a test run must not collide with a demo."""
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """The infrastructure, with all topics and ACLs. Shared: leave it running, and its passwords as they are."""
+    with running_stack(STATE / f"test-{os.getpid()}") as running:
+        yield running
+
+
+@contextmanager
+def running_stack(directory: Path) -> Iterator[Stack]:
+    """A stack of its own, with all topics and ACLs, which is removed at the end."""
+    remove_abandoned(STATE, "test-")
+    running = make_stack(directory)
+    try:
+        running.start()
+        assert topics.apply(running.kafka.client_config(ADMIN)) == []
+        yield running
+    finally:
+        running.remove()
+
+
+def make_stack(directory: Path) -> Stack:
+    """The kind of stack that the environment variable STACK asks for: `embedded`, or `containers`, never another."""
+    kind = os.environ.get("STACK", "embedded")
+    if kind == "embedded":
+        return Stack(directory, ANY_PORTS, fresh=True)
+    if kind == "containers":
+        from deploy.local.containers import ContainerStack  # needs packages that nothing else needs
+
+        return ContainerStack(directory, ANY_PORTS, fresh=True)
+    raise StackError(f"STACK={kind} is neither embedded nor containers")
