@@ -3,7 +3,7 @@
 The envelope (id, time, correlation, causation, actor) is CloudEvents' and travels in headers; a model is the value alone.
 """
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict
@@ -52,7 +52,7 @@ class Message(BaseModel):
     @classmethod
     def from_json(cls, value: bytes) -> Self:
         """Read a record's value; raises pydantic's `ValidationError`."""
-        return cls.__pydantic_validator__.validate_json(value)
+        return cast(Self, cls.__pydantic_validator__.validate_json(value))
 
 
 class Command(Message):

@@ -42,7 +42,7 @@ def make_stack(directory: Path) -> Stack:
     if kind == "embedded":
         return Stack(directory, ANY_PORTS, fresh=True)
     if kind == "containers":
-        from deploy.local.containers import ContainerStack  # needs packages that nothing else needs
+        from deploy.local.containers import ContainerStack  # noqa: PLC0415 - its packages are slow to import
 
         return ContainerStack(directory, ANY_PORTS, fresh=True)
     raise StackError(f"STACK={kind} is neither embedded nor containers")

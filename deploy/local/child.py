@@ -24,8 +24,9 @@ def _become(user: str) -> None:
 
 
 def _die_with_parent(parent: int, death_signal: int) -> None:
-    """Have the kernel send us `death_signal` when our parent ends, however it ends. Linux only: elsewhere the next
-    start ends what an earlier one left.
+    """Have the kernel send us `death_signal` when our parent ends, however it ends.
+
+    On Linux only: elsewhere the next start ends what an earlier one left.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, death_signal)
@@ -39,7 +40,7 @@ def main() -> None:
     if user != "-":
         _become(user)
     _die_with_parent(int(parent), int(death_signal))  # after the change of user, which would undo it
-    os.execv(command[0], command)
+    os.execv(command[0], command)  # noqa: S606 - becoming the command is what this is for
 
 
 if __name__ == "__main__":

@@ -33,17 +33,18 @@ POSTGRES_IMAGE = "postgres:18"
 _CONTROLLER_PORT = 9093
 _POSTGRES_PORT = 5432
 _KAFKA_FILES = "/popfax"
+_KAFKA_SCRATCH = "/tmp"  # noqa: S108 - inside the container, where its user can write
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 15
 
 # As the image's own start does, but with our users: format unless that was done, then become the broker.
 _KAFKA_START = f"""set -e
-cp {_KAFKA_FILES}/server.properties /tmp/server.properties
-if [ ! -e /tmp/formatted ]; then
+cp {_KAFKA_FILES}/server.properties {_KAFKA_SCRATCH}/server.properties
+if [ ! -e {_KAFKA_SCRATCH}/formatted ]; then
     xargs /opt/kafka/bin/kafka-run-class.sh < {_KAFKA_FILES}/format.args
-    touch /tmp/formatted
+    touch {_KAFKA_SCRATCH}/formatted
 fi
-exec /opt/kafka/bin/kafka-server-start.sh /tmp/server.properties
+exec /opt/kafka/bin/kafka-server-start.sh {_KAFKA_SCRATCH}/server.properties
 """
 
 
@@ -144,7 +145,7 @@ class KafkaContainer:
     def _make(self, port: int) -> DockerContainer:
         container = DockerContainer(KAFKA_IMAGE)
         _publish(container, port, port)
-        arguments = "\n".join(format_arguments("/tmp/server.properties", self._passwords))
+        arguments = "\n".join(format_arguments(f"{_KAFKA_SCRATCH}/server.properties", self._passwords))
         container.with_copy_into_container(self._properties(port).encode(), f"{_KAFKA_FILES}/server.properties")
         container.with_copy_into_container(arguments.encode(), f"{_KAFKA_FILES}/format.args")
         return container.with_kwargs(entrypoint=["/bin/sh", "-c", _KAFKA_START])
@@ -156,7 +157,7 @@ class KafkaContainer:
             "listeners": f"CLIENTS://0.0.0.0:{port},CONTROLLER://{LOOPBACK}:{_CONTROLLER_PORT}",
             "advertised.listeners": f"CLIENTS://{LOOPBACK}:{port}",
             "controller.quorum.voters": f"1@{LOOPBACK}:{_CONTROLLER_PORT}",
-            "log.dirs": "/tmp/kafka-data",
+            "log.dirs": f"{_KAFKA_SCRATCH}/data",
         }
         return as_properties(properties)
 

@@ -11,7 +11,6 @@ which is why every jar is hashed here.
 import argparse
 import fcntl
 import hashlib
-import os
 import re
 import sys
 import tempfile
@@ -150,7 +149,7 @@ def _fetch(context: MavenContext, jar: Jar, directory: Path) -> Jar:
     fetched = _download(context, jar.group, jar.artifact, jar.version)
     if _sha256(fetched) != jar.sha256:
         raise StackError(f"Maven Central's {jar.name} does not have its listed SHA-256: it was not kept")
-    os.replace(fetched, directory / jar.name)
+    fetched.replace(directory / jar.name)
     return jar
 
 

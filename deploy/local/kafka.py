@@ -144,7 +144,7 @@ def client_config(bootstrap: str, user: str, password: str) -> dict[str, str]:
         "bootstrap.servers": bootstrap,
         "security.protocol": "SASL_PLAINTEXT",
         "sasl.mechanism": MECHANISM,
-        "sasl.username": user,
+        "sasl.username": str(user),  # a Principal, being more than a string, is not taken everywhere
         "sasl.password": password,
     }
 

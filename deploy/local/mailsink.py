@@ -108,7 +108,7 @@ class KeepOnDisk:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:
+    async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
         """Keep the mail, or refuse it. Returns the answer to its sender. aiosmtpd finds this method by its name."""
         if (self._directory / REFUSE).exists():
             return "451 4.3.0 try again later"
@@ -127,7 +127,7 @@ def keep(content: bytes, directory: Path) -> Path:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    unfinished.replace(path)
     _sync_directory(directory)
     return path
 

@@ -29,4 +29,4 @@ def write_private(path: Path, text: str) -> None:
     written.unlink(missing_ok=True)
     with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
-    os.replace(written, path)
+    written.replace(path)

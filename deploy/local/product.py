@@ -1,13 +1,17 @@
 """The whole product on one machine: the stack, and the four services, each its own process."""
 
+import asyncio
 import json
 import signal
 import sys
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
+
+import sqlalchemy as sa
 
 from contracts.topics import Principal
 from deploy import topics
@@ -16,8 +20,10 @@ from deploy.local.kafka import ADMIN
 from deploy.local.paths import CHECKOUT
 from deploy.local.ports import LOOPBACK, Port, answers
 from deploy.local.postgres import SERVICES
-from deploy.local.process import Child, run
+from deploy.local.process import Child
 from deploy.local.stack import Stack
+from services._platform import migrate, postgres
+from services.provisioning import catalogue
 
 _READY_TIMEOUT_S = 40.0
 _STOP_TIMEOUT_S = 12.0
@@ -88,22 +94,31 @@ class Product:
         self._progress = progress
 
     def prepare(self) -> None:
-        """Bring a running stack to this version's state: topics and ACLs, migrations, plans."""
-        self._progress("topics, migrations, plans")
+        """Bring a running stack to this version's state: topics and ACLs, migrations, plans. Raises StackError."""
         with ThreadPoolExecutor() as pool:
             applied = pool.submit(topics.apply, self.stack.kafka.client_config(ADMIN))
-            list(pool.map(self._migrate, SERVICES))
+            stored = pool.submit(self._migrate_and_store)
             if differences := applied.result():
                 raise StackError(f"the broker is not as it should be: {differences[0]}")
-        self._run_module("services.provisioning.catalogue", Principal.PROVISIONING)
+            self._progress("topics and ACLs are there")
+            stored.result()
+            self._progress("databases and plans are there")
 
-    def start_services(self, **settings: str) -> None:
-        """Start all four, and wait until they are ready."""
+    def launch_services(self, **settings: str) -> None:
+        """Start all four without waiting: a service waits by itself for what `prepare` brings."""
         for service in self.services.values():
             service.launch(**settings)
+
+    def wait_ready(self) -> None:
+        """Wait until all four are ready. Raises StackError when one ends, or is not ready in time."""
         for service in self.services.values():
             service.wait_ready()
             self._progress(f"{service.principal} is ready")
+
+    def start_services(self, **settings: str) -> None:
+        """Start all four, and wait until they are ready."""
+        self.launch_services(**settings)
+        self.wait_ready()
 
     def stop_services(self) -> None:
         """End all four, at the same time."""
@@ -113,8 +128,9 @@ class Product:
     def __enter__(self) -> Self:
         self.stack.start()
         try:
+            self.launch_services()  # their imports take as long as the preparation: both at the same time
             self.prepare()
-            self.start_services()
+            self.wait_ready()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -126,10 +142,20 @@ class Product:
         self.stop_services()
         self.stack.stop()
 
-    def _migrate(self, principal: Principal) -> None:
-        self._run_module("services._platform.migrate", principal, principal)
+    def _migrate_and_store(self) -> None:
+        """In this process, one service after the other: Alembic keeps its context in globals, and an interpreter of
+        its own a service would take ten times as long as its migrations.
+        """
+        try:
+            for principal in SERVICES:
+                migrate.upgrade(principal, self.stack.postgres.url(principal))
+            asyncio.run(self._store_plans())
+        except sa.exc.SQLAlchemyError as error:
+            raise StackError(f"the databases could not be prepared: {str(error).splitlines()[0]}") from error
 
-    def _run_module(self, module: str, principal: Principal, *arguments: str) -> None:
-        log = self.stack.directory / f"{principal}.log"
-        command = [sys.executable, "-m", module, *arguments]
-        run(command, CHECKOUT, log, timeout_s=60, environment=self.stack.service_environment(principal))
+    async def _store_plans(self) -> None:
+        engine = postgres.engine(self.stack.postgres.url(Principal.PROVISIONING))
+        try:
+            await catalogue.store(catalogue.read(catalogue.DEFAULT), engine, datetime.now(UTC))
+        finally:
+            await engine.dispose()

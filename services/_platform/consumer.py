@@ -21,6 +21,7 @@ from services._platform.database import Outage
 from services._platform.service import Service
 from services._platform.settings import ServiceSettings
 from services._platform.shell import FromKafka, Shell
+from services._platform.tolerant import tolerate_header_names
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +36,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
     """Consumes a service's topics."""
 
     def __init__(self, service: Service, shell: Shell, broker: KafkaBroker, settings: ServiceSettings) -> None:
+        tolerate_header_names()
         self.shell = shell
         self.broker = broker
         self.settings = settings
@@ -89,7 +91,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
         await self.broker.stop()
 
     async def _consume(self, message: KafkaMessage) -> None:
-        records: Sequence[ConsumerRecord] = message.raw_message  # type: ignore[assignment]
+        records: Sequence[ConsumerRecord] = message.raw_message
         async with self._busy:
             if self._stopping:
                 return

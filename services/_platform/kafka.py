@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from contextlib import suppress
 from functools import lru_cache
 from struct import unpack
 from typing import Any
@@ -63,10 +64,8 @@ def client(settings: KafkaSettings) -> dict[str, Any]:
 
 async def stop(producer: AIOKafkaProducer) -> None:
     """Stop a producer, and not for ever: with its broker gone it would hang."""
-    try:
+    with suppress(KafkaError, TimeoutError):  # it is being thrown away
         await asyncio.wait_for(producer.stop(), 5)
-    except (KafkaError, TimeoutError):
-        pass  # it is being thrown away
 
 
 @lru_cache(maxsize=65536)
@@ -80,8 +79,8 @@ def _murmur2(data: bytes) -> int:
     length = len(data)
     words = length >> 2
     h = 0x9747B28C ^ length
-    for k in unpack(f"<{words}I", data[: words << 2]):
-        k = (k * 0x5BD1E995) & 0xFFFFFFFF
+    for word in unpack(f"<{words}I", data[: words << 2]):
+        k = (word * 0x5BD1E995) & 0xFFFFFFFF
         k = ((k ^ (k >> 24)) * 0x5BD1E995) & 0xFFFFFFFF
         h = ((h * 0x5BD1E995) & 0xFFFFFFFF) ^ k
     tail = data[words << 2 :]

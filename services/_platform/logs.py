@@ -8,7 +8,7 @@ import structlog
 
 
 class _Quiet(logging.Filter):
-    """Lets each message of a noisy library through once in ten seconds: aiokafka repeats itself while a broker is away."""
+    """Lets a library say the same thing once in ten seconds: aiokafka repeats itself while a broker is away."""
 
     def __init__(self, seconds: float = 10) -> None:
         super().__init__()

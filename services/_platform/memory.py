@@ -1,4 +1,4 @@
-"""A service's database as a dictionary: for the simulation and for tests of handlers, where a thousand runs must be cheap.
+"""A service's database as a dictionary, for the simulation and the tests of handlers: a thousand runs must be cheap.
 
 It keeps the same promises as `postgres` (all or nothing, the same answers to the same questions) and passes the same
 tests. It is used by one task at a time, so it locks nothing.
@@ -128,7 +128,7 @@ class MemoryTransaction:
         for row in claimed.values():
             key = (row.parked.record.topic, row.parked.record.key)
             if key not in left:
-                self.contents.blocked.discard(key)  # type: ignore[arg-type]
+                self.contents.blocked.discard(key)
         return set(claimed)
 
     async def blocked(self, keys: Collection[Key]) -> Collection[Key]:

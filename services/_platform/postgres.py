@@ -1,7 +1,7 @@
 """A service's database on PostgreSQL: every statement takes a whole batch.
 
 Lists go in as binary arrays and through `unnest` (measured: 2 to 4 times cheaper than one row of parameters an item, and
-one statement however many rows). Rows are locked in the order of their keys, by every transaction alike.
+one statement however many rows). Rows are locked in the order of their keys, by all alike.
 """
 
 import base64
@@ -276,7 +276,11 @@ async def unblock(connection: AsyncConnection, keys: Collection[Key]) -> None:
 
 
 def _headers_to_json(headers: Iterable[tuple[str, bytes | None]]) -> list[list[str | None]]:
-    return [[name, None if value is None else base64.b64encode(value).decode()] for name, value in headers]
+    # Values to the byte. A name is text, as far as JSONB can hold it: there is no NUL in that.
+    return [
+        [name.replace("\x00", "\\x00"), None if value is None else base64.b64encode(value).decode()]
+        for name, value in headers
+    ]
 
 
 def _timer_record(row: Any) -> StoredRecord:
@@ -385,7 +389,7 @@ _SET_TIMERS = _insert_timers.on_conflict_do_update(
 )
 
 
-def _batch(mapped: Mapped[Any, Any]) -> tuple[sa.TableValuedAlias, dict[str, sa.ColumnElement[Any]]]:
+def _batch(mapped: Mapped[Any, Any]) -> tuple[sa.TableValuedAlias, dict[str, Any]]:
     """Make a table of a batch of rows, and for each column what goes into it: JSON travels as text."""
     types = {c.name: sa.Text() if isinstance(c.type, JSONB) else c.type for c in mapped.columns}
     batch = _unnest(**{f"p_{name}": type_ for name, type_ in types.items()})

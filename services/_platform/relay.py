@@ -1,13 +1,14 @@
 """The relay: publishes the outbox to Kafka, in order on each key, and deletes what Kafka has acknowledged.
 
-One relay a service at a time: it holds an advisory lock on the very connection that deletes, so a relay that has lost the
-lock has lost the power to delete as well. A crash between Kafka's answer and the deletion publishes again; every consumer
-has an inbox. After any failure everything is made anew (connection, lock, producer): an idempotent producer that failed
-once keeps failing.
+One relay a service at a time: it holds an advisory lock on the very connection that deletes, so a relay that has lost
+the lock has lost the power to delete as well. A crash between Kafka's answer and the deletion publishes again; every
+consumer has an inbox. After any failure everything is made anew (connection, lock, producer): an idempotent producer
+that failed once keeps failing.
 """
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -32,6 +33,9 @@ ROWS = 2000
 
 LOCK = 0x706F70666178
 """The advisory lock's number; a service has a database of its own, so one number does."""
+
+STAND_BY_S = 0.5
+"""How often a relay that does not lead asks for the lock."""
 
 POLL_S = 0.1
 """How often the outbox is looked at unasked: for rows that another replica has committed."""
@@ -79,24 +83,28 @@ class Relay:
             await asyncio.sleep(0.5)
 
     async def _lead(self) -> None:
-        """Take the lock, and relay for as long as everything holds."""
+        """Wait for the lock, and relay for as long as everything holds."""
         async with self.engine.connect() as plain:
-            connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
-            # A deletion that is lost in a crash is a duplicate, and duplicates are expected: no need to wait for the disk.
-            await connection.execute(sa.text("SET synchronous_commit = off"))
-            if not (await connection.execute(sa.select(sa.func.pg_try_advisory_lock(LOCK)))).scalar():
-                return await asyncio.sleep(0.5)
-            producer = await kafka.producer(self.settings)
             try:
-                log.info("relay_leads")
-                self.working = True
-                metrics.RELAY_LEADER.set(1)
-                self._floor = 0
-                while True:
-                    await self._round(connection, producer)
+                connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
+                while not (await connection.execute(sa.select(sa.func.pg_try_advisory_lock(LOCK)))).scalar():  # noqa: ASYNC110
+                    await asyncio.sleep(STAND_BY_S)
+                # A deletion lost in a crash is a duplicate, and duplicates are expected: no need to wait for the disk.
+                await connection.execute(sa.text("SET synchronous_commit = off"))
+                producer = await kafka.producer(self.settings)
+                try:
+                    log.info("relay_leads")
+                    self.working = True
+                    metrics.RELAY_LEADER.set(1)
+                    self._floor = 0
+                    while True:
+                        await self._round(connection, producer)
+                finally:
+                    await kafka.stop(producer)
             finally:
-                await kafka.stop(producer)
-                await connection.invalidate()  # closes it, and so gives the lock back, whatever state it is in
+                # Closes it, whatever state it is in. The pool must never have it back: the lock would stay taken, and
+                # the service's own transactions would be committed without waiting for the disk.
+                await plain.invalidate()
 
     async def _round(self, connection: AsyncConnection, producer: AIOKafkaProducer) -> None:
         self._wake.clear()
@@ -108,16 +116,14 @@ class Relay:
             self._floor = seqs[-1]
             metrics.RELAYED.inc(len(rows))
         if len(rows) < ROWS:
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_S)
-            except TimeoutError:
-                pass
 
     async def _read(self, connection: AsyncConnection) -> Sequence[Any]:
         """Read the next rows, from where the last ones ended: below lie dead rows that a scan would wade through.
 
-        Numbers are not in commit order, so a late commit can be below: once a second, all of it is looked at. On one key
-        they are in order (its row was locked), so nothing of a key is ever passed over by something later of it.
+        Numbers are not in commit order, so a late commit can be below: once a second, all of it is looked at. On one
+        key they are in order (its row was locked), so nothing of a key is passed over by something later of it.
         """
         now = asyncio.get_running_loop().time()
         if now - self._swept > SWEEP_S:

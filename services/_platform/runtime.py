@@ -1,7 +1,7 @@
 """Starts a service in order, runs it, and stops it in order.
 
-A service starts when Kafka or PostgreSQL is not up yet: it waits, alive and not ready. It survives the restart of either.
-SIGTERM finishes the batch in hand, commits, leaves the group, and exits 0.
+A service starts when Kafka or PostgreSQL is not up yet: it waits, alive and not ready. It survives the restart of
+either. SIGTERM finishes the batch in hand, commits, leaves the group, and exits 0.
 """
 
 import asyncio
@@ -91,7 +91,8 @@ class _Process:
             *(asyncio.create_task(job(self.engine, self.settings)) for job in self.background),
         ]
         await self._until("kafka", self._join, (KafkaError, OSError, TimeoutError))
-        # What is there now stays: the collector need not look at it again, and at garbage less often (a fifth of all CPU).
+        # What is there now stays: the collector need not look at it again, and at garbage less often (a fifth of
+        # all CPU otherwise).
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)

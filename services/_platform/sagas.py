@@ -174,7 +174,7 @@ class Sagas:
     def __init__(self, *definitions: Saga) -> None:
         """Index the definitions by name, and their replies by type."""
         self.definitions = {saga.name: saga for saga in definitions}
-        self._references = {
+        self._references: dict[type[Message], str] = {
             reply: step.reference
             for saga in definitions
             for step in saga.steps

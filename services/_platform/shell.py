@@ -259,7 +259,8 @@ class Shell:
         return isinstance(arrival, Undecodable) and own and arrival.command_id is not None
 
     def _refusal(self, arrival: Arrival) -> Outgoing:
-        assert isinstance(arrival, Undecodable) and arrival.command_id is not None
+        assert isinstance(arrival, Undecodable)
+        assert arrival.command_id is not None
         body = self.service.malformed(
             command_id=arrival.command_id,
             command_type=arrival.command_type or "",
@@ -292,15 +293,15 @@ class Shell:
         metrics.BATCH_SIZE.observe(len(arrivals))
         metrics.HANDLED.inc(len(readable))
         metrics.DUPLICATES.inc(len(arrivals) - len(fresh))
-        for message in parked:
-            metrics.PARKED.labels(message.why).inc()
+        for aside in parked:
+            metrics.PARKED.labels(aside.why).inc()
             log.warning(
                 "message_parked",
-                message_id=str(message.id),
-                topic=message.record.topic,
-                why=message.why,
-                code=message.code,
-                detail=message.detail,
+                message_id=str(aside.id),
+                topic=aside.record.topic,
+                why=aside.why,
+                code=aside.code,
+                detail=aside.detail,
             )
         if log.is_enabled_for(10):  # DEBUG: one line a message costs more than handling it
             for message in readable:

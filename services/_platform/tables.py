@@ -1,5 +1,7 @@
 """The plumbing's own tables. Every service has them in its database, beside its business tables."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BYTEA as PG_BYTEA
 from sqlalchemy.dialects.postgresql import JSONB
@@ -11,7 +13,7 @@ class Bytes(UserDefinedType[bytes]):
 
     cache_ok = True
 
-    def get_col_spec(self) -> str:
+    def get_col_spec(self, **_: Any) -> str:
         """Name the column's type in DDL and casts."""
         return PG_BYTEA.__visit_name__
 

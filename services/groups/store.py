@@ -37,6 +37,7 @@ async def load(sagas: Sagas, tx: Transaction, batch: Sequence[Incoming[Message]]
     plans: set[str] = set()
     opened: set[UUID] = set()
     creations: list[CreateMemberAccount] = []
+    newcomers: dict[str, set[UUID]] = {}
     for message in batch:
         match message.body:
             case CreateMemberAccount() as command:
@@ -47,6 +48,7 @@ async def load(sagas: Sagas, tx: Transaction, batch: Sequence[Incoming[Message]]
             case PersonRecorded() as person:
                 groups.add(group_of(person.subscriber_id))
                 emails.add(person.email)
+                newcomers.setdefault(person.email, set()).add(person.subscriber_id)
             case PlanPublished() as plan:
                 plans.add(plan.plan)
     addresses = await tx.fetch(ADDRESSES, emails)
@@ -54,8 +56,10 @@ async def load(sagas: Sagas, tx: Transaction, batch: Sequence[Incoming[Message]]
     memberships = {membership_of(UUID(row.data["group_id"]), account_of(row.id)) for row in running.values()}
     for command in creations:
         holder = addresses.get(command.email)
-        if holder is not None:
-            memberships.add(membership_of(command.group_id, holder.subscriber_id))
+        holders = {holder.subscriber_id} if holder else set()
+        # Who takes the address in this very batch is a holder by the time that the command's turn comes.
+        holders |= newcomers.get(command.email, set())
+        memberships |= {membership_of(command.group_id, subscriber_id) for subscriber_id in holders}
     return Roster(
         groups=await tx.fetch(GROUPS, groups),
         addresses=addresses,
@@ -65,6 +69,6 @@ async def load(sagas: Sagas, tx: Transaction, batch: Sequence[Incoming[Message]]
     )
 
 
-def saga_of(message: Incoming[CreateMemberAccount]) -> UUID:
+def saga_of(message: Incoming[Message]) -> UUID:
     """Give the id of the saga that a command opens."""
     return message.derive("create-member-account")

@@ -1,7 +1,7 @@
 """Units and holds: the rules, without a database.
 
-Available units are the balance less what open holds keep back, and never negative. An account exists from the first time
-that something is said of it, with nothing on it: who has an account is not the ledger's to decide.
+Available units are the balance less what open holds keep back, and never negative. An account exists from the first
+time that something is said of it, with nothing on it: who has an account is not the ledger's to decide.
 """
 
 from dataclasses import dataclass, replace

@@ -9,7 +9,8 @@ from services.notifications.settings import NotificationsSettings
 
 def main() -> None:
     """Read the settings and run until told to stop."""
-    run(NOTIFICATIONS, load_settings(NotificationsSettings, NOTIFICATIONS.principal), background=[send_mails])
+    settings = load_settings(NotificationsSettings, NOTIFICATIONS.principal)
+    run(NOTIFICATIONS, settings, background=[send_mails] if settings.mail_sender else [])
 
 
 if __name__ == "__main__":

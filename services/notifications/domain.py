@@ -32,7 +32,7 @@ class MailState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A mail to one person, about another perhaps (`about_id`). Its id, and so its Message-ID, follows from its cause."""
+    """A mail to one person, perhaps about another (`about_id`). Its id, and so its Message-ID, follows from a cause."""
 
     id: UUID
     template: Template

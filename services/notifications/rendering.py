@@ -3,13 +3,14 @@
 from datetime import datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
-from email.policy import SMTP
+from email.policy import SMTP, SMTPUTF8
 from email.utils import format_datetime
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from babel.dates import format_date
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from services.notifications.settings import NotificationsSettings
 
@@ -19,17 +20,12 @@ PLAN_NAMES = {
 }
 """Plans as people know them. One without a name here is called by its own."""
 
-_MONTHS = {
-    "fr": ["janvier", "février", "mars", "avril", "mai", "juin", "juillet", "août", "septembre", "octobre", "novembre", "décembre"],
-    "en": ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"],
-}
-
 
 @lru_cache(maxsize=1)
 def _templates() -> Environment:
     return Environment(
         loader=PackageLoader("services.notifications"),
-        autoescape=lambda name: name is not None and name.endswith(".html"),
+        autoescape=select_autoescape(["html"], default=False),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -57,7 +53,8 @@ def render(row: Any, settings: NotificationsSettings) -> bytes:
     subject, text = _render(f"{row.template}.{language}.txt", facts).split("\n", 1)
     local_part, domain = row.email.rsplit("@", 1)
     sender, sender_domain = settings.mail_from.rsplit("@", 1)
-    message = EmailMessage(policy=SMTP)
+    # A mailbox name beyond ASCII can be written in no other way (RFC 6532); all others are, as any server reads them.
+    message = EmailMessage(policy=SMTP if local_part.isascii() else SMTPUTF8)
     message["From"] = Address("Popfax", sender, sender_domain)
     message["To"] = Address(f"{row.first_name} {row.last_name}", local_part, domain)
     message["Subject"] = subject
@@ -81,7 +78,4 @@ def _link(params: dict[str, Any], settings: NotificationsSettings) -> str | None
 
 
 def _date(moment: str | None, language: str) -> str | None:
-    if moment is None:
-        return None
-    day = datetime.fromisoformat(moment)
-    return f"{day.day} {_MONTHS[language][day.month - 1]} {day.year}"
+    return moment and format_date(datetime.fromisoformat(moment), format="long", locale=language)

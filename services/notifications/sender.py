@@ -1,9 +1,9 @@
 """The sender: renders mails, commits them, sends them, and records what the server said.
 
-A mail's bytes are committed before the server is spoken to, with a Message-ID that follows from the mail's cause, so every
-attempt sends the same. A crash between the server's answer and our record leaves `in_flight_since` behind: whether that
-mail arrived can't be known, so it is counted and shown as uncertain, and sent again under the same Message-ID, by which a
-mail server or client can tell that it is one mail.
+A mail's bytes are committed before the server is spoken to, with a Message-ID that follows from the mail's cause, so
+every attempt sends the same. A crash between the server's answer and our record leaves `in_flight_since` behind:
+whether that mail arrived can't be known, and as little when the connection breaks before the answer. So it is counted and shown
+as uncertain, and sent again under the same Message-ID, by which a mail server or client can tell that it is one mail.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import aiosmtplib
 import sqlalchemy as sa
 import structlog
 from prometheus_client import Counter
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.notifications.domain import MailState
@@ -31,12 +31,6 @@ SENT = Counter("popfax_mails_sent_total", "Mails that the mail server took")
 REFUSED = Counter("popfax_mails_refused_total", "Mails that the mail server refused for good")
 RETRIED = Counter("popfax_mails_retried_total", "Attempts that the mail server put off, or that found it away")
 UNCERTAIN = Counter("popfax_mails_uncertain_total", "Mails sent again because a crash hid the server's answer")
-
-LEASE = timedelta(minutes=2)
-"""How long a mail is left to who is sending it. Longer than a round can take: every exchange is bounded."""
-
-BACKOFF = (5, 30, 120, 600, 1800, 3600)
-"""Seconds before the next attempt, the last one for all that follow."""
 
 EXCHANGE_TIMEOUT_S = 20.0
 
@@ -53,12 +47,16 @@ class Due:
 
 @dataclass(slots=True)
 class Answer:
-    """What came of an attempt. `final` is False for what is worth another."""
+    """What came of an attempt. `final` is False for what is worth another.
+
+    `uncertain` is True when the server was given the mail and its answer was not heard.
+    """
 
     mail: Due
     sent: bool
     final: bool
     text: str
+    uncertain: bool = False
 
 
 async def send_mails(engine: AsyncEngine, settings: NotificationsSettings) -> None:
@@ -80,32 +78,53 @@ async def send_due(engine: AsyncEngine, settings: NotificationsSettings) -> int:
     if due:
         answers = await _deliver(due, settings)
         async with engine.begin() as connection:
-            await _record(connection, answers, datetime.now(UTC))
+            await _record(connection, answers, settings, datetime.now(UTC))
     return len(due)
 
 
 async def _take(connection: AsyncConnection, settings: NotificationsSettings, now: datetime) -> list[Due]:
     """Take the mails whose turn it is and whose people are known; render the new ones; mark all as in flight."""
-    taken = []
-    for row in (await connection.execute(_DUE, {"now": now, "at_once": settings.mails_at_once})).all():
-        mail = Due(row.id, row.recipient or row.email, row.rendered or render(row, settings), (row.attempts or 0) + 1)
+    rows = (await connection.execute(_DUE, {"now": now, "at_once": settings.mails_at_once})).all()
+    taken: list[Due] = []
+    flights: list[dict[str, Any]] = []
+    for row in rows:
+        rendered = row.rendered or _rendered(row, settings)
+        if rendered is None:
+            continue  # its lease is its pause: the others go out
+        mail = Due(row.id, row.recipient or row.email, rendered, (row.attempts or 0) + 1)
         if row.in_flight_since is not None:
-            UNCERTAIN.inc()
-            log.warning("mail_uncertain", mail_id=str(row.id), template=row.template, since=str(row.in_flight_since))
-        flight = {
-            "rendered": mail.rendered,
-            "recipient": mail.recipient,
-            "attempts": mail.attempts,
-            "in_flight_since": now,
-            "uncertain": (row.uncertain or 0) + (row.in_flight_since is not None),
-        }
-        upsert = insert(deliveries).values(mail_id=row.id, **flight)
-        await connection.execute(upsert.on_conflict_do_update(index_elements=["mail_id"], set_=flight))
+            _uncertain(row.id)
+        flights.append(
+            {
+                "mail_id": mail.id,
+                "rendered": mail.rendered,
+                "recipient": mail.recipient,
+                "attempts": mail.attempts,
+                "in_flight_since": now,
+                "uncertain": (row.uncertain or 0) + (row.in_flight_since is not None),
+            }
+        )
         taken.append(mail)
-    if taken:
-        leased = {"state": MailState.RENDERED.value, "next_attempt_at": now + LEASE}
-        await connection.execute(sa.update(mails).values(leased).where(mails.c.id.in_([mail.id for mail in taken])))
+    if rows:
+        until = now + timedelta(seconds=settings.mail_lease_s)
+        await connection.execute(_LEASE, {"p_ids": [row.id for row in rows], "p_until": until})
+    if flights:
+        await connection.execute(_TAKE_OFF, flights)
     return taken
+
+
+def _rendered(row: Any, settings: NotificationsSettings) -> bytes | None:
+    """Give a mail's bytes; None, and a line in the log, for one that can't be made: a bug of ours, and of one mail."""
+    try:
+        return render(row, settings)
+    except Exception as error:
+        log.error("mail_not_rendered", mail_id=str(row.id), template=row.template, error=type(error).__name__)
+        return None
+
+
+def _uncertain(mail_id: UUID) -> None:
+    UNCERTAIN.inc()
+    log.warning("mail_uncertain", mail_id=str(mail_id))
 
 
 async def _deliver(due: Sequence[Due], settings: NotificationsSettings) -> list[Answer]:
@@ -120,7 +139,8 @@ async def _deliver(due: Sequence[Due], settings: NotificationsSettings) -> list[
         password=settings.smtp_password.get_secret_value() if settings.smtp_password else None,
     )
     answers = []
-    deadline = asyncio.get_running_loop().time() + LEASE.total_seconds() / 2
+    # The lease outlasts the round: none is begun in its second half, and each is bounded by a quarter of it.
+    deadline = asyncio.get_running_loop().time() + settings.mail_lease_s / 2
     for mail in due:
         late = asyncio.get_running_loop().time() > deadline
         answers.append(Answer(mail, False, False, "out of time") if late else await _attempt(client, mail, settings))
@@ -129,36 +149,51 @@ async def _deliver(due: Sequence[Due], settings: NotificationsSettings) -> list[
 
 
 async def _attempt(client: aiosmtplib.SMTP, mail: Due, settings: NotificationsSettings) -> Answer:
+    handed_over = False
     try:
-        if not client.is_connected:
-            await client.connect()
-        _, text = await client.sendmail(settings.mail_from, [mail.recipient], mail.rendered)
+        async with asyncio.timeout(settings.mail_lease_s / 4):
+            if not client.is_connected:
+                await client.connect()
+            handed_over = True
+            options = [] if mail.recipient.isascii() else ["SMTPUTF8"]
+            _, text = await client.sendmail(settings.mail_from, [mail.recipient], mail.rendered, mail_options=options)
         return Answer(mail, True, True, text)
     except (aiosmtplib.SMTPResponseException, aiosmtplib.SMTPRecipientsRefused) as error:
         code = error.code if isinstance(error, aiosmtplib.SMTPResponseException) else error.recipients[0].code
-        return Answer(mail, False, 500 <= code < 600, f"{code}")  # the text may quote the address
-    except (aiosmtplib.SMTPException, OSError) as error:
+        # Before the mail was spoken of (the greeting, the login), a refusal is the server's or ours, not the mail's.
+        return Answer(mail, False, handed_over and 500 <= code < 600, f"{code}")  # the text may quote the address
+    except (aiosmtplib.SMTPNotSupported, ValueError) as error:  # the server, or nobody, can write to such an address
+        return Answer(mail, False, True, type(error).__name__)
+    except (aiosmtplib.SMTPException, OSError) as error:  # TimeoutError is one
         client.close()
-        return Answer(mail, False, False, type(error).__name__)
+        return Answer(mail, False, False, type(error).__name__, uncertain=handed_over)
 
 
-async def _record(connection: AsyncConnection, answers: Sequence[Answer], now: datetime) -> None:
+async def _record(
+    connection: AsyncConnection, answers: Sequence[Answer], settings: NotificationsSettings, now: datetime
+) -> None:
     """Write down what the server said. A mail that is done loses its text, its address and its token."""
+    ends: list[dict[str, Any]] = []
+    pauses: list[dict[str, Any]] = []
     for answer in answers:
-        mail = answer.mail
-        delivery: dict[str, Any] = {"in_flight_since": None, "last_answer": answer.text[:200]}
-        changed: dict[str, Any]
+        mail, said = answer.mail, {"p_id": answer.mail.id, "p_answer": answer.text[:200]}
         if answer.final:
             (SENT if answer.sent else REFUSED).inc()
-            changed = {"state": (MailState.SENT if answer.sent else MailState.REFUSED).value, "params": {}}
-            delivery |= {"rendered": None, "recipient": None, "sent_at": now if answer.sent else None}
-        else:
-            RETRIED.inc()
-            pause = BACKOFF[min(mail.attempts, len(BACKOFF)) - 1]
-            changed = {"next_attempt_at": now + timedelta(seconds=pause)}
-            log.info("mail_put_off", mail_id=str(mail.id), answer=answer.text[:3], retry_in_s=pause)
-        await connection.execute(sa.update(deliveries).values(delivery).where(deliveries.c.mail_id == mail.id))
-        await connection.execute(sa.update(mails).values(changed).where(mails.c.id == mail.id))
+            state = MailState.SENT if answer.sent else MailState.REFUSED
+            ends.append(said | {"p_state": state.value, "p_sent_at": now if answer.sent else None})
+            continue
+        RETRIED.inc()
+        if answer.uncertain:
+            _uncertain(mail.id)
+        pause = settings.mail_backoff_s[min(mail.attempts, len(settings.mail_backoff_s)) - 1]
+        log.info("mail_put_off", mail_id=str(mail.id), answer=answer.text, retry_in_s=pause)
+        pauses.append(said | {"p_next": now + timedelta(seconds=pause), "p_uncertain": int(answer.uncertain)})
+    if ends:
+        await connection.execute(_ENDED, ends)
+        await connection.execute(_ERASED, ends)
+    if pauses:
+        await connection.execute(_PUT_OFF, pauses)
+        await connection.execute(_LATER, pauses)
 
 
 _about = people.alias("about")
@@ -191,3 +226,23 @@ _DUE = (
     .limit(sa.bindparam("at_once"))
     .with_for_update(of=mails, skip_locked=True)
 )
+
+_LEASE = (
+    sa.update(mails)
+    .values(state=MailState.RENDERED.value, next_attempt_at=sa.bindparam("p_until"))
+    .where(mails.c.id == sa.any_(sa.bindparam("p_ids", type_=ARRAY(sa.Uuid))))
+)
+_new = insert(deliveries)
+_TAKE_OFF = _new.on_conflict_do_update(
+    index_elements=["mail_id"],
+    set_={name: _new.excluded[name] for name in ("rendered", "recipient", "attempts", "in_flight_since", "uncertain")},
+)
+
+# One row of parameters a mail: psycopg sends them in one pipeline.
+_heard = sa.update(deliveries).where(deliveries.c.mail_id == sa.bindparam("p_id"))
+_heard = _heard.values(in_flight_since=None, last_answer=sa.bindparam("p_answer"))
+_ENDED = _heard.values(rendered=None, recipient=None, sent_at=sa.bindparam("p_sent_at"))
+_PUT_OFF = _heard.values(uncertain=deliveries.c.uncertain + sa.bindparam("p_uncertain"))
+_this = sa.update(mails).where(mails.c.id == sa.bindparam("p_id"))
+_ERASED = _this.values(state=sa.bindparam("p_state"), params={})
+_LATER = _this.values(next_attempt_at=sa.bindparam("p_next"))

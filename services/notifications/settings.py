@@ -19,5 +19,14 @@ class NotificationsSettings(ServiceSettings):
     password_link: HttpUrl = Field(
         HttpUrl("https://www.popfax.example/password"), description="the platform's page where a password is chosen"
     )
+    mail_sender: bool = Field(True, description="false leaves the sending to other replicas")
     mails_at_once: int = Field(20, ge=1, le=200, description="mails in one round of the sender, over one connection")
+    mail_backoff_s: tuple[float, ...] = Field(
+        (5, 30, 120, 600, 1800, 3600),
+        min_length=1,
+        description="seconds before the next attempt at a mail that was put off; the last one for all that follow",
+    )
+    mail_lease_s: float = Field(
+        120, ge=4, le=3600, description="how long a mail is left to who is sending it, should that one have died"
+    )
     mail_poll_s: float = Field(0.5, gt=0, le=60, description="how often the sender looks for mails that are due")

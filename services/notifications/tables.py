@@ -45,7 +45,7 @@ deliveries = sa.Table(
     sa.Column("rendered", Bytes),
     sa.Column("recipient", sa.Text),
     sa.Column("attempts", sa.Integer, nullable=False),
-    # Set, committed, before the server is spoken to, and cleared with its answer. Still there afterwards: we don't know.
+    # Set, and committed, before the server is spoken to; cleared with its answer. Still there later: we don't know.
     sa.Column("in_flight_since", timestamp()),
     sa.Column("uncertain", sa.Integer, nullable=False),
     sa.Column("last_answer", sa.Text),

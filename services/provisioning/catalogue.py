@@ -73,11 +73,12 @@ async def store(catalogue: Catalogue, engine: AsyncEngine, now: datetime) -> lis
         await tx.save([known])
         await tx.send([outgoing(_published(plan), 0, _cause(plan, now)) for plan in changed], now)
         for numbers in catalogue.fax_numbers:
-            await connection.execute(_add_numbers(numbers))
+            await connection.execute(add_numbers(numbers))
     return [plan.plan for plan in changed]
 
 
-def _add_numbers(numbers: NumberRange) -> sa.Executable:
+def add_numbers(numbers: NumberRange) -> sa.Executable:
+    """Make the statement that adds a range to the pool; numbers that are there already stay as they are."""
     first = int(numbers.first[1:])
     series = sa.func.generate_series(first, first + numbers.count - 1).table_valued("n").render_derived()
     number = sa.literal("+").concat(sa.cast(series.c.n, sa.Text))

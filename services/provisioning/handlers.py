@@ -123,7 +123,8 @@ def _add(registry: Registry, subscriber: Subscriber) -> None:
 
 
 def _provisioned(request_id: UUID, subscriber: Subscriber) -> AccountProvisioned:
-    assert subscriber.plan is not None and subscriber.expires_at is not None, "a requested account has both"
+    assert subscriber.plan is not None, "a requested account has a plan"
+    assert subscriber.expires_at is not None, "a requested account has an end"
     return AccountProvisioned(
         request_id=request_id, account_id=subscriber.id, plan=subscriber.plan, expires_at=subscriber.expires_at
     )

@@ -4,3 +4,5 @@ from services._platform.sagas import Sagas
 from services.groups.sagas.create_member_account import CREATE_MEMBER_ACCOUNT
 
 SAGAS = Sagas(CREATE_MEMBER_ACCOUNT)
+
+__all__ = ["CREATE_MEMBER_ACCOUNT", "SAGAS"]

@@ -1,0 +1,73 @@
+"""The root of the command line: its commands, and how what goes wrong becomes a line and an exit code."""
+
+import sys
+from typing import Any, cast
+
+import click
+import typer
+from confluent_kafka import KafkaException
+from typer.core import TyperGroup
+
+from deploy.cli import demo, ledger, mail, parked, saga, send, topics, up
+from deploy.cli.connection import unreachable
+from deploy.cli.errors import Exit, Failure
+from deploy.cli.output import complain
+from deploy.local.errors import StackError
+
+_EXITS = (
+    "Exit codes: 0 done; 1 the answer is no (refused, violated, different, not found); 2 wrong usage; "
+    "3 something can't be reached or gave no answer in time."
+)
+
+
+class _Root(TyperGroup):
+    """Ends a command that can't go on with one line, and the exit code that says which kind of end it is."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except Failure as failure:
+            complain(str(failure))
+            raise typer.Exit(failure.exit_code) from failure
+        except StackError as error:
+            complain(str(error))
+            raise typer.Exit(Exit.UNREACHABLE) from error
+        except KafkaException as error:
+            complain(str(unreachable(error)))
+            raise typer.Exit(Exit.UNREACHABLE) from error
+        except KeyboardInterrupt:
+            complain("interrupted")
+            raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+app = typer.Typer(
+    name="popfax",
+    cls=_Root,
+    help="Run Popfax Groups, speak to it, and look after it.",
+    epilog=_EXITS,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.demo)
+app.command("up")(up.up)
+app.command("send")(send.send)
+app.command("messages")(send.messages)
+app.add_typer(saga.app, name="saga")
+app.add_typer(parked.app, name="parked")
+app.command("topics")(topics.topics)
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(mail.app, name="mail")
+
+
+def main() -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        cast(Any, stream).reconfigure(errors="replace")  # a terminal without "✓" shows "?", and no traceback
+    try:
+        app()
+    except click.exceptions.Abort:
+        sys.exit(Exit.INTERRUPTED)

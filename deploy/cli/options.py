@@ -1,0 +1,32 @@
+"""The options that commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contracts.topics import Principal
+from deploy.local.postgres import SERVICES
+
+EnvFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--env-file",
+        envvar="POPFAX_ENV_FILE",
+        help="Settings of the product to talk to (LEDGER_DATABASE_URL=…, PLATFORM_KAFKA_BOOTSTRAP=…). Without it: the "
+        "environment, if it has such settings, else the product that runs here.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="How many seconds to wait for the outcome.")]
+Service = Annotated[
+    Principal | None, typer.Option("--service", help="Look at this service alone.", show_choices=True)
+]
+Directory = Annotated[
+    Path | None, typer.Option("--directory", help="Where the product's data live; .local/demo without it.")
+]
+
+
+def services(only: Principal | None) -> tuple[Principal, ...]:
+    """Give the services that have a database, or the one that was asked for."""
+    return SERVICES if only is None else tuple(each for each in SERVICES if each is only)

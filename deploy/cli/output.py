@@ -1,0 +1,86 @@
+"""How commands speak: tables for people, JSON for programs, one line on stderr for what went wrong."""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# Both look up the stream at each write, and so follow a test, or a redirection, that replaces it.
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+SHORT_ID = 8
+"""How much of an id a table shows. Commands take that much of it, too."""
+
+
+def print_json(value: Any) -> None:
+    """Print JSON, one document a call, never wrapped or coloured."""
+    out.file.write(json.dumps(value, default=_plain, indent=2, ensure_ascii=False) + "\n")
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table without a frame. A cell is shown as it is: what looks like markup is text."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading, overflow="fold", justify="right" if heading in _NUMBERS else "left")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(_shown(cell)) for cell in row))
+    out.print(table)
+
+
+def say(text: str, style: str = "") -> None:
+    """Print a line."""
+    out.print(Text(text, style=style))
+
+
+def complain(text: str) -> None:
+    """Print a line to stderr: what went wrong. Only its first word is styled: the rest may hold anything."""
+    line = Text("popfax: ", style="bold red")
+    err.print(line.append(text, style="not bold default"), soft_wrap=True)
+
+
+def short(id_: UUID | str) -> str:
+    """Shorten an id for a table."""
+    return str(id_)[:SHORT_ID]
+
+
+def ago(moment: datetime, now: datetime | None = None) -> str:
+    """Say how long ago something was."""
+    return duration((now or datetime.now(UTC)) - moment)
+
+
+def duration(span: timedelta) -> str:
+    """Say a duration in its two largest units."""
+    seconds = max(0, int(span.total_seconds()))
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    first = next((i for i, (count, _) in enumerate(parts) if count), len(parts) - 1)
+    return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count) or "0 s"
+
+
+_NUMBERS = frozenset({"attempts", "uncertain", "price", "partitions", "balance", "held", "available", "units"})
+
+
+def _shown(cell: object) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, datetime):
+        return cell.strftime("%Y-%m-%d %H:%M:%S")
+    return str(cell)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return str(value)

@@ -1,0 +1,167 @@
+"""The shape of the code: what may import what, and what may be where. Each rule is shown to fail on a breach of it."""
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.architecture import rules
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+LINT_IMPORTS = Path(sys.executable).with_name("lint-imports")
+
+CONTRACTS = tuple(
+    contract["name"]
+    for contract in tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+)
+
+BREACHES = [
+    (0, "services/ledger/handlers.py", "import services.groups.domain"),
+    (0, "services/_platform/rows.py", "import services.ledger.domain"),
+    (0, "contracts/message.py", "import services._platform.rows"),
+    (0, "services/groups/app.py", "import deploy.topics"),
+    (1, "services/ledger/domain.py", "import sqlalchemy"),
+    (1, "services/groups/domain.py", "import contracts.message"),
+    (2, "services/provisioning/handlers.py", "import psycopg"),
+    (2, "services/groups/sagas/create_member_account.py", "import asyncio"),
+    (3, "services/notifications/sender.py", "import aiokafka"),
+    (3, "services/provisioning/store.py", "import faststream"),
+]
+"""A contract's place in pyproject.toml, and a line that breaks it. Every contract has one at least."""
+
+Rule = Callable[[Path], list[str]]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of the packages, to be broken."""
+    for package in ("contracts", "services", "deploy"):
+        shutil.copytree(CHECKOUT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(CHECKOUT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def test_every_import_contract_is_kept() -> None:
+    verdicts = _lint(CHECKOUT)
+    assert verdicts == dict.fromkeys(CONTRACTS, "KEPT")
+
+
+def test_every_import_contract_has_a_breach_that_shows_it_fail() -> None:
+    assert {contract for contract, _, _ in BREACHES} == set(range(len(CONTRACTS)))
+
+
+@pytest.mark.parametrize(("contract", "file", "line"), BREACHES)
+def test_import_contract_breaks_on_a_breach(tree: Path, contract: int, file: str, line: str) -> None:
+    _append(tree, file, line)
+    assert _lint(tree)[CONTRACTS[contract]] == "BROKEN"
+
+
+@pytest.mark.parametrize(
+    "rule", [rules.business_words, rules.impure_handlers, rules.missing_rooms, rules.doing_at_import]
+)
+def test_rule_is_kept(rule: Rule) -> None:
+    assert rule(CHECKOUT) == []
+
+
+def test_every_exception_for_the_plumbing_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for exception in rules.NOT_BUSINESS:
+        monkeypatch.setattr(rules, "NOT_BUSINESS", rules.NOT_BUSINESS - {exception})
+        assert rules.business_words(CHECKOUT) != [], f"nothing in the plumbing says {exception!r} any more"
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "def load_accounts() -> None: ...",
+        "OWNED = 'a member'",
+        "class GroupRows: ...",
+        "from contracts.fields import Units",
+        "prices = {}",
+        "def charge(amount_units: int) -> None: ...",
+    ],
+)
+def test_plumbing_that_speaks_of_the_business_is_found(tree: Path, line: str) -> None:
+    _append(tree, "services/_platform/rows.py", line)
+    assert rules.business_words(tree) != []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "async def credit() -> None: ...",
+        "import socket",
+        "from pathlib import Path",
+        "from datetime import datetime; NOW = datetime.now()",
+        "from uuid import uuid4; ID = uuid4()",
+        "def log() -> None: print('handled')",
+        "try:\n    pass\nexcept Exception:\n    pass",
+    ],
+)
+@pytest.mark.parametrize(
+    "file",
+    ["services/ledger/handlers.py", "services/groups/sagas/create_member_account.py", "services/groups/domain.py"],
+)
+def test_handler_that_is_not_a_pure_function_is_found(tree: Path, file: str, line: str) -> None:
+    _append(tree, file, line)
+    assert rules.impure_handlers(tree) != []
+
+
+@pytest.mark.parametrize("room", rules.ROOMS)
+def test_missing_room_is_found(tree: Path, room: str) -> None:
+    path = tree / "services" / "ledger" / room
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert any("ledger" in each for each in rules.missing_rooms(tree))
+
+
+def test_service_without_a_charter_is_found(tree: Path) -> None:
+    (tree / "services" / "ledger" / "__init__.py").write_text('"""The ledger."""\n')
+    assert rules.missing_rooms(tree) != []
+
+
+def test_new_service_without_rooms_is_found(tree: Path) -> None:
+    (tree / "services" / "billing").mkdir()
+    assert any("billing" in each for each in rules.missing_rooms(tree))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('127.0.0.1', 9))",
+        "import subprocess; subprocess.run(['true'])",
+        "import threading; threading.Thread(target=print).start()",
+    ],
+)
+def test_module_that_acts_at_import_is_found(tree: Path, line: str) -> None:
+    _append(tree, "services/ledger/store.py", line)
+    assert rules.doing_at_import(tree) != []
+
+
+def _append(tree: Path, file: str, line: str) -> None:
+    with (tree / file).open("a") as source:
+        source.write(f"\n\n{line}\n")
+
+
+def _lint(tree: Path) -> dict[str, str]:
+    """Run import-linter on a tree; give each contract's verdict."""
+    done = subprocess.run(
+        [LINT_IMPORTS, "--no-cache", "--no-logo"],
+        cwd=tree,
+        env={"PYTHONPATH": str(tree), "NO_COLOR": "1", "COLUMNS": "200", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    verdicts = {}
+    for line in done.stdout.splitlines():
+        for word in ("KEPT", "BROKEN"):
+            if line.endswith(f" {word}"):
+                verdicts[line.removesuffix(f" {word}")] = word
+    assert (done.returncode == 0) == (set(verdicts.values()) == {"KEPT"}), done.stdout + done.stderr
+    return verdicts

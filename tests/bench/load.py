@@ -1,0 +1,132 @@
+"""The load: commands on Kafka, and the events that end them off Kafka, with the moment of each.
+
+The clock of a saga starts when its command is handed to the producer and stops when the record of its last event is in
+the reader's hands: its publishing and its reading are in the figure.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from contracts.message import Message
+from contracts.topics import Topic
+from services._platform.kafka import client, partition_of
+from services._platform.settings import KafkaSettings
+
+
+@dataclass(slots=True)
+class Command:
+    """A command ready to be sent, with its id."""
+
+    id: UUID
+    body: Message
+    actor: UUID | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Give it as a Kafka record."""
+        headers = [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", str(self.id).encode()),
+            ("ce_source", b"popfax/platform"),
+            ("ce_type", self.body.TYPE.encode()),
+            ("content-type", b"application/json"),
+        ]
+        if self.actor is not None:
+            headers.append(("ce_actor", str(self.actor).encode()))
+        return {"key": self.body.key().encode(), "value": self.body.to_json(), "headers": headers, "timestamp": None}
+
+
+def command(body: Message, actor: UUID | None = None) -> Command:
+    """Make a command with an id of its own."""
+    return Command(uuid4(), body, actor)
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """What came back: the moment at which each command was ended, by correlation id, and by which type."""
+
+    at: dict[str, float] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+
+
+class Follower:
+    """Follows a topic from its present end."""
+
+    def __init__(self, settings: KafkaSettings, topic: Topic, ends: Iterable[type[Message]]) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._ends = {model.TYPE.encode(): model.TYPE for model in ends}
+        self.outcomes = Outcomes()
+        self._consumer: AIOKafkaConsumer | None = None
+
+    async def start(self) -> None:
+        """Take a position at the end of every partition."""
+        self._consumer = AIOKafkaConsumer(**client(self._settings), fetch_max_wait_ms=20, auto_offset_reset="latest")
+        await self._consumer.start()
+        partitions = [TopicPartition(self._topic.name, p) for p in range(self._topic.partitions)]
+        self._consumer.assign(partitions)
+        await self._consumer.seek_to_end(*partitions)
+        for partition in partitions:
+            await self._consumer.position(partition)
+
+    async def until(self, count: int, timeout_s: float, progress: Callable[[int], None]) -> None:
+        """Read until so many commands have ended; raises `TimeoutError`."""
+        assert self._consumer is not None
+        deadline = time.monotonic() + timeout_s
+        while len(self.outcomes.at) < count:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{len(self.outcomes.at)} of {count} ended within {timeout_s:g} s")
+            batches = await self._consumer.getmany(timeout_ms=200)
+            now = time.perf_counter()
+            for records in batches.values():
+                for record in records:
+                    self._note(record, now)
+            progress(len(self.outcomes.at))
+
+    async def stop(self) -> None:
+        """Stop following."""
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    def _note(self, record: Any, now: float) -> None:
+        headers = dict(record.headers)
+        ended = self._ends.get(headers["ce_type"])
+        if ended is not None:
+            self.outcomes.at.setdefault(headers["ce_correlationid"].decode(), now)
+            self.outcomes.types[ended] = self.outcomes.types.get(ended, 0) + 1
+
+
+async def publish(producer: AIOKafkaProducer, commands: Sequence[Command], sent_at: dict[str, float]) -> None:
+    """Publish commands at full speed, and wait until Kafka has them all."""
+    acknowledged = []
+    by_partition: dict[tuple[str, int], list[Command]] = {}
+    for each in commands:
+        topic = each.body.TOPIC
+        by_partition.setdefault((topic.name, partition_of(each.body.key(), topic.partitions)), []).append(each)
+    for (topic_name, partition), part in by_partition.items():
+        batch = producer.create_batch()
+        for each in part:
+            record = each.record()
+            if batch.append(**record) is None:
+                acknowledged.append(await producer.send_batch(batch, topic_name, partition=partition))
+                batch = producer.create_batch()
+                batch.append(**record)
+            sent_at[str(each.id)] = time.perf_counter()
+        acknowledged.append(await producer.send_batch(batch, topic_name, partition=partition))
+    await asyncio.gather(*acknowledged)
+
+
+async def publish_at(
+    producer: AIOKafkaProducer, commands: Sequence[Command], per_second: int, sent_at: dict[str, float]
+) -> None:
+    """Publish commands at a steady rate, 100 times a second a few."""
+    each_round = max(1, per_second // 100)
+    began = time.perf_counter()
+    for number, start in enumerate(range(0, len(commands), each_round)):
+        await asyncio.sleep(max(0.0, began + number * each_round / per_second - time.perf_counter()))
+        await publish(producer, commands[start : start + each_round], sent_at)

@@ -1,0 +1,37 @@
+"""Databases and stacks of a test's own."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.topics import Principal
+from deploy.local.paths import STATE
+from deploy.local.stack import Stack
+from services._platform import postgres
+from tests.conftest import running_stack
+from tests.integration.recorder import scratch_database
+
+
+@pytest.fixture(scope="session")
+def fragile() -> Iterator[Stack]:
+    """A stack whose servers tests may kill. Who kills one starts it again."""
+    with running_stack(STATE / f"test-{os.getpid()}-fragile") as running:
+        yield running
+
+
+@pytest.fixture
+def ledger_url(stack: Stack) -> Iterator[str]:
+    """A fresh database with the ledger's tables."""
+    with scratch_database(stack, Principal.LEDGER) as url:
+        yield url
+
+
+@pytest_asyncio.fixture
+async def ledger_engine(ledger_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on that database, as the ledger's own."""
+    engine = postgres.engine(ledger_url)
+    yield engine
+    await engine.dispose()

@@ -1,0 +1,183 @@
+"""A service for tests: it writes down each message that it handles, and fails on those that it is told to fail on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.ledger import CreditUnits, LedgerCommandMalformed, UnitsCredited
+from contracts.message import Message
+from contracts.topics import LEDGER_COMMANDS, Principal
+from deploy.local.stack import Stack
+from services._platform import kafka, migrate, postgres
+from services._platform.consumer import Consumer
+from services._platform.database import Transaction
+from services._platform.messages import Incoming, Outcome
+from services._platform.postgres import PostgresDatabase
+from services._platform.rows import Appended, AppendOnly, Changes
+from services._platform.service import Moment, Service
+from services._platform.settings import ServiceSettings
+from services._platform.shell import Shell
+
+WITHIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One message was handled."""
+
+    message_id: UUID
+    account_id: UUID
+    amount_units: int
+
+
+EFFECT_TABLE = sa.Table(
+    "effects",
+    sa.MetaData(),
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("message_id", sa.Uuid, nullable=False),
+    sa.Column("account_id", sa.Uuid, nullable=False),
+    sa.Column("amount_units", sa.BigInteger, sa.CheckConstraint("amount_units <> 666"), nullable=False),
+)
+EFFECTS: AppendOnly[Effect] = AppendOnly(EFFECT_TABLE, Effect)
+
+UNSAVABLE = 666
+"""An amount that the database refuses: a failure when saving, not in the handler."""
+
+
+@dataclass(frozen=True)
+class State:
+    effects: Appended[Effect]
+
+    def changes(self) -> Sequence[Changes]:
+        return (self.effects,)
+
+
+async def load(tx: Transaction, batch: Sequence[Incoming[Message]]) -> State:
+    return State(tx.append(EFFECTS))
+
+
+@dataclass
+class Recorder:
+    """The service, and the message ids that it fails on."""
+
+    broken: set[UUID] = field(default_factory=set)
+
+    @property
+    def service(self) -> Service:
+        return Service(
+            principal=Principal.LEDGER,
+            topics=(LEDGER_COMMANDS,),
+            commands=LEDGER_COMMANDS,
+            handlers={CreditUnits: self._record},
+            load=load,
+            malformed=LedgerCommandMalformed,
+        )
+
+    def _record(self, state: State, message: Incoming[CreditUnits], moment: Moment) -> Outcome:
+        if message.id in self.broken:
+            raise RuntimeError("told to fail")
+        body = message.body
+        state.effects.add(Effect(message.id, body.account_id, body.amount_units))
+        return [UnitsCredited(credit_id=body.credit_id, account_id=body.account_id, amount_units=body.amount_units)]
+
+
+def credit(account_id: UUID, amount_units: int = 1) -> CreditUnits:
+    return CreditUnits(credit_id=uuid4(), account_id=account_id, amount_units=amount_units)
+
+
+async def effects(engine: AsyncEngine, accounts: Collection[UUID]) -> list[Effect]:
+    """What was handled for these accounts, in the order in which it was written."""
+    table = EFFECT_TABLE.c
+    query = sa.select(table.message_id, table.account_id, table.amount_units).order_by(table.id)
+    async with engine.connect() as connection:
+        return [Effect(*row) for row in await connection.execute(query) if row.account_id in accounts]
+
+
+async def parked(engine: AsyncEngine) -> Sequence[Any]:
+    async with engine.connect() as connection:
+        return (await connection.execute(sa.select(postgres.PARKED).order_by(postgres.PARKED.c.seq))).all()
+
+
+async def count(engine: AsyncEngine, table: str) -> int:
+    async with engine.connect() as connection:
+        return int((await connection.execute(sa.select(sa.func.count()).select_from(sa.table(table)))).scalar_one())
+
+
+@contextmanager
+def scratch_database(stack: Stack, principal: Principal | None = None) -> Iterator[str]:
+    """A database of a test's own, with a service's migrations and the table of effects; gives its URL."""
+    name = f"test_{uuid4().hex}"
+    admin = stack.postgres.superuser_url
+    execute(admin, f"CREATE DATABASE {name}")
+    url = f"{admin.rsplit('/', 1)[0]}/{name}"
+    try:
+        if principal is not None:
+            migrate.upgrade(principal, url)
+            execute(
+                url,
+                "CREATE TABLE effects (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, message_id UUID NOT NULL,"
+                " account_id UUID NOT NULL, amount_units BIGINT NOT NULL CHECK (amount_units <> 666))",
+            )
+        yield url
+    finally:
+        execute(admin, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def execute(url: str, statement: str, *parameters: Any) -> list[Any]:
+    """Execute one statement on a connection of its own."""
+    with psycopg.connect(plain(url), autocommit=True) as connection:
+        found = connection.execute(statement.encode(), parameters or None)
+        return found.fetchall() if found.description else []
+
+
+def plain(url: str) -> str:
+    """The URL as psycopg itself takes it."""
+    return url.replace("+psycopg", "", 1)
+
+
+def settings(stack: Stack, url: str, principal: Principal = Principal.LEDGER, **more: Any) -> ServiceSettings:
+    given = {
+        "kafka_bootstrap": stack.kafka.bootstrap,
+        "kafka_username": principal.value,
+        "kafka_password": stack.kafka.password(principal),
+        "database_url": url,
+    }
+    return ServiceSettings.model_validate(given | more)
+
+
+@asynccontextmanager
+async def consuming(stack: Stack, url: str, service: Service, **more: Any) -> AsyncIterator[Consumer]:
+    """A replica of a service that consumes, without a relay."""
+    engine = postgres.engine(url)
+    given = settings(stack, url, service.principal, **more)
+    consumer = Consumer(service, Shell(service, PostgresDatabase(engine)), kafka.broker(given), given)
+    await consumer.start()
+    idle = asyncio.create_task(consumer.commit_when_idle())
+    try:
+        yield consumer
+    finally:
+        await consumer.stop()
+        idle.cancel()
+        await asyncio.gather(idle, return_exceptions=True)
+        await engine.dispose()
+
+
+async def eventually(condition: Callable[[], Any], what: str, within_s: float = WITHIN_S) -> None:
+    """Wait until a condition, or an awaitable one, holds."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_s
+    while True:
+        holds = condition()
+        if asyncio.iscoroutine(holds):
+            holds = await holds
+        if holds:
+            return
+        assert loop.time() < deadline, f"{what}: not after {within_s:g} s"
+        await asyncio.sleep(0.02)

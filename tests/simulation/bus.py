@@ -1,0 +1,118 @@
+"""Kafka as the services see it: topics of partitions, each a log; and a consumer's place in them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from contracts.catalogue import MESSAGES
+from contracts.topics import TOPICS, Topic
+from services._platform.kafka import partition_of
+from services._platform.messages import Outgoing, headers_of
+
+PARTITIONS = 3
+"""Fewer than the topics have, so that keys share one more often than they would."""
+
+Place = tuple[str, int]
+"""A topic's partition."""
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+@dataclass(slots=True)
+class BusRecord:
+    """A record in a partition."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+class Bus:
+    """All topics. What is published stays."""
+
+    def __init__(self) -> None:
+        self.logs: dict[Place, list[BusRecord]] = {
+            (topic.name, partition): [] for topic in TOPICS for partition in range(PARTITIONS)
+        }
+
+    def publish(self, topic: Topic, key: str, value: bytes, headers: Headers) -> BusRecord:
+        """Append a record to its key's partition."""
+        place = topic.name, partition_of(key, PARTITIONS)
+        record = BusRecord(*place, len(self.logs[place]), key.encode(), value, headers)
+        self.logs[place].append(record)
+        return record
+
+    def relay(self, out: Outgoing, source: str, time: str) -> BusRecord:
+        """Publish a row of an outbox, as the relay does."""
+        return self.publish(MESSAGES[out.type].TOPIC, out.key, out.value, headers_of(out, source, time))
+
+    def publish_again(self, record: BusRecord) -> BusRecord:
+        """Append a record once more: same id, same bytes, a later offset."""
+        log = self.logs[record.topic, record.partition]
+        again = BusRecord(record.topic, record.partition, len(log), record.key, record.value, record.headers)
+        log.append(again)
+        return again
+
+    def records(self) -> Iterator[BusRecord]:
+        """Give all records, partition by partition."""
+        for log in self.logs.values():
+            yield from log
+
+
+@dataclass(slots=True)
+class Consumer:
+    """A consumer group's place: how far it has read, and what it would fall back to."""
+
+    bus: Bus
+    topics: Sequence[Topic]
+    positions: dict[Place, int] = field(default_factory=dict)
+    committed: dict[Place, int] = field(default_factory=dict)
+    delayed: dict[Place, int] = field(default_factory=dict)
+    """Partitions that are slow to arrive, and the step at which they are so no more."""
+
+    def __post_init__(self) -> None:
+        for topic in self.topics:
+            for partition in range(PARTITIONS):
+                self.positions[topic.name, partition] = self.committed[topic.name, partition] = 0
+
+    def waiting(self, step: int) -> list[Place]:
+        """Give the partitions that have something to read now."""
+        return [
+            place
+            for place, position in self.positions.items()
+            if position < len(self.bus.logs[place]) and self.delayed.get(place, 0) <= step
+        ]
+
+    def batch(self, random: Random, step: int, limit: int) -> list[BusRecord]:
+        """Read up to `limit` records: each partition's in order, the partitions interleaved anyhow."""
+        heads = {place: self.positions[place] for place in self.waiting(step)}
+        found: list[BusRecord] = []
+        while heads and len(found) < limit:
+            place = random.choice(list(heads))
+            found.append(self.bus.logs[place][heads[place]])
+            heads[place] += 1
+            if heads[place] == len(self.bus.logs[place]):
+                del heads[place]
+        return found
+
+    def done(self, batch: Sequence[BusRecord]) -> None:
+        """Move on behind a batch that was handled."""
+        for record in batch:
+            self.positions[record.topic, record.partition] = record.offset + 1
+
+    def commit(self) -> None:
+        """Commit the offsets of what is done."""
+        self.committed.update(self.positions)
+
+    def crash(self) -> None:
+        """Fall back to the committed offsets."""
+        self.positions.update(self.committed)
+
+    def rewind(self, random: Random) -> None:
+        """Lose committed offsets: some partitions are read again from anywhere before them."""
+        for place, position in self.committed.items():
+            if random.random() < 0.5:
+                self.positions[place] = self.committed[place] = random.randint(0, position)

@@ -1,0 +1,486 @@
+"""A simulated product: the four services as they are, on a database, a clock and a bus that a seed can break.
+
+One step is one choice of the seed's: a batch arrives, a relay publishes, a connection drops at the worst moment, a
+service crashes, a day passes. The same seed makes the same choices, so what it finds it finds again.
+"""
+
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
+from random import Random
+from typing import Any, TypeVar
+from uuid import UUID
+
+from contracts.message import Message
+from contracts.provisioning import PlanPublished
+from contracts.topics import Principal
+from deploy.facts import facts_of
+from deploy.invariants import check, check_log, logged
+from services._platform.database import Conflict, Key, Outage, Why
+from services._platform.memory import MemoryDatabase, MemoryTransaction
+from services._platform.messages import TIMERS, Incoming, Outgoing, Outcome, SetTimer, StoredRecord, outgoing
+from services._platform.sagas import CancelSaga, RetrySaga, SagaRow
+from services._platform.service import Handler, Moment, Service
+from services._platform.shell import FromKafka, Shell, Source, StillUndecodable
+from services._platform.timers import fire_due, retry_requested
+from services.groups.consumers import GROUPS
+from services.ledger.consumers import LEDGER
+from services.notifications.consumers import NOTIFICATIONS
+from services.provisioning.consumers import PROVISIONING
+from services.provisioning.domain import FaxNumber, NumberState, Plan
+from services.provisioning.tables import FAX_NUMBERS, PLANS
+from tests.simulation import commands
+from tests.simulation.bus import PARTITIONS, Bus, BusRecord, Consumer
+from tests.simulation.commands import Cast, Sent
+
+T = TypeVar("T")
+
+SERVICES: tuple[Service, ...] = (LEDGER, GROUPS, PROVISIONING, NOTIFICATIONS)
+
+BEGINNING = datetime(2031, 1, 1, tzinfo=UTC)
+MAX_ROUNDS = 300
+"""So many rounds of fair delivery settle anything; what they don't settle never ends."""
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits: nothing in memory does, and an event loop would be most of the time."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    raise RuntimeError("it waits for something")
+
+
+class Poisoned(Exception):
+    """A bug that strikes whatever comes on one key, until somebody mends it."""
+
+
+class Race(Conflict):
+    """A lost race that is the seed's doing; any other conflict is a finding."""
+
+
+class Fault(Enum):
+    """What may happen to a transaction."""
+
+    AT_BEGIN = auto()
+    AT_COMMIT = auto()
+    """The connection drops before the commit: nothing has happened."""
+    AFTER_COMMIT = auto()
+    """It drops after the commit, before the answer: all has happened, and nobody knows."""
+    RACE = auto()
+
+
+class VirtualClock:
+    """Time that passes when the seed says so, and randomness that is the seed's."""
+
+    def __init__(self, random: Random) -> None:
+        self.now = BEGINNING
+        self._random = random
+
+    def moment(self) -> Moment:
+        """Give the present moment, a little after the one before."""
+        self.now += timedelta(milliseconds=1)
+        return Moment(self.now, self._random.randbytes)
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass at once."""
+        self.now += timedelta(seconds=seconds)
+
+
+class FaultyDatabase(MemoryDatabase):
+    """A database in memory whose next transaction may be made to fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fault: Fault | None = None
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[MemoryTransaction]:
+        """Open a transaction, and let the fault strike if there is one."""
+        fault, self.fault = self.fault, None
+        if fault is Fault.AT_BEGIN:
+            raise Outage("at begin")
+        async with super().begin() as tx:
+            yield tx
+            if fault is Fault.AT_COMMIT:
+                raise Outage("at commit")
+            if fault is Fault.RACE:
+                raise Race("40001")
+        if fault is Fault.AFTER_COMMIT:
+            raise Outage("after commit")
+
+
+class WatchedShell(Shell):
+    """The shell, with an eye on what it survives: no batch should fail that nobody has poisoned."""
+
+    def __init__(self, service: Service, database: FaultyDatabase, clock: VirtualClock) -> None:
+        super().__init__(service, database, clock)
+        self.failures: list[str] = []
+
+    async def _commit(self, arrivals: Sequence[Any], source: Source) -> None:
+        try:
+            await super()._commit(arrivals, source)
+        except (Outage, Race, Poisoned, StillUndecodable):
+            raise
+        except Exception as error:
+            self.failures.append(f"{self.service.principal}: a batch failed: {error!r}")
+            raise
+
+
+@dataclass(slots=True)
+class Node:
+    """A running service."""
+
+    service: Service
+    shell: WatchedShell
+    database: FaultyDatabase
+    consumer: Consumer
+    poisoned: set[Key]
+
+    @property
+    def principal(self) -> Principal:
+        """Which one it is."""
+        return self.service.principal
+
+
+Tell = Callable[[str, str, Any], None]
+"""Hears what happens: the step, who, what."""
+
+
+def _silent(step: str, who: str, what: Any) -> None:
+    pass
+
+
+class World:
+    """The product and its surroundings, for one seed."""
+
+    def __init__(
+        self,
+        seed: int,
+        services: Sequence[Service] = SERVICES,
+        database: Callable[[], FaultyDatabase] = FaultyDatabase,
+        tell: Tell = _silent,
+    ) -> None:
+        self.random = Random(seed)
+        self.clock = VirtualClock(self.random)
+        self.bus = Bus()
+        self.cast = Cast(self.random)
+        self.nodes = [self._node(service, database()) for service in services]
+        self.by_name = {node.principal: node for node in self.nodes}
+        self.findings: list[str] = []
+        self.step = 0
+        self.tell = tell
+
+    def _node(self, service: Service, database: FaultyDatabase) -> Node:
+        poisoned: set[Key] = set()
+        handlers = {model: _poisonable(handler, poisoned) for model, handler in service.handlers.items()}
+        breakable = replace(service, handlers=handlers)
+        shell = WatchedShell(breakable, database, self.clock)
+        return Node(breakable, shell, database, Consumer(self.bus, service.topics), poisoned)
+
+    # --- the run ---
+
+    def run(self) -> list[str]:
+        """Live through the seed's steps, settle, and give what is wrong: nothing, if all is well."""
+        self._begin()
+        for self.step in range(1, self.random.randint(40, 220)):
+            action = self.random.choices(_ACTIONS, _WEIGHTS)[0]
+            action(self)
+            if self.random.random() < 0.04:
+                self._check(settled=False)
+        self._settle()
+        if self.random.random() < 0.2:
+            self.tell("again", "bus", "everything is delivered once more")
+            for node in self.nodes:
+                node.consumer.positions.update(dict.fromkeys(node.consumer.positions, 0))
+            self._settle()
+        self._check(settled=True)
+        return self.findings
+
+    def _begin(self) -> None:
+        """Put plans and numbers on sale; owners sign up. Mostly this is known everywhere before anything else happens."""
+        provisioning = self.by_name[Principal.PROVISIONING]
+        numbers = {
+            number: FaxNumber(number, NumberState.FREE, None)
+            for number in (f"+3317000000{n}" for n in range(self.random.randint(1, commands.FAX_NUMBERS)))
+        }
+        provisioning.database.contents.tables[FAX_NUMBERS.table.name] = numbers
+        for plan in self.cast.plans.values():
+            self._publish_plan(plan)
+        if self.random.random() < 0.8:
+            self._settle()
+        for command in commands.register_owners(self.cast):
+            self._send(command)
+        if self.random.random() < 0.8:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Deliver everything fairly, with nothing failing any more, until nothing is left to happen."""
+        for node in self.nodes:
+            node.poisoned.clear()
+            node.database.fault = None
+            node.consumer.delayed.clear()
+        for _ in range(MAX_ROUNDS):
+            moved = [self._round(node) for node in self.nodes]
+            if any(moved):
+                continue
+            due = [timer.due_at for node in self.nodes for timer, _ in node.database.contents.timers.values()]
+            if not due:
+                return
+            self.clock.now = max(self.clock.now, *due)
+        self.findings.append("does not settle")
+
+    def _round(self, node: Node) -> bool:
+        """Let a service do all that it can do now; say whether there was anything."""
+        retried = self._retry_all(node)
+        relayed = self._publish(node, list(node.database.contents.outbox))
+        fired = drive(fire_due(node.shell))
+        batch = node.consumer.batch(self.random, self.step, self.random.choice([3, 50, 500]))
+        if batch:
+            self._deliver(node, batch)
+        node.consumer.commit()
+        return bool(batch or relayed or fired or retried)
+
+    def _check(self, settled: bool) -> None:
+        databases = {node.principal: node.database for node in self.nodes}
+        found = [str(violation) for violation in check(facts_of(databases), settled)]
+        if settled:
+            log = [entry for record in self.bus.records() if (entry := logged(record)) is not None]
+            found += [str(violation) for violation in check_log(log)]
+            found += [finding for node in self.nodes for finding in self._left_behind(node)]
+            found += [failure for node in self.nodes for failure in node.shell.failures]
+        self.findings += found
+
+    def _left_behind(self, node: Node) -> list[str]:
+        """Nothing but what can't be read may be parked, and no key may be blocked."""
+        contents = node.database.contents
+        found = [
+            f"{node.principal}: parked ({row.parked.why}) {row.parked.code} {row.parked.detail}"
+            for row in contents.parked.values()
+            if row.parked.why is not Why.UNDECODABLE
+        ]
+        return found + [f"{node.principal}: {key} is blocked" for key in contents.blocked]
+
+    # --- what may happen ---
+
+    def platform_sends(self) -> None:
+        """The platform sends its next command."""
+        for command in commands.next_command(self.cast):
+            self._send(command)
+
+    def deliver(self) -> None:
+        """A batch arrives at a service, and something may break while it is handled."""
+        node = self.random.choice(self.nodes)
+        batch = node.consumer.batch(self.random, self.step, self.random.choice([1, 2, 5, 20, 100]))
+        if not batch:
+            return
+        if self.random.random() < 0.15:
+            node.database.fault = self.random.choice(list(Fault))
+        self._deliver(node, batch)
+        node.database.fault = None
+        if self.random.random() < 0.5:
+            node.consumer.commit()
+
+    def relay(self) -> None:
+        """A relay publishes some of its rows, each key's in order; it may crash before it deletes them."""
+        node = self.random.choice(self.nodes)
+        share = self.random.choice([0.3, 0.7, 1.0])
+        stopped: set[str] = set()
+        rows = []
+        for out in node.database.contents.outbox:
+            if out.key in stopped or self.random.random() > share:
+                stopped.add(out.key)
+            else:
+                rows.append(out)
+        self._publish(node, rows, crash=self.random.random() < 0.15)
+
+    def crash(self) -> None:
+        """A service dies and comes back: it reads again what it had not committed."""
+        node = self.random.choice(self.nodes)
+        self.tell("crash", node.principal, "falls back to its committed offsets")
+        node.consumer.crash()
+
+    def lose_offsets(self) -> None:
+        """A service's committed offsets go back to an earlier place."""
+        node = self.random.choice(self.nodes)
+        self.tell("rewind", node.principal, "loses committed offsets")
+        node.consumer.commit()
+        node.consumer.rewind(self.random)
+
+    def delay(self) -> None:
+        """A partition is slow to arrive at a service, for long."""
+        node = self.random.choice(self.nodes)
+        topic = self.random.choice(node.service.topics)
+        place = topic.name, self.random.randrange(PARTITIONS)
+        node.consumer.delayed[place] = self.step + self.random.randint(5, 60)
+        self.tell("delay", node.principal, f"{place[0]}/{place[1]} until step {node.consumer.delayed[place]}")
+
+    def a_day_later(self) -> None:
+        """An old record is published once more, a day later."""
+        log = self.random.choice([log for log in self.bus.logs.values() if log])
+        self.clock.now += timedelta(days=1)
+        self.tell("again", "bus", self.bus.publish_again(self.random.choice(log)))
+
+    def time_passes(self) -> None:
+        """The clock goes on, by anything from a moment to hours."""
+        self.clock.now += timedelta(seconds=self.random.choice([0.1, 10, 60, 400, 10_000]))
+        self.tell("time", "clock", "goes on")
+
+    def fire_timers(self) -> None:
+        """Timers that are due are handed to their handlers; the connection may drop meanwhile."""
+        node = self.random.choice(self.nodes)
+        if self.random.random() < 0.1:
+            node.database.fault = self.random.choice(list(Fault))
+        self._fire(node)
+        node.database.fault = None
+
+    def hasten_a_timer(self) -> None:
+        """A deadline is over now: it may be so at any step of its saga."""
+        node = self.random.choice(self.nodes)
+        timers = node.database.contents.timers
+        if timers:
+            timer, cause = timers[self.random.choice(list(timers))]
+            timers[timer.id] = replace(timer, due_at=self.clock.now), cause
+            self._fire(node)
+
+    def operator_acts(self) -> None:
+        """An operator retries or cancels a saga, whatever it is doing."""
+        node = self.random.choice(self.nodes)
+        sagas: Mapping[UUID, SagaRow] = node.database.contents.tables.get("sagas", {})
+        if sagas:
+            saga = self.random.choice(list(sagas.values()))
+            body = self.random.choice([RetrySaga, CancelSaga])(saga_id=saga.id)
+            cause = _cause(body, saga.correlation_id, self.cast.uuid(), saga.actor)
+            drive(_set_timer(node.database, SetTimer(cause.id, self.clock.now, body), cause))
+            self.tell("operator", node.principal, f"{type(body).__name__} {saga.id}")
+            self._fire(node)
+
+    def operator_retries(self) -> None:
+        """An operator has parked messages retried, mended or not."""
+        node = self.random.choice(self.nodes)
+        if self.random.random() < 0.5:
+            node.poisoned.clear()
+        parked = list(node.database.contents.parked)
+        node.database.request_retry(self.random.sample(parked, self.random.randint(0, len(parked))))
+        drive(retry_requested(node.shell))
+
+    def poison(self) -> None:
+        """Whatever comes on some key fails at a service, until somebody mends it."""
+        node = self.random.choice(self.nodes)
+        logs = [log for topic in node.service.topics for p in range(PARTITIONS) if (log := self.bus.logs[topic.name, p])]
+        if logs:
+            record = self.random.choice(self.random.choice(logs))
+            node.poisoned.add((record.topic, record.key or b""))
+            self.tell("poison", node.principal, f"{record.topic} {record.key!r}")
+
+    def change_a_price(self) -> None:
+        """A plan costs something else from now on."""
+        name = self.random.choice(list(self.cast.plans))
+        plan = replace(self.cast.plans[name], price_units=self.random.choice(commands.PRICES))
+        self.cast.plans[name] = plan
+        self._publish_plan(plan)
+
+    # --- how it happens ---
+
+    def _send(self, command: Sent) -> None:
+        self.tell("sends", "platform", self.bus.publish(command.topic, command.key, command.value, command.headers))
+
+    def _deliver(self, node: Node, batch: Sequence[BusRecord]) -> None:
+        for record in batch:
+            self.tell("reads", node.principal, record)
+        try:
+            drive(node.shell.process(batch, FromKafka()))
+        except Outage as outage:
+            self.tell("outage", node.principal, str(outage))
+        else:
+            node.consumer.done(batch)
+
+    def _fire(self, node: Node) -> None:
+        try:
+            fired = drive(fire_due(node.shell))
+        except Outage as outage:
+            self.tell("outage", node.principal, str(outage))
+        else:
+            if fired:
+                self.tell("timers", node.principal, f"{fired} fire")
+
+    def _publish(self, node: Node, rows: Sequence[Outgoing], crash: bool = False) -> bool:
+        source, time = f"popfax/{node.principal}", self.clock.now.isoformat()
+        for out in rows:
+            self.tell("relays", node.principal, self.bus.relay(out, source, time))
+        if rows and not crash:
+            gone = {id(out) for out in rows}
+            contents = node.database.contents
+            contents.outbox = [out for out in contents.outbox if id(out) not in gone]
+        return bool(rows)
+
+    def _retry_all(self, node: Node) -> bool:
+        """Retry what failed while it was poisoned. What can't be read stays parked for ever."""
+        failed = [id_ for id_, row in node.database.contents.parked.items() if row.parked.why is Why.FAILED]
+        node.database.request_retry(failed)
+        drive(retry_requested(node.shell))
+        return bool(failed)
+
+    def _publish_plan(self, plan: Plan) -> None:
+        body = PlanPublished(
+            plan=plan.plan,
+            price_units=plan.price_units,
+            validity_days=plan.validity_days,
+            fax_number=plan.fax_number,
+        )
+        drive(_store_plan(self.by_name[Principal.PROVISIONING].database, plan, body, self.cast.uuid()))
+
+
+def _poisonable(handler: Handler, poisoned: Collection[Key]) -> Handler:
+    """Make a handler that fails on poisoned keys, after it has changed the state: all of it must be undone."""
+
+    def handle(state: Any, message: Incoming[Any], moment: Moment) -> Outcome:
+        outcome = handler(state, message, moment)
+        if poisoned and (message.record.topic, message.record.key) in poisoned:
+            raise Poisoned
+        return outcome
+
+    return handle
+
+
+def _cause(body: Message, correlation_id: str, id_: UUID, actor: UUID | None = None) -> Incoming[Message]:
+    """Give what stands for an operator's word: it has an id and an envelope, and comes off no topic."""
+    return Incoming(id_, body, StoredRecord(id_, None, TIMERS, 0, 0, None, None, ()), correlation_id, actor)
+
+
+async def _set_timer(database: MemoryDatabase, timer: SetTimer, cause: Incoming[Message]) -> None:
+    async with database.begin() as tx:
+        await tx.set_timers([(timer, cause)])
+
+
+async def _store_plan(database: MemoryDatabase, plan: Plan, body: PlanPublished, id_: UUID) -> None:
+    """Change a plan and publish it, as the catalogue does."""
+    async with database.begin() as tx:
+        plans = await tx.fetch(PLANS, [plan.plan])
+        plans.put(plan)
+        await tx.save([plans])
+        await tx.send([outgoing(body, 0, _cause(body, str(id_), id_))], BEGINNING)
+
+
+ACTIONS: Sequence[tuple[int, Callable[[World], None]]] = (
+    (40, World.deliver),
+    (30, World.relay),
+    (14, World.platform_sends),
+    (3, World.delay),
+    (3, World.crash),
+    (1, World.lose_offsets),
+    (1, World.a_day_later),
+    (2, World.time_passes),
+    (2, World.fire_timers),
+    (2, World.hasten_a_timer),
+    (3, World.operator_acts),
+    (2, World.operator_retries),
+    (1, World.poison),
+    (1, World.change_a_price),
+)
+"""How often, and what: the table of everything that may happen."""
+
+_WEIGHTS = [weight for weight, _ in ACTIONS]
+_ACTIONS = [action for _, action in ACTIONS]
