@@ -1,10 +1,12 @@
 """The fields that messages share: units, names, e-mail addresses, languages."""
 
+import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated
 
 import idna
-from email_validator import EmailNotValidError, validate_email
+from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from pydantic import AfterValidator, Field, StringConstraints
 
 MAX_UNITS = 1_000_000_000
@@ -45,13 +47,29 @@ def canonical_email(address: str) -> str:
     Mailbox names are case-sensitive by the letter of RFC 5321 and nowhere in practice, so they are folded too.
     Raises `ValueError` for what is not an address.
     """
+    mailbox, at, domain = address.rpartition("@")
+    if at and _PLAIN_MAILBOX.fullmatch(mailbox):
+        return f"{mailbox.casefold()}@{_canonical_domain(domain)}"
+    found = _validated(address)
+    return f"{found.local_part.casefold()}@{_canonical_domain(found.domain)}"
+
+
+# The library judges every address that is not plain, and every domain once: they repeat, and it takes its time.
+_PLAIN_MAILBOX = re.compile(r"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*", re.ASCII)
+
+
+@lru_cache(maxsize=4096)
+def _canonical_domain(domain: str) -> str:
+    found = _validated(f"x@{domain}")
+    return (found.ascii_domain or idna.encode(found.domain, uts46=True).decode()).casefold()
+
+
+def _validated(address: str) -> ValidatedEmail:
     try:
-        found = validate_email(address, check_deliverability=False, allow_smtputf8=True)
+        return validate_email(address, check_deliverability=False, allow_smtputf8=True)
     except EmailNotValidError as error:
         # The library's message may quote the address, and an error must carry no personal data.
         raise ValueError("not an e-mail address") from error
-    domain = found.ascii_domain or idna.encode(found.domain, uts46=True).decode()
-    return f"{found.local_part.casefold()}@{domain.casefold()}"
 
 
 Email = Annotated[str, StringConstraints(strip_whitespace=True, max_length=254), AfterValidator(canonical_email)]

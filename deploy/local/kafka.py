@@ -90,7 +90,9 @@ class KafkaBroker:
         self._child.end_earlier()
         self._write_properties(port, controller_port)
         self._format_once()
-        self._child.start(_java(self._jars, "-Xmx512m", "kafka.Kafka", str(self._properties)))
+        self._child.start(
+            _java(self._jars, "-Xmx512m", "-XX:TieredStopAtLevel=1", "kafka.Kafka", str(self._properties))
+        )
         try:
             self._child.wait_ready(lambda: self._answers(port), _START_TIMEOUT_S)
         except StackError as error:

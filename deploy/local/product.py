@@ -143,9 +143,8 @@ class Product:
         self.stack.stop()
 
     def _migrate_and_store(self) -> None:
-        """In this process, one service after the other: Alembic keeps its context in globals, and an interpreter of
-        its own a service would take ten times as long as its migrations.
-        """
+        # In this process, one service after the other: Alembic keeps its context in globals, and interpreters of their
+        # own would take ten times as long as the migrations.
         try:
             for principal in SERVICES:
                 migrate.upgrade(principal, self.stack.postgres.url(principal))

@@ -75,11 +75,11 @@ class MemoryDatabase:
         """Give the parked messages whose retry was requested, and all behind them, a list for each key."""
         rows = self.contents.parked.values()
         wanted = {(r.parked.record.topic, r.parked.record.key) for r in rows if r.retry_requested}
-        runs: dict[tuple[str, bytes | None], list[StoredRecord]] = {key: [] for key in wanted}
+        runs: dict[tuple[str, bytes | None], list[StoredRecord]] = {}
         for row in rows:
             key = (row.parked.record.topic, row.parked.record.key)
             if key in wanted and (row.retry_requested or row.parked.why is not Why.UNDECODABLE):
-                runs[key].append(_parked_record(row.parked))
+                runs.setdefault(key, []).append(_parked_record(row.parked))
         return list(runs.values())
 
     async def retry_failed(self, id_: UUID, code: str, detail: str) -> None:
@@ -201,6 +201,8 @@ def _timer_record(timer: SetTimer, cause: Incoming[Message]) -> StoredRecord:
     ]
     if cause.actor is not None:
         headers.append(("ce_actor", str(cause.actor).encode()))
+    if cause.traceparent is not None:
+        headers.append(("traceparent", cause.traceparent.encode()))
     key, value = timer.message.key().encode(), timer.message.to_json()
     return StoredRecord(timer.id, timer.due_at, TIMERS, 0, 0, key, value, headers)
 

@@ -125,9 +125,8 @@ class PostgresTransaction:
 
     async def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Collection[UUID]:
         """Remember message ids. One that another transaction is just remembering makes this one wait for its end."""
-        # Sorted: two consumers that were handed the same records for a moment must not deadlock.
-        found = await self.connection.execute(_CLAIM_INBOX, {"ids": sorted(ids), "now": now})
-        return set(found.scalars())
+        known = await self.connection.execute(_CLAIM_INBOX, {"ids": list(ids), "now": now})
+        return set(ids).difference(known.scalars())
 
     async def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Collection[UUID]:
         """Take timers away: one that was moved meanwhile stays, for another replica has fired it and set it anew."""
@@ -142,6 +141,8 @@ class PostgresTransaction:
 
     async def blocked(self, keys: Collection[Key]) -> Collection[Key]:
         """Give the blocked ones, share-locked: a retry that would unblock them waits for this transaction."""
+        if not (await self.connection.execute(_ANY_BLOCKED)).scalar():  # as good as always
+            return ()
         topics, raw = [topic for topic, _ in keys], [key for _, key in keys]
         found = await self.connection.execute(_BLOCKED, {"p_topic": topics, "p_key": raw})
         return {(row.topic, row.key) for row in found}
@@ -332,12 +333,19 @@ def _unnest(**arrays: sa.types.TypeEngine[Any]) -> sa.TableValuedAlias:
 
 
 _ids = _unnest(ids=sa.Uuid())
-_CLAIM_INBOX = (
+_remembered = (
     insert(INBOX)
-    .from_select(["id", "received_at"], sa.select(_ids.c.ids, sa.bindparam("now", type_=INBOX.c.received_at.type)))
+    .from_select(
+        ["id", "received_at"],
+        # Sorted: two consumers that were handed the same records for a moment must not deadlock.
+        sa.select(_ids.c.ids, sa.bindparam("now", type_=INBOX.c.received_at.type)).order_by(_ids.c.ids),
+    )
     .on_conflict_do_nothing()
     .returning(INBOX.c.id)
+    .cte("remembered")
 )
+# It gives those that were known: as good as always none, so there is nothing to read.
+_CLAIM_INBOX = sa.select(_ids.c.ids).where(_ids.c.ids.not_in(sa.select(_remembered.c.id)))
 _due = _unnest(p_id=sa.Uuid(), p_due=TIMER.c.due_at.type)
 _CLAIM_TIMERS = sa.delete(TIMER).where(TIMER.c.id == _due.c.p_id, TIMER.c.due_at == _due.c.p_due).returning(TIMER.c.id)
 _CLEAR_TIMERS = sa.delete(TIMER).where(TIMER.c.id == sa.any_(_array("ids", sa.Uuid())))
@@ -347,6 +355,7 @@ _CLAIM_PARKED = (
     .returning(PARKED.c.id, PARKED.c.topic, PARKED.c.key)
 )
 _keys = _unnest(p_topic=sa.Text(), p_key=PARKED_KEYS.c.key.type)
+_ANY_BLOCKED = sa.select(sa.exists().select_from(PARKED_KEYS))
 _BLOCKED = (
     sa.select(PARKED_KEYS.c.topic, PARKED_KEYS.c.key)
     .join(_keys, sa.and_(PARKED_KEYS.c.topic == _keys.c.p_topic, PARKED_KEYS.c.key == _keys.c.p_key))

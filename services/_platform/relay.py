@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.catalogue import MESSAGES
 from contracts.topics import Principal
 from services._platform import kafka, metrics
-from services._platform.messages import Outgoing, headers_of
+from services._platform.messages import headers_of
 from services._platform.postgres import OUTBOX
 from services._platform.settings import KafkaSettings
 
@@ -40,15 +41,22 @@ STAND_BY_S = 0.5
 POLL_S = 0.1
 """How often the outbox is looked at unasked: for rows that another replica has committed."""
 
-SWEEP_S = 1.0
-"""How often it is looked at from its very beginning, see `Relay._read`."""
-
-_COLUMNS = [c for c in OUTBOX.columns if c.name != "made_at"]
+# Ids are read as text, which is how they travel: PostgreSQL writes a UUID faster than Python does.
+_COLUMNS = [
+    sa.cast(c, sa.Text).label(c.name) if isinstance(c.type, sa.Uuid) else c
+    for c in OUTBOX.columns
+    if c.name != "made_at"
+]
 _READ = (
     sa.select(*_COLUMNS, OUTBOX.c.made_at)
     .where(OUTBOX.c.seq > sa.bindparam("floor"))
     .order_by(OUTBOX.c.seq)
     .limit(ROWS)
+)
+_now = sa.func.pg_current_snapshot()
+_SNAPSHOT = sa.select(
+    sa.cast(sa.cast(sa.func.pg_snapshot_xmin(_now), sa.Text), sa.BigInteger),
+    sa.cast(sa.cast(sa.func.pg_snapshot_xmax(_now), sa.Text), sa.BigInteger),
 )
 _DELETE = sa.delete(OUTBOX).where(OUTBOX.c.seq == sa.any_(sa.bindparam("seqs", type_=ARRAY(sa.BigInteger))))
 
@@ -63,7 +71,8 @@ class Relay:
         self.working = False
         self._wake = asyncio.Event()
         self._floor = 0
-        self._swept = 0.0
+        self._last = 0
+        self._mark: tuple[int, int] | None = None
 
     def wake(self) -> None:
         """Say that there is something to publish."""
@@ -96,7 +105,7 @@ class Relay:
                     log.info("relay_leads")
                     self.working = True
                     metrics.RELAY_LEADER.set(1)
-                    self._floor = 0
+                    self._floor, self._last, self._mark = 0, 0, None
                     while True:
                         await self._round(connection, producer)
                 finally:
@@ -108,27 +117,36 @@ class Relay:
 
     async def _round(self, connection: AsyncConnection, producer: AIOKafkaProducer) -> None:
         self._wake.clear()
-        rows = await self._read(connection)
+        settled = await self._settled(connection)
+        rows = (await connection.execute(_READ, {"floor": self._floor})).all()
         if rows:
             await publish(producer, rows, self.source)
-            seqs = [row.seq for row in rows]
-            await connection.execute(_DELETE, {"seqs": seqs})
-            self._floor = seqs[-1]
+            await connection.execute(_DELETE, {"seqs": [row.seq for row in rows]})
+            self._last = max(self._last, rows[-1].seq)
             metrics.RELAYED.inc(len(rows))
+        self._floor = settled if len(rows) < ROWS else min(settled, rows[-1].seq)
         if len(rows) < ROWS:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_S)
 
-    async def _read(self, connection: AsyncConnection) -> Sequence[Any]:
-        """Read the next rows, from where the last ones ended: below lie dead rows that a scan would wade through.
+    async def _settled(self, connection: AsyncConnection) -> int:
+        """Give the number up to which no row can appear any more: the next reading may begin there.
 
-        Numbers are not in commit order, so a late commit can be below: once a second, all of it is looked at. On one
-        key they are in order (its row was locked), so nothing of a key is passed over by something later of it.
+        Below lie dead rows, which a scan would wade through. But numbers are not in commit order: a transaction that is
+        still open may hold a lower one, and when it commits, a row of the same key with a higher one may follow at
+        once. So the floor moves to a number only when every transaction that had begun to write when we saw that number
+        has ended. (All write, and so have an id, before they take numbers: the inbox, a timer or a lock comes first.)
         """
-        now = asyncio.get_running_loop().time()
-        if now - self._swept > SWEEP_S:
-            self._swept, self._floor = now, 0
-        return (await connection.execute(_READ, {"floor": self._floor})).all()
+        if self._last == self._floor:
+            return self._floor
+        oldest, following = (await connection.execute(_SNAPSHOT)).one()
+        if self._mark is None:
+            self._mark = (self._last, following)
+        number, begun_before = self._mark
+        if oldest < begun_before:
+            return self._floor
+        self._mark = None
+        return number
 
 
 class UnknownType(Exception):
@@ -159,7 +177,12 @@ async def _send(
     sent = []
     batch = producer.create_batch()
     for row in rows:
-        record = {"key": row.key.encode(), "value": row.value, "headers": _headers(row, source), "timestamp": None}
+        record = {
+            "key": row.key.encode(),
+            "value": row.value,
+            "headers": headers_of(row, source, _iso(row.made_at)),
+            "timestamp": None,
+        }
         if batch.append(**record) is None:  # full: send it and begin another
             sent.append(await producer.send_batch(batch, topic, partition=partition))
             batch = producer.create_batch()
@@ -169,9 +192,7 @@ async def _send(
     return sent
 
 
-def _headers(row: Any, source: str) -> list[tuple[str, bytes]]:
-    made_at: datetime = row.made_at
-    out = Outgoing(
-        row.id, row.type, row.key, row.value, row.correlation_id, row.causation_id, row.actor, row.traceparent
-    )
-    return headers_of(out, source, made_at.isoformat())
+@lru_cache(maxsize=64)
+def _iso(moment: datetime) -> str:
+    """Write a moment; a batch has one, and thousands of rows."""
+    return moment.isoformat()

@@ -38,13 +38,9 @@ class Mapped(Generic[K, R]):
         self.values_of: Callable[[R], tuple[Any, ...]] = attrgetter(*self.names)
         self.key_of: Callable[[R], K] = attrgetter(self.key_column.name)
         hints = get_type_hints(row)
-        enums = {n: hints[n] for n in self.names if isinstance(hints[n], type) and issubclass(hints[n], Enum)}
-        # JSON knows lists, rows want tuples: both forms of a database give the same row back.
-        tuples = {n: tuple for n in self.names if get_origin(hints[n]) is tuple}
-        self._decoders = [(i, (enums | tuples)[n]) for i, n in enumerate(self.names) if n in enums | tuples]
-        self.encoders: tuple[Callable[[Any], Any] | None, ...] = tuple(
-            _enum_value if c.name in enums else json.dumps if isinstance(c.type, JSONB) else None for c in self.columns
-        )
+        coders = [_coder(hints[c.name], c) for c in self.columns]
+        self.encoders = tuple(encode for encode, _ in coders)
+        self._decoders = [(i, decode) for i, (_, decode) in enumerate(coders) if decode is not None]
 
     def from_values(self, values: Iterable[Any]) -> R:
         """Make a row of the values that a query gave, in the order of `names`."""
@@ -56,8 +52,21 @@ class Mapped(Generic[K, R]):
         return self.row(*found)
 
 
-def _enum_value(member: Enum) -> Any:
-    return member.value
+Code = Callable[[Any], Any] | None
+
+
+def _coder(hint: Any, column: sa.Column[Any]) -> tuple[Code, Code]:
+    """Say how a field becomes what its column holds, and back; None where they are the same.
+
+    JSON travels as text, and gives lists where rows want tuples. Lines of text are one text: cheaper than JSON.
+    """
+    if isinstance(column.type, JSONB):
+        return json.dumps, tuple if get_origin(hint) is tuple else None
+    if get_origin(hint) is tuple:
+        return "\n".join, lambda text: tuple(text.split("\n"))
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return attrgetter("value"), hint
+    return None, None
 
 
 class Rows(Generic[K, R]):

@@ -37,6 +37,7 @@ Background = Callable[[AsyncEngine, T], Coroutine[Any, Any, None]]
 """Something a service does beside its messages, until cancelled (the mail sender is one)."""
 
 PRUNE_EVERY_S = 3600.0
+PRUNE_AT_ONCE = 10_000
 
 
 def run(service: Service, settings: T, background: Sequence[Background[T]] = ()) -> None:
@@ -121,13 +122,15 @@ class _Process:
     async def _prune_inbox(self) -> None:
         """Forget message ids that no topic can bring again."""
         keep = timedelta(days=self.settings.inbox_retention_days)
+        old = sa.select(INBOX.c.id).where(INBOX.c.received_at < sa.func.now() - keep).limit(PRUNE_AT_ONCE)
         while True:
+            pruned = 0
             try:
                 async with self.engine.begin() as connection:
-                    await connection.execute(sa.delete(INBOX).where(INBOX.c.received_at < sa.func.now() - keep))
+                    pruned = (await connection.execute(sa.delete(INBOX).where(INBOX.c.id.in_(old)))).rowcount
             except (sa.exc.SQLAlchemyError, OSError) as error:
                 log.warning("inbox_not_pruned", error=type(error).__name__)
-            await asyncio.sleep(PRUNE_EVERY_S)
+            await asyncio.sleep(0.1 if pruned == PRUNE_AT_ONCE else PRUNE_EVERY_S)
 
     def _health(self) -> Any:
         async def in_group() -> bool:

@@ -316,4 +316,4 @@ class _Run:
 
 
 def _line(moment: Moment, what: str) -> str:
-    return f"{moment.now.isoformat(timespec='milliseconds')} {what}"
+    return f"{moment.stamp} {what}"

@@ -1,7 +1,7 @@
 """What a service tells the plumbing of itself: its topics, its handlers, how its state is loaded."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -19,6 +19,11 @@ class Moment:
     now: datetime
     token_bytes: Callable[[int], bytes]
     """Gives so many bytes that nobody can guess."""
+    stamp: str = field(init=False)
+    """The time as text, to the millisecond: made once for a whole batch."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stamp", self.now.isoformat(timespec="milliseconds"))
 
 
 class State(Protocol):

@@ -117,6 +117,14 @@ class FromParked:
         return claimed - set(new) | set(await tx.claim_inbox(new, now)) if new else claimed
 
 
+def _first_of_each_id(arrivals: Iterable[Arrival]) -> list[Arrival]:
+    """Leave repetitions out, as the inbox would if they came in two batches: the first one counts."""
+    first: dict[UUID, Arrival] = {}
+    for arrival in arrivals:
+        first.setdefault(arrival.id, arrival)
+    return list(first.values())
+
+
 def _stored(arrivals: Iterable[Arrival]) -> Iterable[tuple[Arrival, StoredRecord]]:
     for arrival in arrivals:
         if isinstance(arrival.record, StoredRecord):
@@ -126,7 +134,7 @@ def _stored(arrivals: Iterable[Arrival]) -> Iterable[tuple[Arrival, StoredRecord
 @dataclass(slots=True)
 class _Decided:
     messages: list[Outgoing]
-    set_timers: list[tuple[SetTimer, Incoming[Message]]]
+    set_timers: dict[UUID, tuple[SetTimer, Incoming[Message]]]
     clear_timers: list[UUID]
 
 
@@ -145,7 +153,7 @@ class Shell:
         self.database = database
         self.clock = clock or RealClock()
         self._committed = committed
-        self._types = {model.TYPE: model for model in service.handlers}
+        self._types = {model.TYPE.encode(): model for model in service.handlers}
 
     async def process(self, records: Sequence[Record], source: Source) -> None:
         """Handle a batch to its end: each message has had its effect, was a duplicate, or is parked.
@@ -203,17 +211,17 @@ class Shell:
         moment = self.clock.moment()
         async with self.database.begin() as tx:
             claimed = await source.claim(tx, arrivals, moment.now)
-            fresh = list({a.id: a for a in arrivals if a.id in claimed}.values())
+            fresh = _first_of_each_id(a for a in arrivals if a.id in claimed)
             readable, parked = await self._divert(tx, fresh, source)
             await tx.park(parked, moment.now)
-            decided = _Decided([self._refusal(a) for a in fresh if self._is_refusable(a)], [], [])
+            decided = _Decided([self._refusal(a) for a in fresh if self._is_refusable(a)], {}, [])
             if readable:
                 state = await self.service.load(tx, readable)
                 self._decide(state, readable, moment, decided)
                 await tx.save(state.changes())
             await tx.send(decided.messages, moment.now)
             await tx.clear_timers(decided.clear_timers)
-            await tx.set_timers(decided.set_timers)
+            await tx.set_timers(list(decided.set_timers.values()))
         self._committed()
         self._observe(arrivals, fresh, readable, parked)
 
@@ -249,8 +257,9 @@ class Shell:
                         raise ValueError(f"{out.type} has {len(out.value)} bytes; {MAX_VALUE_BYTES} can be published")
                     decided.messages.append(out)
                 elif isinstance(effect, SetTimer):
-                    decided.set_timers.append((effect, message))
+                    decided.set_timers[effect.id] = effect, message
                 else:
+                    decided.set_timers.pop(effect.id, None)  # the last word on a timer counts, in a batch as well
                     decided.clear_timers.append(effect.id)
 
     def _is_refusable(self, arrival: Arrival) -> bool:

@@ -38,6 +38,8 @@ class _KeptRecords:
 class _TolerantRecords(PartitionRecords):  # type: ignore[misc]
     """A partition's records of one fetch."""
 
+    _records: Any
+
     def __next__(self) -> Any:
         try:
             return super().__next__()
@@ -77,6 +79,8 @@ def _batches(raw: bytes) -> Iterator["_TolerantBatch"]:
 
 class _TolerantBatch(_DefaultRecordBatchPy):  # type: ignore[misc]
     r"""A batch that gives a header's name with `\xff` for what is not UTF-8."""
+
+    _buffer: bytearray
 
     def _maybe_uncompress(self) -> None:
         super()._maybe_uncompress()

@@ -13,6 +13,8 @@ from services.groups.store import Roster, saga_of
 def create_member_account(roster: Roster, message: Incoming[CreateMemberAccount], moment: Moment) -> Outcome:
     """Open the account-creation saga, unless we can see already that it would be refused."""
     command = message.body
+    if roster.sagas.get(saga_of(message)) is not None:
+        return ()  # a repetition that the inbox, which forgets one day, let through: the saga answers, or has answered
     code = _why_not(roster, message)
     if code is not None:
         return [MemberAccountRefused(group_id=command.group_id, code=code, command_type=command.TYPE)]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from contracts.groups import CreateMemberAccount
+from contracts.ledger import HoldCaptured
 from contracts.message import Message, group_of
 from contracts.provisioning import PersonRecorded, PlanPublished
 from services._platform.database import Transaction
@@ -36,6 +37,7 @@ async def load(sagas: Sagas, tx: Transaction, batch: Sequence[Incoming[Message]]
     emails: set[str] = set()
     plans: set[str] = set()
     opened: set[UUID] = set()
+    ending: set[UUID] = set()
     creations: list[CreateMemberAccount] = []
     newcomers: dict[str, set[UUID]] = {}
     for message in batch:
@@ -51,9 +53,15 @@ async def load(sagas: Sagas, tx: Transaction, batch: Sequence[Incoming[Message]]
                 newcomers.setdefault(person.email, set()).add(person.subscriber_id)
             case PlanPublished() as plan:
                 plans.add(plan.plan)
+            case HoldCaptured() as event:
+                ending.add(event.hold_id)
     addresses = await tx.fetch(ADDRESSES, emails)
     running = await tx.fetch(SAGAS, opened | sagas.touched(batch))
-    memberships = {membership_of(UUID(row.data["group_id"]), account_of(row.id)) for row in running.values()}
+    memberships = {
+        membership_of(UUID(row.data["group_id"]), account_of(row.id))
+        for row in map(running.get, ending)
+        if row is not None
+    }
     for command in creations:
         holder = addresses.get(command.email)
         holders = {holder.subscriber_id} if holder else set()

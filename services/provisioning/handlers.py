@@ -60,7 +60,8 @@ def provision_account(registry: Registry, message: Incoming[ProvisionAccount], m
     request = registry.requests.get(command.request_id)
     if request is None:
         return _decide(registry, command, content, moment)
-    if request.code != Code.CANCELLED and request.content != content:
+    same = request.code == Code.CANCELLED or request.content == content
+    if not same or request.account_id != command.account_id:
         return [_refused(command.request_id, command.account_id, Code.ID_CONFLICT, command.TYPE)]
     return [_outcome(registry, request, command.TYPE)]
 
@@ -107,6 +108,8 @@ def cancel_provisioning(registry: Registry, message: Incoming[CancelProvisioning
     if request is None:
         request = Request(command.request_id, command.account_id, Code.CANCELLED.value, b"", moment.now)
         registry.requests.put(request)
+    if request.account_id != command.account_id:
+        return [_refused(command.request_id, command.account_id, Code.ID_CONFLICT, command.TYPE)]
     return [_outcome(registry, request, ProvisionAccount.TYPE)]
 
 

@@ -62,6 +62,10 @@ LIMIT_S = 120.0
 PRICES = {"send_only": 60, "send_receive": 120}
 
 
+Ends = Sequence[tuple[Topic, Sequence[type[Message]]]]
+"""Topics, and the events on them that end a command."""
+
+
 class Bench:
     """One run on one product."""
 
@@ -151,7 +155,7 @@ class Bench:
             source, target = self.random.sample(self.owners, 2)
             legs = (Leg(account_id=target, amount_units=1),)
             commands.append(command(PostTransfers(transfer_id=uuid4(), source_id=source, legs=legs)))
-        ends = [(LEDGER_EVENTS, [TransfersPosted, TransfersRefused])]
+        ends: Ends = [(LEDGER_EVENTS, [TransfersPosted, TransfersRefused])]
         await self._to_the_end(commands[:5000], ends)
         commands = commands[5000:]
         await asyncio.sleep(1)
@@ -227,7 +231,7 @@ class Bench:
         return elapsed, [at[id_] - sent for id_, sent in sent_at.items()]
 
 
-SAGA_ENDS: list[tuple[Topic, list[type[Message]]]] = [
+SAGA_ENDS: Ends = [
     (GROUPS_EVENTS, [MemberAccountCreated, MemberAccountRefused]),
     (NOTIFICATIONS_EVENTS, [PasswordLinkIssued]),
 ]

@@ -23,27 +23,26 @@ from services._platform.settings import KafkaSettings
 class Command:
     """A command ready to be sent, with its id."""
 
-    id: UUID
-    body: Message
-    actor: UUID | None = None
-
-    def record(self) -> dict[str, Any]:
-        """Give it as a Kafka record."""
-        headers = [
-            ("ce_specversion", b"1.0"),
-            ("ce_id", str(self.id).encode()),
-            ("ce_source", b"popfax/platform"),
-            ("ce_type", self.body.TYPE.encode()),
-            ("content-type", b"application/json"),
-        ]
-        if self.actor is not None:
-            headers.append(("ce_actor", str(self.actor).encode()))
-        return {"key": self.body.key().encode(), "value": self.body.to_json(), "headers": headers, "timestamp": None}
+    id: str
+    topic: Topic
+    key: str
+    record: dict[str, Any]
 
 
 def command(body: Message, actor: UUID | None = None) -> Command:
-    """Make a command with an id of its own."""
-    return Command(uuid4(), body, actor)
+    """Make a command with an id of its own, encoded before any clock runs."""
+    id_ = str(uuid4())
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", id_.encode()),
+        ("ce_source", b"popfax/platform"),
+        ("ce_type", body.TYPE.encode()),
+        ("content-type", b"application/json"),
+    ]
+    if actor is not None:
+        headers.append(("ce_actor", str(actor).encode()))
+    record = {"key": body.key().encode(), "value": body.to_json(), "headers": headers, "timestamp": None}
+    return Command(id_, body.TOPIC, body.key(), record)
 
 
 @dataclass(slots=True)
@@ -106,17 +105,16 @@ async def publish(producer: AIOKafkaProducer, commands: Sequence[Command], sent_
     acknowledged = []
     by_partition: dict[tuple[str, int], list[Command]] = {}
     for each in commands:
-        topic = each.body.TOPIC
-        by_partition.setdefault((topic.name, partition_of(each.body.key(), topic.partitions)), []).append(each)
+        partition = partition_of(each.key, each.topic.partitions)
+        by_partition.setdefault((each.topic.name, partition), []).append(each)
     for (topic_name, partition), part in by_partition.items():
         batch = producer.create_batch()
         for each in part:
-            record = each.record()
-            if batch.append(**record) is None:
+            if batch.append(**each.record) is None:
                 acknowledged.append(await producer.send_batch(batch, topic_name, partition=partition))
                 batch = producer.create_batch()
-                batch.append(**record)
-            sent_at[str(each.id)] = time.perf_counter()
+                batch.append(**each.record)
+            sent_at[each.id] = time.perf_counter()
         acknowledged.append(await producer.send_batch(batch, topic_name, partition=partition))
     await asyncio.gather(*acknowledged)
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from deploy.local.kafka import KafkaBroker
+from deploy.local.postgres import PostgresServer
 from deploy.local.product import Product
 
 
@@ -24,6 +26,8 @@ class Meter:
 
     def __init__(self, product: Product) -> None:
         stack = product.stack
+        assert isinstance(stack.kafka, KafkaBroker), "what runs in a container can't be looked into"
+        assert isinstance(stack.postgres, PostgresServer)
         self._roots = {str(name): psutil.Process(service.pid) for name, service in product.services.items()}
         self._roots |= {"kafka": psutil.Process(stack.kafka.pid), "postgres": psutil.Process(stack.postgres.pid)}
         self._roots |= {"mail sink": psutil.Process(stack.mail.pid), "load": psutil.Process()}

@@ -10,6 +10,8 @@ CREATE TABLE inbox (
     PRIMARY KEY (id)
 );
 
+CREATE INDEX inbox_by_age ON inbox USING brin (received_at);
+
 CREATE TABLE outbox (
     seq BIGINT GENERATED ALWAYS AS IDENTITY (CACHE 1),
     id UUID NOT NULL,

@@ -54,7 +54,7 @@ CREATE TABLE sagas (
     opened_at TIMESTAMP WITH TIME ZONE NOT NULL,
     updated_at TIMESTAMP WITH TIME ZONE NOT NULL,
     ended_at TIMESTAMP WITH TIME ZONE,
-    trail JSONB NOT NULL,
+    trail TEXT NOT NULL,
     PRIMARY KEY (id)
 ) WITH (fillfactor = 50);
 
