@@ -3,13 +3,13 @@
 import sys
 from typing import Any, cast
 
-import click
 import typer
 from confluent_kafka import KafkaException
 from typer.core import TyperGroup
 
-from deploy.cli import demo, ledger, mail, parked, saga, send, topics, up
-from deploy.cli.connection import unreachable
+from deploy.cli import ledger, mail, parked, saga, send, topics, up
+from deploy.cli.connection import close_all, unreachable
+from deploy.cli.demo import demo
 from deploy.cli.errors import Exit, Failure
 from deploy.cli.output import complain
 from deploy.local.errors import StackError
@@ -39,6 +39,8 @@ class _Root(TyperGroup):
         except KeyboardInterrupt:
             complain("interrupted")
             raise typer.Exit(Exit.INTERRUPTED) from None
+        finally:
+            close_all()
 
 
 app = typer.Typer(
@@ -52,7 +54,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(demo.demo)
+app.command("demo")(demo)
 app.command("up")(up.up)
 app.command("send")(send.send)
 app.command("messages")(send.messages)
@@ -67,7 +69,4 @@ def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
         cast(Any, stream).reconfigure(errors="replace")  # a terminal without "✓" shows "?", and no traceback
-    try:
-        app()
-    except click.exceptions.Abort:
-        sys.exit(Exit.INTERRUPTED)
+    app()

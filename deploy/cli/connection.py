@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from contracts.topics import Principal
 from deploy.cli.errors import Unreachable, UsageError
-from deploy.local.kafka import ADMIN, MECHANISM
+from deploy.local.kafka import ADMIN, MECHANISM, answers_authenticated
 from deploy.local.passwords import write_private
 from deploy.local.paths import CHECKOUT, STATE
 from deploy.local.stack import Stack
@@ -57,7 +57,7 @@ class Connection:
         """Give a service's database."""
         return self._value(f"{service.upper()}_DATABASE_URL")
 
-    def rows(self, service: Principal, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
+    def rows(self, service: Principal, statement: sa.Executable) -> Sequence[Any]:
         """Run one statement in a service's database, in a transaction of its own. Raises Unreachable."""
         try:
             with self._engine(service).begin() as connection:
@@ -90,11 +90,32 @@ class Connection:
             raise Unreachable(f"{name} is not set ({self._source})") from None
 
 
-def connect(file: Path | None) -> Connection:
-    """Find the product: in `file`, else in the environment, else the local one that runs.
+def require_kafka(config: Mapping[str, str]) -> None:
+    """Raise Unreachable unless a broker answers, sooner than an administrator's request would give up."""
+    if not answers_authenticated(config, _CONNECT_TIMEOUT_S):
+        raise Unreachable(f"Kafka does not answer at {config['bootstrap.servers']}")
 
-    One source alone is used: half a local product and half another would be a dangerous mixture. Raises Unreachable.
+
+def connect(file: Path | None) -> Connection:
+    """Find the product: in `file`, else in the environment, else the local one that runs. Raises Unreachable.
+
+    One source alone is used: half a local product and half another would be a dangerous mixture.
     """
+    made = _find(file)
+    _made.append(made)
+    return made
+
+
+def close_all() -> None:
+    """Let go of whatever a command has connected to."""
+    while _made:
+        _made.pop().close()
+
+
+_made: list[Connection] = []
+
+
+def _find(file: Path | None) -> Connection:
     if file is not None:
         return Connection(_read(file), str(file))
     if SECRETS_DIRECTORY in os.environ or any(name.endswith(_MARKS) for name in os.environ):

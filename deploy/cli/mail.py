@@ -48,7 +48,7 @@ def list_(
     found = connection.rows(
         Principal.NOTIFICATIONS, query if state is None else query.where(mails.c.state == state.value)
     )
-    counts = {name: count for name, count in connection.rows(Principal.NOTIFICATIONS, counting)}
+    counts = {row[0]: row[1] for row in connection.rows(Principal.NOTIFICATIONS, counting)}
     if json:
         print_json({"counts": counts, "mails": [row._asdict() for row in found]})
         return

@@ -19,9 +19,7 @@ EnvFile = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="How many seconds to wait for the outcome.")]
-Service = Annotated[
-    Principal | None, typer.Option("--service", help="Look at this service alone.", show_choices=True)
-]
+Service = Annotated[Principal | None, typer.Option("--service", help="Look at this service alone.", show_choices=True)]
 Directory = Annotated[
     Path | None, typer.Option("--directory", help="Where the product's data live; .local/demo without it.")
 ]

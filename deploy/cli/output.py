@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from rich.console import Console
@@ -25,9 +25,12 @@ def print_json(value: Any) -> None:
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table without a frame. A cell is shown as it is: what looks like markup is text."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in headings:
-        table.add_column(heading, overflow="fold", justify="right" if heading in _NUMBERS else "left")
+    table = Table(
+        box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0), show_header=any(map(str.strip, headings))
+    )
+    for place, heading in enumerate(headings):
+        justify: Literal["left", "right"] = "right" if heading in _NUMBERS else "left"
+        table.add_column(heading, overflow="fold", no_wrap=place == 0, justify=justify)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(_shown(cell)) for cell in row))
     out.print(table)
@@ -73,7 +76,7 @@ def _shown(cell: object) -> str:
         return ""
     if isinstance(cell, datetime):
         return cell.strftime("%Y-%m-%d %H:%M:%S")
-    return str(cell)
+    return json.dumps(cell, ensure_ascii=False, default=_plain) if isinstance(cell, list | dict) else str(cell)
 
 
 def _plain(value: object) -> object:

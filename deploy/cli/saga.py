@@ -56,10 +56,7 @@ def list_(
         return
     print_table(
         ("saga", "what", "at", "status", "age", ""),
-        [
-            (short(row.id), row.name, row.step, row.status, ago(row.opened_at, now), _remark(row, now))
-            for row in rows
-        ],
+        [(short(row.id), row.name, row.step, row.status, ago(row.opened_at, now), _remark(row, now)) for row in rows],
     )
 
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from contracts.topics import TOPICS, Topic
+from contracts.topics import RETENTION, TOPICS, Topic
 from deploy import topics as administration
-from deploy.cli.connection import connect
+from deploy.cli.connection import connect, require_kafka
 from deploy.cli.errors import Exit, Unreachable
 from deploy.cli.options import EnvFile, Json
 from deploy.cli.output import print_json, print_table, say
@@ -26,8 +26,10 @@ def topics(
 ) -> None:
     """Compare the broker's topics and permissions with the code's: 0 the same, 1 they differ."""
     do = administration.apply if apply else administration.compare
+    config = connect(env_file).admin
+    require_kafka(config)
     try:
-        differences = do(connect(env_file).admin, CLUSTER if cluster else ONE_BROKER)
+        differences = do(config, CLUSTER if cluster else ONE_BROKER)
     except TimeoutError as error:
         raise Unreachable(f"the broker goes on without it: {error}") from error
     if json:
@@ -45,7 +47,7 @@ def _show(differences: list[Difference]) -> None:
             (
                 topic.name.removeprefix("popfax."),
                 topic.partitions,
-                "newest of a key" if topic.compacted else "7 days",
+                "newest of a key" if topic.compacted else f"{RETENTION.days} days",
                 ", ".join(sorted(topic.writers)),
                 "everyone" if len(topic.readers) > 3 else ", ".join(sorted(topic.readers)),
             )

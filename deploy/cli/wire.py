@@ -21,7 +21,7 @@ from services._platform.messages import Outgoing, headers_of
 
 SOURCE = f"popfax/{Principal.PLATFORM}"
 
-_REQUEST_TIMEOUT_S = 10.0
+_REQUEST_TIMEOUT_S = 5.0
 _DELIVERY_TIMEOUT_MS = 10_000
 
 
@@ -91,9 +91,7 @@ class Publisher:
             if error is not None:
                 failures.append(error)
 
-        self._producer.produce(
-            command.TOPIC.name, out.value, out.key, headers=list(headers), on_delivery=acknowledged
-        )
+        self._producer.produce(command.TOPIC.name, out.value, out.key, headers=list(headers), on_delivery=acknowledged)
 
 
 class Watch:
@@ -156,7 +154,7 @@ class Watch:
 
 
 def _seen(message: KafkaMessage) -> Seen:
-    headers = {name: value.decode(errors="replace") for name, value in message.headers() or () if value is not None}
+    headers = {name: _text(value) for name, value in dict(message.headers() or ()).items()}
     type_ = headers.get("ce_type", "")
     return Seen(
         topic=message.topic() or "",
@@ -168,6 +166,10 @@ def _seen(message: KafkaMessage) -> Seen:
         causation_id=headers.get("ce_causationid", ""),
         body=_body(type_, message.value()),
     )
+
+
+def _text(value: str | bytes | None) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
 
 
 def _body(type_: str, value: bytes | None) -> Message | None:

@@ -174,6 +174,7 @@ class MemoryTransaction:
                     raise Conflict("23505")
                 rows[change.mapped.key_of(row)] = row
             for row in change.updated():
+                _keep_constants(change.mapped, rows[change.mapped.key_of(row)], row)
                 rows[change.mapped.key_of(row)] = row
             for key in change.removed():
                 del rows[key]
@@ -191,6 +192,13 @@ class MemoryTransaction:
         """Forget timers."""
         for id_ in ids:
             self.contents.timers.pop(id_, None)
+
+
+def _keep_constants(mapped: Mapped[Any, Any], before: Any, after: Any) -> None:
+    """Refuse what PostgreSQL's update would pass over in silence: a change of a column that was declared constant."""
+    for name in set(mapped.names) - set(mapped.changing):
+        if getattr(before, name) != getattr(after, name):
+            raise TypeError(f"{mapped.table.name}.{name} is constant, and was changed")
 
 
 def _timer_record(timer: SetTimer, cause: Incoming[Message]) -> StoredRecord:

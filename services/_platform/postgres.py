@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar
 from uuid import UUID, uuid5
 
@@ -21,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from contracts.message import Message
 from services._platform.database import Conflict, Key, Outage, Parked, Why
 from services._platform.messages import TIMERS, Incoming, Outgoing, SetTimer, StoredRecord
-from services._platform.rows import Appended, AppendOnly, Changes, Mapped, Rows
+from services._platform.rows import Appended, AppendOnly, Changes, Code, Mapped, Rows
 from services._platform.tables import add_platform_tables
 
 K = TypeVar("K")
@@ -209,18 +210,18 @@ class PostgresTransaction:
         for change in changes:
             mapped = change.mapped
             if isinstance(change, Appended):
-                await self._write(_insert(mapped), mapped, change.rows)
+                await self._write(_insert(mapped), mapped, mapped.names, change.rows)
                 continue
-            await self._write(_insert(mapped), mapped, change.inserted())
-            await self._write(_update(mapped), mapped, change.updated())
+            await self._write(_insert(mapped), mapped, mapped.names, change.inserted())
+            await self._write(_update(mapped), mapped, mapped.changing, change.updated())
             if removed := change.removed():
                 await self.connection.execute(_delete(mapped), {"keys": removed})
 
     async def send(self, messages: Sequence[Outgoing], now: datetime) -> None:
         """Append messages to the outbox. Their aggregates' rows are locked, so numbers of a key are in commit order."""
         if messages:
-            columns = _columns(messages, _OUTGOING)
-            await self.connection.execute(_SEND, {"now": now, **columns})
+            columns: dict[str, Any] = {f"p_{name}": _column(messages, name) for name in _OUTGOING}
+            await self.connection.execute(_SEND, columns | {"now": now})
 
     async def set_timers(self, timers: Sequence[tuple[SetTimer, Incoming[Message]]]) -> None:
         """Set or move timers. The last word on an id counts."""
@@ -244,15 +245,12 @@ class PostgresTransaction:
         if ids:
             await self.connection.execute(_CLEAR_TIMERS, {"ids": list(ids)})
 
-    async def _write(self, statement: sa.Executable, mapped: Mapped[Any, R], rows: Sequence[R]) -> None:
-        if not rows:
-            return
-        columns = zip(*map(mapped.values_of, rows), strict=True)
-        parameters = {
-            f"p_{name}": list(values) if encode is None else [encode(value) for value in values]
-            for name, encode, values in zip(mapped.names, mapped.encoders, columns, strict=True)
-        }
-        await self.connection.execute(statement, parameters)
+    async def _write(
+        self, statement: sa.Executable, mapped: Mapped[Any, R], names: Sequence[str], rows: Sequence[R]
+    ) -> None:
+        if rows:
+            columns = {f"p_{name}": _column(rows, name, mapped.encoders[name]) for name in names}
+            await self.connection.execute(statement, columns)
 
 
 def timer_message_id(id_: UUID, due_at: datetime) -> UUID:
@@ -372,8 +370,10 @@ _SEND = sa.insert(OUTBOX).from_select(
 )
 
 
-def _columns(messages: Sequence[Outgoing], names: Sequence[str]) -> dict[str, list[Any]]:
-    return {f"p_{name}": [getattr(message, name) for message in messages] for name in names}
+def _column(rows: Sequence[Any], name: str, encode: Code = None) -> list[Any]:
+    """Give one field of many rows, as its column takes it."""
+    values = map(attrgetter(name), rows)
+    return list(values) if encode is None else [encode(value) for value in values]
 
 
 _timer = _unnest(
@@ -398,13 +398,14 @@ _SET_TIMERS = _insert_timers.on_conflict_do_update(
 )
 
 
-def _batch(mapped: Mapped[Any, Any]) -> tuple[sa.TableValuedAlias, dict[str, Any]]:
+def _batch(mapped: Mapped[Any, Any], names: Sequence[str]) -> tuple[sa.TableValuedAlias, dict[str, Any]]:
     """Make a table of a batch of rows, and for each column what goes into it: JSON travels as text."""
-    types = {c.name: sa.Text() if isinstance(c.type, JSONB) else c.type for c in mapped.columns}
+    columns = [mapped.table.c[name] for name in names]
+    types = {c.name: sa.Text() if isinstance(c.type, JSONB) else c.type for c in columns}
     batch = _unnest(**{f"p_{name}": type_ for name, type_ in types.items()})
     values = {
         c.name: batch.c[f"p_{c.name}"].cast(JSONB) if isinstance(c.type, JSONB) else batch.c[f"p_{c.name}"]
-        for c in mapped.columns
+        for c in columns
     }
     return batch, values
 
@@ -418,13 +419,13 @@ def _fetch(mapped: Mapped[Any, Any], for_update: bool) -> sa.Executable:
 
 @cache
 def _insert(mapped: Mapped[Any, Any]) -> sa.Executable:
-    batch, values = _batch(mapped)
+    batch, values = _batch(mapped, mapped.names)
     return sa.insert(mapped.table).from_select(list(values), sa.select(*values.values()).order_by(batch.c.n))
 
 
 @cache
 def _update(mapped: Mapped[Any, Any]) -> sa.Executable:
-    _, values = _batch(mapped)
+    _, values = _batch(mapped, mapped.changing)
     key = values.pop(mapped.key_column.name)
     return sa.update(mapped.table).values(values).where(mapped.key_column == key)
 

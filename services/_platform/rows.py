@@ -25,8 +25,11 @@ class NotLoaded(Exception):
 class Mapped(Generic[K, R]):
     """A table and the dataclass of its rows: same names, same order, one column as primary key."""
 
-    def __init__(self, table: sa.Table, row: type[R]) -> None:
-        """Raise `TypeError` where the table and the dataclass differ."""
+    def __init__(self, table: sa.Table, row: type[R], constant: Iterable[str] = ()) -> None:
+        """Raise `TypeError` where the table and the dataclass differ.
+
+        `constant` columns are written with a new row and never again: an update leaves them out.
+        """
         self.table = table
         self.row = row
         self.names = tuple(f.name for f in fields(row))  # type: ignore[arg-type]
@@ -35,11 +38,11 @@ class Mapped(Generic[K, R]):
             raise TypeError(f"{table.name} has columns {written}, {row.__name__} has fields {self.names}")
         (self.key_column,) = table.primary_key.columns
         self.columns = tuple(table.c[name] for name in self.names)
-        self.values_of: Callable[[R], tuple[Any, ...]] = attrgetter(*self.names)
+        self.changing = tuple(name for name in self.names if name not in frozenset(constant))
         self.key_of: Callable[[R], K] = attrgetter(self.key_column.name)
         hints = get_type_hints(row)
         coders = [_coder(hints[c.name], c) for c in self.columns]
-        self.encoders = tuple(encode for encode, _ in coders)
+        self.encoders = {name: encode for name, (encode, _) in zip(self.names, coders, strict=True)}
         self._decoders = [(i, decode) for i, (_, decode) in enumerate(coders) if decode is not None]
 
     def from_values(self, values: Iterable[Any]) -> R:

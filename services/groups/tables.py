@@ -49,4 +49,6 @@ GROUPS: Mapped[UUID, Group] = Mapped(groups, Group)
 ADDRESSES: Mapped[str, Address] = Mapped(addresses, Address)
 PLANS: Mapped[str, Plan] = Mapped(plans, Plan)
 MEMBERSHIPS: Mapped[UUID, Membership] = Mapped(memberships, Membership)
-SAGAS: Mapped[UUID, SagaRow] = Mapped(sagas, SagaRow)
+SAGAS: Mapped[UUID, SagaRow] = Mapped(
+    sagas, SagaRow, constant=("name", "correlation_id", "causation_id", "actor", "opened_at")
+)

@@ -75,6 +75,6 @@ sa.Index(
 )
 
 ACCOUNTS: Mapped[UUID, Account] = Mapped(accounts, Account)
-HOLDS: Mapped[UUID, Hold] = Mapped(holds, Hold)
+HOLDS: Mapped[UUID, Hold] = Mapped(holds, Hold, constant=("account_id", "amount_units", "opened_at"))
 TRANSFERS: Mapped[UUID, Transfer] = Mapped(transfers, Transfer)
 ENTRIES: AppendOnly[Entry] = AppendOnly(entries, Entry)

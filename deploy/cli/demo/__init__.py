@@ -1,0 +1,116 @@
+"""`popfax demo`: the whole product on this machine, and the story of its main job."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+from rich.box import ROUNDED
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from deploy.cli import connection
+from deploy.cli.demo.cast import Cast
+from deploy.cli.demo.checks import Check, checks
+from deploy.cli.demo.narration import MAX_WIDTH, Narrator
+from deploy.cli.demo.reading import Reader
+from deploy.cli.demo.story import Story
+from deploy.cli.errors import Exit
+from deploy.cli.options import Directory, Json
+from deploy.cli.output import err, out, print_json
+from deploy.cli.running import running, wait_for_interrupt
+from deploy.cli.up import addresses
+from deploy.local.product import Product
+
+
+def demo(directory: Directory = None, json: Json = False) -> None:
+    """Start it all afresh, play the main job and tell it as it happens, check it, and stay up until Ctrl-C.
+
+    With DEMO_EXIT=1, or when the output is no terminal, it ends after the story: 0 if every expected thing was
+    observed, 1 if not.
+    """
+    place = (directory or connection.DIRECTORY).absolute()
+    console = err if json else out
+    console.print(Text("Popfax Groups", style="bold").append(": the whole product, on this machine", "not bold"))
+    with running(place, console, fresh=True) as (product, connected):
+        cast = Cast()
+        reader = Reader(connected, product.stack.mail.mails)
+        narrator = Narrator(console, cast.names())
+        results = checks(Story(connected, reader, narrator, cast).play())
+        narrator.scene(6, "What was expected, and what was read back")
+        show_checks(results, console)
+        code = verdict(results, console)
+        if json:
+            print_json([asdict(each) | {"ok": each.ok} for each in results])
+        if _stays():
+            _show_what_next(product, place, cast, console)
+            wait_for_interrupt()
+    raise typer.Exit(code)
+
+
+def show_checks(results: Sequence[Check], console: Console) -> None:
+    """Print the table of checks."""
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in ("", "", "expected", "observed", "read from"):
+        table.add_column(heading, overflow="fold", no_wrap=not heading)
+    about = ""
+    for each in results:
+        if each.about != about:
+            about = each.about
+            table.add_row("", Text(about, style="bold"))
+        mark = Text("✓", style="green") if each.ok else Text("✗", style="bold red")
+        observed = Text(each.observed, style="" if each.ok else "red")
+        table.add_row(mark, Text(each.what), Text(each.expected), observed, Text(each.where, style="dim"))
+    console.print(table, width=min(console.width, MAX_WIDTH))
+
+
+def verdict(results: Sequence[Check], console: Console) -> Exit:
+    """Say how it went, and give the exit code."""
+    failed = sum(not each.ok for each in results)
+    console.print()
+    if failed:
+        console.print(Text(f"✗ {failed} of {len(results)} checks failed.", style="bold red"))
+        return Exit.NO
+    console.print(Text(f"✓ All {len(results)} checks hold.", style="bold green"))
+    return Exit.OK
+
+
+def _stays() -> bool:
+    return os.environ.get("DEMO_EXIT") != "1" and sys.stdout.isatty()
+
+
+def _show_what_next(product: Product, directory: Path, cast: Cast, console: Console) -> None:
+    places = addresses(product)
+    at = "" if directory == connection.DIRECTORY else f" --env-file {_path(directory / connection.FILE_NAME)}"
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for name in ("kafka", "postgresql"):
+        grid.add_row(Text({"kafka": "Kafka", "postgresql": "PostgreSQL"}[name], style="bold"), Text(places[name]))
+    grid.add_row(Text("mails", style="bold"), Text(_path(product.stack.mail.mails)))
+    for each in product.services:
+        grid.add_row(Text(str(each), style="bold"), Text(f"{places[each]}/metrics, /ready, /live"))
+    console.print()
+    console.print(Panel(grid, box=ROUNDED, title="It is up", title_align="left"), width=min(console.width, MAX_WIDTH))
+    console.print(Text("In another terminal:", style="bold"))
+    for command in _commands(at, cast):
+        # Outside the box and never broken by us, so that it can be copied.
+        console.print(Text(f"  .venv/bin/popfax {command}", style="cyan"), soft_wrap=True)
+    console.print(Text("Ctrl-C stops it all.", style="bold"))
+
+
+def _commands(at: str, cast: Cast) -> tuple[str, ...]:
+    anne = cast.anne.id
+    return (
+        f"send credit-units --set account_id={anne} --set amount_units=100{at}",
+        f"send create-member-account --actor {anne} --set plan=send_only --set price_units=60 "
+        f"--set email=zoe@branch.example --set first_name=Zoé --set last_name=Petit --set language=fr{at}",
+        f"saga list --all{at}",
+        f"ledger verify{at}",
+    )
+
+
+def _path(path: Path) -> str:
+    return connection.path_for_people(path)
