@@ -39,10 +39,11 @@ class MemberAccountCreated(Event, type="popfax.groups.member-account-created.v1"
 class MemberAccountRefused(
     Refusal, type="popfax.groups.member-account-refused.v1", topic=GROUPS_EVENTS, key="group_id"
 ):
-    """No account, no payment, no membership. Codes, in the order in which they are looked for:
+    """No account, no payment, no membership.
 
-    `not_owner`, `unknown_plan`, `price_changed`, `already_member`, `email_taken` (all before anything is asked of
-    others), `units_short`, `timed_out`, `cancelled`, `no_fax_number`, `id_conflict`.
+    Codes, in the order in which they are looked for: `not_owner`, `unknown_plan`, `price_changed`, `already_member`,
+    `email_taken` (all before anything is asked of others), `units_short`, `timed_out`, `cancelled`, `no_fax_number`,
+    `id_conflict`.
     """
 
     group_id: UUID

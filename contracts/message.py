@@ -1,6 +1,6 @@
 """What every message is: a frozen model with a stable type, a topic, and a key.
 
-The envelope (id, time, correlation, causation, actor) is CloudEvents' and travels in headers; a model is the value alone.
+The envelope (id, time, correlation, causation, actor) is CloudEvents' and travels in headers; a model is the value.
 """
 
 from typing import Any, ClassVar, Self, cast
@@ -66,8 +66,8 @@ class Event(Message):
 class Refusal(Event):
     """Says that a command changed nothing, and why.
 
-    `code` is stable and meant for programs; `command_type` is the type of the command that was refused, which the
-    record's `causationid` names.
+    `code` is stable and meant for programs; `command_type` is the type of the command that was refused. The record
+    carries that command's `correlationid`.
     """
 
     code: str

@@ -130,7 +130,10 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._done[partition] = record.offset + 1
 
     async def _commit(self) -> None:
-        """Commit the offsets of what is done. A failure costs nothing but work: the inbox knows the messages."""
+        """Commit the offsets of what is done. A failure costs nothing but work: the inbox knows the messages.
+
+        Those that are still ours are committed with the next ones: a partition may get no other record for long.
+        """
         consumer: AIOKafkaConsumer | None = self.subscriber.consumer
         offsets, self._done = self._done, {}
         self._committed_at = time.monotonic()
@@ -140,6 +143,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             await asyncio.wait_for(consumer.commit(offsets), 5)
         except (KafkaError, TimeoutError) as error:
             log.warning("offsets_not_committed", error=type(error).__name__)
+            ours = consumer.assignment() - self._revoked
+            self._done = {partition: at for partition, at in offsets.items() if partition in ours} | self._done
 
     async def commit_when_idle(self) -> None:
         """Commit what the last batch of a burst left uncommitted."""

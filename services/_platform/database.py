@@ -24,7 +24,7 @@ class Outage(Exception):
 
 
 class Conflict(Exception):
-    """Another transaction was first (deadlock, serialization, a key that was free when we looked). Load and try again."""
+    """Another transaction was first (deadlock, serialization, a key no longer free). Load and try again."""
 
 
 class Why(StrEnum):
@@ -59,7 +59,10 @@ class Transaction(Protocol):
         """Take timers away, each with the moment for which it was set; give the ids of those that were still so."""
 
     async def claim_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
-        """Take parked messages away; give those that were still there. Keys with none left are unblocked."""
+        """Take parked messages away; give those that were still there.
+
+        Keys with none left are unblocked; what is left on the others is to be retried as well.
+        """
 
     async def blocked(self, keys: Collection[Key]) -> Collection[Key]:
         """Give the keys that are blocked, and keep them so until this transaction ends."""
@@ -71,7 +74,7 @@ class Transaction(Protocol):
         """Load rows by key; lock them, in one order for every transaction, unless they are only read."""
 
     async def take(self, mapped: Mapped[K, R], matching: Mapping[str, Any], limit: int) -> Rows[K, R]:
-        """Load and lock the first `limit` rows, by key, that match and that no other transaction has locked."""
+        """Load and lock the first `limit` rows, by key, that match; those that others have locked only at a pinch."""
 
     def append(self, mapped: AppendOnly[R]) -> Appended[R]:
         """Begin to append to a table."""

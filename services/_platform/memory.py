@@ -127,6 +127,9 @@ class MemoryTransaction:
         }
         for row in claimed.values():
             key = (row.parked.record.topic, row.parked.record.key)
+            for behind in self.contents.parked.values():
+                if (behind.parked.record.topic, behind.parked.record.key) == key:
+                    behind.retry_requested |= behind.parked.why is not Why.UNDECODABLE
             if key not in left:
                 self.contents.blocked.discard(key)
         return set(claimed)

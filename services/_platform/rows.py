@@ -66,7 +66,7 @@ def _coder(hint: Any, column: sa.Column[Any]) -> tuple[Code, Code]:
     if isinstance(column.type, JSONB):
         return json.dumps, tuple if get_origin(hint) is tuple else None
     if get_origin(hint) is tuple:
-        return "\n".join, lambda text: tuple(text.split("\n"))
+        return "\n".join, lambda text: tuple(text.split("\n")) if text else ()
     if isinstance(hint, type) and issubclass(hint, Enum):
         return attrgetter("value"), hint
     return None, None

@@ -2,8 +2,9 @@
 
 A mail's bytes are committed before the server is spoken to, with a Message-ID that follows from the mail's cause, so
 every attempt sends the same. A crash between the server's answer and our record leaves `in_flight_since` behind:
-whether that mail arrived can't be known, and as little when the connection breaks before the answer. So it is counted and shown
-as uncertain, and sent again under the same Message-ID, by which a mail server or client can tell that it is one mail.
+whether that mail arrived can't be known, and as little when the connection breaks before the answer. So it is counted
+and shown as uncertain, and sent again under the same Message-ID, by which a mail server or client can tell that it is
+one mail.
 """
 
 import asyncio

@@ -34,7 +34,6 @@ NOT_BUSINESS = frozenset(
         "group_instance_id",
         "in_group",
         "aiokafka.consumer.group_coordinator",
-        "member",  # of an enumeration
         "-c plan_cache_mode=force_custom_plan -c timezone=UTC -c lock_timeout=10s",  # PostgreSQL's query plans
         "a stable name of this replica (static membership)",  # of Kafka's consumer group
     }

@@ -2,17 +2,51 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from email.message import EmailMessage
 from typing import Any
 from uuid import UUID, uuid4
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+import psycopg
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 
-from contracts.message import Message
+# The package re-exports these names without saying so in the way that mypy wants.
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from contracts.fields import Language
+from contracts.groups import CreateMemberAccount, MemberAccountCreated, MemberAccountRefused
+from contracts.ledger import CreditUnits, UnitsCredited
+from contracts.message import Message, group_of
+from contracts.provisioning import RegisterSubscriber, SubscriberRegistered
 from contracts.topics import TOPICS, Principal, Topic
+from deploy.facts import read_facts
+from deploy.invariants import check, check_log, logged
 from deploy.local.kafka import ADMIN
+from deploy.local.mailsink import read_mails
+from deploy.local.postgres import SERVICES
+from deploy.local.product import Product
 from deploy.local.stack import Broker
+from services.groups.consumers import GROUPS
+from services.ledger.consumers import LEDGER
+from services.notifications.consumers import NOTIFICATIONS
+from services.provisioning import catalogue
+from services.provisioning.consumers import PROVISIONING
+
+SETTINGS = {
+    "replica": "only",  # static membership: a service that was killed is back in its group without a session's delay
+    "mail_lease_s": "4",
+    "mail_backoff_s": "[0.2, 1]",
+    "mail_poll_s": "0.1",
+}
+"""The services' settings in these tests: prompt ones."""
+
+DEFINITIONS = {definition.principal: definition for definition in (GROUPS, LEDGER, PROVISIONING, NOTIFICATIONS)}
+
+PRICES = {name: plan.price_units for name, plan in catalogue.read(catalogue.DEFAULT).plans.items()}
+
+SETTLED_S = 90.0
+"""The longest wait for what is in flight to end, when something was killed meanwhile."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -36,7 +70,7 @@ class Seen:
         return next(((value or b"").decode(errors="replace") for key, value in self.headers if key == name), "")
 
     @property
-    def type(self) -> str:
+    def kind(self) -> str:
         """Its CloudEvents type."""
         return self.header("ce_type")
 
@@ -52,7 +86,7 @@ class Seen:
 
     def says(self, model: type[Message]) -> bool:
         """Say whether it is a message of this type."""
-        return self.type == model.TYPE
+        return self.kind == model.TYPE
 
     def __getitem__(self, name: str) -> Any:
         """Give a field of its value."""
@@ -70,7 +104,13 @@ class Wire:
     def send(self, message: Message, actor: UUID | None = None, id_: UUID | None = None, **headers: str) -> str:
         """Publish a message without waiting; give its id, which is also what answers are correlated by."""
         made = str(id_ or uuid4())
-        given = {"ce_specversion": "1.0", "ce_id": made, "ce_type": message.TYPE, "ce_source": "popfax/tests", **headers}
+        given = {
+            "ce_specversion": "1.0",
+            "ce_id": made,
+            "ce_type": message.TYPE,
+            "ce_source": "popfax/tests",
+            **headers,
+        }
         if actor is not None:
             given["ce_actor"] = str(actor)
         encoded = [(name, text.encode()) for name, text in given.items()]
@@ -111,18 +151,8 @@ class Log:
         # The group is never joined: partitions are assigned by hand, and nothing is committed.
         config = {"group.id": "tests", "enable.auto.commit": False, "log_level": 0, "fetch.wait.max.ms": 50}
         self._consumer = Consumer({**self.broker.client_config(ADMIN), **config})
-        places = [TopicPartition(topic.name, number) for topic in self.topics for number in range(topic.partitions)]
-        self.start = {(place.topic, place.partition): self._end(place) for place in places}
+        self.start = ends_of(self.broker, self.topics)
         self._consumer.assign([TopicPartition(topic, number, at) for (topic, number), at in self.start.items()])
-
-    def _end(self, place: TopicPartition) -> int:
-        deadline = time.monotonic() + TIMEOUT_S
-        while True:
-            try:
-                return int(self._consumer.get_watermark_offsets(place, timeout=5.0)[1])
-            except KafkaException:  # the broker is just coming back
-                if time.monotonic() > deadline:
-                    raise
 
     def read(self, timeout_s: float = 0.1) -> list[Seen]:
         """Read what has come; give all that was seen so far."""
@@ -135,7 +165,7 @@ class Log:
 
     def read_to_end(self) -> list[Seen]:
         """Read up to where the topics end now."""
-        ends = {place: self._end(TopicPartition(*place)) for place in self.start}
+        ends = ends_of(self.broker, self.topics)
 
         def is_read() -> bool:
             self.read()
@@ -160,11 +190,32 @@ class Log:
     def outcome(self, correlation: str, *models: type[Message], timeout_s: float = TIMEOUT_S) -> Seen:
         """Wait for a message of one of these types that answers a command."""
         types = {model.TYPE for model in models}
-        return self.wait(1, lambda seen: seen.correlation == correlation and seen.type in types, timeout_s)[0]
+        return self.wait(1, lambda seen: seen.correlation == correlation and seen.kind in types, timeout_s)[0]
 
     def close(self) -> None:
         """Let go of the connections."""
         self._consumer.close()
+
+
+def admin(broker: Broker) -> AdminClient:
+    """Make a client of the super user's."""
+    return AdminClient({**broker.client_config(ADMIN), "log_level": 0})
+
+
+def ends_of(broker: Broker, topics: Iterable[Topic]) -> dict[tuple[str, int], int]:
+    """Give where each partition ends now. By a client of its own: one that knew the broker before it was killed asks
+    with the leader's old epoch, and is refused.
+    """
+    latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    wanted = {TopicPartition(topic.name, number): latest for topic in topics for number in range(topic.partitions)}
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            found = admin(broker).list_offsets(wanted, request_timeout=5)
+            return {(place.topic, place.partition): future.result().offset for place, future in found.items()}
+        except KafkaException:  # the broker is just coming back
+            if time.monotonic() > deadline:
+                raise
 
 
 def wait(condition: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:
@@ -182,3 +233,138 @@ def first_occurrences(records: Iterable[Seen]) -> list[Seen]:
 
 def _bytes(value: str | bytes | None) -> bytes | None:
     return value.encode() if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A subscriber who owns a group, and what they were given."""
+
+    id: UUID
+    email: str
+    units: int
+
+
+class World:
+    """The product as the platform sees it: commands in, events out, and at the end the services' own books."""
+
+    def __init__(self, product: Product) -> None:
+        self.product = product
+        self.stack = product.stack
+        self.wire = Wire(self.stack.kafka)
+        self.log = Log(self.stack.kafka)
+        self.mark = uuid4().hex[:10]
+        self._urls = {principal: self.stack.postgres.url(principal) for principal in SERVICES}
+
+    def owner(self, units: int = 1000, name: str = "owner") -> Owner:
+        """Register a subscriber with so many units."""
+        return self.owners(1, units, name)[0]
+
+    def owners(self, number: int, units: int = 1000, name: str = "owner") -> list[Owner]:
+        """Register subscribers."""
+        made = [Owner(uuid4(), f"{name}{uuid4().hex[:8]}.{self.mark}@example.com", units) for _ in range(number)]
+        sent = []
+        for owner in made:
+            person = {"first_name": "Anne", "last_name": "Martin", "language": Language.FR, "email": owner.email}
+            sent.append(self.wire.send(RegisterSubscriber.model_validate(person | {"subscriber_id": owner.id})))
+            if units:
+                sent.append(
+                    self.wire.send(CreditUnits(credit_id=uuid4(), account_id=owner.id, amount_units=owner.units))
+                )
+        self.wire.flush()
+        self.answers(sent, SubscriberRegistered, UnitsCredited)
+        return made
+
+    def command(self, owner: Owner, email: str = "", **changed: Any) -> CreateMemberAccount:
+        """Make the command with which an owner creates a member's account."""
+        facts = {
+            "group_id": group_of(owner.id),
+            "plan": "send_only",
+            "price_units": PRICES["send_only"],
+            "email": email or f"m{uuid4().hex[:8]}.{self.mark}@example.com",
+            "first_name": "Nina",
+            "last_name": "Petit",
+            "language": Language.EN,
+        }
+        return CreateMemberAccount.model_validate(facts | changed)
+
+    def create(self, owner: Owner, email: str = "", **changed: Any) -> str:
+        """Ask for a member's account; give the command's id."""
+        return self.wire.send(self.command(owner, email, **changed), actor=owner.id)
+
+    def outcome(self, command: str, timeout_s: float = TIMEOUT_S) -> Seen:
+        """Wait for how a creation ended."""
+        return self.answers([command], MemberAccountCreated, MemberAccountRefused, timeout_s=timeout_s)[command]
+
+    def answers(
+        self, commands: Collection[str], *models: type[Message], timeout_s: float = TIMEOUT_S
+    ) -> dict[str, Seen]:
+        """Wait for the answer to each of these commands."""
+        kinds = {model.TYPE for model in models}
+        wanted = set(commands)
+        found: dict[str, Seen] = {}
+
+        def all_answered() -> bool:
+            for seen in self.log.read():
+                if seen.correlation in wanted and seen.kind in kinds:
+                    found.setdefault(seen.correlation, seen)
+            return len(found) == len(wanted)
+
+        wait(all_answered, f"answers to {len(wanted)} commands", timeout_s)
+        return found
+
+    def rows(self, service: Principal, query: str, *parameters: Any) -> list[Any]:
+        """Ask a service's database."""
+        with psycopg.connect(self._urls[service].replace("+psycopg", "", 1), autocommit=True) as connection:
+            return connection.execute(query.encode(), parameters or None).fetchall()
+
+    def available(self, owner: Owner) -> int:
+        """Give what an owner can spend."""
+        query = "SELECT balance_units - held_units FROM accounts WHERE id = %s"
+        return int(self.rows(Principal.LEDGER, query, owner.id)[0][0])
+
+    def parked(self) -> dict[Principal, list[Any]]:
+        """Give what each service has put aside: topic, partition, position, code."""
+        query = "SELECT topic, partition, position, code FROM parked ORDER BY seq"
+        return {service: self.rows(service, query) for service in SERVICES}
+
+    def mails_to(self, email: str) -> list[EmailMessage]:
+        """Give the mails that an address got."""
+        return [mail for mail in read_mails(self.stack.mail.mails) if email in str(mail["to"])]
+
+    def is_settled(self) -> bool:
+        """Say whether nothing is under way: every topic read to its end, nothing to publish, every mail out."""
+        quiet = all(self.rows(service, "SELECT count(*) FROM outbox")[0][0] == 0 for service in SERVICES)
+        quiet = quiet and not self.rows(Principal.GROUPS, "SELECT 1 FROM sagas WHERE ended_at IS NULL LIMIT 1")
+        undelivered = "SELECT 1 FROM mails WHERE state NOT IN ('sent', 'refused') LIMIT 1"
+        return quiet and not self.rows(Principal.NOTIFICATIONS, undelivered) and self._all_consumed()
+
+    def _all_consumed(self) -> bool:
+        """Say whether every service has committed the offsets of all that it may read."""
+        all_ends = ends_of(self.stack.kafka, TOPICS)
+        client = admin(self.stack.kafka)
+        for service, definition in DEFINITIONS.items():
+            names = {topic.name for topic in definition.topics}
+            ends = {place: end for place, end in all_ends.items() if place[0] in names}
+            request = ConsumerGroupTopicPartitions(service.value)
+            try:
+                group = client.list_consumer_group_offsets([request])[service.value].result()
+            except KafkaException:
+                return False
+            committed = {(place.topic, place.partition): place.offset for place in group.topic_partitions}
+            if any(end > committed.get(place, 0) for place, end in ends.items()):
+                return False
+        return True
+
+    def settle(self, timeout_s: float = SETTLED_S) -> None:
+        """Wait until nothing is under way, and see that nothing is broken."""
+        wait(self.is_settled, "everything is settled", timeout_s)
+        assert check(read_facts(self._urls), settled=True) == []
+
+    def check_log(self) -> None:
+        """See that the records which came since the test began keep their promises, too."""
+        records = [record for seen in self.log.read_to_end() if (record := logged(seen)) is not None]
+        assert check_log(records) == []
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.log.close()

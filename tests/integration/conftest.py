@@ -1,10 +1,12 @@
 """Databases and stacks of a test's own."""
 
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.topics import Principal
@@ -13,6 +15,12 @@ from deploy.local.stack import Stack
 from services._platform import postgres
 from tests.conftest import running_stack
 from tests.integration.recorder import scratch_database
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet() -> None:
+    """Services' code that runs in the tests' own process logs what matters: a line a message would bury it."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,7 @@ class Cast:
     emails: list[str] = field(init=False)
     plans: dict[str, Plan] = field(init=False)
     sent: list[Sent] = field(default_factory=list)
+    created: list[tuple[UUID, CreateMemberAccount]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.owners = [self.uuid() for _ in range(OWNERS)]
@@ -104,6 +105,15 @@ def create_member_account(cast: Cast) -> Sequence[Sent]:
     return [sent(_creation(cast, owner, cast.random.choice(cast.emails)), cast.uuid(), owner)]
 
 
+def once_more(cast: Cast) -> Sequence[Sent]:
+    """An owner creates an account again that they may have created before: another command, the same address."""
+    if not cast.created:
+        return []
+    owner, body = cast.random.choice(cast.created)
+    price = cast.plans[body.plan].price_units
+    return [sent(body.model_copy(update={"price_units": price}), cast.uuid(), owner)]
+
+
 def same_address_from_two_owners(cast: Cast) -> Sequence[Sent]:
     """Two owners invite one person at the same moment."""
     email = cast.random.choice(cast.emails)
@@ -133,6 +143,12 @@ def unknown_plan(cast: Cast) -> Sequence[Sent]:
 def sent_again(cast: Cast) -> Sequence[Sent]:
     """The platform sends one of its commands again, under the same message id."""
     return [cast.random.choice(cast.sent)] if cast.sent else []
+
+
+def other_content(cast: Cast) -> Sequence[Sent]:
+    """A client uses a message id twice, for two commands: the first one counts."""
+    account, id_ = cast.owner(), cast.uuid()
+    return [sent(_credit(cast, account), id_) for _ in range(2)]
 
 
 def credit_units(cast: Cast) -> Sequence[Sent]:
@@ -189,11 +205,13 @@ def malformed(cast: Cast) -> Sequence[Sent]:
 
 COMMANDS: Sequence[tuple[int, Callable[[Cast], Sequence[Sent]]]] = (
     (12, create_member_account),
+    (2, once_more),
     (4, same_address_from_two_owners),
     (1, not_ones_own_group),
     (1, wrong_price),
     (1, unknown_plan),
     (3, sent_again),
+    (1, other_content),
     (3, credit_units),
     (1, credit_with_a_used_id),
     (3, post_transfers),
@@ -205,7 +223,7 @@ COMMANDS: Sequence[tuple[int, Callable[[Cast], Sequence[Sent]]]] = (
 
 def _creation(cast: Cast, owner: UUID, email: str) -> CreateMemberAccount:
     plan = cast.random.choice(list(cast.plans.values()))
-    return CreateMemberAccount(
+    body = CreateMemberAccount(
         group_id=group_of(owner),
         plan=plan.plan,
         price_units=plan.price_units,
@@ -214,6 +232,8 @@ def _creation(cast: Cast, owner: UUID, email: str) -> CreateMemberAccount:
         last_name="H.",
         language=Language.FR,
     )
+    cast.created.append((owner, body))
+    return body
 
 
 def next_command(cast: Cast) -> Sequence[Sent]:

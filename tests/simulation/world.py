@@ -20,7 +20,7 @@ from deploy.facts import facts_of
 from deploy.invariants import check, check_log, logged
 from services._platform.database import Conflict, Key, Outage, Why
 from services._platform.memory import MemoryDatabase, MemoryTransaction
-from services._platform.messages import TIMERS, Incoming, Outgoing, Outcome, SetTimer, StoredRecord, outgoing
+from services._platform.messages import TIMERS, Incoming, Outcome, Outgoing, SetTimer, StoredRecord, outgoing
 from services._platform.sagas import CancelSaga, RetrySaga, SagaRow
 from services._platform.service import Handler, Moment, Service
 from services._platform.shell import FromKafka, Shell, Source, StillUndecodable
@@ -118,6 +118,25 @@ class WatchedShell(Shell):
     def __init__(self, service: Service, database: FaultyDatabase, clock: VirtualClock) -> None:
         super().__init__(service, database, clock)
         self.failures: list[str] = []
+        self._all_types = self._types
+
+    def forget_a_type(self, random: Random) -> str:
+        """Become an older version, which can't read one of its commands; give which."""
+        known = [
+            model.TYPE for model in self.service.handlers if getattr(model, "TOPIC", None) == self.service.commands
+        ]
+        forgotten = random.choice(known) if known else ""
+        self._types = {type_: model for type_, model in self._all_types.items() if forgotten != model.TYPE}
+        return forgotten
+
+    @property
+    def outdated(self) -> bool:
+        """Whether an older version runs."""
+        return self._types is not self._all_types
+
+    def remember_types(self) -> None:
+        """Become the newest version again."""
+        self._types = self._all_types
 
     async def _commit(self, arrivals: Sequence[Any], source: Source) -> None:
         try:
@@ -185,7 +204,8 @@ class World:
     def run(self) -> list[str]:
         """Live through the seed's steps, settle, and give what is wrong: nothing, if all is well."""
         self._begin()
-        for self.step in range(1, self.random.randint(40, 220)):
+        for step in range(1, self.random.randint(40, 250)):
+            self.step = step
             action = self.random.choices(_ACTIONS, _WEIGHTS)[0]
             action(self)
             if self.random.random() < 0.04:
@@ -200,7 +220,7 @@ class World:
         return self.findings
 
     def _begin(self) -> None:
-        """Put plans and numbers on sale; owners sign up. Mostly this is known everywhere before anything else happens."""
+        """Put plans and numbers on sale; owners sign up. Mostly all know of it before anything else happens."""
         provisioning = self.by_name[Principal.PROVISIONING]
         numbers = {
             number: FaxNumber(number, NumberState.FREE, None)
@@ -217,9 +237,18 @@ class World:
             self._settle()
 
     def _settle(self) -> None:
-        """Deliver everything fairly, with nothing failing any more, until nothing is left to happen."""
+        """Deliver everything, with nothing failing any more, until nothing is left to happen."""
+        if self.random.random() < 0.5:
+            self._run_dry()  # what is broken stays broken until every deadline is over
         for node in self.nodes:
             node.poisoned.clear()
+            node.shell.remember_types()
+            self._retry(node, list(node.database.contents.parked))
+        self._run_dry()
+
+    def _run_dry(self) -> None:
+        """Deliver everything fairly, and let time pass whenever that is all that is waited for."""
+        for node in self.nodes:
             node.database.fault = None
             node.consumer.delayed.clear()
         for _ in range(MAX_ROUNDS):
@@ -234,7 +263,7 @@ class World:
 
     def _round(self, node: Node) -> bool:
         """Let a service do all that it can do now; say whether there was anything."""
-        retried = self._retry_all(node)
+        retried = self._retry_mended(node)
         relayed = self._publish(node, list(node.database.contents.outbox))
         fired = drive(fire_due(node.shell))
         batch = node.consumer.batch(self.random, self.step, self.random.choice([3, 50, 500]))
@@ -272,10 +301,11 @@ class World:
 
     def deliver(self) -> None:
         """A batch arrives at a service, and something may break while it is handled."""
-        node = self.random.choice(self.nodes)
-        batch = node.consumer.batch(self.random, self.step, self.random.choice([1, 2, 5, 20, 100]))
-        if not batch:
+        waiting = [node for node in self.nodes if node.consumer.waiting(self.step)]
+        if not waiting:
             return
+        node = self.random.choice(waiting)
+        batch = node.consumer.batch(self.random, self.step, self.random.choice([1, 2, 5, 20, 100]))
         if self.random.random() < 0.15:
             node.database.fault = self.random.choice(list(Fault))
         self._deliver(node, batch)
@@ -285,7 +315,10 @@ class World:
 
     def relay(self) -> None:
         """A relay publishes some of its rows, each key's in order; it may crash before it deletes them."""
-        node = self.random.choice(self.nodes)
+        unsent = [node for node in self.nodes if node.database.contents.outbox]
+        if not unsent:
+            return
+        node = self.random.choice(unsent)
         share = self.random.choice([0.3, 0.7, 1.0])
         stopped: set[str] = set()
         rows = []
@@ -350,7 +383,9 @@ class World:
         node = self.random.choice(self.nodes)
         sagas: Mapping[UUID, SagaRow] = node.database.contents.tables.get("sagas", {})
         if sagas:
-            saga = self.random.choice(list(sagas.values()))
+            running = [saga for saga in sagas.values() if saga.ended_at is None]
+            ended = not running or self.random.random() < 0.2
+            saga = self.random.choice(list(sagas.values()) if ended else running)
             body = self.random.choice([RetrySaga, CancelSaga])(saga_id=saga.id)
             cause = _cause(body, saga.correlation_id, self.cast.uuid(), saga.actor)
             drive(_set_timer(node.database, SetTimer(cause.id, self.clock.now, body), cause))
@@ -360,20 +395,30 @@ class World:
     def operator_retries(self) -> None:
         """An operator has parked messages retried, mended or not."""
         node = self.random.choice(self.nodes)
-        if self.random.random() < 0.5:
-            node.poisoned.clear()
         parked = list(node.database.contents.parked)
-        node.database.request_retry(self.random.sample(parked, self.random.randint(0, len(parked))))
-        drive(retry_requested(node.shell))
+        self._retry(node, self.random.sample(parked, self.random.randint(0, len(parked))))
 
     def poison(self) -> None:
         """Whatever comes on some key fails at a service, until somebody mends it."""
         node = self.random.choice(self.nodes)
-        logs = [log for topic in node.service.topics for p in range(PARTITIONS) if (log := self.bus.logs[topic.name, p])]
+        topic = self.random.choice(node.service.topics).name
+        logs = [log for partition in range(PARTITIONS) if (log := self.bus.logs[topic, partition])]
         if logs:
             record = self.random.choice(self.random.choice(logs))
             node.poisoned.add((record.topic, record.key or b""))
             self.tell("poison", node.principal, f"{record.topic} {record.key!r}")
+
+    def downgrade(self) -> None:
+        """An older version runs for a while: it parks what it can't read, and lets what follows on its key pass."""
+        node = self.random.choice(self.nodes)
+        self.tell("poison", node.principal, f"can't read {node.shell.forget_a_type(self.random)}")
+
+    def mend(self) -> None:
+        """Bugs are mended and the newest version runs; what is parked still waits for its operator."""
+        self.tell("mend", "all", "services are mended")
+        for node in self.nodes:
+            node.poisoned.clear()
+            node.shell.remember_types()
 
     def change_a_price(self) -> None:
         """A plan costs something else from now on."""
@@ -416,11 +461,18 @@ class World:
             contents.outbox = [out for out in contents.outbox if id(out) not in gone]
         return bool(rows)
 
-    def _retry_all(self, node: Node) -> bool:
-        """Retry what failed while it was poisoned. What can't be read stays parked for ever."""
-        failed = [id_ for id_, row in node.database.contents.parked.items() if row.parked.why is Why.FAILED]
-        node.database.request_retry(failed)
-        drive(retry_requested(node.shell))
+    def _retry(self, node: Node, ids: Sequence[UUID]) -> None:
+        if ids:
+            self.tell("retries", node.principal, f"{len(ids)} parked messages")
+            node.database.request_retry(ids)
+            drive(retry_requested(node.shell))
+
+    def _retry_mended(self, node: Node) -> bool:
+        """Retry what failed, once it would no more. What can't be read stays parked for ever."""
+        if node.poisoned or node.shell.outdated:
+            return False
+        failed = [id_ for id_, row in node.database.contents.parked.items() if row.parked.why is not Why.UNDECODABLE]
+        self._retry(node, failed)
         return bool(failed)
 
     def _publish_plan(self, plan: Plan) -> None:
@@ -477,7 +529,9 @@ ACTIONS: Sequence[tuple[int, Callable[[World], None]]] = (
     (2, World.hasten_a_timer),
     (3, World.operator_acts),
     (2, World.operator_retries),
-    (1, World.poison),
+    (2, World.poison),
+    (1, World.downgrade),
+    (2, World.mend),
     (1, World.change_a_price),
 )
 """How often, and what: the table of everything that may happen."""

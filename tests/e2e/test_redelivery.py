@@ -1,0 +1,117 @@
+"""Whatever comes twice, or comes unreadable, changes nothing for anybody."""
+
+from uuid import uuid4
+
+import pytest
+
+from contracts.catalogue import MESSAGES
+from contracts.groups import MemberAccountCreated, MemberAccountRefused
+from contracts.topics import TOPICS, Principal, Topic
+from tests.e2e.driver import DEFINITIONS, SETTINGS, Seen, Wire, World
+
+READERS: dict[str, list[Principal]] = {
+    topic.name: [service for service, definition in DEFINITIONS.items() if topic in definition.topics]
+    for topic in TOPICS
+}
+
+
+def _facts(world: World) -> dict[str, list[object]]:
+    """All that the services have written but the plumbing's own: what a repetition must leave as it is."""
+    tables = {
+        Principal.LEDGER: ("accounts", "holds", "transfers", "entries"),
+        Principal.PROVISIONING: ("subscribers", "addresses", "requests", "fax_numbers"),
+        Principal.GROUPS: ("groups", "addresses", "memberships", "plans", "sagas", "timers"),
+        Principal.NOTIFICATIONS: ("people", "mails", "deliveries"),
+    }
+    return {
+        f"{service}.{table}": world.rows(service, f"SELECT t::text FROM {table} t ORDER BY 1")
+        for service, names in tables.items()
+        for table in names
+    }
+
+
+def _publish_again(world: World, records: list[Seen]) -> None:
+    """Publish records once more, byte for byte, each as a principal that writes its topic."""
+    wires = {principal: Wire(world.stack.kafka, principal) for principal in Principal}
+    writer = {topic.name: sorted(topic.writers)[0] for topic in TOPICS}
+    for seen in records:
+        wires[writer[seen.topic]].send_raw(seen.topic, seen.key, seen.value, seen.headers, seen.partition)
+    for wire in wires.values():
+        wire.flush()
+
+
+def test_each_message_twice_and_again_after_a_restart_changes_nothing(world: World) -> None:
+    owner, other = world.owners(2, units=400)
+    email = f"wanted.{world.mark}@example.com"
+    commands = [
+        world.create(owner),
+        world.create(owner, plan="send_receive", price_units=120),
+        world.create(owner, email),
+        world.create(other, email),
+        world.create(other, price_units=1),
+        world.create(world.owner(units=1)),
+    ]
+    world.answers(commands, MemberAccountCreated, MemberAccountRefused)
+    world.settle()
+    records = list(world.log.read_to_end())
+    assert {seen.topic for seen in records} >= {t.name for t in TOPICS if MESSAGES_ON[t.name] and not _quiet(t)}
+    before, mails = _facts(world), len(world.mails_to("@"))
+
+    _publish_again(world, records)
+    world.settle()
+    assert _facts(world) == before
+    assert len(world.log.read_to_end()) == 2 * len(records), "a repetition is not even answered"
+
+    world.product.stop_services()
+    _publish_again(world, records)
+    world.product.start_services(**SETTINGS)
+    world.settle()
+    assert _facts(world) == before
+    assert len(world.log.read_to_end()) == 3 * len(records)
+    assert len(world.mails_to("@")) == mails
+
+
+MESSAGES_ON: dict[str, list[str]] = {
+    topic.name: [type_ for type_, model in MESSAGES.items() if model.TOPIC is topic] for topic in TOPICS
+}
+
+
+def _quiet(topic: Topic) -> bool:
+    """Plans are published at deployment, and notifications has no command yet."""
+    return topic.name in ("popfax.provisioning.plans", "popfax.notifications.commands")
+
+
+@pytest.mark.parametrize("topic", [topic for topic in TOPICS if READERS[topic.name]], ids=lambda topic: topic.name)
+def test_an_unreadable_record_is_parked_by_its_readers_and_the_rest_flows_on(world: World, topic: Topic) -> None:
+    readers, before = READERS[topic.name], world.parked()
+    wire = Wire(world.stack.kafka, sorted(topic.writers)[0])
+    handled = [
+        [m.TYPE for m in DEFINITIONS[reader].handlers if m.TYPE in MESSAGES_ON[topic.name]] for reader in readers
+    ]
+    known = next((types[0] for types in handled if types), "")
+    owner = world.owner(units=200)
+    command = world.create(owner)
+    id_, key = str(uuid4()), str(uuid4()).encode()
+    undecodable = [("ce_id", b"\xff\xfe"), ("ce_type", b"\xff\x00\xfe")]
+    malformed = [("ce_id", id_.encode()), ("ce_type", known.encode())]
+    for partition in range(topic.partitions):
+        wire.send_raw(topic.name, b"\xff\x00", b"\x00\xff", undecodable, partition)
+    wire.send_raw(topic.name, key, b'{"plan": 1}', malformed)
+    wire.flush()
+    later = world.create(owner)
+    outcomes = world.answers([command, later], MemberAccountCreated, MemberAccountRefused)
+    assert {seen.kind for seen in outcomes.values()} == {MemberAccountCreated.TYPE}
+    world.settle()
+    assert world.available(owner) == 200 - 2 * 60
+    for service, rows in world.parked().items():
+        new = rows[len(before[service]) :]
+        if service not in readers:
+            assert new == [], service
+            continue
+        codes = sorted(code for name, _, _, code in new if name == topic.name)
+        types = handled[readers.index(service)]
+        expected = ["unknown_type"] * topic.partitions + (["malformed_command"] if types else [])
+        if topic is DEFINITIONS[service].commands and not types:
+            expected.append("unknown_type")  # on a topic of others, a type that is none of ours is nothing to us
+        assert codes == sorted(expected), service
+        assert len(new) == len(codes)

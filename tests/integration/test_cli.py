@@ -1,0 +1,319 @@
+"""`popfax`, command by command, against the running product."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import sqlalchemy as sa
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from sqlalchemy.ext.asyncio import AsyncEngine
+from typer.testing import CliRunner, Result
+
+from contracts.ledger import CreditUnits
+from contracts.message import group_of
+from contracts.topics import LEDGER_COMMANDS, Principal
+from deploy.cli import connection
+from deploy.cli.app import app
+from deploy.cli.errors import Exit
+from deploy.local.kafka import ADMIN
+from deploy.local.paths import STATE
+from deploy.local.process import wait_until
+from deploy.local.product import Product
+from deploy.local.stack import remove_abandoned
+from services._platform.database import Parked, Why
+from services._platform.messages import StoredRecord
+from services._platform.postgres import PARKED, PARKED_KEYS, PostgresDatabase, engine
+from services.groups.tables import plans, sagas
+from services.ledger.tables import accounts
+from tests.conftest import make_stack
+
+ANSWER_WITHIN_S = 20
+
+
+@dataclass
+class Cli:
+    """The command line, pointed at one product."""
+
+    product: Product
+    file: Path
+
+    def __call__(self, *arguments: str, stdin: str | None = None) -> Result:
+        return CliRunner().invoke(app, [*arguments, "--env-file", str(self.file)], input=stdin, env={"COLUMNS": "200"})
+
+    def json(self, *arguments: str, expect: Exit = Exit.OK) -> Any:
+        done = self(*arguments, "--json")
+        assert done.exit_code == expect, done.output
+        return json.loads(done.stdout)
+
+    def rows(self, service: Principal, statement: sa.Executable) -> Any:
+        connected = connection.connect(self.file)
+        try:
+            return connected.rows(service, statement)
+        finally:
+            connected.close()
+
+
+@pytest.fixture(scope="module")
+def cli() -> Iterator[Cli]:
+    """A product of this module's own: its tests put messages aside, and stop a service."""
+    remove_abandoned(STATE, "test-")
+    stack = make_stack(STATE / f"test-cli-{time.time_ns()}")
+    try:
+        with Product(stack) as product:
+            running = Cli(product, connection.write(stack.directory, stack))
+            assert wait_until(lambda: len(running.rows(Principal.GROUPS, sa.select(plans))) == 2, ANSWER_WITHIN_S)
+            yield running
+    finally:
+        shutil.rmtree(stack.directory, ignore_errors=True)
+
+
+@pytest.fixture
+def owner(cli: Cli) -> str:
+    """A subscriber with 200 units."""
+    subscriber = str(uuid4())
+    names = ("--set", "first_name=Anne", "--set", "last_name=Martin", "--set", "language=fr")
+    email = ("--set", f"email={subscriber}@popfax.example")
+    cli.json("send", "register-subscriber", "--set", f"subscriber_id={subscriber}", *email, *names)
+    cli.json("send", "credit-units", "--set", f"account_id={subscriber}", "--set", "amount_units=200")
+    return subscriber
+
+
+def creation(owner: str, *more: str) -> tuple[str, ...]:
+    fields = {"plan": "send_only", "price_units": "60", "email": f"{uuid4()}@branch.example"}
+    fields |= {"first_name": "Zoé", "last_name": "Petit", "language": "fr"}
+    pairs = [part for name, value in fields.items() for part in ("--set", f"{name}={value}")]
+    return ("send", "create-member-account", "--actor", owner, *pairs, *more)
+
+
+class TestSend:
+    @pytest.mark.parametrize("name", ["credit-units", "CreditUnits", "popfax.ledger.credit-units.v1"])
+    def test_finds_a_command_by_any_of_its_names(self, cli: Cli, name: str) -> None:
+        account = str(uuid4())
+        told = cli.json("send", name, "--set", f"account_id={account}", "--set", "amount_units=7")
+        assert not told["refused"]
+        assert told["events"][0]["account_id"] == account
+        assert UUID(told["events"][0]["credit_id"])
+
+    def test_waits_for_the_end_of_a_saga(self, cli: Cli, owner: str) -> None:
+        told = cli.json(*creation(owner))
+        assert [event["type"].split(".")[2] for event in told["events"]] == ["member-joined", "member-account-created"]
+        assert told["events"][0]["group_id"] == str(group_of(UUID(owner)))
+
+    def test_says_a_refusal_with_its_code(self, cli: Cli, owner: str) -> None:
+        told = cli.json(*creation(owner, "--set", "price_units=61"), expect=Exit.NO)
+        assert (told["refused"], told["code"]) == (True, "price_changed")
+        assert "price_changed" in cli(*creation(owner, "--set", "price_units=61")).stdout
+
+    def test_takes_lists_as_json(self, cli: Cli, owner: str) -> None:
+        legs = json.dumps([{"account_id": str(uuid4()), "amount_units": 5}])
+        told = cli.json("send", "post-transfers", "--set", f"source_id={owner}", "--set", f"legs={legs}")
+        assert told["events"][0]["total_units"] == 5
+
+    def test_names_every_invalid_field(self, cli: Cli) -> None:
+        wrong = ("send", "credit-units", "--set", "amount_units=0", "--set", "colour=red")
+        assert set(cli.json(*wrong, expect=Exit.USAGE)["errors"]) == {"account_id", "amount_units", "colour"}
+        assert "amount_units: Input should be greater than 0" in cli(*wrong).stderr
+
+    @pytest.mark.parametrize("arguments", [("send",), ("send", "credit-unit"), ("send", "credit-units", "--set", "x")])
+    def test_refuses_what_is_no_command(self, cli: Cli, arguments: tuple[str, ...]) -> None:
+        done = cli(*arguments)
+        assert done.exit_code == Exit.USAGE
+        assert len(done.stderr.splitlines()) == 1
+
+    def test_lists_the_commands(self) -> None:
+        done = CliRunner().invoke(app, ["messages", "--json"])
+        assert {"create-member-account", "credit-units"} <= {each["name"] for each in json.loads(done.stdout)}
+        assert "price_units" in CliRunner().invoke(app, ["send", "--list"]).stdout
+
+
+class TestConnection:
+    def test_says_in_one_line_that_nothing_runs(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(connection, "DIRECTORY", tmp_path)
+        done = CliRunner().invoke(app, ["saga", "list"])
+        assert done.exit_code == Exit.UNREACHABLE
+        assert len(done.stderr.splitlines()) == 1
+        assert "popfax up" in done.stderr
+
+    def test_finds_the_product_in_the_environment(self, cli: Cli) -> None:
+        url = cli.product.stack.postgres.url(Principal.GROUPS)
+        done = CliRunner().invoke(app, ["saga", "list", "--json"], env={"GROUPS_DATABASE_URL": url})
+        assert done.exit_code == Exit.OK
+
+    def test_says_what_the_environment_lacks(self, cli: Cli) -> None:
+        url = cli.product.stack.postgres.url(Principal.LEDGER)
+        done = CliRunner().invoke(app, ["saga", "list"], env={"LEDGER_DATABASE_URL": url})
+        assert done.exit_code == Exit.UNREACHABLE
+        assert "GROUPS_DATABASE_URL is not set" in done.stderr
+
+    @pytest.mark.parametrize("command", [("ledger", "verify"), ("saga", "list"), ("topics",)])
+    def test_says_in_one_line_what_it_can_not_reach(self, cli: Cli, tmp_path: Path, command: tuple[str, ...]) -> None:
+        gone = tmp_path / "gone.env"
+        text = cli.file.read_text()
+        for port in (cli.product.stack.kafka.bootstrap, cli.product.stack.postgres.superuser_url.split("@")[1]):
+            text = text.replace(port.split("/")[0], "127.0.0.1:1")
+        gone.write_text(text)
+        done = CliRunner().invoke(app, [*command, "--env-file", str(gone)])
+        assert done.exit_code == Exit.UNREACHABLE, done.output
+        assert len(done.stderr.splitlines()) == 1
+
+    def test_keeps_the_settings_from_others(self, cli: Cli) -> None:
+        assert cli.file.stat().st_mode & 0o077 == 0
+
+
+class TestSagas:
+    @pytest.fixture
+    def waiting(self, cli: Cli, owner: str) -> Iterator[str]:
+        """A saga that waits for the ledger, which is away until the test is over."""
+        cli.product.services[Principal.LEDGER].kill()
+        try:
+            assert cli(*creation(owner, "--timeout", "1")).exit_code == Exit.UNREACHABLE
+            yield str(cli.json("saga", "list")[-1]["id"])
+        finally:
+            if not cli.product.services[Principal.LEDGER].ready():
+                self.bring_back(cli)
+
+    def bring_back(self, cli: Cli) -> None:
+        cli.product.services[Principal.LEDGER].launch()
+        cli.product.services[Principal.LEDGER].wait_ready()
+
+    def test_shows_an_open_one_without_personal_data(self, cli: Cli, waiting: str) -> None:
+        shown = cli.json("saga", "show", waiting)
+        assert (shown["status"], shown["step"], shown["stuck"]) == ("running", "reserve units", False)
+        assert shown["data"]["plan"] == "send_only"
+        assert not {"email", "first_name", "last_name"} & set(shown["data"])
+        assert "Petit" not in cli("saga", "show", waiting[:13]).stdout
+
+    def test_says_which_are_stuck(self, cli: Cli, waiting: str) -> None:
+        long_ago = datetime.now(UTC) - timedelta(hours=1)
+        cli.rows(Principal.GROUPS, sa.update(sagas).where(sagas.c.id == UUID(waiting)).values(opened_at=long_ago))
+        (listed,) = [each for each in cli.json("saga", "list") if each["id"] == waiting]
+        assert listed["stuck"]
+        assert "STUCK" in cli("saga", "list").stdout
+
+    def test_cancels_one_and_sees_it_end(self, cli: Cli, waiting: str) -> None:
+        told = cli.json("saga", "cancel", waiting, "--timeout", "1")
+        assert told["status"] == "compensating"
+        self.bring_back(cli)
+        assert wait_until(lambda: cli.json("saga", "show", waiting)["status"] == "refused", ANSWER_WITHIN_S)
+        assert cli.json("saga", "show", waiting)["code"] == "cancelled"
+
+    def test_asks_again(self, cli: Cli, waiting: str) -> None:
+        told = cli.json("saga", "retry", waiting, "--timeout", "1")
+        assert [line.split(" ", 1)[1] for line in told["new"]] == ["asked again"]
+        self.bring_back(cli)
+        assert wait_until(lambda: cli.json("saga", "show", waiting)["status"] == "completed", ANSWER_WITHIN_S)
+
+    def test_leaves_an_ended_one_alone(self, cli: Cli, owner: str) -> None:
+        cli.json(*creation(owner))
+        ended = next(each for each in cli.json("saga", "list", "--all") if each["actor"] == owner)
+        assert ended["status"] == "completed"
+        for what in ("retry", "cancel"):
+            done = cli("saga", what, ended["id"])
+            assert (done.exit_code, "has ended" in done.stderr) == (Exit.NO, True)
+
+    @pytest.mark.parametrize(("id_", "code"), [(str(uuid4()), Exit.NO), ("%", Exit.USAGE)])
+    def test_says_no_to_what_is_none(self, cli: Cli, id_: str, code: Exit) -> None:
+        assert cli("saga", "show", id_).exit_code == code
+
+
+class TestParked:
+    @pytest.fixture
+    def malformed(self, cli: Cli) -> Iterator[str]:
+        """A command that nobody can read."""
+        producer = Producer(cli.product.stack.kafka.client_config(Principal.PLATFORM) | {"log_level": "0"})
+        headers: list[tuple[str, str | bytes | None]] = [("ce_id", str(uuid4())), ("ce_type", CreditUnits.TYPE)]
+        headers.append(("odd", b"\xff"))
+        producer.produce(LEDGER_COMMANDS.name, b'{"amount_units": "secret"}', b"key", headers=headers)
+        assert producer.flush(10) == 0
+        assert wait_until(lambda: bool(cli.json("parked", "list")), ANSWER_WITHIN_S)
+        id_ = str(cli.json("parked", "list", "--service", "ledger")[-1]["id"])
+        yield id_
+        cli("parked", "drop", id_, "--yes")
+
+    @pytest.fixture
+    async def failed(self, cli: Cli, owner: str) -> str:
+        """A good command that was put aside as one that fails, and blocks its key."""
+        command = CreditUnits(credit_id=uuid4(), account_id=UUID(owner), amount_units=11)
+        headers = [("ce_id", str(uuid4()).encode()), ("ce_type", command.TYPE.encode())]
+        record = StoredRecord(
+            uuid4(), None, LEDGER_COMMANDS.name, 0, 0, command.key().encode(), command.to_json(), headers
+        )
+        connected: AsyncEngine = engine(cli.product.stack.postgres.url(Principal.LEDGER), 3)
+        async with PostgresDatabase(connected).begin() as tx:
+            await tx.park([Parked(record.row_id, record, Why.FAILED, "Bug", "here")], datetime.now(UTC))
+        await connected.dispose()
+        return str(record.row_id)
+
+    def test_lists_and_shows_what_could_not_be_read(self, cli: Cli, malformed: str) -> None:
+        assert malformed[:8] in cli("parked", "list").stdout
+        shown = cli.json("parked", "show", malformed)
+        assert (shown["why"], shown["code"], shown["key"]) == ("undecodable", "malformed_command", "key")
+        assert ["odd", "0xff"] in shown["headers"]
+
+    def test_shows_a_value_only_when_asked_to(self, cli: Cli, malformed: str) -> None:
+        assert "value" not in cli.json("parked", "show", malformed)
+        assert "secret" not in cli("parked", "show", malformed).stdout
+        assert "secret" in cli("parked", "show", malformed, "--reveal").stdout
+
+    def test_says_that_a_retry_failed_again(self, cli: Cli, malformed: str) -> None:
+        told = cli.json("parked", "retry", malformed, expect=Exit.NO)
+        assert (told["outcome"], told["attempts"]) == ("failed", 2)
+
+    def test_drops_only_when_it_is_meant(self, cli: Cli, malformed: str) -> None:
+        assert cli("parked", "drop", malformed).exit_code == Exit.USAGE
+        assert cli.json("parked", "drop", malformed, "--yes")["dropped"]
+        assert cli("parked", "drop", malformed, "--yes").exit_code == Exit.NO
+
+    def test_retries_to_the_end_and_unblocks_the_key(self, cli: Cli, failed: str, owner: str) -> None:
+        assert cli.json("parked", "retry", failed)["outcome"] == "handled"
+        query = sa.select(accounts.c.balance_units).where(accounts.c.id == UUID(owner))
+        assert cli.rows(Principal.LEDGER, query)[0][0] == 211
+        assert cli.rows(Principal.LEDGER, sa.select(PARKED_KEYS)) == []
+
+    def test_drops_what_blocks_a_key_and_says_what_is_left(self, cli: Cli, failed: str, owner: str) -> None:
+        fields = ("--set", f"account_id={owner}", "--set", "amount_units=1", "--timeout", "1")
+        assert cli("send", "credit-units", *fields).exit_code == Exit.UNREACHABLE
+        assert wait_until(lambda: len(cli.rows(Principal.LEDGER, sa.select(PARKED))) == 2, ANSWER_WITHIN_S)
+        assert cli.json("parked", "drop", failed, "--yes")["left_on_key"] == 1
+        (behind,) = cli.json("parked", "list")
+        assert cli.json("parked", "drop", behind["id"], "--yes")["left_on_key"] == 0
+        assert cli.rows(Principal.LEDGER, sa.select(PARKED_KEYS)) == []
+
+
+class TestBooksMailsTopics:
+    def test_finds_the_books_right(self, cli: Cli, owner: str) -> None:
+        assert cli.json("ledger", "verify")["violations"] == []
+        assert "✓" in cli("ledger", "verify", "--all").stdout
+
+    def test_finds_the_books_wrong(self, cli: Cli, owner: str) -> None:
+        here = accounts.c.id == UUID(owner)
+        cli.rows(Principal.LEDGER, sa.update(accounts).where(here).values(balance_units=201))
+        try:
+            told = cli.json("ledger", "verify", expect=Exit.NO)
+            assert [(each["code"], each["subject"]) for each in told["violations"]] == [("balance_mismatch", owner)]
+        finally:
+            cli.rows(Principal.LEDGER, sa.update(accounts).where(here).values(balance_units=200))
+
+    def test_lists_mails_without_personal_data(self, cli: Cli, owner: str) -> None:
+        cli.json(*creation(owner))
+        assert wait_until(lambda: cli.json("mail", "list")["counts"].get("sent", 0) >= 2, ANSWER_WITHIN_S)
+        told = cli.json("mail", "list", "--state", "sent")
+        assert {"welcome", "receipt"} == {mail["template"] for mail in told["mails"]}
+        assert "@" not in cli("mail", "list").stdout
+
+    def test_compares_the_topics_and_creates_what_is_missing(self, cli: Cli) -> None:
+        assert cli.json("topics")["differences"] == []
+        admin = AdminClient({**cli.product.stack.kafka.client_config(ADMIN), "log_level": 0})
+        admin.delete_topics(["popfax.notifications.commands"])["popfax.notifications.commands"].result()
+        assert wait_until(lambda: cli("topics").exit_code == Exit.NO, ANSWER_WITHIN_S)
+        assert "missing topic" in cli("topics").stdout
+        assert cli("topics", "--apply").exit_code == Exit.OK
+        assert cli("topics").exit_code == Exit.OK

@@ -1,0 +1,408 @@
+"""The consumer and the service around it: what comes is handled once, whatever it is and whoever dies."""
+
+import asyncio
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+from confluent_kafka import Consumer as GroupReader
+from confluent_kafka import KafkaException, TopicPartition
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.ledger import CreditUnits, UnitsCredited
+from contracts.topics import LEDGER_COMMANDS, Principal
+from deploy.local.product import ServiceProcess
+from deploy.local.stack import Stack
+from services._platform import kafka, migrate
+from services._platform.database import Why
+from services._platform.postgres import stored_record
+from tests.e2e.driver import Headers, Log, Wire, wait
+from tests.integration.recorder import (
+    Recorder,
+    consuming,
+    count,
+    credit,
+    effects,
+    eventually,
+    execute,
+    parked,
+    plain,
+    settings,
+)
+
+TOPIC = LEDGER_COMMANDS.name
+
+
+@pytest.fixture
+def wire(stack: Stack) -> Wire:
+    """The platform, which writes commands. The ledger's group begins where the topic ends now."""
+    _skip_to_end(stack)
+    return Wire(stack.kafka)
+
+
+def _group(stack: Stack) -> GroupReader:
+    config = stack.kafka.client_config(Principal.LEDGER) | {"group.id": Principal.LEDGER.value}
+    return GroupReader(config | {"enable.auto.commit": "false"})
+
+
+def _places() -> list[TopicPartition]:
+    return [TopicPartition(TOPIC, number) for number in range(LEDGER_COMMANDS.partitions)]
+
+
+def _skip_to_end(stack: Stack) -> None:
+    group = _group(stack)
+    ends = [group.get_watermark_offsets(place, timeout=10)[1] for place in _places()]
+    offsets = [TopicPartition(TOPIC, number, end) for number, end in enumerate(ends)]
+
+    def is_committed() -> bool:
+        try:  # refused while the group has a member: one that was killed is one until its session expires
+            return all(each.error is None for each in group.commit(offsets=offsets, asynchronous=False) or [])
+        except KafkaException:
+            return False
+
+    wait(is_committed, "the group is empty")
+    group.close()
+
+
+def _committed(stack: Stack) -> int:
+    """How far the group has committed, over all partitions."""
+    group = _group(stack)
+    try:
+        return sum(max(place.offset, 0) for place in group.committed(_places(), timeout=10))
+    finally:
+        group.close()
+
+
+@dataclass
+class Commands:
+    """Credits to a few accounts, numbered on each: 1, 2, 3, …"""
+
+    accounts: list[UUID] = field(default_factory=lambda: [uuid4() for _ in range(20)])
+    sent: int = 0
+
+    def send(self, wire: Wire, each: int) -> None:
+        first = self.sent // len(self.accounts)
+        for number in range(first + 1, first + each + 1):
+            for account in self.accounts:
+                wire.send(credit(account, number))
+        self.sent += each * len(self.accounts)
+        wire.flush()
+
+    async def assert_each_once_in_order(self, engine: AsyncEngine) -> None:
+        done: dict[UUID, list[int]] = {account: [] for account in self.accounts}
+        for effect in await effects(engine, self.accounts):
+            done[effect.account_id].append(effect.amount_units)
+        numbers = list(range(1, self.sent // len(self.accounts) + 1))
+        assert {account: found for account, found in done.items() if found != numbers} == {}
+
+
+def _headers(body: CreditUnits, **changed: bytes | None) -> Headers:
+    made: dict[str, bytes | None] = {"ce_id": str(uuid4()).encode(), "ce_type": body.TYPE.encode()}
+    return list((made | changed).items())
+
+
+class TestPoison:
+    async def test_what_cannot_be_read_is_parked_with_its_reason_and_the_rest_is_handled(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, wire: Wire
+    ) -> None:
+        account, other = uuid4(), uuid4()
+        key, good = str(account).encode(), credit(account)
+        value, huge = good.to_json(), b"x" * 700_000
+        poison: list[tuple[bytes | None, bytes | None, Headers, str]] = [
+            (key, value, _headers(good, ce_type=b"\xff\xfe"), "unknown_type"),
+            (key, value, _headers(good, ce_type=None), "unknown_type"),
+            (key, value, _headers(good, ce_type=b"t" + huge), "unknown_type"),
+            (key, value, _headers(good, ce_type=b"a\x00b"), "unknown_type"),
+            (key, value, [], "unknown_type"),
+            (key, value, _headers(good, ce_id=b"\xff"), "malformed_envelope"),
+            (key, value, _headers(good, ce_id=None), "malformed_envelope"),
+            (key, value, _headers(good, ce_type=UnitsCredited.TYPE.encode()), "unknown_type"),
+            (None, value, _headers(good), "wrong_key"),
+            (b"\xff\x00", value, _headers(good), "wrong_key"),
+            (key, None, _headers(good), "malformed_command"),
+            (key, b"\xff{", _headers(good, other=b"\xff\x00"), "malformed_command"),
+            (key, b'{"credit_id":"\x00"}', _headers(good, ce_correlationid=b"a\x00b"), "malformed_command"),
+        ]
+        tolerable: list[tuple[CreditUnits, Headers]] = [
+            (body := credit(account, 1), _headers(body)),
+            (body := credit(account, 2), _headers(body, other=b"\xff\xfe", ce_correlationid=b"\xff")),
+            (body := credit(account, 3), _headers(body, other=huge)),
+            (body := credit(account, 4), _headers(body, other=None, ce_actor=b"nobody", traceparent=b"\x00")),
+            (body := credit(account, 5), _headers(body, ce_correlationid=b"a\x00b")),
+        ]
+        for number, (bad_key, bad_value, headers, _) in enumerate(poison):
+            wire.send_raw(TOPIC, bad_key, bad_value, headers, partition=3)
+            if number < len(tolerable):
+                body, good_headers = tolerable[number]
+                wire.send_raw(TOPIC, key, body.to_json(), good_headers, partition=3)
+        wire.send(credit(other, 1))
+        wire.flush()
+        async with consuming(stack, ledger_url, Recorder().service):
+            await eventually(lambda: _handled(ledger_engine, [account, other], 6), "the good ones")
+            await eventually(lambda: _parked(ledger_engine, len(poison)), "the bad ones")
+        assert [e.amount_units for e in await effects(ledger_engine, [account])] == [1, 2, 3, 4, 5]
+        rows = await parked(ledger_engine)
+        assert [(row.why, row.code) for row in rows] == [(Why.UNDECODABLE, code) for *_, code in poison]
+        for row, (bad_key, bad_value, headers, _) in zip(rows, poison, strict=True):
+            kept = stored_record(row)
+            assert (kept.key, kept.value) == (bad_key, bad_value)
+            assert list(kept.headers) == list(headers)
+
+    async def test_a_header_whose_name_is_neither_utf8_nor_text_stops_nothing(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, wire: Wire
+    ) -> None:
+        accounts = [uuid4() for _ in range(30)]
+        for account in accounts:  # on all partitions: what is drained together with the bad one must not be lost
+            wire.send(credit(account, 1))
+        wire.flush()
+        body, unreadable = credit(accounts[0], 2), credit(accounts[0], 99)
+        await _send_with_bad_name(
+            stack,
+            [
+                (body.key().encode(), body.to_json(), _headers(body)),
+                (unreadable.key().encode(), b"{", _headers(unreadable)),
+            ],
+        )
+        for account in accounts:
+            wire.send(credit(account, 3))
+        wire.flush()
+        async with consuming(stack, ledger_url, Recorder().service):
+            await eventually(lambda: _handled(ledger_engine, accounts, 61), "all of them")
+            await eventually(lambda: _parked(ledger_engine, 1), "the unreadable one")
+        done = await effects(ledger_engine, accounts)
+        assert [e.amount_units for e in done if e.account_id == accounts[0]] == [1, 2, 3]
+        assert len(done) == 61
+        (row,) = await parked(ledger_engine)
+        assert [name for name, _ in stored_record(row).headers] == ["ce_id", "ce_type", r"na\xffm\x00e"]
+
+
+class _NotUtf8(str):
+    """A header's name that goes out as it is."""
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return self.__str__().encode("latin-1")
+
+    def __str__(self) -> str:
+        return "".join(self)
+
+
+async def _send_with_bad_name(stack: Stack, records: Sequence[tuple[bytes, bytes, Headers]]) -> None:
+    """Publish records with a header that no proper client would write, after good ones in the same batch."""
+    given = settings(stack, "postgresql+psycopg://x", Principal.PLATFORM)
+    producer = AIOKafkaProducer(**kafka.client(given), acks="all")
+    await producer.start()
+    try:
+        batch = producer.create_batch()
+        batch._builder = _DefaultRecordBatchBuilderPy(2, 0, False, -1, -1, -1, 1 << 20)
+        for key, value, headers in records:
+            raw = [*headers, (_NotUtf8("na\xffm\x00e"), b"1")]
+            assert batch.append(key=key, value=value, timestamp=None, headers=raw) is not None
+        partition = kafka.partition_of(records[0][0].decode(), LEDGER_COMMANDS.partitions)
+        await (await producer.send_batch(batch, TOPIC, partition=partition))
+    finally:
+        await producer.stop()
+
+
+async def _handled(engine: AsyncEngine, accounts: Sequence[UUID], wanted: int) -> bool:
+    return len(await effects(engine, accounts)) >= wanted
+
+
+async def _parked(engine: AsyncEngine, wanted: int) -> bool:
+    return await count(engine, "parked") >= wanted
+
+
+def _balances(url: str, commands: Commands) -> set[int]:
+    rows = execute(url, "SELECT balance_units FROM accounts WHERE id = ANY(%s)", commands.accounts)
+    assert len(rows) == len(commands.accounts)
+    return {units for (units,) in rows}
+
+
+async def _has(engine: AsyncEngine, table: str, wanted: int) -> bool:
+    return await count(engine, table) >= wanted
+
+
+def _waits_for_lock(url: str) -> bool:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    return bool(execute(url, query)[0][0])
+
+
+@contextmanager
+def _held(url: str, statement: str) -> Iterator[None]:
+    """A lock that another connection holds meanwhile."""
+    with psycopg.connect(plain(url)) as connection:
+        connection.execute(statement.encode())
+        yield
+
+
+def _metric(service: ServiceProcess, name: str) -> float:
+    with urllib.request.urlopen(f"{service.url}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+
+class TestReplicas:
+    async def test_of_two_that_come_and_go_none_repeats_or_loses_anything(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, wire: Wire
+    ) -> None:
+        commands, service = Commands(), Recorder().service
+
+        async def progress(share: float) -> None:
+            await eventually(lambda: _handled(ledger_engine, commands.accounts, int(commands.sent * share)), "progress")
+
+        async with consuming(stack, ledger_url, service, batch_records=50) as first:
+            await eventually(lambda: first.assigned, "the first in the group")
+            await asyncio.to_thread(commands.send, wire, 200)
+            await progress(0.1)
+            async with consuming(stack, ledger_url, service, batch_records=50) as second:
+                await eventually(lambda: second.assigned, "the second in the group")
+                await asyncio.to_thread(commands.send, wire, 100)
+                await progress(0.5)
+                await first.stop()
+                await asyncio.to_thread(commands.send, wire, 50)
+                await progress(1.0)
+        await commands.assert_each_once_in_order(ledger_engine)
+        assert await count(ledger_engine, "parked") == 0
+
+
+class TestProcess:
+    async def test_sigterm_finishes_the_batch_commits_and_exits_with_0(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, wire: Wire
+    ) -> None:
+        commands, before = Commands(), _committed(stack)
+        service = ServiceProcess(Principal.LEDGER, stack)
+        service.launch(database_url=ledger_url, batch_records="200", offset_commit_s="10")
+        await asyncio.to_thread(service.wait_ready)
+        commands.send(wire, 200)
+        await eventually(lambda: _has(ledger_engine, "inbox", 100), "it is at work")
+        began = time.monotonic()
+        code = await asyncio.to_thread(service.stop)
+        assert code == 0
+        assert time.monotonic() - began < 10
+        handled = await count(ledger_engine, "inbox")
+        assert _committed(stack) == before + handled, "what is done is committed, and nothing else"
+        service.launch(database_url=ledger_url)
+        try:
+            await eventually(lambda: _has(ledger_engine, "inbox", commands.sent), "the rest")
+            assert _metric(service, "popfax_messages_duplicate_total") == 0
+        finally:
+            service.stop()
+        assert _balances(ledger_url, commands) == {sum(range(1, 201))}
+
+    async def test_what_a_service_says_of_itself_is_true_through_outages(self, fragile: Stack) -> None:
+        fragile.kafka.stop()
+        fragile.postgres.stop()
+        service = ServiceProcess(Principal.LEDGER, fragile)
+        service.launch()
+        try:
+            await eventually(lambda: _status(service, "live") == (200, {"live": True}), "alive, with nothing there")
+            assert _status(service, "ready") == (503, {"database": False, "kafka": False})
+            await asyncio.to_thread(fragile.postgres.start)
+            assert not service.ready(), "there are no tables yet"
+            migrate.upgrade(Principal.LEDGER, fragile.postgres.url(Principal.LEDGER))
+            await _says(service, {"database": True, "kafka": False})
+            await asyncio.to_thread(fragile.kafka.start)
+            await _says(service, {"database": True, "kafka": True})
+            assert _status(service, "ready")[0] == 200
+            await asyncio.to_thread(_answers, fragile)
+
+            await asyncio.to_thread(fragile.postgres.kill)
+            await _says(service, {"database": False, "kafka": True})
+            assert _status(service, "live")[0] == 200, "a restart of the service would not help"
+            sent = credit(uuid4())
+            wire, log = Wire(fragile.kafka), Log(fragile.kafka)
+            id_ = wire.send(sent)
+            wire.flush()
+            await eventually(lambda: _metric(service, "popfax_outages_total") > 0, "an outage is counted")
+            await asyncio.to_thread(fragile.postgres.start)
+            await _says(service, {"database": True, "kafka": True})
+            found = await asyncio.to_thread(log.outcome, id_, UnitsCredited)
+            assert found["credit_id"] == str(sent.credit_id)
+            await eventually(lambda: _metric(service, "popfax_messages_handled_total") == 2, "both are counted")
+            assert _metric(service, "popfax_relay_leader") == 1
+            log.close()
+        finally:
+            assert service.stop() == 0
+
+
+def _answers(stack: Stack) -> None:
+    """It does what it is there for."""
+    wire, log = Wire(stack.kafka), Log(stack.kafka)
+    id_ = wire.send(credit(uuid4()))
+    wire.flush()
+    log.outcome(id_, UnitsCredited)
+    log.close()
+
+
+async def _says(service: ServiceProcess, expected: dict[str, bool]) -> None:
+    def says() -> bool:
+        return bool(_status(service, "ready")[1] == expected)
+
+    await eventually(says, f"/ready says {expected}", 40)
+
+
+def _status(service: ServiceProcess, path: str) -> tuple[int, Any]:
+    try:
+        with urllib.request.urlopen(f"{service.url}/{path}", timeout=5) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+    except OSError:
+        return 0, None
+
+
+class TestOffsets:
+    async def test_none_is_committed_before_the_database_has_committed(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, wire: Wire
+    ) -> None:
+        commands, before = Commands(), _committed(stack)
+        service = ServiceProcess(Principal.LEDGER, stack)
+        service.launch(database_url=ledger_url, offset_commit_s="0.05", replica="a")
+        try:
+            await asyncio.to_thread(service.wait_ready)
+            with _held(ledger_url, "LOCK TABLE outbox IN EXCLUSIVE MODE"):  # the last thing that a batch writes to
+                commands.send(wire, 10)
+                await eventually(lambda: _waits_for_lock(ledger_url), "a batch before its commit")
+                assert _committed(stack) == before
+                service.kill()
+            assert await count(ledger_engine, "entries") == 0
+            assert _committed(stack) == before
+            service.launch(database_url=ledger_url, replica="a")
+            await eventually(lambda: _has(ledger_engine, "inbox", commands.sent), "all of them, after the crash")
+        finally:
+            service.stop()
+        assert _balances(ledger_url, commands) == {55}
+        assert _committed(stack) == before + commands.sent
+
+    async def test_a_crash_between_the_databases_commit_and_the_offsets_repeats_nothing(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, wire: Wire
+    ) -> None:
+        commands, before = Commands(), _committed(stack)
+        service = ServiceProcess(Principal.LEDGER, stack)
+        service.launch(database_url=ledger_url, offset_commit_s="10", replica="a")
+        try:
+            await asyncio.to_thread(service.wait_ready)
+            # The first batch commits at once, which starts the pause; what follows falls into it.
+            wire.send(credit(uuid4()))
+            wire.flush()
+            await eventually(lambda: _committed(stack) == before + 1, "the first offset")
+            commands.send(wire, 10)
+            await eventually(lambda: _has(ledger_engine, "inbox", commands.sent + 1), "all in the database")
+            service.kill()
+            assert _committed(stack) == before + 1, "the crash came too late to show anything"
+            service.launch(database_url=ledger_url, replica="a")
+            await eventually(lambda: _committed(stack) == before + 1 + commands.sent, "offsets after the crash")
+            assert _metric(service, "popfax_messages_duplicate_total") == commands.sent
+        finally:
+            service.stop()
+        assert _balances(ledger_url, commands) == {55}

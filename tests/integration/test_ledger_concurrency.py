@@ -1,0 +1,193 @@
+"""The ledger's promises when everything happens at once, on a real PostgreSQL."""
+
+import asyncio
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.ledger import (
+    CaptureHold,
+    CreditUnits,
+    LedgerCommand,
+    Leg,
+    PostTransfers,
+    ReserveUnits,
+    TransfersPosted,
+    TransfersRefused,
+)
+from contracts.topics import LEDGER_COMMANDS
+from deploy.facts import read_ledger_facts
+from deploy.invariants import check_ledger
+from services._platform import metrics, postgres
+from services._platform.postgres import OUTBOX, PostgresDatabase
+from services._platform.shell import FromKafka, Shell
+from services.ledger.consumers import LEDGER
+from services.ledger.tables import accounts
+from tests.integration.recorder import count
+
+
+@dataclass
+class Sent:
+    """A record as the consumer would hand it to the shell."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+def _records(commands: Iterable[LedgerCommand]) -> list[Sent]:
+    return [
+        Sent(
+            LEDGER_COMMANDS.name,
+            0,
+            offset,
+            command.key().encode(),
+            command.to_json(),
+            [("ce_id", str(uuid4()).encode()), ("ce_type", command.TYPE.encode())],
+        )
+        for offset, command in enumerate(commands)
+    ]
+
+
+async def _handle(engine: AsyncEngine, commands: Iterable[LedgerCommand]) -> None:
+    await Shell(LEDGER, PostgresDatabase(engine)).process(_records(commands), FromKafka())
+
+
+def _credit(account: UUID, units: int) -> CreditUnits:
+    return CreditUnits(credit_id=uuid4(), account_id=account, amount_units=units)
+
+
+def _transfer(source: UUID, *legs: tuple[UUID, int]) -> PostTransfers:
+    made = tuple(Leg(account_id=target, amount_units=units) for target, units in legs)
+    return PostTransfers(transfer_id=uuid4(), source_id=source, legs=made)
+
+
+async def _balances(engine: AsyncEngine) -> dict[UUID, int]:
+    async with engine.connect() as connection:
+        rows = (await connection.execute(sa.select(accounts))).all()
+    return {row.id: row.balance_units for row in rows}
+
+
+async def _outcomes(engine: AsyncEngine) -> list[tuple[str, str]]:
+    """The answers to transfers in the order in which they were given: type and transfer."""
+    query = sa.select(OUTBOX.c.type, OUTBOX.c.value).order_by(OUTBOX.c.seq)
+    async with engine.connect() as connection:
+        rows = (await connection.execute(query)).all()
+    wanted = (TransfersPosted.TYPE, TransfersRefused.TYPE)
+    return [(row.type, json.loads(row.value)["transfer_id"]) for row in rows if row.type in wanted]
+
+
+@pytest.mark.parametrize(
+    ("change", "constraint"),
+    [
+        ({"balance_units": 9}, "available_not_negative"),
+        ({"held_units": 101}, "available_not_negative"),
+        ({"held_units": -1}, "held_not_negative"),
+    ],
+)
+async def test_the_database_itself_refuses_to_overdraw(
+    ledger_engine: AsyncEngine, change: dict[str, int], constraint: str
+) -> None:
+    account = uuid4()
+    await _handle(
+        ledger_engine,
+        [_credit(account, 100), ReserveUnits(hold_id=uuid4(), account_id=account, amount_units=10)],
+    )
+    async with ledger_engine.connect() as connection:
+        with pytest.raises(sa.exc.IntegrityError, match=constraint):
+            await connection.execute(sa.update(accounts).values(change).where(accounts.c.id == account))
+        await connection.rollback()
+        await connection.execute(sa.update(accounts).values(balance_units=10).where(accounts.c.id == account))
+
+
+async def test_thousands_of_transfers_in_one_batch_are_decided_one_after_the_other(
+    ledger_engine: AsyncEngine,
+) -> None:
+    chance, source, targets = random.Random(7), uuid4(), [uuid4() for _ in range(20)]
+    transfers = []
+    for _ in range(4000):
+        legs = [(target, chance.randint(1, 40)) for target in chance.sample(targets, chance.randint(1, 3))]
+        # Now and then something comes back, so that refused and done alternate to the end.
+        back = chance.random() < 0.1
+        transfers.append(_transfer(targets[0], (source, chance.randint(1, 900))) if back else _transfer(source, *legs))
+    await _handle(ledger_engine, [_credit(source, 30_000), *transfers])
+
+    units: dict[UUID, int] = defaultdict(int, {source: 30_000})
+    expected = []
+    for transfer in transfers:
+        total = sum(leg.amount_units or 0 for leg in transfer.legs)
+        done = units[transfer.source_id] >= total
+        if done:
+            units[transfer.source_id] -= total
+            for leg in transfer.legs:
+                units[leg.account_id] += leg.amount_units or 0
+        expected.append((TransfersPosted.TYPE if done else TransfersRefused.TYPE, str(transfer.transfer_id)))
+    refused = sum(kind == TransfersRefused.TYPE for kind, _ in expected)
+    assert 500 < refused < 3500, "a batch in which nearly all have one outcome shows little"
+    assert await _outcomes(ledger_engine) == expected
+    assert await _balances(ledger_engine) == {account: left for account, left in units.items() if account in units}
+
+
+async def test_two_replicas_that_post_crosswise_lose_no_unit_and_no_transfer(
+    ledger_url: str, ledger_engine: AsyncEngine
+) -> None:
+    chance, people = random.Random(11), [uuid4() for _ in range(12)]
+    await _handle(ledger_engine, [_credit(person, 1000) for person in people])
+    conflicts = metrics.CONFLICTS._value.get()
+
+    async def replica(seed: int) -> int:
+        mine = random.Random(seed)
+        engine = postgres.engine(ledger_url, 3)
+        for _ in range(20):
+            batch = []
+            for _ in range(50):
+                source, *targets = mine.sample(people, mine.randint(2, 4))
+                batch.append(_transfer(source, *((target, mine.randint(1, 300)) for target in targets)))
+            # Accounts of which nobody spoke before: two replicas that make the same row at the same moment.
+            newcomer = UUID(int=mine.randint(1, 60))
+            await _handle(engine, [*batch, _credit(newcomer, 1)])
+        await engine.dispose()
+        return 20 * 50
+
+    posted = await asyncio.gather(*(replica(chance.randint(0, 10**6)) for _ in range(3)))
+    assert len(await _outcomes(ledger_engine)) == sum(posted)
+    assert await count(ledger_engine, "parked") == 0
+    balances = await _balances(ledger_engine)
+    assert sum(balances.values()) == 1000 * len(people) + 60
+    assert min(balances.values()) >= 0
+    assert check_ledger(read_ledger_facts(ledger_url)) == []
+    print(f"conflicts retried: {metrics.CONFLICTS._value.get() - conflicts:.0f}")
+
+
+async def test_replicas_that_reserve_and_capture_at_once_never_hold_more_than_there_is(
+    ledger_url: str, ledger_engine: AsyncEngine
+) -> None:
+    account = uuid4()
+    await _handle(ledger_engine, [_credit(account, 1000)])
+
+    async def replica(turns: int) -> None:
+        engine = postgres.engine(ledger_url, 3)
+        for _ in range(turns):
+            holds = [uuid4() for _ in range(10)]
+            reserve = [ReserveUnits(hold_id=hold, account_id=account, amount_units=7) for hold in holds]
+            capture = [CaptureHold(hold_id=hold, account_id=account) for hold in holds]
+            await _handle(engine, reserve)
+            await _handle(engine, [*capture, *capture])
+        await engine.dispose()
+
+    await asyncio.gather(*(replica(12) for _ in range(3)))
+    facts = read_ledger_facts(ledger_url)
+    assert check_ledger(facts) == []
+    captured = [hold for hold in facts.holds if hold.state == "captured"]
+    assert len(captured) == 1000 // 7
+    assert (await _balances(ledger_engine))[account] == 1000 % 7

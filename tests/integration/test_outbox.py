@@ -1,0 +1,345 @@
+"""The outbox and its relay, on a real PostgreSQL and a real broker: nothing lost, and in order on each key."""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.ledger import CreditUnits, UnitsCredited
+from contracts.topics import LEDGER_EVENTS, Principal
+from deploy.local.stack import Stack
+from services._platform import postgres
+from services._platform.messages import Outgoing
+from services._platform.postgres import PostgresDatabase
+from services._platform.relay import Relay
+from services._platform.shell import FromKafka, Shell
+from services.ledger.domain import Account, moved
+from services.ledger.tables import ACCOUNTS
+from tests.e2e.driver import Log, Seen, first_occurrences
+from tests.integration.recorder import (
+    Recorder,
+    count,
+    effects,
+    eventually,
+    execute,
+    scratch_database,
+    settings,
+)
+
+KEYS = 5
+
+
+@pytest.fixture
+def accounts(ledger_url: str) -> list[UUID]:
+    return _make_accounts(ledger_url)
+
+
+@pytest.fixture
+def log(stack: Stack) -> Iterator[Log]:
+    made = Log(stack.kafka, [LEDGER_EVENTS])
+    yield made
+    made.close()
+
+
+def _make_accounts(url: str) -> list[UUID]:
+    made = [uuid4() for _ in range(KEYS)]
+    for account in made:
+        execute(url, "INSERT INTO accounts VALUES (%s, 0, 0, 0)", account)
+    return made
+
+
+def _out(account: UUID, number: int) -> Outgoing:
+    body = UnitsCredited(credit_id=uuid4(), account_id=account, amount_units=number)
+    return Outgoing(uuid4(), body.TYPE, body.key(), body.to_json(), str(uuid4()), str(uuid4()), None, None)
+
+
+async def _write(
+    database: PostgresDatabase,
+    account: UUID,
+    messages: int,
+    before_commit: asyncio.Event | None = None,
+    pause: float = 0,
+) -> None:
+    """One transaction that does what a batch does: locks its aggregate, and numbers its messages under the lock."""
+    async with database.begin() as tx:
+        rows = await tx.fetch(ACCOUNTS, [account])
+        row: Account = rows[account]
+        out = []
+        for _ in range(messages):
+            row = moved(row, 1)
+            out.append(_out(account, row.balance_units))
+        rows.put(row)
+        await tx.save([rows])
+        await tx.send(out, datetime.now(UTC))
+        if before_commit is not None:
+            await before_commit.wait()
+        await asyncio.sleep(pause)  # what makes transactions commit in another order than they numbered their rows
+
+
+@asynccontextmanager
+async def relaying(stack: Stack, url: str) -> AsyncIterator[Relay]:
+    engine = postgres.engine(url, 3)
+    relay = Relay(Principal.LEDGER, engine, settings(stack, url))
+    running = asyncio.create_task(relay.run())
+    try:
+        yield relay
+        assert not running.done(), "a relay runs until it is cancelled"
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await engine.dispose()
+
+
+async def _read(log: Log, accounts: Sequence[UUID], wanted: int) -> list[Seen]:
+    """Wait for so many different messages of these accounts, and give all records of them."""
+    keys = {str(account).encode() for account in accounts}
+
+    def found() -> list[Seen]:
+        return [seen for seen in log.seen if seen.key in keys]
+
+    async def enough() -> bool:
+        await asyncio.to_thread(log.read)
+        return len({seen.id for seen in found()}) >= wanted
+
+    await eventually(enough, f"{wanted} messages in Kafka")
+    await asyncio.to_thread(log.read_to_end)
+    return found()
+
+
+def _by_key(records: Sequence[Seen]) -> dict[bytes, list[int]]:
+    numbers: dict[bytes, list[int]] = defaultdict(list)
+    for seen in first_occurrences(records):
+        numbers[seen.key or b""].append(seen["amount_units"])
+    return numbers
+
+
+def _assert_all_in_order(records: Sequence[Seen], expected: dict[UUID, int]) -> None:
+    in_order = {str(account).encode(): list(range(1, number + 1)) for account, number in expected.items()}
+    assert _by_key(records) == in_order
+
+
+async def _leader(engine: AsyncEngine) -> int | None:
+    """The PostgreSQL process that holds the relay's lock."""
+    query = sa.text(
+        "SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+        " WHERE locktype = 'advisory' AND granted AND datname = current_database()"
+    )
+    async with engine.connect() as connection:
+        return (await connection.execute(query)).scalar()
+
+
+async def _kill_leader(engine: AsyncEngine) -> None:
+    pid = await _leader(engine)
+    async with engine.connect() as connection:
+        await connection.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+
+
+class TestOrder:
+    async def test_a_row_whose_transaction_commits_late_is_not_passed_over(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, accounts: list[UUID], log: Log
+    ) -> None:
+        database, commit = PostgresDatabase(ledger_engine), asyncio.Event()
+        async with relaying(stack, ledger_url):
+            late = asyncio.create_task(_write(database, accounts[0], 3, before_commit=commit))
+            # It has its numbers, and waits: what is written now has higher ones, and is relayed before.
+            sequence = sa.text("SELECT is_called FROM outbox_seq_seq")
+
+            async def has_numbers() -> bool:
+                async with ledger_engine.connect() as connection:
+                    return bool((await connection.execute(sequence)).scalar())
+
+            await eventually(has_numbers, "the late transaction's rows")
+            await _write(database, accounts[1], 3)
+            assert len(await _read(log, accounts, 3)) == 3
+            commit.set()
+            await late
+            await _write(database, accounts[0], 1)  # numbered after all of them, and seen together with the late ones
+            _assert_all_in_order(await _read(log, accounts, 7), {accounts[0]: 4, accounts[1]: 3})
+
+    async def test_each_key_keeps_its_commit_order_under_concurrent_writers(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, accounts: list[UUID], log: Log
+    ) -> None:
+        database, chance = PostgresDatabase(ledger_engine), random.Random(1)
+        written: dict[UUID, int] = defaultdict(int)
+
+        async def writer(turns: int) -> None:
+            for _ in range(turns):
+                account, messages = chance.choice(accounts), chance.randint(1, 4)
+                await _write(database, account, messages, pause=chance.random() / 100)
+                written[account] += messages
+
+        async with relaying(stack, ledger_url):
+            await asyncio.gather(*(writer(30) for _ in range(6)))
+            records = await _read(log, accounts, sum(written.values()))
+            await eventually(lambda: _is_empty(ledger_engine), "an empty outbox")
+        _assert_all_in_order(records, written)
+        assert len(records) == sum(written.values()), "nothing failed, so nothing is there twice"
+
+
+async def _is_empty(engine: AsyncEngine) -> bool:
+    return await count(engine, "outbox") == 0
+
+
+class TestFence:
+    async def test_one_of_two_relays_publishes_and_the_other_takes_over(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, accounts: list[UUID], log: Log
+    ) -> None:
+        database = PostgresDatabase(ledger_engine)
+        written: dict[UUID, int] = defaultdict(int)
+        enough = asyncio.Event()
+
+        async def writer(account: UUID) -> None:
+            while not enough.is_set():
+                await _write(database, account, 2, pause=0.002)
+                written[account] += 2
+
+        async with relaying(stack, ledger_url) as one:
+            await eventually(lambda: one.working, "a leader")
+            async with relaying(stack, ledger_url) as other:
+                writers = [asyncio.create_task(writer(account)) for account in accounts]
+                await _read(log, accounts, 100)
+                assert one.working
+                assert not other.working
+
+                async def taken_over() -> bool:
+                    await _kill_leader(ledger_engine)
+                    return other.working
+
+                await eventually(taken_over, "the other relay leads")
+                before = sum(written.values())
+                await eventually(lambda: sum(written.values()) > before + 100, "more to relay")
+                enough.set()
+                await asyncio.gather(*writers)
+                records = await _read(log, accounts, sum(written.values()))
+                await eventually(lambda: _is_empty(ledger_engine), "an empty outbox")
+        _assert_all_in_order(records, written)
+
+    async def test_a_relay_that_stands_by_leaves_the_pool_as_durable_as_it_was(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine
+    ) -> None:
+        engine = postgres.engine(ledger_url, 3)
+        relay = Relay(Principal.LEDGER, engine, settings(stack, ledger_url))
+        async with relaying(stack, ledger_url) as leader:
+            await eventually(lambda: leader.working, "a leader")
+            running = asyncio.create_task(relay.run())
+            query = sa.text(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND query LIKE '%pg_try_advisory_lock%' AND pid <> pg_backend_pid()"
+            )
+
+            async def asked() -> bool:
+                async with ledger_engine.connect() as connection:
+                    return bool((await connection.execute(query)).scalar())
+
+            await eventually(asked, "the second relay asks for the lock")
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        connections = [await engine.connect() for _ in range(3)]
+        durable = [(await c.execute(sa.text("SHOW synchronous_commit"))).scalar() for c in connections]
+        for connection in connections:
+            await connection.close()
+        await engine.dispose()
+        assert durable == ["on"] * 3
+
+    async def test_a_relay_without_a_broker_gives_the_lock_back(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine
+    ) -> None:
+        engine = postgres.engine(ledger_url, 3)
+        unreachable = settings(stack, ledger_url, kafka_bootstrap="127.0.0.1:1")
+        running = asyncio.create_task(Relay(Principal.LEDGER, engine, unreachable).run())
+
+        async def led() -> bool:
+            return await _leader(ledger_engine) is not None
+
+        await eventually(led, "the lock is taken")
+        async with relaying(stack, ledger_url) as other:
+            await eventually(lambda: other.working, "who can reach the broker gets the lock")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await engine.dispose()
+
+
+class TestCrash:
+    async def test_between_acknowledgement_and_deletion_makes_duplicates_that_the_inbox_drops(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, accounts: list[UUID], log: Log
+    ) -> None:
+        database = PostgresDatabase(ledger_engine)
+        await _write(database, accounts[0], 10)
+        waiting = sa.text(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+            " AND wait_event_type = 'Lock' AND query LIKE 'DELETE%'"
+        )
+        async with ledger_engine.connect() as blocker:
+            await blocker.execute(sa.text("LOCK TABLE outbox IN SHARE MODE"))  # it can be read, not deleted from
+            async with relaying(stack, ledger_url):
+                await _read(log, accounts, 10)
+
+                async def is_deleting() -> bool:
+                    async with ledger_engine.connect() as connection:
+                        return (await connection.execute(waiting)).scalar() is not None
+
+                await eventually(is_deleting, "the deletion")
+                await _kill_leader(ledger_engine)
+                await eventually(is_deleting, "the next deletion")  # so it has all been published again
+                await blocker.rollback()
+                await eventually(lambda: _is_empty(ledger_engine), "an empty outbox")
+        records = await _read(log, accounts, 10)
+        assert len(records) == 20
+        _assert_all_in_order(records, {accounts[0]: 10})
+
+        with scratch_database(stack, Principal.LEDGER) as url:
+            engine = postgres.engine(url)
+            shell = Shell(Recorder().service, PostgresDatabase(engine))
+            for half in (records[:13], records[13:]):  # duplicates within a batch, and in another one
+                await shell.process([_as_command(seen) for seen in half], FromKafka())
+            assert [e.amount_units for e in await effects(engine, accounts)] == list(range(1, 11))
+            await engine.dispose()
+
+    async def test_of_the_broker_while_relaying_loses_nothing(self, fragile: Stack) -> None:
+        with scratch_database(fragile, Principal.LEDGER) as url:
+            accounts, engine, log = _make_accounts(url), postgres.engine(url), Log(fragile.kafka, [LEDGER_EVENTS])
+            database, expected = PostgresDatabase(engine), dict.fromkeys(accounts, 60)
+            async with relaying(fragile, url):
+                for turn in range(20):
+                    await asyncio.gather(*(_write(database, account, 3) for account in accounts))
+                    if turn == 7:
+                        await _read(log, accounts, 1)
+                        await asyncio.to_thread(fragile.kafka.kill)
+                await asyncio.to_thread(fragile.kafka.start)
+                records = await _read(log, accounts, sum(expected.values()))
+                await eventually(lambda: _is_empty(engine), "an empty outbox")
+            _assert_all_in_order(records, expected)
+            log.close()
+            await engine.dispose()
+
+
+async def test_a_type_that_this_version_does_not_know_waits_and_loses_nothing(
+    stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, accounts: list[UUID], log: Log
+) -> None:
+    database = PostgresDatabase(ledger_engine)
+    for account in accounts:
+        await _write(database, account, 2)
+    execute(ledger_url, "UPDATE outbox SET type = 'popfax.ledger.of-a-newer-version.v1' WHERE seq = 3")
+    async with relaying(stack, ledger_url) as relay:
+        await eventually(lambda: relay.working, "a leader")
+        await _write(database, accounts[0], 1)
+        await eventually(lambda: not relay.working, "it gave up the lead, for a newer version to take")
+        assert await count(ledger_engine, "outbox") > 0
+        known = UnitsCredited.TYPE
+        execute(ledger_url, "UPDATE outbox SET type = %s WHERE seq = 3", known)  # as if this were the newer version
+        records = await _read(log, accounts, 11)
+        await eventually(lambda: _is_empty(ledger_engine), "an empty outbox")
+    _assert_all_in_order(records, dict.fromkeys(accounts, 2) | {accounts[0]: 3})
+
+
+def _as_command(seen: Seen) -> Seen:
+    """The same record as if it were a command, for a service that counts."""
+    headers = [(name, CreditUnits.TYPE.encode() if name == "ce_type" else value) for name, value in seen.headers]
+    return Seen(CreditUnits.TOPIC.name, seen.partition, seen.offset, seen.key, seen.value, headers)

@@ -1,0 +1,433 @@
+"""The mail sender against a real SMTP server and a real PostgreSQL."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, field
+from email.headerregistry import Address
+from email.message import EmailMessage
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.fields import Language
+from contracts.groups import CreateMemberAccount, MemberAccountCreated
+from contracts.message import Message, group_of
+from contracts.provisioning import PersonRecorded
+from contracts.topics import Principal
+from deploy.local.mailsink import MailSink, read_mails
+from deploy.local.stack import Stack
+from services._platform import postgres
+from services._platform.postgres import PostgresDatabase
+from services._platform.shell import FromKafka, Shell
+from services.notifications import sender
+from services.notifications.consumers import NOTIFICATIONS
+from services.notifications.sender import send_due, send_mails
+from services.notifications.settings import NotificationsSettings
+from services.notifications.tables import deliveries, mails
+from tests.integration.recorder import eventually, execute, scratch_database
+
+SOON_S = 0.05
+
+HOLD_RECORDS = """
+CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NEW; END $$;
+CREATE TRIGGER hold BEFORE UPDATE ON deliveries FOR EACH ROW WHEN (NEW.in_flight_since IS NULL) EXECUTE FUNCTION hold();
+"""
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
+
+
+@dataclass
+class Sent:
+    """A record as the consumer would hand it to the shell."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+@dataclass
+class Post:
+    """A mail sink, a database of notifications, and the people of one test: addresses that no other test uses."""
+
+    sink: MailSink
+    engine: AsyncEngine
+    settings: NotificationsSettings
+    url: str
+    mark: str = field(default_factory=lambda: uuid4().hex[:12])
+
+    async def tell(self, *messages: Message) -> None:
+        """Hand messages to notifications as its consumer would."""
+        records = [
+            Sent(
+                message.TOPIC.name,
+                0,
+                0,
+                message.key().encode(),
+                message.to_json(),
+                [("ce_id", str(uuid4()).encode()), ("ce_type", message.TYPE.encode())],
+            )
+            for message in messages
+        ]
+        await Shell(NOTIFICATIONS, PostgresDatabase(self.engine)).process(records, FromKafka())
+
+    def person(self, name: str, language: Language = Language.EN, **more: Any) -> PersonRecorded:
+        facts: dict[str, Any] = {
+            "subscriber_id": uuid4(),
+            "email": f"{name.lower()}.{self.mark}@example.com",
+            "first_name": name,
+            "last_name": "Martin",
+            "language": language,
+        }
+        return PersonRecorded.model_validate(facts | more)
+
+    async def create(self, owner: PersonRecorded, member: PersonRecorded) -> None:
+        """An owner has created a member's account."""
+        await self.tell(owner, member, created(owner, member))
+
+    async def send_all(self) -> int:
+        """Do rounds until nothing is due; give how many mails they took on."""
+        taken = 0
+        while found := await send_due(self.engine, self.settings):
+            taken += found
+        return taken
+
+    def arrived(self, person: PersonRecorded) -> list[EmailMessage]:
+        return [mail for mail in read_mails(self.sink.mails) if person.email in _addresses(mail)]
+
+    def arrived_here(self) -> list[EmailMessage]:
+        """All mails to the people of this test."""
+        return [mail for mail in read_mails(self.sink.mails) if any(self.mark in a for a in _addresses(mail))]
+
+    async def row(self, person: PersonRecorded) -> Any:
+        """The one mail to this person, with its delivery."""
+        query = sa.select(mails, deliveries).outerjoin(deliveries, deliveries.c.mail_id == mails.c.id)
+        async with self.engine.connect() as connection:
+            found = await connection.execute(query.where(mails.c.recipient_id == person.subscriber_id))
+            return found.one()
+
+    async def make_due(self) -> None:
+        """Let the time pass that a mail is left to a sender that died."""
+        async with self.engine.begin() as connection:
+            await connection.execute(sa.update(mails).values(next_attempt_at=sa.func.now() - sa.text("interval '1 s'")))
+
+
+def _addresses(mail: EmailMessage) -> list[str]:
+    to: tuple[Address, ...] = mail["to"].addresses
+    return [each.addr_spec for each in to]
+
+
+def created(owner: PersonRecorded, member: PersonRecorded) -> MemberAccountCreated:
+    return MemberAccountCreated(
+        group_id=group_of(owner.subscriber_id),
+        owner_id=owner.subscriber_id,
+        member_id=member.subscriber_id,
+        plan="send_receive",
+        price_units=120,
+    )
+
+
+def settings(stack: Stack, url: str, **more: Any) -> NotificationsSettings:
+    given = {
+        "kafka_bootstrap": stack.kafka.bootstrap,
+        "kafka_username": "notifications",
+        "kafka_password": "none needed",
+        "database_url": url,
+        "smtp_host": stack.mail.host,
+        "smtp_port": stack.mail.port,
+        "mail_backoff_s": (SOON_S, SOON_S * 4),
+        "mail_poll_s": SOON_S,
+    }
+    return NotificationsSettings.model_validate(given | more)
+
+
+@pytest_asyncio.fixture
+async def post(stack: Stack) -> AsyncIterator[Post]:
+    with scratch_database(stack, Principal.NOTIFICATIONS) as url:
+        engine = postgres.engine(url)
+        yield Post(stack.mail, engine, settings(stack, url), url)
+        await engine.dispose()
+
+
+@pytest.fixture
+def refusing(stack: Stack) -> Iterator[None]:
+    """The server puts every mail off with 451 until the test ends, or removes the file."""
+    stack.mail.refuse.touch()
+    yield
+    stack.mail.refuse.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def deaf(stack: Stack) -> Iterator[None]:
+    """The server keeps every mail and breaks the connection without an answer, likewise."""
+    stack.mail.hang_after_data.touch()
+    yield
+    stack.mail.hang_after_data.unlink(missing_ok=True)
+
+
+class TestContent:
+    @pytest.mark.parametrize(
+        ("language", "welcome", "receipt"),
+        [
+            (Language.FR, "Bienvenue chez Popfax", "Nina"),
+            (Language.EN, "Welcome to Popfax", "Nina"),
+        ],
+    )
+    async def test_both_mails_come_in_the_recipients_language_as_text_and_html(
+        self, post: Post, language: Language, welcome: str, receipt: str
+    ) -> None:
+        owner, member = post.person("Olga", language), post.person("Nina", language, fax_number="+33170000001")
+        await post.create(owner, member)
+        assert await post.send_all() == 2
+        (to_member,), (to_owner,) = post.arrived(member), post.arrived(owner)
+        assert to_member["subject"] == welcome
+        assert receipt in to_owner["subject"]
+        for mail, texts in (
+            (to_member, ("+33170000001", "https://www.popfax.example/password?token=")),
+            (to_owner, ("120", member.email)),
+        ):
+            assert mail.get_content_type() == "multipart/alternative"
+            for kind in ("plain", "html"):
+                part = mail.get_body((kind,))
+                assert part is not None
+                content = part.get_content()
+                for text in texts:
+                    assert text in content, f"{text} in {kind}"
+        plan = "Envoyez et Recevez" if language is Language.FR else "Send and Receive"
+        assert plan in str(to_member)
+
+    async def test_names_beyond_ascii_and_idn_domains_come_out_right(self, post: Post) -> None:
+        email = f"lea.{post.mark}@b\u00fccher.example"
+        command = _command(email=email, first_name="Léa", last_name="O'Brian-Žižka, «dite» 李")
+        assert command.email == f"lea.{post.mark}@xn--bcher-kva.example"
+        member = post.person("x", email=command.email, first_name=command.first_name, last_name=command.last_name)
+        await post.create(post.person("Zoë"), member)
+        await post.send_all()
+        (mail,) = post.arrived(member)
+        assert mail["to"].addresses[0].display_name == "Léa O'Brian-Žižka, «dite» 李"
+        assert mail["to"].addresses[0].addr_spec == command.email
+        body = mail.get_body(("plain",))
+        assert body is not None
+        assert "Léa" in body.get_content()
+
+    async def test_a_mailbox_name_beyond_ascii_is_written_to_as_it_is(self, post: Post) -> None:
+        member = post.person("x", email=_command(email=f"jérôme.{post.mark}@example.com").email)
+        other = post.person("Ada")
+        await post.create(post.person("Zoë"), member)
+        await post.create(post.person("Yan"), other)
+        await post.send_all()
+        assert len(post.arrived(other)) == 1, "it stops no other mail"
+        # Its headers are UTF-8 (RFC 6532), which Python's parser does not read as such.
+        written = [path.read_bytes() for path in post.sink.mails.glob("*.eml")]
+        line = f"To: x Martin <{member.email}>\r\n".encode()
+        assert sum(line in mail for mail in written) == 1
+
+    @pytest.mark.parametrize("control", ["\r", "\n", "\x00", "\u2028", "\x85"])
+    @pytest.mark.parametrize("field", ["first_name", "last_name", "email"])
+    def test_the_contracts_refuse_what_could_begin_a_line(self, field: str, control: str) -> None:
+        value = f"a{control}Bcc: x@example.com" if field != "email" else f"a{control}b@example.com"
+        with pytest.raises(ValidationError):
+            _command(**{field: value})
+        with pytest.raises(ValidationError):
+            Post.person(Post(None, None, None, ""), "x", **{field: value})  # type: ignore[arg-type]
+
+    async def test_names_that_look_like_markup_stay_text(self, post: Post) -> None:
+        member = post.person("x", first_name="<b>Eve</b>", last_name='"{{ 7*7 }}"')
+        await post.create(post.person("Zoë"), member)
+        await post.send_all()
+        html = post.arrived(member)[0].get_body(("html",))
+        assert html is not None
+        assert "&lt;b&gt;Eve&lt;/b&gt;" in html.get_content()
+        assert "49" not in post.arrived(member)[0]["to"]
+
+
+def _command(**changed: Any) -> CreateMemberAccount:
+    facts = {
+        "group_id": uuid4(),
+        "plan": "send_only",
+        "price_units": 60,
+        "email": "a@example.com",
+        "first_name": "A",
+        "last_name": "B",
+        "language": "fr",
+    }
+    return CreateMemberAccount.model_validate(facts | changed)
+
+
+class TestOnce:
+    async def test_a_mail_is_sent_once_and_then_forgotten(self, post: Post) -> None:
+        owner, member = post.person("Olga"), post.person("Nina")
+        await post.create(owner, member)
+        before = await post.row(member)
+        assert len(before.params["token"]) == 64
+        await post.send_all()
+        await post.make_due()
+        assert await post.send_all() == 0
+        (mail,) = post.arrived(member)
+        row = await post.row(member)
+        assert mail["message-id"] == f"<{row.id}@popfax.example>"
+        assert (row.state, row.params, row.rendered, row.recipient) == ("sent", {}, None, None)
+        assert (row.attempts, row.uncertain, row.in_flight_since) == (1, 0, None)
+        assert row.sent_at is not None
+        everything = str(execute(post.url, "SELECT m, d FROM mails m JOIN deliveries d ON d.mail_id = m.id"))
+        assert member.email not in everything
+        assert before.params["token"] not in everything
+
+    async def test_a_mail_waits_for_its_recipients_record(self, post: Post) -> None:
+        owner, member = post.person("Olga"), post.person("Nina")
+        await post.tell(owner, created(owner, member))
+        assert await post.send_all() == 0, "the receipt speaks of the member too"
+        await post.tell(member)
+        assert await post.send_all() == 2
+        assert len(post.arrived(member)) == 1
+
+    async def test_two_senders_at_once_send_each_mail_once(self, post: Post, stack: Stack) -> None:
+        pairs = [(post.person(f"O{i}"), post.person(f"N{i}")) for i in range(40)]
+        await post.tell(*(message for owner, member in pairs for message in (owner, member, created(owner, member))))
+        other = postgres.engine(post.url)
+        began = time.monotonic()
+        tasks = [
+            asyncio.create_task(send_mails(engine, settings(stack, post.url, mails_at_once=7)))
+            for engine in (post.engine, other)
+        ]
+        await eventually(lambda: _all_sent(post), "all mails sent", 60)
+        print(f"{2 * len(pairs) / (time.monotonic() - began):.0f} mails/s with two senders")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await other.dispose()
+        ids = [mail["message-id"] for mail in post.arrived_here()]
+        assert len(ids) == len(set(ids)) == 2 * len(pairs)
+
+    async def test_the_rate_of_one_sender(self, post: Post, stack: Stack) -> None:
+        pairs = [(post.person(f"O{i}"), post.person(f"N{i}")) for i in range(100)]
+        await post.tell(*(message for owner, member in pairs for message in (owner, member, created(owner, member))))
+        post.settings = settings(stack, post.url, mails_at_once=100)
+        began = time.monotonic()
+        assert await post.send_all() == 200
+        print(f"{200 / (time.monotonic() - began):.0f} mails/s with one sender")
+        assert len(post.arrived_here()) == 200
+
+
+async def _all_sent(post: Post) -> bool:
+    async with post.engine.connect() as connection:
+        query = sa.select(sa.func.count()).select_from(mails).where(mails.c.state != "sent")
+        return (await connection.execute(query)).scalar() == 0
+
+
+class TestTrouble:
+    async def test_what_is_put_off_is_tried_again_later_with_the_same_bytes(self, post: Post, refusing: None) -> None:
+        owner, member = post.person("Olga"), post.person("Nina")
+        await post.create(owner, member)
+        assert await send_due(post.engine, post.settings) == 2
+        row = await post.row(member)
+        assert (row.state, row.attempts, row.last_answer, row.uncertain) == ("rendered", 1, "451", 0)
+        assert (row.next_attempt_at - row.made_at).total_seconds() > 0
+        assert post.arrived(member) == []
+
+        async def tried_again() -> bool:
+            await send_due(post.engine, post.settings)
+            return bool((await post.row(member)).attempts >= 3)
+
+        await eventually(tried_again, "a third attempt")
+        rendered = (await post.row(member)).rendered
+        assert rendered == row.rendered
+        post.sink.refuse.unlink()
+
+        async def has_arrived() -> bool:
+            await send_due(post.engine, post.settings)
+            return bool(post.arrived(member))
+
+        await eventually(has_arrived, "the mail")
+        assert [mail["message-id"] for mail in post.arrived(member)] == [f"<{row.id}@popfax.example>"]
+
+    async def test_the_pauses_grow_as_the_settings_say(self, post: Post, stack: Stack, refusing: None) -> None:
+        post.settings = settings(stack, post.url, mail_backoff_s=(100, 1000))
+        member = post.person("Nina")
+        await post.create(post.person("Olga"), member)
+        pauses = []
+        for _ in range(3):
+            await post.make_due()
+            await send_due(post.engine, post.settings)
+            async with post.engine.connect() as connection:
+                query = sa.select(sa.func.min(mails.c.next_attempt_at) - sa.func.now())
+                pauses.append((await connection.execute(query)).scalar_one().total_seconds())
+        assert [round(pause, -1) for pause in pauses] == [100, 1000, 1000]
+
+    async def test_a_server_that_is_away_is_no_refusal(self, post: Post, stack: Stack) -> None:
+        post.settings = settings(stack, post.url, smtp_port=1)
+        member = post.person("Nina")
+        await post.create(post.person("Olga"), member)
+        await send_due(post.engine, post.settings)
+        row = await post.row(member)
+        assert (row.state, row.attempts, row.uncertain) == ("rendered", 1, 0)
+        assert row.rendered is not None
+
+    async def test_an_answer_that_is_not_heard_counts_as_uncertain_and_the_mail_is_sent_again(
+        self, post: Post, deaf: None
+    ) -> None:
+        uncertain = sender.UNCERTAIN._value.get()
+        member = post.person("Nina")
+        await post.create(post.person("Olga"), member)
+        await send_due(post.engine, post.settings)
+        row = await post.row(member)
+        assert (row.state, row.uncertain) == ("rendered", 1)
+        post.sink.hang_after_data.unlink()
+        await _until_sent(post)
+        ids = [mail["message-id"] for mail in post.arrived(member)]
+        assert ids == [f"<{row.id}@popfax.example>"] * 2
+        assert (await post.row(member)).uncertain == 1
+        assert sender.UNCERTAIN._value.get() - uncertain == 2  # the owner's, too
+
+    async def test_a_sender_that_dies_in_flight_leaves_a_mail_that_is_counted_and_sent_again(self, post: Post) -> None:
+        member = post.person("Nina")
+        await post.create(post.person("Olga"), member)
+        # In the database, what writes an answer down waits for a lock that we hold: it dies between answer and record.
+        execute(post.url, HOLD_RECORDS)
+        other = postgres.engine(post.url)
+        async with other.connect() as holder:
+            await holder.execute(sa.text("SELECT pg_advisory_lock(42)"))
+            round_ = asyncio.create_task(send_due(post.engine, post.settings))
+            await eventually(lambda: execute(post.url, WAITING)[0][0] > 0, "the record waits")
+            round_.cancel()
+            await asyncio.gather(round_, return_exceptions=True)
+            execute(post.url, "DROP FUNCTION hold CASCADE")
+        await other.dispose()
+        assert len(post.arrived(member)) == 1
+        row = await post.row(member)
+        assert row.in_flight_since is not None
+        assert await send_due(post.engine, post.settings) == 0, "it is left to who had it, for a while"
+        await post.make_due()
+        assert await post.send_all() == 2
+        assert [mail["message-id"] for mail in post.arrived(member)] == [f"<{row.id}@popfax.example>"] * 2
+        after = await post.row(member)
+        assert (after.state, after.uncertain, after.attempts) == ("sent", 1, 2)
+
+    async def test_a_mail_that_cannot_be_made_stops_no_other(self, post: Post) -> None:
+        odd, member = post.person("Odd"), post.person("Nina")
+        await post.create(post.person("Olga"), odd)
+        await post.create(post.person("Olga2"), member)
+        execute(post.url, "UPDATE people SET language = 'xx' WHERE id = %s", odd.subscriber_id)
+        await post.send_all()
+        assert len(post.arrived(member)) == 1
+        assert post.arrived(odd) == []
+        execute(post.url, "UPDATE people SET language = 'fr' WHERE id = %s", odd.subscriber_id)
+        await post.make_due()
+        await post.send_all()
+        assert len(post.arrived(odd)) == 1
+
+
+async def _until_sent(post: Post) -> None:
+    async def done() -> bool:
+        await send_due(post.engine, post.settings)
+        return await _all_sent(post)
+
+    await eventually(done, "all mails sent")

@@ -1,0 +1,617 @@
+"""One contract, two databases: what the shell may rely on holds in memory and in PostgreSQL alike.
+
+Without it the simulation would show that a dictionary is correct.
+"""
+
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any, Protocol
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.ledger import CaptureHold, CreditUnits, ReleaseHold, ReserveUnits
+from contracts.message import Command
+from contracts.topics import LEDGER_COMMANDS, Principal
+from deploy.facts import facts_of, read_facts
+from deploy.local.postgres import SERVICES
+from deploy.local.stack import Stack
+from services._platform import postgres
+from services._platform.database import Conflict, Database, Parked, Why
+from services._platform.memory import MemoryDatabase, MemoryTransaction
+from services._platform.messages import Incoming, Outgoing, SetTimer, StoredRecord
+from services._platform.postgres import INBOX, OUTBOX, PARKED, PARKED_KEYS, TIMER, PostgresDatabase
+from services._platform.rows import AppendOnly, Mapped, NotLoaded
+from services._platform.sagas import CancelSaga, SagaDeadline, SagaRow, Status
+from services._platform.shell import FromKafka, Shell
+from services.groups import domain as groups
+from services.groups.tables import ADDRESSES
+from services.ledger import domain as ledger
+from services.ledger.consumers import LEDGER
+from services.ledger.tables import ACCOUNTS, ENTRIES
+from services.notifications import domain as notifications
+from services.provisioning import domain as provisioning
+from services.provisioning.tables import FAX_NUMBERS
+from tests.integration.recorder import scratch_database
+from tests.simulation.bus import BusRecord
+from tests.simulation.world import VirtualClock
+from tests.unit.given import TABLES, id_of, incoming
+
+NOW = datetime(2031, 1, 1, 12, 30, 0, 123456, tzinfo=UTC)
+LATER = NOW + timedelta(seconds=1)
+
+A, B, C = sorted(id_of(name) for name in "abc")
+
+
+class Store(Protocol):
+    """A database, and what an operator can see and ask of it."""
+
+    @property
+    def database(self) -> Database: ...
+    async def outbox(self) -> list[Outgoing]: ...
+    async def parked(self) -> list[tuple[UUID, Why, str, int]]: ...
+    async def request_retry(self, ids: Collection[UUID]) -> None: ...
+    async def every(self, mapped: Mapped[Any, Any]) -> list[Any]: ...
+
+
+class InMemory:
+    def __init__(self) -> None:
+        self.database = MemoryDatabase()
+
+    async def outbox(self) -> list[Outgoing]:
+        return list(self.database.contents.outbox)
+
+    async def parked(self) -> list[tuple[UUID, Why, str, int]]:
+        rows = self.database.contents.parked.items()
+        return [(id_, row.parked.why, row.parked.code, row.attempts) for id_, row in rows]
+
+    async def request_retry(self, ids: Collection[UUID]) -> None:
+        self.database.request_retry(ids)
+
+    async def every(self, mapped: Mapped[Any, Any]) -> list[Any]:
+        contents, name = self.database.contents, mapped.table.name
+        if isinstance(mapped, AppendOnly):
+            return list(contents.appended.get(name, ()))
+        return list(contents.tables.get(name, {}).values())
+
+
+class InPostgres:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self.database = PostgresDatabase(engine)
+
+    async def outbox(self) -> list[Outgoing]:
+        columns = [column for column in OUTBOX.c if column.name not in ("seq", "made_at")]
+        return [Outgoing(*row) for row in await self._read(sa.select(*columns).order_by(OUTBOX.c.seq))]
+
+    async def parked(self) -> list[tuple[UUID, Why, str, int]]:
+        columns = (PARKED.c.id, PARKED.c.why, PARKED.c.code, PARKED.c.attempts)
+        rows = await self._read(sa.select(*columns).order_by(PARKED.c.seq))
+        return [(id_, Why(why), code, attempts) for id_, why, code, attempts in rows]
+
+    async def request_retry(self, ids: Collection[UUID]) -> None:
+        async with self.engine.begin() as connection:
+            await connection.execute(
+                sa.update(PARKED).values(retry_requested_at=sa.func.now()).where(PARKED.c.id.in_(list(ids)))
+            )
+
+    async def every(self, mapped: Mapped[Any, Any]) -> list[Any]:
+        found = await self._read(sa.select(*mapped.columns).order_by(*mapped.table.primary_key.columns))
+        return [mapped.from_values(values) for values in found]
+
+    async def clear(self, tables: Sequence[sa.Table]) -> None:
+        """Empty it, for the next test."""
+        async with self.engine.begin() as connection:
+            await connection.execute(sa.text("TRUNCATE " + ", ".join(table.name for table in tables)))
+
+    async def _read(self, query: sa.Select[Any]) -> Sequence[Any]:
+        async with self.engine.connect() as connection:
+            found: Sequence[Any] = (await connection.execute(query)).all()
+            return found
+
+
+PLUMBING = (INBOX, OUTBOX, TIMER, PARKED, PARKED_KEYS)
+OWNERS: dict[str, Principal] = {
+    mapped.row.__module__: principal
+    for principal in SERVICES
+    for mapped in TABLES.values()
+    if mapped.row.__module__.startswith(f"services.{principal}.")
+} | {SagaRow.__module__: Principal.GROUPS}
+
+
+@pytest.fixture(scope="module")
+def urls(stack: Stack) -> Iterator[dict[Principal, str]]:
+    """Fresh databases with each service's tables."""
+    with ExitStack() as databases:
+        yield {service: databases.enter_context(scratch_database(stack, service)) for service in SERVICES}
+
+
+Stores = Callable[[Principal], Store]
+
+
+@pytest_asyncio.fixture(params=["memory", "postgres"])
+async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
+    """Gives a service's empty database."""
+    if request.param == "memory":
+        kept = {service: InMemory() for service in SERVICES}
+        yield kept.__getitem__
+        return
+    async with AsyncExitStack() as engines:
+        found: dict[Principal, Store] = {}
+        for service, url in request.getfixturevalue("urls").items():
+            engine = postgres.engine(url)
+            engines.push_async_callback(engine.dispose)
+            own = [m.table for m in TABLES.values() if OWNERS[m.row.__module__] is service]
+            emptied = InPostgres(engine)
+            await emptied.clear([*PLUMBING, *own])
+            found[service] = emptied
+        yield found.__getitem__
+
+
+@pytest.fixture
+def store(stores: Stores) -> Store:
+    """The ledger's database: its plumbing is everybody's."""
+    return stores(Principal.LEDGER)
+
+
+# --- rows ---
+
+SAGA = SagaRow(
+    A,
+    "create-member-account",
+    Status.COMPENSATING,
+    "reserve units",
+    "timed_out",
+    {"price_units": 20, "email": "é@example.org", "deep": {"list": [1, None, "x"]}},
+    "corr",
+    B,
+    C,
+    NOW,
+    LATER,
+    None,
+    ("first", "second: ü"),
+)
+
+ROWS: dict[str, tuple[Any, Any]] = {
+    # a row, and what it may become
+    "account": (ledger.Account(A, 100, 20, 3), ledger.Account(A, 2**40, 0, 4)),
+    "hold": (
+        ledger.Hold(A, B, 5, ledger.HoldState.OPEN, NOW, None),
+        ledger.Hold(A, B, 5, ledger.HoldState.CAPTURED, NOW, LATER),
+    ),
+    "transfer": (
+        ledger.Transfer(A, "transfer", B, b"\x00\xff", None, (1, 2, 3), NOW),
+        ledger.Transfer(A, "transfer", B, b"", "units_short", (), NOW),
+    ),
+    "group": (groups.Group(A, B, "Ada L."), groups.Group(A, B, "L'équipe")),
+    "address of groups": (groups.Address("a@example.org", A), groups.Address("a@example.org", B)),
+    "plan of groups": (groups.Plan("send_only", 10), groups.Plan("send_only", 20)),
+    "membership": (groups.Membership(A, B, C, 1, NOW), groups.Membership(A, B, C, 2, LATER)),
+    "saga": (SAGA, replace(SAGA, status=Status.REFUSED, data={}, trail=(), ended_at=NOW, code=None)),
+    "subscriber": (
+        provisioning.Subscriber(A, "a@example.org", "Ada", "L.", "fr", None, None, NOW, None),
+        provisioning.Subscriber(A, "a@example.org", "Ada", "M.", "en", "send_receive", "+331", NOW, LATER),
+    ),
+    "address": (provisioning.Address("a@example.org", A), provisioning.Address("a@example.org", B)),
+    "request": (
+        provisioning.Request(A, B, None, b"\x01\x02", NOW),
+        provisioning.Request(A, B, "cancelled", b"", LATER),
+    ),
+    "plan": (provisioning.Plan("send_only", 10, 365, False), provisioning.Plan("send_only", 20, 30, True)),
+    "fax number": (
+        provisioning.FaxNumber("+331", provisioning.NumberState.FREE, None),
+        provisioning.FaxNumber("+331", provisioning.NumberState.ASSIGNED, A),
+    ),
+    "person": (
+        notifications.Person(A, "a@example.org", "Ada", "L.", "fr", None),
+        notifications.Person(A, "a@example.org", "Ada", "L.", "en", "+331"),
+    ),
+    "mail": (
+        notifications.Mail(
+            A, notifications.Template.WELCOME, B, None, {"a": [1]}, notifications.MailState.QUEUED, NOW, NOW
+        ),
+        notifications.Mail(A, notifications.Template.WELCOME, B, C, {}, notifications.MailState.SENT, NOW, LATER),
+    ),
+}
+ENTRY = ledger.Entry(A, B, 5, 10, 15, 1, NOW)
+OWN_ENTRY = ledger.Entry(A, ledger.SALES, -5, None, None, None, NOW)
+
+
+def test_every_kind_of_row_has_an_example() -> None:
+    assert {type(row) for row, _ in ROWS.values()} | {type(ENTRY)} == TABLES.keys()
+
+
+async def write(store: Store, *rows: Any) -> None:
+    async with store.database.begin() as tx:
+        for row in rows:
+            mapped = TABLES[type(row)]
+            found = await tx.fetch(mapped, [mapped.key_of(row)])
+            found.put(row)
+            await tx.save([found])
+
+
+async def read(store: Store, mapped: Mapped[Any, Any], key: Any) -> Any:
+    async with store.database.begin() as tx:
+        return (await tx.fetch(mapped, [key], for_update=False)).get(key)
+
+
+@pytest.mark.parametrize("name", ROWS)
+async def test_a_row_comes_back_as_it_was_written_and_as_it_was_changed(stores: Stores, name: str) -> None:
+    before, after = ROWS[name]
+    mapped = TABLES[type(before)]
+    store, key = stores(OWNERS[type(before).__module__]), mapped.key_of(before)
+    for row in (before, after):
+        await write(store, row)
+        found = await read(store, mapped, key)
+        assert found == row
+        kinds = [type(getattr(row, name)) for name in mapped.names]
+        assert [type(getattr(found, name)) for name in mapped.names] == kinds
+    async with store.database.begin() as tx:
+        rows = await tx.fetch(mapped, [key])
+        rows.remove(key)
+        await tx.save([rows])
+    assert await read(store, mapped, key) is None
+    assert await store.every(mapped) == []
+
+
+@pytest.mark.parametrize(("before", "after"), [(SAGA, replace(SAGA, actor=None))])
+async def test_a_column_that_was_declared_constant_is_not_changed(stores: Stores, before: Any, after: Any) -> None:
+    mapped = TABLES[type(before)]
+    store = stores(OWNERS[type(before).__module__])
+    await write(store, before)
+    with suppress(TypeError):  # the memory form says so, PostgreSQL's update leaves it out
+        await write(store, after)
+    assert await read(store, mapped, mapped.key_of(before)) == before
+
+
+async def test_appended_rows_come_back_in_their_order(store: Store) -> None:
+    async with store.database.begin() as tx:
+        entries = tx.append(ENTRIES)
+        entries.add(ENTRY)
+        entries.add(OWN_ENTRY)
+        await tx.save([entries])
+    assert await store.every(ENTRIES) == [ENTRY, OWN_ENTRY]
+
+
+async def test_fetch_gives_what_is_there_and_what_is_not_and_refuses_what_was_not_asked_for(store: Store) -> None:
+    row = ledger.Account(A, 1, 0, 1)
+    await write(store, row)
+    async with store.database.begin() as tx:
+        rows = await tx.fetch(ACCOUNTS, {A, B})
+        assert (rows.get(A), rows.get(B), rows.values()) == (row, None, [row])
+        with pytest.raises(NotLoaded):
+            rows.get(C)
+        assert (await tx.fetch(ACCOUNTS, ())).values() == []
+
+
+async def test_a_batch_is_inserted_updated_and_removed_at_once(store: Store) -> None:
+    old = [ledger.Account(A, 1, 0, 1), ledger.Account(B, 2, 0, 1)]
+    await write(store, *old)
+    async with store.database.begin() as tx:
+        rows = await tx.fetch(ACCOUNTS, [A, B, C])
+        rows.put(ledger.Account(A, 10, 0, 2))
+        rows.put(ledger.Account(A, 11, 0, 3))
+        rows.remove(B)
+        rows.put(ledger.Account(C, 3, 0, 1))
+        await tx.save([rows])
+    found = sorted(await store.every(ACCOUNTS), key=lambda account: account.id)
+    assert found == [ledger.Account(A, 11, 0, 3), ledger.Account(C, 3, 0, 1)]
+
+
+@pytest.mark.parametrize(("limit", "numbers"), [(0, []), (2, ["+331", "+333"]), (9, ["+331", "+333", "+334"])])
+async def test_takes_the_first_that_match(stores: Stores, limit: int, numbers: list[str]) -> None:
+    store = stores(Principal.PROVISIONING)
+    free, assigned = provisioning.NumberState.FREE, provisioning.NumberState.ASSIGNED
+    await write(store, *(provisioning.FaxNumber(n, free, None) for n in ("+334", "+331", "+333")))
+    await write(store, provisioning.FaxNumber("+332", assigned, A))
+    async with store.database.begin() as tx:
+        found = await tx.take(FAX_NUMBERS, {"state": free.value}, limit)
+    assert [row.number for row in found.values()] == numbers
+
+
+async def test_a_key_that_somebody_else_made_meanwhile_is_a_conflict(stores: Stores) -> None:
+    store = stores(Principal.GROUPS)
+
+    async def lose_the_race() -> None:
+        async with store.database.begin() as tx:
+            rows = await tx.fetch(ADDRESSES, ["a@example.org"])
+            rows.put(groups.Address("a@example.org", A))
+            await write(store, groups.Address("a@example.org", B))
+            if isinstance(tx, MemoryTransaction):  # it never has two transactions at a time: show it the other's end
+                tx.contents = store.database.contents.copy()  # type: ignore[attr-defined]
+            await tx.save([rows])
+
+    with pytest.raises(Conflict):
+        await lose_the_race()
+    assert await read(store, ADDRESSES, "a@example.org") == groups.Address("a@example.org", B)
+
+
+# --- inbox, outbox ---
+
+
+async def test_the_inbox_gives_each_id_once(store: Store) -> None:
+    async with store.database.begin() as tx:
+        assert set(await tx.claim_inbox([A, B, A], NOW)) == {A, B}
+        assert set(await tx.claim_inbox([A], NOW)) == set()
+    async with store.database.begin() as tx:
+        assert set(await tx.claim_inbox([C, A], LATER)) == {C}
+        assert set(await tx.claim_inbox([], LATER)) == set()
+
+
+def out(n: int, **changes: Any) -> Outgoing:
+    message = Outgoing(UUID(int=n), "x.v1", f"key {n % 3}", b"\x00{}", "corr", "cause", None, None)
+    return replace(message, **changes)
+
+
+async def test_the_outbox_keeps_messages_whole_and_in_order(store: Store) -> None:
+    first = [out(n) for n in range(9, 4, -1)]
+    second = [out(1, actor=A, traceparent="00-aa"), out(2)]
+    for messages in (first, [], second):
+        async with store.database.begin() as tx:
+            await tx.send(messages, NOW)
+    assert await store.outbox() == first + second
+
+
+# --- timers ---
+
+
+def timer(id_: UUID, at: datetime = NOW) -> SetTimer:
+    return SetTimer(id_, at, SagaDeadline(saga_id=id_))
+
+
+def cause(actor: UUID | None = None, traceparent: str | None = None) -> Incoming[Any]:
+    return replace(incoming(SagaDeadline(saga_id=A), actor), traceparent=traceparent)
+
+
+async def set_timers(store: Store, *timers: SetTimer, by: Incoming[Any] | None = None) -> None:
+    async with store.database.begin() as tx:
+        await tx.set_timers([(each, by or cause()) for each in timers])
+
+
+async def due(store: Store, now: datetime, limit: int = 9) -> list[tuple[UUID, datetime | None]]:
+    return [(record.row_id, record.due_at) for record in await store.database.due_timers(now, limit)]
+
+
+async def test_timers_are_due_at_their_moment_oldest_first(store: Store) -> None:
+    await set_timers(store, timer(A, LATER), timer(C), timer(B))
+    assert await due(store, NOW - timedelta(microseconds=1)) == []
+    assert await due(store, NOW) == [(B, NOW), (C, NOW)]
+    assert await due(store, LATER) == [(B, NOW), (C, NOW), (A, LATER)]
+    assert await due(store, LATER, limit=1) == [(B, NOW)]
+
+
+async def test_a_timer_is_moved_by_setting_it_again_and_the_last_word_counts(store: Store) -> None:
+    await set_timers(store, timer(A))
+    await set_timers(store, timer(A, LATER + timedelta(1)), timer(A, LATER))
+    assert await due(store, LATER) == [(A, LATER)]
+
+
+async def test_a_timer_becomes_a_record_with_its_causes_envelope(stores: Stores) -> None:
+    store = stores(Principal.GROUPS)
+    await set_timers(store, timer(A), by=cause(actor=C, traceparent="00-aa-bb-01"))
+    body = CancelSaga(saga_id=B)
+    await set_timers(store, SetTimer(B, LATER, body))
+    first, second = await store.database.due_timers(LATER, 9)
+    id_ = postgres.timer_message_id(A, NOW)
+    assert first == StoredRecord(
+        A,
+        NOW,
+        "timers",
+        0,
+        0,
+        str(A).encode(),
+        SagaDeadline(saga_id=A).to_json(),
+        [
+            ("ce_type", b"popfax.saga.deadline"),
+            ("ce_id", str(id_).encode()),
+            ("ce_correlationid", b"correlation"),
+            ("ce_actor", str(C).encode()),
+            ("traceparent", b"00-aa-bb-01"),
+        ],
+    )
+    assert (second.value, [name for name, _ in second.headers]) == (
+        body.to_json(),
+        ["ce_type", "ce_id", "ce_correlationid"],
+    )
+
+
+async def test_a_timer_is_claimed_once_and_only_as_it_was_set(store: Store) -> None:
+    await set_timers(store, timer(A), timer(B))
+    async with store.database.begin() as tx:
+        assert set(await tx.claim_timers([(A, LATER), (B, NOW), (C, NOW)])) == {B}
+    async with store.database.begin() as tx:
+        assert set(await tx.claim_timers([(B, NOW)])) == set()
+    assert await due(store, LATER) == [(A, NOW)]
+
+
+async def test_cleared_timers_are_gone_and_unknown_ones_no_error(store: Store) -> None:
+    await set_timers(store, timer(A), timer(B))
+    async with store.database.begin() as tx:
+        await tx.clear_timers([A, C])
+        await tx.clear_timers([])
+    assert await due(store, LATER) == [(B, NOW)]
+
+
+# --- parked messages ---
+
+TOPIC = LEDGER_COMMANDS.name
+
+
+def parked(n: int, why: Why, key: bytes | None = b"k", topic: str = TOPIC) -> Parked:
+    headers: list[tuple[str, bytes | None]] = [("ce_id", b"\xff\x00"), ("empty", b""), ("none", None), ("ce_id", b"2")]
+    record = StoredRecord(UUID(int=n), None, topic, 3, 70 + n, key, b"\x00\xff" if n % 2 else None, headers)
+    return Parked(UUID(int=n), record, why, f"code {n}", "detail")
+
+
+async def park(store: Store, *messages: Parked) -> None:
+    async with store.database.begin() as tx:
+        await tx.park(messages, NOW)
+
+
+async def blocked(store: Store, *keys: bytes, topic: str = TOPIC) -> set[bytes]:
+    async with store.database.begin() as tx:
+        return {key for _, key in await tx.blocked({(topic, key) for key in keys})}
+
+
+async def test_a_parked_message_comes_back_to_the_byte(store: Store) -> None:
+    messages = [parked(1, Why.FAILED), parked(2, Why.BEHIND)]
+    await park(store, *messages)
+    await store.request_retry([UUID(int=1)])
+    (run,) = await store.database.retries_requested()
+    assert [replace(record, headers=list(record.headers)) for record in run] == [p.record for p in messages]
+
+
+async def test_what_failed_blocks_its_key_and_what_is_unreadable_does_not(store: Store) -> None:
+    await park(store, parked(1, Why.FAILED, b"a"), parked(2, Why.UNDECODABLE, b"b"), parked(3, Why.FAILED, None))
+    assert await blocked(store, b"a", b"b", b"c") == {b"a"}
+    assert await blocked(store, b"a", topic="another") == set()
+    await park(store, parked(4, Why.FAILED, b"a"))
+    assert await blocked(store, b"a") == {b"a"}
+
+
+async def test_a_key_is_unblocked_when_nothing_is_left_on_it(store: Store) -> None:
+    await park(store, parked(1, Why.FAILED), parked(2, Why.BEHIND), parked(3, Why.UNDECODABLE))
+    for id_, left in ((1, {b"k"}), (2, set())):
+        async with store.database.begin() as tx:
+            assert set(await tx.claim_parked([UUID(int=id_), UUID(int=99)])) == {UUID(int=id_)}
+        assert await blocked(store, b"k") == left
+    async with store.database.begin() as tx:
+        assert set(await tx.claim_parked([UUID(int=1)])) == set()
+    assert [why for _, why, _, _ in await store.parked()] == [Why.UNDECODABLE]
+
+
+async def test_a_retry_takes_all_of_its_key_oldest_first_and_the_unreadable_only_if_asked_for(store: Store) -> None:
+    await park(
+        store,
+        parked(5, Why.FAILED),
+        parked(4, Why.BEHIND),
+        parked(3, Why.UNDECODABLE),
+        parked(2, Why.BEHIND),
+        parked(1, Why.FAILED, b"other"),
+        parked(6, Why.UNDECODABLE, None),
+    )
+    assert list(await store.database.retries_requested()) == []
+
+    async def runs() -> list[list[int]]:
+        return [[record.row_id.int for record in run] for run in await store.database.retries_requested()]
+
+    await store.request_retry([UUID(int=2)])
+    assert await runs() == [[5, 4, 2]]
+    await store.request_retry([UUID(int=3), UUID(int=6)])
+    assert await runs() == [[5, 4, 3, 2], [6]]
+
+
+async def test_a_retry_that_failed_is_noted_and_its_key_waits_for_the_operator_again(store: Store) -> None:
+    await park(store, parked(1, Why.FAILED), parked(2, Why.BEHIND), parked(3, Why.FAILED, b"other"))
+    await store.request_retry([UUID(int=n) for n in (1, 2, 3)])
+    await store.database.retry_failed(UUID(int=2), "Bug", "where")
+    assert await store.parked() == [
+        (UUID(int=1), Why.FAILED, "code 1", 1),
+        (UUID(int=2), Why.BEHIND, "Bug", 2),
+        (UUID(int=3), Why.FAILED, "code 3", 1),
+    ]
+    (run,) = await store.database.retries_requested()
+    assert [record.row_id.int for record in run] == [3]
+
+
+# --- all or nothing ---
+
+
+class Mishap(Exception):
+    pass
+
+
+async def test_an_exception_leaves_nothing_behind(store: Store) -> None:
+    await set_timers(store, timer(B))
+    await park(store, parked(1, Why.FAILED, b"old"))
+
+    async def everything() -> None:
+        async with store.database.begin() as tx:
+            await tx.claim_inbox([A], NOW)
+            rows = await tx.fetch(ACCOUNTS, [A])
+            rows.put(ledger.Account(A, 1, 0, 1))
+            entries = tx.append(ENTRIES)
+            entries.add(ENTRY)
+            await tx.save([rows, entries])
+            await tx.send([out(1)], NOW)
+            await tx.set_timers([(timer(A), cause())])
+            await tx.clear_timers([B])
+            await tx.park([parked(2, Why.FAILED)], NOW)
+            await tx.claim_parked([UUID(int=1)])
+            raise Mishap
+
+    with pytest.raises(Mishap):
+        await everything()
+    async with store.database.begin() as tx:
+        assert set(await tx.claim_inbox([A], NOW)) == {A}
+    assert (await store.every(ACCOUNTS), await store.every(ENTRIES), await store.outbox()) == ([], [], [])
+    assert await due(store, LATER) == [(B, NOW)]
+    assert [id_.int for id_, *_ in await store.parked()] == [1]
+    assert await blocked(store, b"k", b"old") == {b"old"}
+
+
+# --- all of it together ---
+
+
+async def test_the_same_batches_leave_the_same_books_in_both(stores: Stores) -> None:
+    """The ledger's own handlers and the real shell, on both: nothing that either keeps may differ."""
+    batches: list[list[Command]] = [
+        [CreditUnits(credit_id=A, account_id=B, amount_units=100)],
+        [
+            ReserveUnits(hold_id=A, account_id=B, amount_units=60),
+            ReserveUnits(hold_id=B, account_id=B, amount_units=60),
+            ReleaseHold(hold_id=C, account_id=B),
+        ],
+        [CaptureHold(hold_id=A, account_id=B), CaptureHold(hold_id=C, account_id=B)],
+    ]
+
+    async def run(store: Store) -> dict[str, Any]:
+        shell = Shell(LEDGER, store.database, VirtualClock(Random(1)))
+        for number, batch in enumerate(batches):
+            records = [
+                BusRecord(
+                    TOPIC,
+                    0,
+                    n,
+                    body.key().encode(),
+                    body.to_json(),
+                    [("ce_id", str(id_of(f"{number}/{n}")).encode()), ("ce_type", body.TYPE.encode())],
+                )
+                for n, body in enumerate(batch)
+            ]
+            await shell.process(records, FromKafka())
+            await shell.process(records, FromKafka())
+        mapped = [m for m in TABLES.values() if OWNERS[m.row.__module__] is Principal.LEDGER]
+        tables = {m.table.name: sorted(await store.every(m), key=repr) for m in mapped}
+        return tables | {"outbox": await store.outbox()}
+
+    found = await run(stores(Principal.LEDGER))
+    assert found == await run(InMemory())
+    assert [len(found[name]) for name in ("accounts", "holds", "transfers", "entries", "outbox")] == [1, 3, 1, 4, 6]
+
+
+async def test_the_invariants_facts_are_the_same_from_both(
+    stores: Stores, request: pytest.FixtureRequest, urls: dict[Principal, str]
+) -> None:
+    memory = {service: InMemory() for service in SERVICES}
+    for row, _ in ROWS.values():
+        service = OWNERS[type(row).__module__]
+        await write(stores(service), row)
+        await write(memory[service], row)
+    for store in (stores(Principal.LEDGER), memory[Principal.LEDGER]):
+        async with store.database.begin() as tx:
+            entries = tx.append(ENTRIES)
+            entries.add(ENTRY)
+            await tx.save([entries])
+    expected = facts_of({service: store.database for service, store in memory.items()})
+    if isinstance(stores(Principal.LEDGER), InPostgres):
+        assert read_facts(urls) == expected
+    else:
+        databases = {service: stores(service).database for service in SERVICES}
+        assert facts_of(databases) == expected  # type: ignore[arg-type]

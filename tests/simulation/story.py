@@ -1,0 +1,52 @@
+"""A seed's run as a person reads it: who did what, with which message, in the order in which it happened."""
+
+import json
+import logging
+from typing import Any
+
+import structlog
+from rich.console import Console
+from rich.table import Table
+
+from tests.simulation.bus import BusRecord
+from tests.simulation.world import World
+
+_COLOURS = {"sends": "cyan", "relays": "green", "reads": "dim", "outage": "red", "crash": "red", "poison": "red"}
+
+
+def silence_logs() -> None:
+    """Leave the services' own logs out: a simulation breaks things on purpose, thousands of times."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
+def replay(seed: int, console: Console) -> list[str]:
+    """Run a seed again and print all of it; give what was found."""
+    table = Table("step", "time", "who", "does", "what", title=f"seed {seed}", box=None, title_justify="left")
+
+    def tell(does: str, who: str, what: Any) -> None:
+        text = _record(what) if isinstance(what, BusRecord) else str(what)
+        table.add_row(str(world.step), f"{world.clock.now:%d %H:%M:%S}", who, does, text, style=_COLOURS.get(does))
+
+    world = World(seed, tell=tell)
+    findings = world.run()
+    console.print(table)
+    for finding in findings:
+        console.print(f"[bold red]broken[/] {finding}", highlight=False)
+    console.print(f"{len(findings)} findings")
+    return findings
+
+
+def _record(record: BusRecord) -> str:
+    headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
+    kind = headers.get("ce_type", "?").removeprefix("popfax.")
+    place = f"{record.topic.removeprefix('popfax.')}/{record.partition}@{record.offset}"
+    return f"{kind} {place} id={headers.get('ce_id', '?')[:8]} {_fields(record.value)}"
+
+
+def _fields(value: bytes | None) -> str:
+    """Give the fields, ids shortened to what tells them apart."""
+    try:
+        fields = json.loads(value or b"")
+    except ValueError:
+        return repr(value)
+    return " ".join(f"{name}={str(field)[:8] if name.endswith('_id') else field}" for name, field in fields.items())

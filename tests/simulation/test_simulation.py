@@ -1,0 +1,89 @@
+"""Thousands of ways in which the product can be interrupted, and no invariant broken by any of them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from time import monotonic
+
+import pytest
+import structlog
+
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.story import silence_logs
+from tests.simulation.world import World
+
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "3000"))
+FIRST_SEED = int(os.environ.get("SIMULATION_FIRST_SEED", "0"))
+SECONDS = float(os.environ.get("SIMULATION_SECONDS", "75"))
+"""The most wall time for all of them; what has not been tried by then is not, and the test says how many were."""
+
+PROCESSES = 2
+CHUNK = 50
+LEAST = 300
+"""So many seeds must have been tried, however slow the machine: fewer show nothing."""
+
+SEEDS_FOR_A_MUTATION = 300
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """No logs of what is broken on purpose."""
+    before = structlog.get_config()
+    silence_logs()
+    yield
+    structlog.configure(**before)
+
+
+def run_seeds(seeds: range, until: float) -> tuple[int, dict[int, list[str]]]:
+    """Run seeds until the time is over; give how many were run, and what each failing one found."""
+    found: dict[int, list[str]] = {}
+    done = 0
+    for seed in seeds:
+        if monotonic() > until:
+            break
+        done += 1
+        if findings := World(seed).run():
+            found[seed] = findings
+    return done, found
+
+
+def test_no_seed_breaks_an_invariant() -> None:
+    until = monotonic() + SECONDS
+    chunks = [
+        range(first, min(first + CHUNK, FIRST_SEED + SEEDS)) for first in range(FIRST_SEED, FIRST_SEED + SEEDS, CHUNK)
+    ]
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn"), initializer=silence_logs) as pool:
+        results = list(pool.map(run_seeds, chunks, [until] * len(chunks)))
+    tried = sum(done for done, _ in results)
+    failing = {seed: findings for _, found in results for seed, findings in found.items()}
+    lines = [
+        f"python -m tests.simulation {seed}\n    " + "\n    ".join(failing[seed][:5]) for seed in sorted(failing)[:5]
+    ]
+    assert not failing, f"{len(failing)} of {tried} seeds find something; replay with\n" + "\n".join(lines)
+    assert tried >= min(LEAST, SEEDS), f"only {tried} seeds in {SECONDS:.0f} s"
+    print(f"{tried} seeds")
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_finds_the_bug_that(name: str) -> None:
+    mutation = MUTATIONS[name]
+    found_by = next(
+        (seed for seed in range(SEEDS_FOR_A_MUTATION) if World(seed, mutation.services, mutation.database).run()), None
+    )
+    assert found_by is not None, f"{SEEDS_FOR_A_MUTATION} seeds did not notice: {name}"
+
+
+def test_the_same_seed_tells_the_same_story() -> None:
+    stories = {_story(seed=11, hash_seed=hash_seed) for hash_seed in ("1", "2")}
+    assert len(stories) == 1
+    assert "create-member-account" in stories.pop()
+
+
+def _story(seed: int, hash_seed: str) -> str:
+    """Replay in a process of its own, in which sets have another order."""
+    command = [sys.executable, "-m", "tests.simulation", str(seed)]
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout

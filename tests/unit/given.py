@@ -1,0 +1,109 @@
+"""Tests of handlers that read as sentences: given these rows, when this message comes, then exactly these messages.
+
+    given(LEDGER, Account(ADA, 10, 0, 1)).when(ReserveUnits(…)).then(UnitsReserved(…)).leaves(Account(ADA, 10, 4, 1), …)
+
+Loading, handling and saving are the service's own, on a database in memory. Messages are compared whole, timers too,
+and one that was not expected fails; `leaves` compares every row that there is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Self
+from uuid import UUID, uuid5
+
+from contracts.message import Message
+from services._platform.memory import MemoryDatabase
+from services._platform.messages import Effect, Incoming, StoredRecord
+from services._platform.rows import AppendOnly, Mapped
+from services._platform.service import Moment, Service
+from services.groups import tables as groups
+from services.ledger import tables as ledger
+from services.notifications import tables as notifications
+from services.provisioning import tables as provisioning
+from tests.simulation.world import drive
+
+NOW = datetime(2031, 1, 1, tzinfo=UTC)
+MOMENT = Moment(NOW, lambda length: b"\x07" * length)
+
+_NAMES = UUID("00000000-0000-4000-8000-000000000000")
+
+TABLES: dict[type[Any], Mapped[Any, Any]] = {
+    mapped.row: mapped
+    for module in (groups, ledger, notifications, provisioning)
+    for mapped in vars(module).values()
+    if isinstance(mapped, Mapped)
+}
+"""Where a row belongs, by its class."""
+
+
+def id_of(name: str) -> UUID:
+    """Give an id that a test can call by its name."""
+    return uuid5(_NAMES, name)
+
+
+def incoming(body: Message, actor: UUID | None = None, id_: UUID | None = None) -> Incoming[Message]:
+    """Put a message into an envelope. Its id follows from its content unless it is given."""
+    id_ = id_ or uuid5(_NAMES, f"{body!r}")
+    record = StoredRecord(id_, None, "", 0, 0, body.key().encode(), body.to_json(), ())
+    return Incoming(id_, body, record, "correlation", actor)
+
+
+@dataclass
+class Scene:
+    """A service, the rows that are there, and what came of a batch."""
+
+    service: Service
+    database: MemoryDatabase
+    effects: list[Effect] = field(default_factory=list)
+
+    def when(self, *messages: Message | Incoming[Message], actor: UUID | None = None) -> Self:
+        """Let messages come, in one batch. What came of an earlier one is not expected any more."""
+        batch = [m if isinstance(m, Incoming) else incoming(m, actor) for m in messages]
+        self.effects = drive(self._handle(batch))
+        return self
+
+    async def _handle(self, batch: Sequence[Incoming[Message]]) -> list[Effect]:
+        async with self.database.begin() as tx:
+            state = await self.service.load(tx, batch)
+            effects = [
+                effect
+                for message in batch
+                for effect in self.service.handlers[type(message.body)](state, message, MOMENT)
+            ]
+            await tx.save(state.changes())
+        return effects
+
+    def then(self, *expected: Effect) -> Self:
+        """Expect exactly these messages and timers, in this order."""
+        assert self.effects == list(expected)
+        return self
+
+    def leaves(self, *expected: Any) -> Self:
+        """Expect exactly these rows, in any order."""
+        assert sorted(self.rows(), key=repr) == sorted(expected, key=repr)
+        return self
+
+    def rows(self) -> list[Any]:
+        """Give every row that there is."""
+        contents = self.database.contents
+        tables = [list(rows.values()) for rows in contents.tables.values()]
+        return [row for rows in [*tables, *contents.appended.values()] for row in rows]
+
+    def only(self, kind: type[Any]) -> Any:
+        """Give the only row of a kind."""
+        (row,) = [row for row in self.rows() if isinstance(row, kind)]
+        return row
+
+
+def given(service: Service, *rows: Any) -> Scene:
+    """Begin with these rows and no others."""
+    database = MemoryDatabase()
+    for row in rows:
+        mapped = TABLES[type(row)]
+        name = mapped.table.name
+        if isinstance(mapped, AppendOnly):
+            database.contents.appended.setdefault(name, []).append(row)
+        else:
+            database.contents.tables.setdefault(name, {})[mapped.key_of(row)] = row
+    return Scene(service, database)

@@ -1,0 +1,326 @@
+"""Groups' decisions, and every turn that the account-creation saga can take."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from contracts.fields import Language
+from contracts.groups import CreateMemberAccount, MemberAccountCreated, MemberAccountRefused, MemberJoined
+from contracts.ledger import CaptureHold, HoldCaptured, HoldReleased, ReleaseHold, ReserveUnits, UnitsRefused
+from contracts.ledger import UnitsReserved as Reserved
+from contracts.message import Message, group_of
+from contracts.provisioning import (
+    AccountProvisioned,
+    AccountRefused,
+    CancelProvisioning,
+    PersonRecorded,
+    PlanPublished,
+    ProvisionAccount,
+)
+from services._platform.messages import ClearTimer, Effect, SetTimer
+from services._platform.sagas import TRAIL_LENGTH, CancelSaga, RetrySaga, SagaDeadline, SagaRow, Status
+from services.groups.consumers import GROUPS
+from services.groups.domain import Address, Group, Membership, Plan, account_of, membership_of
+from services.groups.store import saga_of
+from tests.unit.given import NOW, Scene, given, id_of, incoming
+
+ADA, BOB = id_of("ada"), id_of("bob")
+GROUP = group_of(ADA)
+PLAN = Plan("send_receive", 20)
+COMMAND = CreateMemberAccount(
+    group_id=GROUP,
+    plan="send_receive",
+    price_units=20,
+    email="new@example.org",
+    first_name="Grace",
+    last_name="H.",
+    language=Language.FR,
+)
+ASKED = incoming(COMMAND, ADA)
+SAGA = saga_of(ASKED)
+MEMBER = account_of(SAGA)
+
+RESERVE = ReserveUnits(hold_id=SAGA, account_id=ADA, amount_units=20)
+RELEASE = ReleaseHold(hold_id=SAGA, account_id=ADA)
+PROVISION = ProvisionAccount(
+    request_id=SAGA,
+    account_id=MEMBER,
+    plan="send_receive",
+    price_units=20,
+    email="new@example.org",
+    first_name="Grace",
+    last_name="H.",
+    language=Language.FR,
+)
+CANCEL_PROVISIONING = CancelProvisioning(request_id=SAGA, account_id=MEMBER)
+CAPTURE = CaptureHold(hold_id=SAGA, account_id=ADA)
+
+RESERVED = Reserved(hold_id=SAGA, account_id=ADA, amount_units=20)
+SHORT = UnitsRefused(hold_id=SAGA, account_id=ADA, code="units_short", command_type=ReserveUnits.TYPE)
+PROVISIONED = AccountProvisioned(
+    request_id=SAGA, account_id=MEMBER, plan="send_receive", expires_at=NOW + timedelta(365)
+)
+TAKEN = AccountRefused(request_id=SAGA, account_id=MEMBER, code="email_taken", command_type=ProvisionAccount.TYPE)
+CALLED_OFF = AccountRefused(request_id=SAGA, account_id=MEMBER, code="cancelled", command_type=ProvisionAccount.TYPE)
+CAPTURED = HoldCaptured(hold_id=SAGA, account_id=ADA, amount_units=20)
+RELEASED = HoldReleased(hold_id=SAGA, account_id=ADA, amount_units=20)
+
+DEADLINE = SagaDeadline(saga_id=SAGA)
+RETRY = RetrySaga(saga_id=SAGA)
+CANCEL = CancelSaga(saga_id=SAGA)
+
+SET_DEADLINE = SetTimer(SAGA, NOW + timedelta(minutes=5), DEADLINE)
+CLEAR_DEADLINE = ClearTimer(SAGA)
+
+JOINED = MemberJoined(group_id=GROUP, owner_id=ADA, member_id=MEMBER, epoch=1, via="account_created")
+CREATED = MemberAccountCreated(group_id=GROUP, owner_id=ADA, member_id=MEMBER, plan="send_receive", price_units=20)
+MEMBERSHIP = Membership(membership_of(GROUP, MEMBER), GROUP, MEMBER, 1, NOW)
+
+
+def refused(code: str, group_id: UUID = GROUP) -> MemberAccountRefused:
+    return MemberAccountRefused(group_id=group_id, code=code, command_type=CreateMemberAccount.TYPE)
+
+
+def after(*messages: Message) -> Scene:
+    """The saga is open, and these messages came, each in a batch of its own."""
+    scene = given(GROUPS, PLAN).when(ASKED)
+    for message in messages:
+        scene.when(incoming(message, id_=id_of(f"{message!r}")))
+    return scene
+
+
+def saga(scene: Scene) -> SagaRow:
+    found = scene.only(SagaRow)
+    assert isinstance(found, SagaRow)
+    return found
+
+
+# --- opening ---
+
+
+def test_opens_a_saga_that_asks_for_the_units_and_sets_a_deadline() -> None:
+    scene = given(GROUPS, PLAN).when(ASKED).then(RESERVE, SET_DEADLINE)
+    data = COMMAND.model_dump(mode="json") | {"owner_id": str(ADA)}
+    trail = (f"{NOW.isoformat(timespec='milliseconds')} opened",)
+    scene.leaves(
+        PLAN,
+        SagaRow(
+            SAGA,
+            "create-member-account",
+            Status.RUNNING,
+            "reserve units",
+            None,
+            data,
+            "correlation",
+            ASKED.id,
+            ADA,
+            NOW,
+            NOW,
+            None,
+            trail,
+        ),
+    )
+
+
+ADDRESS = Address("new@example.org", BOB)
+MEMBER_ALREADY = Membership(membership_of(GROUP, BOB), GROUP, BOB, 1, NOW)
+DEARER = Plan("send_receive", 21)
+
+# Each has what the codes after it need as well: the first that is found is told.
+REFUSALS: list[tuple[str, list[Any], UUID | None]] = [
+    ("not_owner", [ADDRESS, MEMBER_ALREADY], BOB),
+    ("not_owner", [PLAN], None),
+    ("unknown_plan", [ADDRESS, MEMBER_ALREADY], ADA),
+    ("price_changed", [DEARER, ADDRESS, MEMBER_ALREADY], ADA),
+    ("already_member", [PLAN, ADDRESS, MEMBER_ALREADY], ADA),
+    ("email_taken", [PLAN, ADDRESS], ADA),
+]
+
+
+@pytest.mark.parametrize(("code", "rows", "actor"), REFUSALS)
+def test_refuses_in_the_documented_order_and_asks_nobody(code: str, rows: list[Any], actor: UUID | None) -> None:
+    given(GROUPS, *rows).when(COMMAND, actor=actor).then(refused(code)).leaves(*rows)
+
+
+def test_a_member_of_another_group_is_no_member_of_this_one() -> None:
+    elsewhere = Membership(membership_of(group_of(BOB), BOB), group_of(BOB), BOB, 1, NOW)
+    given(GROUPS, PLAN, ADDRESS, elsewhere).when(ASKED).then(refused("email_taken"))
+
+
+def test_an_address_that_is_recorded_in_the_same_batch_is_taken() -> None:
+    person = PersonRecorded(
+        subscriber_id=BOB, email="new@example.org", first_name="Bob", last_name="M.", language=Language.EN
+    )
+    given(GROUPS, PLAN, MEMBER_ALREADY).when(person, ASKED).then(refused("already_member"))
+
+
+def test_a_repetition_that_the_inbox_let_through_does_not_begin_again() -> None:
+    for scene in (after(), after(RESERVED), after(RESERVED, PROVISIONED, CAPTURED), after(SHORT)):
+        rows = scene.rows()
+        scene.when(ASKED).then().leaves(*rows)
+
+
+def test_two_commands_open_two_sagas() -> None:
+    other = incoming(COMMAND, ADA, id_of("another command"))
+    scene = given(GROUPS, PLAN).when(ASKED, other)
+    assert [type(effect) for effect in scene.effects] == [ReserveUnits, SetTimer] * 2
+    assert {row.id for row in scene.rows() if isinstance(row, SagaRow)} == {SAGA, saga_of(other)}
+
+
+# --- the way ---
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What came before, what comes, what the saga answers, and where it is then."""
+
+    name: str
+    past: Sequence[Message]
+    comes: Message
+    sends: Sequence[Effect] = ()
+    status: Status = Status.RUNNING
+    step: str = "reserve units"
+    code: str | None = None
+    membership: bool = False
+
+
+COMPENSATING, CANCELLING = Status.COMPENSATING, Status.CANCELLING
+COMPLETED, REFUSED = Status.COMPLETED, Status.REFUSED
+PIVOT, LAST = "provision account", "capture hold"
+
+TURNS = [
+    # There:
+    Turn("reserved: ask for the account", [], RESERVED, [PROVISION], step=PIVOT),
+    Turn("provisioned: past the pivot", [RESERVED], PROVISIONED, [CLEAR_DEADLINE, CAPTURE], step=LAST),
+    Turn("captured: the end", [RESERVED, PROVISIONED], CAPTURED, [JOINED, CREATED], COMPLETED, LAST, membership=True),
+    # And back:
+    Turn("units short", [], SHORT, [CLEAR_DEADLINE, refused("units_short")], REFUSED, code="units_short"),
+    Turn("account refused: release", [RESERVED], TAKEN, [RELEASE], COMPENSATING, code="email_taken"),
+    Turn(
+        "released: the end",
+        [RESERVED, TAKEN],
+        RELEASED,
+        [CLEAR_DEADLINE, refused("email_taken")],
+        REFUSED,
+        code="email_taken",
+    ),
+    # The deadline, at each step:
+    Turn("deadline before the reservation is known", [], DEADLINE, [RELEASE], COMPENSATING, code="timed_out"),
+    Turn(
+        "deadline at the pivot: who won?", [RESERVED], DEADLINE, [CANCEL_PROVISIONING], CANCELLING, PIVOT, "timed_out"
+    ),
+    Turn("deadline past the pivot: only forward", [RESERVED, PROVISIONED], DEADLINE, step=LAST),
+    Turn("deadline while compensating", [RESERVED, TAKEN], DEADLINE, [], COMPENSATING, code="email_taken"),
+    Turn("deadline after the end", [SHORT], DEADLINE, [], REFUSED, code="units_short"),
+    Turn("deadline while cancelling", [RESERVED, CANCEL], DEADLINE, [], CANCELLING, PIVOT, "cancelled"),
+    # After the deadline before the reservation was known:
+    Turn("reserved after all: still released", [DEADLINE], RESERVED, [], COMPENSATING, code="timed_out"),
+    Turn("refused after all: still released", [DEADLINE], SHORT, [], COMPENSATING, code="timed_out"),
+    Turn(
+        "released: timed out",
+        [DEADLINE],
+        RELEASED,
+        [CLEAR_DEADLINE, refused("timed_out")],
+        REFUSED,
+        code="timed_out",
+    ),
+    # After the deadline at the pivot:
+    Turn("the account won", [RESERVED, DEADLINE], PROVISIONED, [CLEAR_DEADLINE, CAPTURE], step=LAST),
+    Turn("the cancellation won", [RESERVED, DEADLINE], CALLED_OFF, [RELEASE], COMPENSATING, code="timed_out"),
+    Turn("it had been refused anyway", [RESERVED, DEADLINE], TAKEN, [RELEASE], COMPENSATING, code="timed_out"),
+    Turn(
+        "released after the cancellation won",
+        [RESERVED, DEADLINE, CALLED_OFF],
+        RELEASED,
+        [CLEAR_DEADLINE, refused("timed_out")],
+        REFUSED,
+        code="timed_out",
+    ),
+    # An operator:
+    Turn("cancelled before the reservation is known", [], CANCEL, [RELEASE], COMPENSATING, code="cancelled"),
+    Turn("cancelled at the pivot", [RESERVED], CANCEL, [CANCEL_PROVISIONING], CANCELLING, PIVOT, "cancelled"),
+    Turn("cancelled past the pivot: only forward", [RESERVED, PROVISIONED], CANCEL, step=LAST),
+    Turn("cancelled after the end", [RESERVED, PROVISIONED, CAPTURED], CANCEL, [], COMPLETED, LAST, None, True),
+    Turn("asked again: the reservation", [], RETRY, [RESERVE]),
+    Turn("asked again: the account", [RESERVED], RETRY, [PROVISION], step=PIVOT),
+    Turn("asked again: who won", [RESERVED, CANCEL], RETRY, [CANCEL_PROVISIONING], CANCELLING, PIVOT, "cancelled"),
+    Turn("asked again: the release", [RESERVED, TAKEN], RETRY, [RELEASE], COMPENSATING, code="email_taken"),
+    Turn("asked again: the release of what is unknown", [CANCEL], RETRY, [RELEASE], COMPENSATING, code="cancelled"),
+    Turn("asked again: the capture", [RESERVED, PROVISIONED], RETRY, [CAPTURE], step=LAST),
+    Turn("asked again after the end", [SHORT], RETRY, [], REFUSED, code="units_short"),
+    # Late and repeated replies are recorded, and no more:
+    Turn("reserved, again", [RESERVED], RESERVED, step=PIVOT),
+    Turn("short, after it was reserved", [RESERVED], SHORT, step=PIVOT),
+    Turn("provisioned, again", [RESERVED, PROVISIONED], PROVISIONED, step=LAST),
+    Turn("refused, past the pivot", [RESERVED, PROVISIONED], CALLED_OFF, step=LAST),
+    Turn("released, out of turn", [RESERVED], RELEASED, step=PIVOT),
+    Turn("captured, out of turn", [], CAPTURED),
+    Turn("provisioned, out of turn", [], PROVISIONED),
+    Turn("refused again while compensating", [RESERVED, TAKEN], CALLED_OFF, [], COMPENSATING, code="email_taken"),
+    # After the end, the counter-action that is due:
+    Turn("reserved after it was refused: released", [SHORT], RESERVED, [RELEASE], REFUSED, code="units_short"),
+    Turn("released again after the end", [DEADLINE, RELEASED], RELEASED, [], REFUSED, code="timed_out"),
+    Turn("refused again after the end", [SHORT], SHORT, [], REFUSED, code="units_short"),
+    Turn("captured again", [RESERVED, PROVISIONED, CAPTURED], CAPTURED, [], COMPLETED, LAST, None, True),
+    Turn(
+        "reserved after it was completed", [RESERVED, PROVISIONED, CAPTURED], RESERVED, [], COMPLETED, LAST, None, True
+    ),
+]
+
+
+@pytest.mark.parametrize("turn", TURNS, ids=[turn.name for turn in TURNS])
+def test_saga(turn: Turn) -> None:
+    scene = after(*turn.past).when(incoming(turn.comes, id_=id_of("this one"))).then(*turn.sends)
+    row = saga(scene)
+    assert (row.status, row.step, row.code) == (turn.status, turn.step, turn.code)
+    assert (row.ended_at is not None) is (turn.status in (COMPLETED, REFUSED))
+    memberships = [found for found in scene.rows() if isinstance(found, Membership)]
+    assert memberships == ([MEMBERSHIP] if turn.membership else [])
+
+
+def test_every_reply_in_one_batch_takes_the_saga_to_its_end() -> None:
+    scene = after().when(RESERVED, PROVISIONED, CAPTURED)
+    scene.then(PROVISION, CLEAR_DEADLINE, CAPTURE, JOINED, CREATED)
+
+
+@pytest.mark.parametrize("past", [[RESERVED, PROVISIONED, CAPTURED], [SHORT]], ids=["completed", "refused"])
+def test_forgets_personal_data_at_the_end_and_not_before(past: Sequence[Message]) -> None:
+    personal = {"email", "first_name", "last_name", "language"}
+    assert personal <= saga(after(*past[:-1])).data.keys()
+    assert not personal & saga(after(*past)).data.keys()
+
+
+def test_remembers_what_happened_to_it_and_lets_the_oldest_fall_off() -> None:
+    row = saga(after(RESERVED, DEADLINE, PROVISIONED, CAPTURED))
+    told = [line.split(" ", 1)[1] for line in row.trail]
+    assert told == ["opened", "UnitsReserved", "timed_out", "AccountProvisioned", "HoldCaptured", "completed"]
+    scene = given(GROUPS, replace(row, status=Status.RUNNING, trail=("x oldest",) * TRAIL_LENGTH)).when(RETRY)
+    assert len(saga(scene).trail) == TRAIL_LENGTH
+    assert saga(scene).trail[-1].endswith("asked again")
+
+
+@pytest.mark.parametrize("message", [RESERVED, SHORT, PROVISIONED, TAKEN, CAPTURED, RELEASED, DEADLINE, RETRY, CANCEL])
+def test_leaves_alone_what_is_another_services_sagas(message: Message) -> None:
+    given(GROUPS, PLAN).when(message).then().leaves(PLAN)
+
+
+# --- what groups learns ---
+
+
+def test_learns_who_has_an_address_and_opens_their_group() -> None:
+    person = PersonRecorded(
+        subscriber_id=ADA, email="ada@example.org", first_name="Ada", last_name="L.", language=Language.EN
+    )
+    rows = [Group(GROUP, ADA, "Ada L."), Address("ada@example.org", ADA)]
+    given(GROUPS).when(person).then().leaves(*rows)
+    given(GROUPS, *rows).when(person).then().leaves(*rows)
+
+
+def test_learns_todays_price() -> None:
+    published = PlanPublished(plan="send_receive", price_units=25, validity_days=365, fax_number=True)
+    given(GROUPS, PLAN).when(published).then().leaves(Plan("send_receive", 25))
+    given(GROUPS, PLAN).when(published, ASKED).then(refused("price_changed"))

@@ -1,0 +1,78 @@
+"""Messages as they travel: out and in again, and to the partition where every writer would put them."""
+
+from datetime import UTC, datetime
+from uuid import UUID, uuid5
+
+import pytest
+from aiokafka.partitioner import DefaultPartitioner, murmur2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.catalogue import MESSAGES
+from contracts.ledger import CreditUnits
+from services._platform.kafka import partition_of
+from services._platform.messages import Incoming, Outgoing, decode, headers_of, outgoing, position_id
+from tests.simulation.bus import BusRecord
+from tests.unit.given import incoming
+
+uuids = st.uuids()
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=50)
+
+
+@given(uuids, uuids, st.integers(1, 10**9), uuids, texts, st.none() | uuids, st.none() | texts)
+def test_what_goes_out_comes_in_as_it_was(
+    credit: UUID, account: UUID, units: int, id_: UUID, correlation: str, actor: UUID | None, trace: str | None
+) -> None:
+    body = CreditUnits(credit_id=credit, account_id=account, amount_units=units)
+    out = Outgoing(id_, body.TYPE, body.key(), body.to_json(), correlation, "cause", actor, trace)
+    headers = headers_of(out, "popfax/platform", datetime(2031, 1, 1, tzinfo=UTC).isoformat())
+    record = BusRecord(body.TOPIC.name, 0, 0, out.key.encode(), out.value, list(headers))
+    handled = {name.encode(): model for name, model in MESSAGES.items()}
+    assert decode(record, handled, body.TOPIC.name) == Incoming(id_, body, record, correlation, actor, trace)
+
+
+def test_headers_are_cloudevents() -> None:
+    out = Outgoing(UUID(int=1), "x.v1", "k", b"{}", "corr", "cause", UUID(int=2), "trace")
+    assert headers_of(out, "popfax/ledger", "now") != headers_of(out, "popfax/groups", "now")
+    assert dict(headers_of(out, "popfax/ledger", "now")) == {
+        "ce_specversion": b"1.0",
+        "ce_id": str(UUID(int=1)).encode(),
+        "ce_source": b"popfax/ledger",
+        "ce_type": b"x.v1",
+        "ce_time": b"now",
+        "ce_correlationid": b"corr",
+        "ce_causationid": b"cause",
+        "ce_actor": str(UUID(int=2)).encode(),
+        "traceparent": b"trace",
+        "content-type": b"application/json",
+    }
+    bare = Outgoing(UUID(int=1), "x.v1", "k", b"{}", "corr", "cause", None, None)
+    assert {"ce_actor", "traceparent"}.isdisjoint(dict(headers_of(bare, "popfax/ledger", "now")))
+
+
+def test_the_same_cause_makes_the_same_message_again_and_its_next_one_another() -> None:
+    body = CreditUnits(credit_id=UUID(int=1), account_id=UUID(int=2), amount_units=3)
+    cause = incoming(body)
+    assert outgoing(body, 0, cause) == outgoing(body, 0, cause)
+    assert outgoing(body, 0, cause).id == uuid5(cause.id, "0") != outgoing(body, 1, cause).id
+
+
+def test_a_record_is_known_by_where_it_stands() -> None:
+    def at(topic: str, partition: int, offset: int) -> UUID:
+        return position_id(BusRecord(topic, partition, offset, None, None, ()))
+
+    places = [("a", 0, 0), ("a", 0, 1), ("a", 1, 0), ("b", 0, 0), ("a", 0, 10), ("a", 1, 1)]
+    assert len({at(*place) for place in places}) == len(places)
+    assert at("a", 0, 0) == at("a", 0, 0)
+
+
+@given(st.text(max_size=60) | uuids.map(str), st.integers(1, 64))
+@settings(max_examples=500)
+def test_a_key_goes_to_the_partition_where_kafkas_own_clients_put_it(key: str, partitions: int) -> None:
+    every = list(range(partitions))
+    assert partition_of(key, partitions) == DefaultPartitioner()(key.encode(), every, every)
+
+
+@pytest.mark.parametrize("key", ["", "a", "ab", "abc", "abcd", "abcde", "é", "8d4c1a52-3a7e-5f0e-9a44-0f6c2b1d7e90"])
+def test_a_key_is_hashed_as_java_does(key: str) -> None:
+    assert partition_of(key, 2**31) == murmur2(key.encode()) & 0x7FFFFFFF

@@ -1,0 +1,505 @@
+"""The way of a batch, on a database in memory: what is handled, skipped, answered, parked, and what follows it."""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from random import Random
+from typing import Any
+from uuid import UUID, uuid5
+
+import pytest
+import structlog
+
+from contracts.groups import CreateMemberAccount, GroupsCommandMalformed
+from contracts.ledger import CreditUnits, LedgerCommandMalformed, ReserveUnits, UnitsCredited, UnitsReserved
+from contracts.message import Message
+from contracts.topics import GROUPS_COMMANDS, LEDGER_COMMANDS, LEDGER_EVENTS, Topic
+from services._platform.database import Conflict, Outage, Why
+from services._platform.memory import MemoryDatabase, MemoryTransaction
+from services._platform.messages import ClearTimer, Incoming, Outcome, Outgoing, SetTimer, position_id
+from services._platform.sagas import SagaDeadline
+from services._platform.service import Handler, Moment, Service
+from services._platform.shell import (
+    ATTEMPTS,
+    CONFLICT_ATTEMPTS,
+    MAX_VALUE_BYTES,
+    FromKafka,
+    FromParked,
+    Shell,
+    StillUndecodable,
+)
+from services._platform.timers import fire_due, retry_requested
+from services.groups.consumers import GROUPS
+from services.ledger.consumers import LEDGER
+from services.ledger.domain import Account
+from tests.simulation.bus import BusRecord
+from tests.simulation.story import silence_logs
+from tests.simulation.world import VirtualClock, drive
+from tests.unit.given import id_of
+
+ADA, BOB = id_of("ada"), id_of("bob")
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    before = structlog.get_config()
+    silence_logs()
+    yield
+    structlog.configure(**before)
+
+
+class Bug(Exception):
+    """What a handler fails with."""
+
+
+class Kitchen:
+    """A service's shell on a database in memory, with handlers that can be made to fail on some messages."""
+
+    def __init__(self, service: Service = LEDGER, database: MemoryDatabase | None = None) -> None:
+        self.failing: set[UUID] = set()
+        self.calls: list[UUID] = []
+        self.database = database or MemoryDatabase()
+        self.clock = VirtualClock(Random(1))
+        handlers = {model: self._fragile(handler) for model, handler in service.handlers.items()}
+        self.service = replace(service, handlers=handlers)
+        self.shell = Shell(self.service, self.database, self.clock)
+        self._offset = 0
+
+    def _fragile(self, handler: Handler) -> Handler:
+        def handle(state: Any, message: Incoming[Any], moment: Moment) -> Outcome:
+            outcome = handler(state, message, moment)
+            self.calls.append(message.id)
+            if message.id in self.failing:
+                raise Bug
+            return outcome
+
+        return handle
+
+    def record(self, body: Message, id_: str, topic: Topic | None = None, **changes: Any) -> BusRecord:
+        """A record of a message, with parts of it changed."""
+        self._offset += 1
+        headers = [("ce_id", str(id_of(id_)).encode()), ("ce_type", body.TYPE.encode())]
+        record = BusRecord((topic or body.TOPIC).name, 0, self._offset, body.key().encode(), body.to_json(), headers)
+        return replace(record, **changes)
+
+    def comes(self, *records: BusRecord) -> None:
+        drive(self.shell.process(records, FromKafka()))
+
+    def retry(self, *ids: UUID) -> None:
+        self.database.request_retry(ids)
+        drive(retry_requested(self.shell))
+
+    def sent(self) -> list[Outgoing]:
+        return self.database.contents.outbox
+
+    def answers(self) -> list[str]:
+        return [out.causation_id for out in self.sent()]
+
+    def parked(self) -> list[tuple[UUID, Why]]:
+        return [(id_, row.parked.why) for id_, row in self.database.contents.parked.items()]
+
+    def balance(self, account: UUID) -> int:
+        row: Account | None = self.database.contents.tables.get("accounts", {}).get(account)
+        return row.balance_units if row else 0
+
+
+def credit(name: str, account: UUID = ADA, units: int = 10) -> CreditUnits:
+    return CreditUnits(credit_id=id_of(name), account_id=account, amount_units=units)
+
+
+def ids(*names: str) -> list[str]:
+    return [str(id_of(name)) for name in names]
+
+
+# --- the inbox ---
+
+
+def test_handles_a_message_once_that_comes_twice_in_a_batch_and_again_later() -> None:
+    kitchen = Kitchen()
+    record = kitchen.record(credit("c"), "m")
+    kitchen.comes(record, record)
+    kitchen.comes(record)
+    assert kitchen.calls == [id_of("m")]
+    assert kitchen.answers() == ids("m")
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_of_two_messages_with_one_id_the_first_counts_however_they_are_batched(together: bool) -> None:
+    kitchen = Kitchen()
+    first, second = kitchen.record(credit("c1", units=10), "m"), kitchen.record(credit("c2", units=99), "m")
+    for batch in [[first, second]] if together else [[first], [second]]:
+        kitchen.comes(*batch)
+    assert kitchen.balance(ADA) == 10
+
+
+def test_answers_come_in_the_order_of_the_messages() -> None:
+    kitchen = Kitchen()
+    names = [f"m{n}" for n in range(20)]
+    kitchen.comes(*(kitchen.record(credit(name, ADA if n % 3 else BOB), name) for n, name in enumerate(names)))
+    assert kitchen.answers() == ids(*names)
+
+
+def test_an_answer_carries_its_causes_envelope_and_the_same_id_each_time() -> None:
+    kitchen = Kitchen()
+    extra = [("ce_correlationid", b"order 7"), ("ce_actor", str(BOB).encode()), ("traceparent", b"00-aa-bb-01")]
+    record = kitchen.record(credit("c"), "m")
+    record.headers = [*record.headers, *extra]
+    kitchen.comes(record)
+    body = UnitsCredited(credit_id=id_of("c"), account_id=ADA, amount_units=10)
+    assert kitchen.sent() == [
+        Outgoing(
+            uuid5(id_of("m"), "0"),
+            UnitsCredited.TYPE,
+            str(ADA),
+            body.to_json(),
+            "order 7",
+            str(id_of("m")),
+            BOB,
+            "00-aa-bb-01",
+        )
+    ]
+
+
+# --- what can't be read ---
+
+
+def undecodable(kitchen: Kitchen) -> dict[str, tuple[BusRecord, str]]:
+    good = kitchen.record(credit("c"), "bad")
+    type_ = good.headers[1]
+    return {
+        "malformed JSON": (replace(good, value=b"{"), "malformed_command"),
+        "bytes that are no text": (replace(good, value=b"\xff\xfe"), "malformed_command"),
+        "no value": (replace(good, value=None), "malformed_command"),
+        "a wrong field": (replace(good, value=good.value.replace(b"10", b'"10"')), "malformed_command"),  # type: ignore[union-attr]
+        "a wrong key": (replace(good, key=str(BOB).encode()), "wrong_key"),
+        "no key": (replace(good, key=None), "wrong_key"),
+        "an unknown type": (replace(good, headers=[good.headers[0], ("ce_type", b"x.v1")]), "unknown_type"),
+        "a type that is no text": (replace(good, headers=[good.headers[0], ("ce_type", b"\xff")]), "unknown_type"),
+        "no type": (replace(good, headers=[good.headers[0]]), "unknown_type"),
+        "no id": (replace(good, headers=[type_]), "malformed_envelope"),
+        "an id that is no UUID": (replace(good, headers=[("ce_id", b"7"), type_]), "malformed_envelope"),
+        "an id that is no text": (replace(good, headers=[("ce_id", b"\xff" * 36), type_]), "malformed_envelope"),
+    }
+
+
+UNDECODABLE = list(undecodable(Kitchen()))
+
+
+@pytest.mark.parametrize("name", UNDECODABLE)
+def test_parks_with_its_reason_and_lets_what_follows_pass(name: str) -> None:
+    kitchen = Kitchen()
+    record, code = undecodable(kitchen)[name]
+    kitchen.comes(record, kitchen.record(credit("next"), "next"))
+    (row,) = kitchen.database.contents.parked.values()
+    assert (row.parked.why, row.parked.code, row.parked.record) == (Why.UNDECODABLE, code, record)
+    assert row.parked.id == position_id(record)
+    assert kitchen.balance(ADA) == 10
+    kitchen.comes(record)
+    assert len(kitchen.parked()) == 1
+
+
+@pytest.mark.parametrize("name", UNDECODABLE)
+def test_answers_a_malformed_command_if_it_says_which_it_is(name: str) -> None:
+    kitchen = Kitchen()
+    record, code = undecodable(kitchen)[name]
+    kitchen.comes(record)
+    answers = [LedgerCommandMalformed.from_json(out.value) for out in kitchen.sent()]
+    if code == "malformed_envelope":
+        assert answers == []
+        return
+    (answer,) = answers
+    assert (answer.command_id, answer.code) == (id_of("bad"), "malformed_command")
+    assert kitchen.answers() == ids("bad")
+    assert kitchen.sent()[0].correlation_id == str(id_of("bad"))
+    assert kitchen.sent()[0].key == str(id_of("bad"))
+
+
+def test_the_reasons_name_fields_and_never_contents() -> None:
+    kitchen = Kitchen(GROUPS)
+    body = b'{"group_id": "secret", "plan": "send_only", "price_units": 1, "email": "who knows", "language": "fr"}'
+    record = BusRecord(
+        GROUPS_COMMANDS.name,
+        0,
+        0,
+        b"k",
+        body,
+        [("ce_id", str(ADA).encode()), ("ce_type", b"popfax.groups.create-member-account.v1")],
+    )
+    kitchen.comes(record)
+    answer = GroupsCommandMalformed.from_json(kitchen.sent()[0].value)
+    assert answer.errors == (
+        "group_id: uuid_parsing",
+        "email: value_error",
+        "first_name: missing",
+        "last_name: missing",
+    )
+    assert b"who knows" not in kitchen.sent()[0].value
+    assert b"secret" not in kitchen.sent()[0].value
+
+
+def test_a_header_that_is_no_text_costs_the_header_alone() -> None:
+    kitchen = Kitchen()
+    record = kitchen.record(credit("c"), "m")
+    kitchen.comes(replace(record, headers=[*record.headers, ("traceparent", b"\xff"), ("other", b"\xfe")]))
+    assert kitchen.balance(ADA) == 10
+    assert kitchen.sent()[0].traceparent is None
+
+
+def test_others_types_on_others_topics_are_none_of_ours() -> None:
+    kitchen = Kitchen(GROUPS)
+    event = UnitsCredited(credit_id=id_of("c"), account_id=ADA, amount_units=1)
+    kitchen.comes(kitchen.record(event, "m"))
+    assert (kitchen.parked(), kitchen.sent(), kitchen.database.contents.inbox) == ([], [], set())
+
+
+def test_a_type_on_a_topic_where_it_does_not_belong_is_parked() -> None:
+    kitchen = Kitchen(GROUPS)
+    event = UnitsReserved(hold_id=id_of("h"), account_id=ADA, amount_units=1)
+    kitchen.comes(kitchen.record(event, "m", topic=GROUPS_COMMANDS))
+    (row,) = kitchen.database.contents.parked.values()
+    assert (row.parked.code, row.parked.detail) == ("wrong_topic", f"ce_type: belongs on {LEDGER_EVENTS.name}")
+
+
+# --- what fails by itself ---
+
+
+@pytest.mark.parametrize("place", range(7))
+def test_halving_finds_the_poison_and_handles_all_the_others(place: int) -> None:
+    kitchen = Kitchen()
+    names = [f"m{n}" for n in range(7)]
+    kitchen.failing = {id_of(names[place])}
+    accounts = [id_of(f"account {name}") for name in names]
+    kitchen.comes(*(kitchen.record(credit(name, acc), name) for name, acc in zip(names, accounts, strict=True)))
+    assert kitchen.parked() == [(id_of(names[place]), Why.FAILED)]
+    assert kitchen.answers() == ids(*(name for n, name in enumerate(names) if n != place))
+    assert [kitchen.balance(acc) for acc in accounts] == [0 if n == place else 10 for n in range(7)]
+
+
+def test_tries_a_failing_message_several_times_with_pauses() -> None:
+    kitchen = Kitchen()
+    kitchen.failing = {id_of("m")}
+    before = kitchen.clock.now
+    kitchen.comes(kitchen.record(credit("c"), "m"))
+    assert kitchen.calls == [id_of("m")] * ATTEMPTS
+    assert kitchen.clock.now - before > timedelta(seconds=0.5)
+
+
+def test_what_follows_a_failed_one_on_its_key_is_parked_behind_it_and_other_keys_flow_on() -> None:
+    kitchen = Kitchen()
+    kitchen.failing = {id_of("m1")}
+    kitchen.comes(
+        kitchen.record(credit("c0"), "m0"),
+        kitchen.record(credit("c1"), "m1"),
+        kitchen.record(credit("c2"), "m2"),
+        kitchen.record(credit("c3", BOB), "m3"),
+    )
+    kitchen.comes(kitchen.record(credit("c4"), "m4"))
+    assert kitchen.parked() == [(id_of("m1"), Why.FAILED), (id_of("m2"), Why.BEHIND), (id_of("m4"), Why.BEHIND)]
+    assert (kitchen.balance(ADA), kitchen.balance(BOB)) == (10, 10)
+
+
+def blocked_kitchen() -> Kitchen:
+    """One where m1 failed and m2 and m3 stand behind it."""
+    kitchen = Kitchen()
+    kitchen.failing = {id_of("m1")}
+    kitchen.comes(*(kitchen.record(credit(f"c{n}"), f"m{n}") for n in (1, 2, 3)))
+    kitchen.calls.clear()
+    return kitchen
+
+
+@pytest.mark.parametrize("asked_for", [["m1"], ["m3"], ["m1", "m2", "m3"]])
+def test_retries_oldest_first_whichever_is_asked_for_and_unblocks_the_key(asked_for: Sequence[str]) -> None:
+    kitchen = blocked_kitchen()
+    kitchen.failing.clear()
+    kitchen.retry(*map(id_of, asked_for))
+    assert kitchen.calls == [id_of("m1"), id_of("m2"), id_of("m3")]
+    assert (kitchen.parked(), kitchen.database.contents.blocked) == ([], set())
+    kitchen.comes(kitchen.record(credit("c4"), "m4"))
+    assert kitchen.answers() == ids("m1", "m2", "m3", "m4")
+
+
+def test_a_retry_that_fails_again_stops_its_key_and_is_counted() -> None:
+    kitchen = blocked_kitchen()
+    kitchen.failing = {id_of("m2")}
+    kitchen.retry(id_of("m1"))
+    assert kitchen.parked() == [(id_of("m2"), Why.BEHIND), (id_of("m3"), Why.BEHIND)]
+    row = kitchen.database.contents.parked[id_of("m2")]
+    assert (row.parked.code, row.attempts, row.retry_requested) == ("Bug", 2, False)
+    kitchen.calls.clear()
+    drive(retry_requested(kitchen.shell))
+    assert kitchen.calls == []
+
+
+def test_a_retried_message_that_comes_again_is_a_duplicate() -> None:
+    kitchen = blocked_kitchen()
+    kitchen.failing.clear()
+    kitchen.retry(id_of("m1"))
+    kitchen.comes(kitchen.record(credit("c1"), "m1"))
+    assert kitchen.balance(ADA) == 30
+
+
+def test_a_retried_message_that_can_not_be_read_stays_parked() -> None:
+    kitchen = Kitchen()
+    record = kitchen.record(credit("c"), "m", value=b"{")
+    kitchen.comes(record)
+    kitchen.retry(position_id(record))
+    row = kitchen.database.contents.parked[position_id(record)]
+    assert (row.parked.code, row.attempts) == ("StillUndecodable", 2)
+    stored = drive(_parked_run(kitchen))
+    with pytest.raises(StillUndecodable):
+        drive(kitchen.shell.process(stored, FromParked()))
+
+
+async def _parked_run(kitchen: Kitchen) -> Sequence[Any]:
+    kitchen.database.request_retry(list(kitchen.database.contents.parked))
+    (run,) = await kitchen.database.retries_requested()
+    return run
+
+
+def test_a_newer_version_reads_what_was_parked_unless_it_has_come_again_meanwhile() -> None:
+    kitchen = Kitchen()
+    older = replace(LEDGER, handlers={ReserveUnits: LEDGER.handlers[ReserveUnits]})
+    newest, kitchen.shell = kitchen.shell, Shell(older, kitchen.database, kitchen.clock)
+    known, again = kitchen.record(credit("c1"), "m1"), kitchen.record(credit("c2", BOB), "m2")
+    kitchen.comes(known, again)
+    kitchen.shell = newest
+    kitchen.comes(replace(again, offset=99))
+    kitchen.retry(position_id(known), position_id(again))
+    assert kitchen.parked() == []
+    assert (kitchen.balance(ADA), kitchen.balance(BOB)) == (10, 10)
+
+
+def test_what_is_too_large_to_publish_is_parked_and_changes_nothing() -> None:
+    kitchen = Kitchen()
+    large = LedgerCommandMalformed(
+        command_id=ADA, command_type="", code="malformed_command", errors=("x" * MAX_VALUE_BYTES,)
+    )
+    handlers: dict[type[Message], Handler] = {**LEDGER.handlers, CreditUnits: _and(LEDGER.handlers[CreditUnits], large)}
+    kitchen.shell = Shell(replace(LEDGER, handlers=handlers), kitchen.database, kitchen.clock)
+    kitchen.comes(kitchen.record(credit("c"), "m"))
+    assert kitchen.parked() == [(id_of("m"), Why.FAILED)]
+    assert (kitchen.balance(ADA), kitchen.sent()) == (0, [])
+
+
+def _and(handler: Handler, more: Message) -> Handler:
+    return lambda state, message, moment: [*handler(state, message, moment), more]
+
+
+# --- the database's failures ---
+
+
+class Stormy(MemoryDatabase):
+    """A database that fails so many times, each time as it is told: at the beginning, or just before the commit."""
+
+    def __init__(self, error: Callable[[], Exception], times: int, *, at_commit: bool = False) -> None:
+        super().__init__()
+        self.error, self.times, self.at_commit = error, times, at_commit
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[MemoryTransaction]:
+        self.times -= 1
+        if self.times >= 0 and not self.at_commit:
+            raise self.error()
+        async with super().begin() as tx:
+            yield tx
+            if self.times >= 0:
+                raise self.error()
+
+
+@pytest.mark.parametrize("at_commit", [True, False])
+def test_an_outage_is_the_callers_to_wait_for_and_nothing_has_happened(at_commit: bool) -> None:
+    kitchen = Kitchen(database=Stormy(Outage, 1, at_commit=at_commit))
+    record = kitchen.record(credit("c"), "m")
+    with pytest.raises(Outage):
+        kitchen.comes(record)
+    assert (kitchen.balance(ADA), kitchen.sent(), kitchen.parked()) == (0, [], [])
+    kitchen.comes(record)
+    assert kitchen.balance(ADA) == 10
+
+
+def test_a_lost_race_is_run_again_without_halving() -> None:
+    kitchen = Kitchen(database=Stormy(Conflict, CONFLICT_ATTEMPTS - 1, at_commit=True))
+    kitchen.comes(*(kitchen.record(credit(f"c{n}"), f"m{n}") for n in range(3)))
+    assert len(kitchen.calls) == 3 * CONFLICT_ATTEMPTS
+    assert (kitchen.balance(ADA), kitchen.parked()) == (30, [])
+
+
+def test_who_loses_every_race_is_parked() -> None:
+    kitchen = Kitchen(database=Stormy(Conflict, CONFLICT_ATTEMPTS))
+    kitchen.comes(kitchen.record(credit("c"), "m"))
+    assert kitchen.parked() == [(id_of("m"), Why.FAILED)]
+
+
+# --- timers ---
+
+
+def timing(effects: dict[str, Outcome]) -> Kitchen:
+    """A ledger whose handlers answer with the timers that they are told, by message."""
+    by_id = {id_of(name): outcome for name, outcome in effects.items()}
+    handlers: dict[type[Message], Handler] = {
+        CreditUnits: lambda _, message, __: by_id[message.id],
+        SagaDeadline: lambda *_: (),
+    }
+    return Kitchen(replace(LEDGER, handlers=handlers))
+
+
+SOON = VirtualClock(Random(1)).now + timedelta(minutes=1)
+LATE = SOON + timedelta(days=1)
+TIMER = id_of("timer")
+
+
+def deadline(at: Any) -> SetTimer:
+    return SetTimer(TIMER, at, SagaDeadline(saga_id=TIMER))
+
+
+@pytest.mark.parametrize(
+    ("words", "due"),
+    [
+        ([[deadline(SOON)]], SOON),
+        ([[deadline(SOON), deadline(LATE)]], LATE),
+        ([[deadline(SOON)], [ClearTimer(TIMER)]], None),
+        ([[ClearTimer(TIMER)], [deadline(SOON)]], SOON),
+        ([[deadline(SOON)], [ClearTimer(TIMER)], [deadline(LATE)]], LATE),
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_the_last_word_on_a_timer_counts_however_it_is_batched(words: list[Outcome], due: Any, together: bool) -> None:
+    kitchen = timing({f"m{n}": outcome for n, outcome in enumerate(words)})
+    records = [kitchen.record(credit(f"c{n}"), f"m{n}") for n in range(len(words))]
+    for batch in [records] if together else [[record] for record in records]:
+        kitchen.comes(*batch)
+    assert [timer.due_at for timer, _ in kitchen.database.contents.timers.values()] == ([due] if due else [])
+
+
+def test_a_timer_fires_once_when_it_is_due_with_its_causes_envelope() -> None:
+    kitchen = timing({"m": [deadline(SOON)]})
+    kitchen.comes(kitchen.record(credit("c"), "m"))
+    kitchen.calls.clear()
+    assert drive(fire_due(kitchen.shell)) == 0
+    kitchen.clock.now = SOON
+    assert [drive(fire_due(kitchen.shell)) for _ in range(2)] == [1, 0]
+    assert len(kitchen.calls) == 1
+
+
+def test_a_timer_that_fails_is_parked_and_can_be_retried() -> None:
+    kitchen = timing({"m": [deadline(SOON)]})
+    kitchen.comes(kitchen.record(credit("c"), "m"))
+    kitchen.clock.now = SOON
+    (record,) = drive(kitchen.database.due_timers(SOON, 1))
+    message_id = UUID(dict(record.headers)["ce_id"].decode())  # type: ignore[union-attr]
+    kitchen.failing = {message_id}
+    drive(fire_due(kitchen.shell))
+    assert kitchen.parked() == [(message_id, Why.FAILED)]
+    assert kitchen.database.contents.timers == {}
+    kitchen.failing.clear()
+    kitchen.retry(message_id)
+    assert kitchen.parked() == []
+
+
+def test_a_service_refuses_a_topic_that_it_may_not_read_and_a_handler_without_its_topic() -> None:
+    with pytest.raises(TypeError, match="may not read"):
+        replace(LEDGER, topics=(LEDGER_COMMANDS, GROUPS_COMMANDS))
+    handlers: dict[type[Message], Handler] = {CreateMemberAccount: lambda *_: ()}
+    with pytest.raises(TypeError, match="does not subscribe"):
+        replace(LEDGER, handlers=handlers)
