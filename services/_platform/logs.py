@@ -50,7 +50,7 @@ def configure_logs(service: str, form: Literal["json", "console"], level: str) -
     root.handlers = [handler]
     root.setLevel(level.upper())
     structlog.contextvars.bind_contextvars(service=service)
-    for name in ("aiokafka", "faststream", "uvicorn"):
+    for name in ("aiokafka", "alembic", "faststream", "uvicorn"):
         noisy = logging.getLogger(name)
         noisy.setLevel(logging.WARNING)
     for name in (

@@ -7,7 +7,7 @@ Each run starts a fresh product (real Kafka with acks=all, real PostgreSQL with 
 - `sagas_per_s`: account creations, commands published at full speed, until the last event of the last saga is back on
   Kafka and its mails are committed for sending. `saga_cpu_us`: CPU of all processes for one.
 - `saga_p50_ms`, `saga_p99_ms`: from publishing the command to its last event in a reader's hands, at 1,000 sagas/s.
-- `transfers_per_s`: the ledger alone, from commands on Kafka to events on Kafka. `transfer_cpu_us`: its own CPU for one.
+- `transfers_per_s`: the ledger alone, from commands on Kafka to events on Kafka; `transfer_cpu_us_by_process` for one.
 - `mails_per_s`: the sender alone, over SMTP to a sink on this machine.
 - `pgbench_transfers_per_s`: the yardstick, in the same run on the same PostgreSQL.
 

@@ -35,6 +35,7 @@ from services.provisioning.consumers import PROVISIONING
 
 SETTINGS = {
     "replica": "only",  # static membership: a service that was killed is back in its group without a session's delay
+    "batch_records": "20",  # many small batches: whoever is killed is killed amid them
     "mail_lease_s": "4",
     "mail_backoff_s": "[0.2, 1]",
     "mail_poll_s": "0.1",
@@ -211,7 +212,8 @@ def ends_of(broker: Broker, topics: Iterable[Topic]) -> dict[tuple[str, int], in
     deadline = time.monotonic() + TIMEOUT_S
     while True:
         try:
-            found = admin(broker).list_offsets(wanted, request_timeout=5)
+            client = admin(broker)
+            found = client.list_offsets(wanted, request_timeout=5)
             return {(place.topic, place.partition): future.result().offset for place, future in found.items()}
         except KafkaException:  # the broker is just coming back
             if time.monotonic() > deadline:
