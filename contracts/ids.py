@@ -5,8 +5,8 @@ from uuid import UUID, SafeUUID
 
 # The standard constructor checks its arguments for longer than it works. With ten ids a message that was a fifth of a
 # service's CPU (measured), so what is known to be an id is made one directly.
-_set_int = UUID.int.__set__  # type: ignore[attr-defined]
-_set_safety = UUID.is_safe.__set__  # type: ignore[attr-defined]
+_set_int = UUID.int.__set__  # type: ignore[attr-defined,misc]
+_set_safety = UUID.is_safe.__set__  # type: ignore[attr-defined,misc]
 
 _NOT_VARIANT_AND_VERSION = ~((0xC000 << 48) | (0xF000 << 64))
 _RFC_4122_VERSION_5 = (0x8000 << 48) | (5 << 76)

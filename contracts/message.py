@@ -4,10 +4,11 @@ The envelope (id, time, correlation, causation, actor) is CloudEvents' and trave
 """
 
 from typing import Any, ClassVar, Self, cast
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
+from contracts.ids import derive
 from contracts.topics import Topic
 
 _GROUP_OF_OWNER = UUID("8d4c1a52-3a7e-5f0e-9a44-0f6c2b1d7e90")
@@ -86,4 +87,4 @@ class MalformedCommand(Refusal):
 
 def group_of(owner_id: UUID) -> UUID:
     """Give the id of the one group that a subscriber owns: derived, so that nobody has to ask for it."""
-    return uuid5(_GROUP_OF_OWNER, owner_id.bytes.hex())
+    return derive(_GROUP_OF_OWNER, owner_id.bytes.hex())

@@ -61,7 +61,6 @@ def publish(connection: dict[str, str]) -> str:
         ("ce_source", b"popfax/platform"),
         ("ce_type", b"popfax.provisioning.register-subscriber.v1"),
         ("ce_time", datetime.now(UTC).isoformat().encode()),
-        ("content-type", b"application/json"),
         # A command on somebody's behalf, such as create-member-account, also says whose: ("ce_actor", subscriber_id)
     ]
     producer.produce(

@@ -172,14 +172,15 @@ class MemoryTransaction:
                 self.contents.appended.setdefault(name, []).extend(change.rows)
                 continue
             rows = self.contents.tables.setdefault(name, {})
-            for row in change.inserted():
+            inserted, updated, removed = change.written()
+            for row in inserted:
                 if change.mapped.key_of(row) in rows:
                     raise Conflict("23505")
                 rows[change.mapped.key_of(row)] = row
-            for row in change.updated():
+            for row in updated:
                 _keep_constants(change.mapped, rows[change.mapped.key_of(row)], row)
                 rows[change.mapped.key_of(row)] = row
-            for key in change.removed():
+            for key in removed:
                 del rows[key]
 
     async def send(self, messages: Sequence[Outgoing], now: datetime) -> None:

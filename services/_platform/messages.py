@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from pydantic import ValidationError
 
+from contracts.ids import derive
 from contracts.message import Message
 
 M = TypeVar("M", bound=Message)
@@ -68,7 +69,7 @@ class Incoming(Generic[M_co]):
 
     def derive(self, name: str) -> UUID:
         """Give an id for something that this message makes: the same message makes the same things again."""
-        return uuid5(self.id, name)
+        return derive(self.id, name)
 
 
 @dataclass(slots=True)
@@ -159,7 +160,7 @@ def decode(
 def outgoing(message: Message, ordinal: int, cause: Incoming[Message]) -> Outgoing:
     """Put a message that a handler returned into an envelope, as the `ordinal`-th consequence of its cause."""
     return Outgoing(
-        uuid5(cause.id, str(ordinal)),
+        derive(cause.id, str(ordinal)),
         message.TYPE,
         message.key(),
         message.to_json(),
@@ -209,7 +210,6 @@ def _constant_headers(source: str, type_: str) -> tuple[tuple[str, bytes], ...]:
         ("ce_specversion", b"1.0"),
         ("ce_source", source.encode()),
         ("ce_type", type_.encode()),
-        ("content-type", b"application/json"),
     )
 
 
@@ -217,7 +217,7 @@ def position_id(record: Record) -> UUID:
     """Give an id for a record that has none of its own: where it stands in Kafka, which no other record does."""
     if isinstance(record, StoredRecord):
         return record.row_id
-    return uuid5(_POSITIONS, f"{record.topic}/{record.partition}/{record.offset}")
+    return derive(_POSITIONS, f"{record.topic}/{record.partition}/{record.offset}")
 
 
 def _undecodable(

@@ -10,6 +10,9 @@ OUTAGES = Counter("popfax_outages_total", "Batches that found the database away"
 BATCH_SIZE = Histogram("popfax_batch_messages", "Messages in a batch", buckets=(1, 3, 10, 30, 100, 300, 1000, 3000))
 BATCH_SECONDS = Histogram("popfax_batch_seconds", "Time from a batch's arrival to its commit")
 RELAYED = Counter("popfax_messages_relayed_total", "Outbox rows that Kafka acknowledged")
+RELAY_ROUND_SIZE = Histogram(
+    "popfax_relay_round_rows", "Outbox rows in a round", buckets=(1, 3, 10, 30, 100, 300, 1000)
+)
 RELAY_LEADER = Gauge("popfax_relay_leader", "1 while this replica's relay holds the lock")
 RELAY_FAILURES = Counter("popfax_relay_failures_total", "Times the relay had to start anew")
 TIMERS_FIRED = Counter("popfax_timers_fired_total", "Timers that were due and handed to their handlers")

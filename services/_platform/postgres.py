@@ -11,14 +11,16 @@ from datetime import datetime
 from functools import cache
 from operator import attrgetter
 from typing import Any, TypeVar
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import psycopg
 import sqlalchemy as sa
 from psycopg.types.array import ListBinaryDumper
+from pydantic_core import from_json
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from contracts.ids import derive
 from contracts.message import Message
 from services._platform.database import Conflict, Key, Outage, Parked, Why
 from services._platform.messages import TIMERS, Incoming, Outgoing, SetTimer, StoredRecord
@@ -54,6 +56,7 @@ def engine(url: str, pool_size: int = 8) -> AsyncEngine:
         max_overflow=2,
         pool_pre_ping=False,  # an outage shows in the batch, which is tried again anyway
         hide_parameters=True,
+        json_deserializer=from_json,
         connect_args={
             "connect_timeout": 5,
             "prepare_threshold": 0,
@@ -220,9 +223,10 @@ class PostgresTransaction:
             if isinstance(change, Appended):
                 await self._write(_insert(mapped), mapped, mapped.names, change.rows)
                 continue
-            await self._write(_insert(mapped), mapped, mapped.names, change.inserted())
-            await self._write(_update(mapped), mapped, mapped.changing, change.updated())
-            if removed := change.removed():
+            inserted, updated, removed = change.written()
+            await self._write(_insert(mapped), mapped, mapped.names, inserted)
+            await self._write(_update(mapped), mapped, mapped.changing, updated)
+            if removed:
                 await self.connection.execute(_delete(mapped), {"keys": removed})
 
     async def send(self, messages: Sequence[Outgoing], now: datetime) -> None:
@@ -263,7 +267,7 @@ class PostgresTransaction:
 
 def timer_message_id(id_: UUID, due_at: datetime) -> UUID:
     """Give the id of the message that a timer becomes: another one each time the timer is set anew."""
-    return uuid5(id_, due_at.isoformat())
+    return derive(id_, due_at.isoformat())
 
 
 def stored_record(row: Any) -> StoredRecord:

@@ -4,7 +4,6 @@ An identity map and unit of work (Fowler, *Patterns of Enterprise Application Ar
 needs. Rows are frozen dataclasses: a handler replaces a row, so nothing changes unseen and nothing has to be copied.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from enum import Enum
@@ -12,6 +11,7 @@ from operator import attrgetter
 from typing import Any, Generic, TypeVar, get_origin, get_type_hints
 
 import sqlalchemy as sa
+from pydantic_core import to_json
 from sqlalchemy.dialects.postgresql import JSONB
 
 K = TypeVar("K")
@@ -64,12 +64,16 @@ def _coder(hint: Any, column: sa.Column[Any]) -> tuple[Code, Code]:
     JSON travels as text, and gives lists where rows want tuples. Lines of text are one text: cheaper than JSON.
     """
     if isinstance(column.type, JSONB):
-        return json.dumps, tuple if get_origin(hint) is tuple else None
+        return _json, tuple if get_origin(hint) is tuple else None
     if get_origin(hint) is tuple:
         return "\n".join, lambda text: tuple(text.split("\n")) if text else ()
     if isinstance(hint, type) and issubclass(hint, Enum):
         return attrgetter("value"), hint
     return None, None
+
+
+def _json(value: Any) -> str:
+    return to_json(value).decode()
 
 
 class Rows(Generic[K, R]):
@@ -113,20 +117,19 @@ class Rows(Generic[K, R]):
         """Give all rows that are loaded and there, in the order in which they were loaded."""
         return [row for row in self._now.values() if row is not None]
 
-    def inserted(self) -> list[R]:
-        """Give the rows that were not there before."""
-        return [row for key, row in self._changes() if row is not None and self._found.get(key) is None]
-
-    def updated(self) -> list[R]:
-        """Give the rows that were there and have changed."""
-        return [row for key, row in self._changes() if row is not None and self._found.get(key) is not None]
-
-    def removed(self) -> list[K]:
-        """Give the keys of the rows that were there and are no more."""
-        return [key for key, row in self._changes() if row is None and self._found.get(key) is not None]
-
-    def _changes(self) -> Iterable[tuple[K, R | None]]:
-        return ((key, self._now[key]) for key in self._touched)
+    def written(self) -> tuple[list[R], list[R], list[K]]:
+        """Give what the batch leaves to be saved: rows that are new, rows that changed, and keys of rows removed."""
+        inserted: list[R] = []
+        updated: list[R] = []
+        removed: list[K] = []
+        for key in self._touched:
+            row = self._now[key]
+            was_there = self._found.get(key) is not None
+            if row is not None:
+                (updated if was_there else inserted).append(row)
+            elif was_there:
+                removed.append(key)
+        return inserted, updated, removed
 
 
 class Appended(Generic[R]):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -117,14 +118,18 @@ class Saga:
             if index > self.pivot and (step.refused or step.undo):
                 raise TypeError(f"saga {self.name}: {step.name} is after the pivot, where there is only forward")
 
-    @property
+    @cached_property
     def pivot(self) -> int:
         """Give the pivot's place among the steps."""
         return next(i for i, step in enumerate(self.steps) if step.cancel is not None)
 
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {step.name: place for place, step in enumerate(self.steps)}
+
     def index(self, row: SagaRow) -> int:
         """Give the place of the step at which a saga is."""
-        return next(i for i, step in enumerate(self.steps) if step.name == row.step)
+        return self._places[row.step]
 
     def begin(
         self, sagas: Rows[UUID, SagaRow], id_: UUID, data: Mapping[str, Any], cause: Incoming[Any], moment: Moment

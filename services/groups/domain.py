@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from uuid import UUID, uuid5
+from uuid import UUID
+
+from contracts.ids import derive
 
 
 class Code(StrEnum):
@@ -54,9 +56,9 @@ class Membership:
 
 def membership_of(group_id: UUID, member_id: UUID) -> UUID:
     """Give the id of a subscriber's membership of a group: there is at most one."""
-    return uuid5(group_id, member_id.hex)
+    return derive(group_id, member_id.hex)
 
 
 def account_of(saga_id: UUID) -> UUID:
     """Give the id of the account that a saga creates: derived, so that asking twice creates one."""
-    return uuid5(saga_id, "account")
+    return derive(saga_id, "account")

@@ -9,7 +9,7 @@ import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import sqlalchemy as sa
 from pydantic import BaseModel, Field, StringConstraints
@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.fields import PlanName, Units
+from contracts.ids import derive
 from contracts.message import Message
 from contracts.provisioning import PlanPublished
 from contracts.topics import Principal
@@ -94,7 +95,7 @@ def _published(plan: Plan) -> PlanPublished:
 
 def _cause(plan: Plan, now: datetime) -> Incoming[Message]:
     """Give what a publication answers: this deployment, as if it were a message."""
-    id_ = uuid5(_PUBLICATION, f"{plan}/{now.isoformat()}")
+    id_ = derive(_PUBLICATION, f"{plan}/{now.isoformat()}")
     record = StoredRecord(id_, None, "deployment", 0, 0, None, None, ())
     return Incoming(id_, _published(plan), record, str(id_))
 

@@ -37,7 +37,6 @@ def command(body: Message, actor: UUID | None = None) -> Command:
         ("ce_id", id_.encode()),
         ("ce_source", b"popfax/platform"),
         ("ce_type", body.TYPE.encode()),
-        ("content-type", b"application/json"),
     ]
     if actor is not None:
         headers.append(("ce_actor", str(actor).encode()))
@@ -93,11 +92,14 @@ class Follower:
             await self._consumer.stop()
 
     def _note(self, record: Any, now: float) -> None:
-        headers = dict(record.headers)
-        ended = self._ends.get(headers["ce_type"])
+        ended = self._ends.get(_header(record, "ce_type"))
         if ended is not None:
-            self.outcomes.at.setdefault(headers["ce_correlationid"].decode(), now)
+            self.outcomes.at.setdefault(_header(record, "ce_correlationid").decode(), now)
             self.outcomes.types[ended] = self.outcomes.types.get(ended, 0) + 1
+
+
+def _header(record: Any, wanted: str) -> bytes:
+    return next((value for name, value in record.headers if name == wanted), b"")
 
 
 async def publish(producer: AIOKafkaProducer, commands: Sequence[Command], sent_at: dict[str, float]) -> None:

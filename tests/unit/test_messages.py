@@ -44,7 +44,6 @@ def test_headers_are_cloudevents() -> None:
         "ce_causationid": b"cause",
         "ce_actor": str(UUID(int=2)).encode(),
         "traceparent": b"trace",
-        "content-type": b"application/json",
     }
     bare = Outgoing(UUID(int=1), "x.v1", "k", b"{}", "corr", "cause", None, None)
     assert {"ce_actor", "traceparent"}.isdisjoint(dict(headers_of(bare, "popfax/ledger", "now")))

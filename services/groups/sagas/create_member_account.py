@@ -63,20 +63,20 @@ def capture_hold(saga: SagaRow) -> CaptureHold:
 
 def add_membership(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
     """The account exists and is paid: it is a member at once."""
-    group_id, member_id = UUID(saga.data["group_id"]), account_of(saga.id)
+    group_id, owner_id, member_id = UUID(saga.data["group_id"]), owner(saga), account_of(saga.id)
     membership = Membership(membership_of(group_id, member_id), group_id, member_id, 1, moment.now)
     state.memberships.put(membership)
     return [
         MemberJoined(
             group_id=group_id,
-            owner_id=owner(saga),
+            owner_id=owner_id,
             member_id=member_id,
             epoch=membership.epoch,
             via="account_created",
         ),
         MemberAccountCreated(
             group_id=group_id,
-            owner_id=owner(saga),
+            owner_id=owner_id,
             member_id=member_id,
             plan=saga.data["plan"],
             price_units=saga.data["price_units"],
