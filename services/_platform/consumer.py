@@ -58,7 +58,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
             auto_offset_reset="earliest",
             max_records=settings.batch_records,
             # FastStream waits this long for a batch, and again when there was none: the broker does the real waiting.
-            batch_timeout_ms=10,
+            batch_timeout_ms=50,
             fetch_max_wait_ms=settings.fetch_wait_ms,
             fetch_min_bytes=settings.fetch_min_bytes,
             max_partition_fetch_bytes=4 << 20,

@@ -76,6 +76,12 @@ class Transaction(Protocol):
     async def take(self, mapped: Mapped[K, R], matching: Mapping[str, Any], limit: int) -> Rows[K, R]:
         """Load and lock the first `limit` rows, by key, that match; those that others have locked only at a pinch."""
 
+    def unanswered(self) -> AbstractAsyncContextManager[None]:
+        """Open a block of statements that are sent without waiting for each one's answer; only writes, and no reads.
+
+        A failure of any of them is raised at the block's end at the latest.
+        """
+
     def append(self, mapped: AppendOnly[R]) -> Appended[R]:
         """Begin to append to a table."""
 

@@ -212,6 +212,13 @@ class PostgresTransaction:
         found = [mapped.from_values(values) for values in rows]
         return Rows(mapped, {mapped.key_of(row): row for row in found})
 
+    @asynccontextmanager
+    async def unanswered(self) -> AsyncIterator[None]:
+        """Send what follows in libpq's pipeline mode: one trip for a batch's writes, however many tables they go to."""
+        raw = (await self.connection.get_raw_connection()).driver_connection
+        async with raw.pipeline():  # type: ignore[union-attr]
+            yield
+
     def append(self, mapped: AppendOnly[R]) -> Appended[R]:
         """Begin to append to a table."""
         return Appended(mapped)

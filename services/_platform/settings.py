@@ -33,8 +33,12 @@ class ServiceSettings(KafkaSettings):
     log_format: Literal["json", "console"] = Field("json", description="json for machines, console for people")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug logs each message")
     batch_records: int = Field(2000, ge=1, le=10000, description="the most messages in one transaction")
-    fetch_wait_ms: int = Field(50, ge=1, le=1000, description="how long the broker waits for `fetch_min_bytes`")
-    fetch_min_bytes: int = Field(1, ge=1, description="what is worth an answer of the broker's before that")
+    fetch_wait_ms: int = Field(
+        100, ge=1, le=1000, description="how long the broker waits for `fetch_min_bytes`: a hop's latency at rest"
+    )
+    fetch_min_bytes: int = Field(
+        60_000, ge=1, description="what is worth an answer of the broker's before that: larger batches cost less"
+    )
     offset_commit_s: float = Field(0.5, gt=0, le=10, description="offsets are committed this often, after the database")
     timer_poll_s: float = Field(
         0.25, gt=0, le=60, description="how often due timers and requested retries are looked for"

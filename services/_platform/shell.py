@@ -28,6 +28,7 @@ from services._platform.messages import (
     decode,
     outgoing,
 )
+from services._platform.rows import Changes
 from services._platform.service import Moment, Service, State
 
 log = structlog.get_logger(__name__)
@@ -215,13 +216,16 @@ class Shell:
             readable, parked = await self._divert(tx, fresh, source)
             await tx.park(parked, moment.now)
             decided = _Decided([self._refusal(a) for a in fresh if self._is_refusable(a)], {}, [])
+            changes: Sequence[Changes] = ()
             if readable:
                 state = await self.service.load(tx, readable)
                 self._decide(state, readable, moment, decided)
-                await tx.save(state.changes())
-            await tx.send(decided.messages, moment.now)
-            await tx.clear_timers(decided.clear_timers)
-            await tx.set_timers(list(decided.set_timers.values()))
+                changes = state.changes()
+            async with tx.unanswered():
+                await tx.save(changes)
+                await tx.send(decided.messages, moment.now)
+                await tx.clear_timers(decided.clear_timers)
+                await tx.set_timers(list(decided.set_timers.values()))
         self._committed()
         self._observe(arrivals, fresh, readable, parked)
 

@@ -11,10 +11,10 @@ class NotificationsSettings(ServiceSettings):
     """The mail server, and the addresses that mails come from and link to."""
 
     smtp_host: str = Field(description="the mail server")
-    smtp_port: int = Field(25, ge=1, le=65535)
+    smtp_port: int = Field(25, ge=1, le=65535, description="its port")
     smtp_security: Literal["none", "starttls", "tls"] = Field("none", description="none on one machine alone")
-    smtp_username: str | None = None
-    smtp_password: SecretStr | None = None
+    smtp_username: str | None = Field(None, description="who we are to the mail server, if it asks")
+    smtp_password: SecretStr | None = Field(None, description="and our password there")
     mail_from: str = Field("no-reply@popfax.example", description="the sender's address; its domain names Message-IDs")
     password_link: HttpUrl = Field(
         HttpUrl("https://www.popfax.example/password"), description="the platform's page where a password is chosen"

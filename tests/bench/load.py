@@ -121,12 +121,23 @@ async def publish(producer: AIOKafkaProducer, commands: Sequence[Command], sent_
     await asyncio.gather(*acknowledged)
 
 
+LINGER_S = 0.02
+"""How long the steady load collects commands before it publishes them, as a producer's `linger.ms` would."""
+
+
 async def publish_at(
     producer: AIOKafkaProducer, commands: Sequence[Command], per_second: int, sent_at: dict[str, float]
 ) -> None:
-    """Publish commands at a steady rate, 100 times a second a few."""
-    each_round = max(1, per_second // 100)
+    """Publish commands at a steady rate.
+
+    Each command's clock starts at its own moment, not at that of its round: its lingering is part of its latency, and
+    a load that falls behind makes no latency vanish.
+    """
+    each_round = max(1, round(per_second * LINGER_S))
     began = time.perf_counter()
-    for number, start in enumerate(range(0, len(commands), each_round)):
-        await asyncio.sleep(max(0.0, began + number * each_round / per_second - time.perf_counter()))
-        await publish(producer, commands[start : start + each_round], sent_at)
+    for start in range(0, len(commands), each_round):
+        due = commands[start : start + each_round]
+        await asyncio.sleep(max(0.0, began + (start + len(due)) / per_second - time.perf_counter()))
+        await publish(producer, due, {})
+        for number, each in enumerate(due, start):
+            sent_at[each.id] = began + number / per_second
