@@ -261,6 +261,7 @@ def one_run(directory: Path) -> dict[str, Any]:
         for service in product.services.values():
             service.wait_ready()
         figures = asyncio.run(Bench(product).run())
+        product.stop_services()  # the sender has mails left for minutes
         note("pgbench")
         figures["pgbench_transfers_per_s"] = round(transfers_per_s(stack.postgres.superuser_url, directory))
     finally:
