@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import cache
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from psycopg.types.array import ListBinaryDumper
 from pydantic_core import from_json
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from contracts.ids import derive
@@ -26,6 +27,9 @@ from services._platform.database import Conflict, Key, Outage, Parked, Why
 from services._platform.messages import TIMERS, Incoming, Outgoing, SetTimer, StoredRecord
 from services._platform.rows import Appended, AppendOnly, Changes, Code, Mapped, Rows
 from services._platform.tables import add_platform_tables
+
+Driver: TypeAlias = psycopg.AsyncConnection[Any]
+"""psycopg's connection, which SQLAlchemy's stands on."""
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -87,7 +91,7 @@ class PostgresDatabase:
         """Open a transaction (READ COMMITTED: rows that count are locked). Raises `Outage` and `Conflict`."""
         with _translated():
             async with self.engine.begin() as connection:
-                yield PostgresTransaction(connection)
+                yield await PostgresTransaction.on(connection)
 
     async def due_timers(self, now: datetime, limit: int) -> Sequence[StoredRecord]:
         """Give timers that are due, oldest first, without locking them."""
@@ -125,13 +129,26 @@ class PostgresDatabase:
 class PostgresTransaction:
     """One transaction on PostgreSQL; see `database.Transaction` for what each method means."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, driver: Driver) -> None:
         self.connection = connection
+        self._driver = driver
+
+    @classmethod
+    async def on(cls, connection: AsyncConnection) -> "PostgresTransaction":
+        """Make one of a connection that is in a transaction, and leave its end to whoever opened it."""
+        return cls(connection, await driver_of(connection))
+
+    async def _run(self, statement: sa.Executable, parameters: Mapping[str, Any]) -> "psycopg.AsyncCursor[Any]":
+        """Execute what every batch executes. SQLAlchemy writes the statement, once; psycopg executes it.
+
+        A small batch would spend more time in the layers between than on its way to the server and back.
+        """
+        return await self._driver.execute(sql_of(statement), parameters)
 
     async def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Collection[UUID]:
         """Remember message ids. One that another transaction is just remembering makes this one wait for its end."""
-        known = await self.connection.execute(_CLAIM_INBOX, {"ids": list(ids), "now": now})
-        return set(ids).difference(known.scalars())
+        known = await (await self._run(_CLAIM_INBOX, {"ids": list(ids), "now": now})).fetchall()
+        return set(ids).difference(id_ for (id_,) in known)
 
     async def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Collection[UUID]:
         """Take timers away: one that was moved meanwhile stays, for another replica has fired it and set it anew."""
@@ -151,7 +168,7 @@ class PostgresTransaction:
 
     async def blocked(self, keys: Collection[Key]) -> Collection[Key]:
         """Give the blocked ones, share-locked: a retry that would unblock them waits for this transaction."""
-        if not (await self.connection.execute(_ANY_BLOCKED)).scalar():  # as good as always
+        if not await (await self._run(_ANY_BLOCKED, {})).fetchall():  # as good as always
             return ()
         topics, raw = [topic for topic, _ in keys], [key for _, key in keys]
         found = await self.connection.execute(_BLOCKED, {"p_topic": topics, "p_key": raw})
@@ -190,8 +207,8 @@ class PostgresTransaction:
         """Load rows by key, and lock them unless they are only read."""
         found: dict[K, R | None] = dict.fromkeys(keys)
         if found:
-            rows = await self.connection.execute(_fetch(mapped, for_update), {"keys": list(found)})
-            for values in rows:
+            cursor = await self._run(_fetch(mapped, for_update), {"keys": list(found)})
+            for values in await cursor.fetchall():
                 row = mapped.from_values(values)
                 found[mapped.key_of(row)] = row
         return Rows(mapped, found)
@@ -215,8 +232,7 @@ class PostgresTransaction:
     @asynccontextmanager
     async def unanswered(self) -> AsyncIterator[None]:
         """Send what follows in libpq's pipeline mode: one trip for a batch's writes, however many tables they go to."""
-        raw = (await self.connection.get_raw_connection()).driver_connection
-        async with raw.pipeline():  # type: ignore[union-attr]
+        async with self._driver.pipeline():
             yield
 
     def append(self, mapped: AppendOnly[R]) -> Appended[R]:
@@ -234,13 +250,13 @@ class PostgresTransaction:
             await self._write(_insert(mapped), mapped, mapped.names, inserted)
             await self._write(_update(mapped), mapped, mapped.changing, updated)
             if removed:
-                await self.connection.execute(_delete(mapped), {"keys": removed})
+                await self._run(_delete(mapped), {"keys": removed})
 
     async def send(self, messages: Sequence[Outgoing], now: datetime) -> None:
         """Append messages to the outbox. Their aggregates' rows are locked, so numbers of a key are in commit order."""
         if messages:
             columns: dict[str, Any] = {f"p_{name}": _column(messages, name) for name in _OUTGOING}
-            await self.connection.execute(_SEND, columns | {"now": now})
+            await self._run(_SEND, columns | {"now": now})
 
     async def set_timers(self, timers: Sequence[tuple[SetTimer, Incoming[Message]]]) -> None:
         """Set or move timers. The last word on an id counts."""
@@ -257,19 +273,26 @@ class PostgresTransaction:
             "actors": [cause.actor for _, cause in last.values()],
             "traces": [cause.traceparent for _, cause in last.values()],
         }
-        await self.connection.execute(_SET_TIMERS, columns)
+        await self._run(_SET_TIMERS, columns)
 
     async def clear_timers(self, ids: Sequence[UUID]) -> None:
         """Forget timers."""
         if ids:
-            await self.connection.execute(_CLEAR_TIMERS, {"ids": list(ids)})
+            await self._run(_CLEAR_TIMERS, {"ids": list(ids)})
 
     async def _write(
         self, statement: sa.Executable, mapped: Mapped[Any, R], names: Sequence[str], rows: Sequence[R]
     ) -> None:
         if rows:
             columns = {f"p_{name}": _column(rows, name, mapped.encoders[name]) for name in names}
-            await self.connection.execute(statement, columns)
+            await self._run(statement, columns)
+
+
+async def driver_of(connection: AsyncConnection) -> Driver:
+    """Give psycopg's connection under SQLAlchemy's."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(driver, psycopg.AsyncConnection)
+    return driver
 
 
 def timer_message_id(id_: UUID, due_at: datetime) -> UUID:
@@ -335,7 +358,21 @@ class _translated:  # noqa: N801  (reads as a word of its `with` statement)
             raise Outage(state or type(cause).__name__) from error
 
 
-# Statements. They are made once: SQLAlchemy compiles each once and finds it again by its cache key.
+# Statements. They are made, and written as SQL, once.
+
+_DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+
+
+@cache
+def sql_of(statement: sa.Executable) -> bytes:
+    """Give a statement as SQL, for psycopg to execute: written once, so only for statements that are made once.
+
+    Raises `TypeError` if it holds a value: all of them must be parameters.
+    """
+    compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
+    if values := {name: value for name, value in compiled.params.items() if value is not None}:
+        raise TypeError(f"the statement holds values: {values}")
+    return str(compiled).encode()
 
 
 def _array(name: str, type_: sa.types.TypeEngine[Any]) -> sa.BindParameter[Any]:
@@ -372,7 +409,7 @@ _CLAIM_PARKED = (
     .returning(PARKED.c.id, PARKED.c.topic, PARKED.c.key)
 )
 _keys = _unnest(p_topic=sa.Text(), p_key=PARKED_KEYS.c.key.type)
-_ANY_BLOCKED = sa.select(sa.exists().select_from(PARKED_KEYS))
+_ANY_BLOCKED = sa.select(PARKED_KEYS.c.topic).limit(sa.literal_column("1"))
 _BLOCKED = (
     sa.select(PARKED_KEYS.c.topic, PARKED_KEYS.c.key)
     .join(_keys, sa.and_(PARKED_KEYS.c.topic == _keys.c.p_topic, PARKED_KEYS.c.key == _keys.c.p_key))

@@ -13,18 +13,19 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import psycopg
 import sqlalchemy as sa
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.catalogue import MESSAGES
 from contracts.topics import Principal
 from services._platform import kafka, metrics
 from services._platform.messages import headers_of
-from services._platform.postgres import OUTBOX
+from services._platform.postgres import OUTBOX, Driver, driver_of, sql_of
 from services._platform.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
@@ -66,7 +67,7 @@ _READ = (
     )
     .where(OUTBOX.c.seq > sa.bindparam("floor"))
     .order_by(OUTBOX.c.seq)
-    .limit(ROWS)
+    .limit(sa.bindparam("most", type_=sa.Integer))
 )
 _now = sa.func.pg_current_snapshot()
 _SNAPSHOT = sa.select(
@@ -98,7 +99,7 @@ class Relay:
         while True:
             try:
                 await self._lead()
-            except (KafkaError, OSError, TimeoutError, sa.exc.SQLAlchemyError, UnknownType) as error:
+            except (KafkaError, OSError, TimeoutError, sa.exc.SQLAlchemyError, psycopg.Error, UnknownType) as error:
                 metrics.RELAY_FAILURES.inc()
                 log.warning("relay_failed", error=type(error).__name__)
             finally:
@@ -115,6 +116,7 @@ class Relay:
                     await asyncio.sleep(STAND_BY_S)
                 # A deletion lost in a crash is a duplicate, and duplicates are expected: no need to wait for the disk.
                 await connection.execute(sa.text("SET synchronous_commit = off"))
+                driver = await driver_of(connection)
                 producer = await kafka.producer(self.settings)
                 try:
                     log.info("relay_leads")
@@ -122,7 +124,7 @@ class Relay:
                     metrics.RELAY_LEADER.set(1)
                     self._floor, self._last, self._mark = 0, 0, None
                     while True:
-                        await self._round(connection, producer)
+                        await self._round(driver, producer)
                 finally:
                     await kafka.stop(producer)
             finally:
@@ -130,13 +132,14 @@ class Relay:
                 # the service's own transactions would be committed without waiting for the disk.
                 await plain.invalidate()
 
-    async def _round(self, connection: AsyncConnection, producer: AIOKafkaProducer) -> None:
+    async def _round(self, driver: Driver, producer: AIOKafkaProducer) -> None:
         self._wake.clear()
-        settled = await self._settled(connection)
-        rows = [Unsent._make(row) for row in await connection.execute(_READ, {"floor": self._floor})]
+        settled = await self._settled(driver)
+        cursor = await driver.execute(sql_of(_READ), {"floor": self._floor, "most": ROWS})
+        rows = [Unsent._make(row) for row in await cursor.fetchall()]
         if rows:
             await publish(producer, rows, self.source)
-            await connection.execute(_DELETE, {"seqs": [row.seq for row in rows]})
+            await driver.execute(sql_of(_DELETE), {"seqs": [row.seq for row in rows]})
             self._last = max(self._last, rows[-1].seq)
             metrics.RELAYED.inc(len(rows))
             metrics.RELAY_ROUND_SIZE.observe(len(rows))
@@ -145,7 +148,7 @@ class Relay:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_S)
 
-    async def _settled(self, connection: AsyncConnection) -> int:
+    async def _settled(self, driver: Driver) -> int:
         """Give the number up to which no row can appear any more: the next reading may begin there.
 
         Below lie dead rows, which a scan would wade through. But numbers are not in commit order: a transaction that is
@@ -155,7 +158,7 @@ class Relay:
         """
         if self._last == self._floor:
             return self._floor
-        oldest, following = (await connection.execute(_SNAPSHOT)).one()
+        ((oldest, following),) = await (await driver.execute(sql_of(_SNAPSHOT))).fetchall()
         if self._mark is None:
             self._mark = (self._last, following)
         number, begun_before = self._mark

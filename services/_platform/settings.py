@@ -34,7 +34,7 @@ class ServiceSettings(KafkaSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug logs each message")
     batch_records: int = Field(2000, ge=1, le=10000, description="the most messages in one transaction")
     fetch_wait_ms: int = Field(
-        100, ge=1, le=1000, description="how long the broker waits for `fetch_min_bytes`: a hop's latency at rest"
+        50, ge=1, le=1000, description="how long the broker waits for `fetch_min_bytes`: a hop's latency at rest"
     )
     fetch_min_bytes: int = Field(
         60_000, ge=1, description="what is worth an answer of the broker's before that: larger batches cost less"

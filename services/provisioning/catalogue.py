@@ -62,7 +62,7 @@ def read(path: Path) -> Catalogue:
 async def store(catalogue: Catalogue, engine: AsyncEngine, now: datetime) -> list[str]:
     """Bring the database in line with the file, and publish what changed; gives the names of those plans."""
     async with engine.begin() as connection:
-        tx = PostgresTransaction(connection)
+        tx = await PostgresTransaction.on(connection)
         known = await tx.fetch(PLANS, catalogue.plans)
         changed = [
             plan
