@@ -13,8 +13,7 @@ from uuid import UUID
 
 from contracts.message import Message
 from services._platform.database import Conflict, Key, Parked, Why
-from services._platform.messages import TIMERS, Incoming, Outgoing, SetTimer, StoredRecord
-from services._platform.postgres import timer_message_id
+from services._platform.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_record
 from services._platform.rows import Appended, AppendOnly, Changes, Mapped, Rows
 
 K = TypeVar("K")
@@ -211,17 +210,9 @@ def _keep_constants(mapped: Mapped[Any, Any], before: Any, after: Any) -> None:
 
 
 def _timer_record(timer: SetTimer, cause: Incoming[Message]) -> StoredRecord:
-    headers: list[tuple[str, bytes | None]] = [
-        ("ce_type", timer.message.TYPE.encode()),
-        ("ce_id", str(timer_message_id(timer.id, timer.due_at)).encode()),
-        ("ce_correlationid", cause.correlation_id.encode()),
-    ]
-    if cause.actor is not None:
-        headers.append(("ce_actor", str(cause.actor).encode()))
-    if cause.traceparent is not None:
-        headers.append(("traceparent", cause.traceparent.encode()))
-    key, value = timer.message.key().encode(), timer.message.to_json()
-    return StoredRecord(timer.id, timer.due_at, TIMERS, 0, 0, key, value, headers)
+    body = timer.message
+    envelope = (cause.correlation_id, cause.actor, cause.traceparent)
+    return timer_record(timer.id, timer.due_at, body.TYPE, body.key(), body.to_json(), *envelope)
 
 
 def _parked_record(parked: Parked) -> StoredRecord:

@@ -213,6 +213,34 @@ def _constant_headers(source: str, type_: str) -> tuple[tuple[str, bytes], ...]:
     )
 
 
+def timer_message_id(id_: UUID, due_at: datetime) -> UUID:
+    """Give the id of the message that a timer becomes: another one each time the timer is set anew."""
+    return derive(id_, due_at.isoformat())
+
+
+def timer_record(
+    id_: UUID,
+    due_at: datetime,
+    type_: str,
+    key: str,
+    value: bytes,
+    correlation_id: str,
+    actor: UUID | None,
+    traceparent: str | None,
+) -> StoredRecord:
+    """Make the record that a timer becomes when it is due, with the envelope of what set it."""
+    headers: list[tuple[str, bytes | None]] = [
+        ("ce_type", type_.encode()),
+        ("ce_id", str(timer_message_id(id_, due_at)).encode()),
+        ("ce_correlationid", correlation_id.encode()),
+    ]
+    if actor is not None:
+        headers.append(("ce_actor", str(actor).encode()))
+    if traceparent is not None:
+        headers.append(("traceparent", traceparent.encode()))
+    return StoredRecord(id_, due_at, TIMERS, 0, 0, key.encode(), value, headers)
+
+
 def position_id(record: Record) -> UUID:
     """Give an id for a record that has none of its own: where it stands in Kafka, which no other record does."""
     if isinstance(record, StoredRecord):

@@ -21,10 +21,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from contracts.ids import derive
 from contracts.message import Message
 from services._platform.database import Conflict, Key, Outage, Parked, Why
-from services._platform.messages import TIMERS, Incoming, Outgoing, SetTimer, StoredRecord
+from services._platform.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_record
 from services._platform.rows import Appended, AppendOnly, Changes, Code, Mapped, Rows
 from services._platform.tables import add_platform_tables
 
@@ -98,7 +97,11 @@ class PostgresDatabase:
         query = sa.select(TIMER).where(TIMER.c.due_at <= now).order_by(TIMER.c.due_at, TIMER.c.id).limit(limit)
         with _translated():
             async with self.engine.connect() as connection:
-                return [_timer_record(row) for row in await connection.execute(query)]
+                rows = await connection.execute(query)
+                return [
+                    timer_record(r.id, r.due_at, r.type, r.key, r.value, r.correlation_id, r.actor, r.traceparent)
+                    for r in rows
+                ]
 
     async def retries_requested(self) -> Sequence[Sequence[StoredRecord]]:
         """Give the parked messages whose retry was requested, and all behind them, a list for each key."""
@@ -295,11 +298,6 @@ async def driver_of(connection: AsyncConnection) -> Driver:
     return driver
 
 
-def timer_message_id(id_: UUID, due_at: datetime) -> UUID:
-    """Give the id of the message that a timer becomes: another one each time the timer is set anew."""
-    return derive(id_, due_at.isoformat())
-
-
 def stored_record(row: Any) -> StoredRecord:
     """Make a record of a row of `parked`, to the byte what was parked."""
     headers = [(name, None if value is None else base64.b64decode(value)) for name, value in row.headers]
@@ -322,19 +320,6 @@ def _headers_to_json(headers: Iterable[tuple[str, bytes | None]]) -> list[list[s
         [name.replace("\x00", "\\x00"), None if value is None else base64.b64encode(value).decode()]
         for name, value in headers
     ]
-
-
-def _timer_record(row: Any) -> StoredRecord:
-    headers: list[tuple[str, bytes | None]] = [
-        ("ce_type", row.type.encode()),
-        ("ce_id", str(timer_message_id(row.id, row.due_at)).encode()),
-        ("ce_correlationid", row.correlation_id.encode()),
-    ]
-    if row.actor is not None:
-        headers.append(("ce_actor", str(row.actor).encode()))
-    if row.traceparent is not None:
-        headers.append(("traceparent", row.traceparent.encode()))
-    return StoredRecord(row.id, row.due_at, TIMERS, 0, 0, row.key.encode(), row.value, headers)
 
 
 class _translated:  # noqa: N801  (reads as a word of its `with` statement)

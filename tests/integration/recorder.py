@@ -28,6 +28,18 @@ from services._platform.shell import Shell
 WITHIN_S = 30.0
 
 
+@dataclass
+class Sent:
+    """A record as the consumer would hand it to the shell."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Effect:
     """One message was handled."""

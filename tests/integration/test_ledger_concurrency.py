@@ -4,8 +4,7 @@ import asyncio
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from uuid import UUID, uuid4
 
 import pytest
@@ -30,19 +29,7 @@ from services._platform.postgres import OUTBOX, PostgresDatabase
 from services._platform.shell import FromKafka, Shell
 from services.ledger.consumers import LEDGER
 from services.ledger.tables import accounts
-from tests.integration.recorder import count
-
-
-@dataclass
-class Sent:
-    """A record as the consumer would hand it to the shell."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
+from tests.integration.recorder import Sent, count
 
 
 def _records(commands: Iterable[LedgerCommand]) -> list[Sent]:

@@ -1,7 +1,5 @@
 """Parking by key, with the real shell on a real PostgreSQL."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,22 +13,10 @@ from services._platform.database import Outage, Why
 from services._platform.postgres import PARKED, PostgresDatabase, stored_record
 from services._platform.shell import FromKafka, Shell
 from services._platform.timers import retry_requested
-from tests.integration.recorder import UNSAVABLE, Recorder, count, credit, effects, execute, parked
+from tests.integration.recorder import UNSAVABLE, Recorder, Sent, count, credit, effects, execute, parked
 
 TOPIC = LEDGER_COMMANDS.name
 BAD, GOOD = uuid4(), uuid4()
-
-
-@dataclass
-class Sent:
-    """A record as the consumer would hand it to the shell."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
 
 
 class Line:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -30,7 +30,7 @@ from services.notifications.consumers import NOTIFICATIONS
 from services.notifications.sender import send_due, send_mails
 from services.notifications.settings import NotificationsSettings
 from services.notifications.tables import deliveries, mails
-from tests.integration.recorder import eventually, execute, scratch_database
+from tests.integration.recorder import Sent, eventually, execute, scratch_database
 
 SOON_S = 0.05
 
@@ -40,18 +40,6 @@ $$ BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NEW; END $$;
 CREATE TRIGGER hold BEFORE UPDATE ON deliveries FOR EACH ROW WHEN (NEW.in_flight_since IS NULL) EXECUTE FUNCTION hold();
 """
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
-
-
-@dataclass
-class Sent:
-    """A record as the consumer would hand it to the shell."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
 
 
 @dataclass

@@ -25,7 +25,7 @@ from deploy.local.stack import Stack
 from services._platform import postgres
 from services._platform.database import Conflict, Database, Parked, Why
 from services._platform.memory import MemoryDatabase, MemoryTransaction
-from services._platform.messages import Incoming, Outgoing, SetTimer, StoredRecord
+from services._platform.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_message_id
 from services._platform.postgres import INBOX, OUTBOX, PARKED, PARKED_KEYS, TIMER, PostgresDatabase
 from services._platform.rows import AppendOnly, Mapped, NotLoaded
 from services._platform.sagas import CancelSaga, SagaDeadline, SagaRow, Status
@@ -398,7 +398,7 @@ async def test_a_timer_becomes_a_record_with_its_causes_envelope(stores: Stores)
     body = CancelSaga(saga_id=B)
     await set_timers(store, SetTimer(B, LATER, body))
     first, second = await store.database.due_timers(LATER, 9)
-    id_ = postgres.timer_message_id(A, NOW)
+    id_ = timer_message_id(A, NOW)
     assert first == StoredRecord(
         A,
         NOW,
