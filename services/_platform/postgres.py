@@ -433,9 +433,7 @@ _insert_timers = insert(TIMER).from_select(
 )
 _SET_TIMERS = _insert_timers.on_conflict_do_update(
     index_elements=[TIMER.c.id],
-    set_={
-        name: _insert_timers.excluded[name] for name in ("due_at", "type", "key", "value", "correlation_id", "actor")
-    },
+    set_={column.name: _insert_timers.excluded[column.name] for column in TIMER.columns if column.name != "id"},
 )
 
 
