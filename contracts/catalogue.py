@@ -4,17 +4,20 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, get_args
 
-from contracts.groups import GroupsCommand, GroupsEvent
-from contracts.ledger import LedgerCommand, LedgerEvent
+from contracts.groups import GroupsCommand, GroupsEvent, GroupsMember
+from contracts.ledger import LedgerBalance, LedgerCommand, LedgerEvent
 from contracts.message import Message
-from contracts.notifications import NotificationsEvent
+from contracts.notifications import NotificationsCommand, NotificationsEvent
 from contracts.provisioning import ProvisioningCommand, ProvisioningEvent, ProvisioningPerson, ProvisioningPlan
 
 _UNIONS: tuple[Any, ...] = (
     GroupsCommand,
     GroupsEvent,
+    GroupsMember,
     LedgerCommand,
     LedgerEvent,
+    LedgerBalance,
+    NotificationsCommand,
     NotificationsEvent,
     ProvisioningCommand,
     ProvisioningEvent,

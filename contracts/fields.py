@@ -27,6 +27,15 @@ Name = Annotated[
 ]
 """A person's first or last name as they write it: one line, 1 to 100 characters."""
 
+GroupName = Name
+"""What a group is called: one line, as its owner writes it."""
+
+Reference = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^[!-~]+$")]
+"""Something that the sender can find again in its own books: 1 to 100 visible ASCII characters. Never personal data."""
+
+PhoneNumber = Annotated[str, StringConstraints(pattern=r"^\+[1-9][0-9]{5,14}$")]
+"""A telephone number in E.164, such as `+33199000000`."""
+
 PlanName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
 """A plan's stable name, such as `send_receive`. Whether such a plan is on sale is for a handler to say."""
 

@@ -1,22 +1,29 @@
 """Units: what the ledger is asked, and what it answers.
 
 Amounts are whole Pop units. Every command names the id of the thing that it makes (`credit_id`, `hold_id`,
-`transfer_id`), chosen by who asks: the same id with the same content gets the same outcome again, with other content it
-is refused with `id_conflict`. A balance is never in a message that others than its holder's side may read.
+`transfer_id`, `spend_id`), chosen by who asks: the same id with the same content gets the same outcome again, with
+other content it is refused with `id_conflict`. A balance is never in a message that others than its holder's side may
+read: those travel on `popfax.ledger.balances` alone.
+
+An account that has expired keeps its units and can receive more, but spends them on its own extension alone; one that
+is closed does neither.
 """
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from contracts.fields import Units, UnitsOrNone
+from contracts.fields import Reference, Units, UnitsOrNone
 from contracts.message import Command, Event, MalformedCommand, Refusal
-from contracts.topics import LEDGER_COMMANDS, LEDGER_EVENTS
+from contracts.topics import LEDGER_BALANCES, LEDGER_COMMANDS, LEDGER_EVENTS
 
 
 class CreditUnits(Command, type="popfax.ledger.credit-units.v1", topic=LEDGER_COMMANDS, key="account_id"):
-    """Add units that the account's holder bought. Answered by `UnitsCredited`; refused with `id_conflict`."""
+    """Add units that the account's holder bought.
+
+    Answered by `UnitsCredited`; refused by `CreditRefused` with `id_conflict` or `account_closed`.
+    """
 
     credit_id: UUID
     account_id: UUID
@@ -26,13 +33,15 @@ class CreditUnits(Command, type="popfax.ledger.credit-units.v1", topic=LEDGER_CO
 class ReserveUnits(Command, type="popfax.ledger.reserve-units.v1", topic=LEDGER_COMMANDS, key="account_id"):
     """Hold units of an account for a payment that a saga is about to make.
 
-    Answered by `UnitsReserved`; refused with `units_short`, `hold_cancelled` (its release came first) or `id_conflict`.
-    A hold has no deadline of its own: it lasts until its saga captures or releases it.
+    Answered by `UnitsReserved`; refused by `UnitsRefused`, in this order, with `hold_cancelled` (its release came
+    first), `id_conflict`, `account_closed`, `account_expired` (unless it `extends` that very account), `units_short`. A
+    hold has no deadline of its own: it lasts until its saga captures or releases it.
     """
 
     hold_id: UUID
     account_id: UUID
     amount_units: Units
+    extends: bool = False
 
 
 class CaptureHold(Command, type="popfax.ledger.capture-hold.v1", topic=LEDGER_COMMANDS, key="account_id"):
@@ -71,11 +80,14 @@ class Leg(BaseModel):
 class PostTransfers(Command, type="popfax.ledger.post-transfers.v1", topic=LEDGER_COMMANDS, key="source_id"):
     """Move units from one account to one or many, all or nothing. A target is named once, and is not the source.
 
-    Answered by `TransfersPosted`; refused with `units_short` or `id_conflict`.
+    Answered by `TransfersPosted`; refused by `TransfersRefused`, in this order, with `id_conflict`, `not_holder` (the
+    actor is not the source), `account_closed` or `account_expired` (the source is), `target_closed`, `units_short`.
+    `reference` is what asked for it, such as the group's id.
     """
 
     transfer_id: UUID
     source_id: UUID
+    reference: Reference | None = None
     legs: Annotated[tuple[Leg, ...], Field(min_length=1, max_length=1000)]
 
     @model_validator(mode="after")
@@ -88,6 +100,21 @@ class PostTransfers(Command, type="popfax.ledger.post-transfers.v1", topic=LEDGE
         return self
 
 
+class SpendUnits(Command, type="popfax.ledger.spend-units.v1", topic=LEDGER_COMMANDS, key="account_id"):
+    """Pay for something that the account's holder used: a fax, an SMS, a forwarded call.
+
+    `reference` is the platform's own, of what was used. Answered by `UnitsSpent`; refused by `SpendRefused`, in this
+    order, with `id_conflict`, `not_holder` (the actor is not the account), `account_closed`, `account_expired`,
+    `units_short`.
+    """
+
+    spend_id: UUID
+    account_id: UUID
+    amount_units: Units
+    purpose: Literal["fax", "sms", "call_forwarding"]
+    reference: Reference
+
+
 class UnitsCredited(Event, type="popfax.ledger.units-credited.v1", topic=LEDGER_EVENTS, key="account_id"):
     """Bought units are on the account."""
 
@@ -97,7 +124,7 @@ class UnitsCredited(Event, type="popfax.ledger.units-credited.v1", topic=LEDGER_
 
 
 class CreditRefused(Refusal, type="popfax.ledger.credit-refused.v1", topic=LEDGER_EVENTS, key="account_id"):
-    """Nothing was credited: `id_conflict`."""
+    """Nothing was credited: `id_conflict` or `account_closed`."""
 
     credit_id: UUID
     account_id: UUID
@@ -112,7 +139,7 @@ class UnitsReserved(Event, type="popfax.ledger.units-reserved.v1", topic=LEDGER_
 
 
 class UnitsRefused(Refusal, type="popfax.ledger.units-refused.v1", topic=LEDGER_EVENTS, key="account_id"):
-    """Nothing was held: `units_short`, `hold_cancelled` or `id_conflict`."""
+    """Nothing was held. The codes are `ReserveUnits`'s."""
 
     hold_id: UUID
     account_id: UUID
@@ -167,10 +194,51 @@ class TransfersPosted(Event, type="popfax.ledger.transfers-posted.v1", topic=LED
 
 
 class TransfersRefused(Refusal, type="popfax.ledger.transfers-refused.v1", topic=LEDGER_EVENTS, key="source_id"):
-    """Nothing was moved: `units_short` or `id_conflict`."""
+    """Nothing was moved. The codes are `PostTransfers`'s."""
 
     transfer_id: UUID
     source_id: UUID
+
+
+class UnitsSpent(Event, type="popfax.ledger.units-spent.v1", topic=LEDGER_EVENTS, key="account_id"):
+    """The units are paid to Popfax."""
+
+    spend_id: UUID
+    account_id: UUID
+    amount_units: Units
+    purpose: Literal["fax", "sms", "call_forwarding"]
+    reference: Reference
+
+
+class SpendRefused(Refusal, type="popfax.ledger.spend-refused.v1", topic=LEDGER_EVENTS, key="account_id"):
+    """Nothing was spent. The codes are `SpendUnits`'s."""
+
+    spend_id: UUID
+    account_id: UUID
+
+
+class BalanceCorrected(Event, type="popfax.ledger.balance-corrected.v1", topic=LEDGER_EVENTS, key="account_id"):
+    """An operator posted a correction: `amount_units` came to the account, or left it if negative.
+
+    Why, and who it was, is in the ledger's audit table.
+    """
+
+    correction_id: UUID
+    account_id: UUID
+    amount_units: Annotated[int, Field(strict=True)]
+
+
+class BalanceChanged(Event, type="popfax.ledger.balance-changed.v1", topic=LEDGER_BALANCES, key="account_id"):
+    """What is on an account now: `available_units` can be spent, the balance is that and what open holds keep back.
+
+    `version` rises by one with every change: a reader that has a higher one already leaves this one out. Of several
+    changes in one moment only the last is told.
+    """
+
+    account_id: UUID
+    version: Annotated[int, Field(strict=True, ge=1)]
+    balance_units: Annotated[int, Field(strict=True, ge=0)]
+    available_units: Annotated[int, Field(strict=True, ge=0)]
 
 
 class LedgerCommandMalformed(
@@ -179,7 +247,7 @@ class LedgerCommandMalformed(
     """A command on `popfax.ledger.commands` could not be read."""
 
 
-LedgerCommand = CreditUnits | ReserveUnits | CaptureHold | ReleaseHold | PostTransfers
+LedgerCommand = CreditUnits | ReserveUnits | CaptureHold | ReleaseHold | PostTransfers | SpendUnits
 LedgerEvent = (
     UnitsCredited
     | CreditRefused
@@ -191,5 +259,9 @@ LedgerEvent = (
     | ReleaseRefused
     | TransfersPosted
     | TransfersRefused
+    | UnitsSpent
+    | SpendRefused
+    | BalanceCorrected
     | LedgerCommandMalformed
 )
+LedgerBalance = BalanceChanged

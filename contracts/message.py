@@ -18,7 +18,8 @@ class Message(BaseModel):
     """A message's value. A reader ignores fields that it does not know: within a version, additions are optional.
 
     `TYPE` is the CloudEvents type, `TOPIC` where it is published, `KEY` the field that holds the aggregate's id, by
-    which Kafka keeps order.
+    which Kafka keeps order. A `TOMBSTONE` has no value at all: its key says everything, and compaction removes what the
+    topic held for it.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_enum_values=False)
@@ -26,19 +27,24 @@ class Message(BaseModel):
     TYPE: ClassVar[str]
     TOPIC: ClassVar[Topic]
     KEY: ClassVar[str]
+    TOMBSTONE: ClassVar[bool] = False
 
     def __init_subclass__(cls, **_: Any) -> None:
         """Let the class statement's words through to where pydantic is done with the fields."""
         super().__init_subclass__()
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, type: str = "", topic: Topic | None = None, key: str = "", **_: Any) -> None:
+    def __pydantic_init_subclass__(
+        cls, *, type: str = "", topic: Topic | None = None, key: str = "", tombstone: bool = False, **_: Any
+    ) -> None:
         """Take what the class statement says: `class ReserveUnits(Command, type=…, topic=…, key=…)`."""
         if not type:
             return  # Command, Event, Refusal: the kinds themselves
         if key not in cls.model_fields:
             raise TypeError(f"{cls.__name__} has no field {key!r} to be its key")
-        cls.TYPE, cls.KEY = type, key
+        if tombstone and (list(cls.model_fields) != [key] or topic is None or not topic.compacted):
+            raise TypeError(f"{cls.__name__} is a tombstone: a key on a compacted topic, and nothing else")
+        cls.TYPE, cls.KEY, cls.TOMBSTONE = type, key, tombstone
         if topic is not None:  # a timer's message has none: it never leaves its service
             cls.TOPIC = topic
 
@@ -47,13 +53,22 @@ class Message(BaseModel):
         return str(getattr(self, self.KEY))
 
     def to_json(self) -> bytes:
-        """Give the record's value."""
-        return self.__pydantic_serializer__.to_json(self)
+        """Give the record's value; a tombstone's is empty, and travels as none."""
+        return b"" if self.TOMBSTONE else self.__pydantic_serializer__.to_json(self)
 
     @classmethod
     def from_json(cls, value: bytes) -> Self:
         """Read a record's value; raises pydantic's `ValidationError`."""
         return cast(Self, cls.__pydantic_validator__.validate_json(value))
+
+    @classmethod
+    def from_record(cls, key: bytes | None, value: bytes | None) -> Self:
+        """Read a record; raises pydantic's `ValidationError`, and `ValueError` for a tombstone that has a value."""
+        if not cls.TOMBSTONE:
+            return cls.from_json(value or b"")
+        if value:
+            raise ValueError("a tombstone has no value")
+        return cls.model_validate_strings({cls.KEY: (key or b"").decode()})
 
 
 class Command(Message):

@@ -1,10 +1,62 @@
-"""Messages to people: what notifications tells the others of them. No command brings it a mail yet."""
+"""Messages to people: what notifications is asked, and what it tells the others of them."""
 
 from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
-from contracts.message import Event, MalformedCommand
-from contracts.topics import NOTIFICATIONS_EVENTS
+from pydantic import AwareDatetime, Field, StringConstraints
+
+from contracts.fields import Code, GroupName
+from contracts.message import Command, Event, MalformedCommand, Refusal
+from contracts.topics import NOTIFICATIONS_COMMANDS, NOTIFICATIONS_EVENTS
+
+Token = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""A secret of 32 random bytes, in hexadecimal. Whoever checks it keeps its SHA-256 alone."""
+
+
+class SendInvitation(
+    Command, type="popfax.notifications.send-invitation.v1", topic=NOTIFICATIONS_COMMANDS, key="invitation_id"
+):
+    """Write to a subscriber who is invited into a group. `round` counts the mails of this invitation, from 1.
+
+    Nothing answers it; `MailUndeliverable` tells if it came back. It carries the token: no other topic ever does.
+    """
+
+    invitation_id: UUID
+    round: Annotated[int, Field(strict=True, ge=1)]
+    recipient_id: UUID
+    owner_id: UUID
+    group_name: GroupName | None
+    token: Token
+    expires_at: AwareDatetime
+
+
+class MailBounced(Command, type="popfax.notifications.mail-bounced.v1", topic=NOTIFICATIONS_COMMANDS, key="mail_id"):
+    """The platform's mail server got a mail back. `mail_id` is the left part of its Message-ID.
+
+    Answered by `MailUndeliverable`; refused by `BounceRefused` with `unknown_mail`.
+    """
+
+    mail_id: UUID
+    reason: Code
+
+
+class MailUndeliverable(
+    Event, type="popfax.notifications.mail-undeliverable.v1", topic=NOTIFICATIONS_EVENTS, key="mail_id"
+):
+    """A mail came back. `invitation_id` and `round` are those of an invitation, None for any other mail."""
+
+    mail_id: UUID
+    recipient_id: UUID
+    reason: Code
+    invitation_id: UUID | None = None
+    round: int | None = None
+
+
+class BounceRefused(Refusal, type="popfax.notifications.bounce-refused.v1", topic=NOTIFICATIONS_EVENTS, key="mail_id"):
+    """No such mail was ever written: `unknown_mail`."""
+
+    mail_id: UUID
 
 
 class PasswordLinkIssued(
@@ -26,4 +78,5 @@ class NotificationsCommandMalformed(
     """A command on `popfax.notifications.commands` could not be read."""
 
 
-NotificationsEvent = PasswordLinkIssued | NotificationsCommandMalformed
+NotificationsCommand = SendInvitation | MailBounced
+NotificationsEvent = PasswordLinkIssued | MailUndeliverable | BounceRefused | NotificationsCommandMalformed

@@ -1,9 +1,16 @@
-"""Accounts: what provisioning is asked, what it answers, and the two compacted topics it keeps for others."""
+"""Accounts: what provisioning is asked, what it answers, and the two compacted topics it keeps for others.
+
+An account is a subscriber's, and has their id. It is `active`, `expired` (it keeps its units, and can be extended) or
+`closed`, for ever.
+"""
 
 from datetime import datetime
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from contracts.fields import CanonicalEmail, Email, Language, Name, PlanName, Units
+from pydantic import AwareDatetime, Field, model_validator
+
+from contracts.fields import CanonicalEmail, Email, Language, Name, PhoneNumber, PlanName, Reference, Units
 from contracts.message import Command, Event, MalformedCommand, Refusal
 from contracts.topics import (
     PROVISIONING_COMMANDS,
@@ -12,13 +19,17 @@ from contracts.topics import (
     PROVISIONING_PLANS,
 )
 
+ActionName = Literal["extension", "options_pack", "call_forwarding"]
+"""What an account's holder can buy for the account: one more year, the options pack, call forwarding."""
+
 
 class RegisterSubscriber(
     Command, type="popfax.provisioning.register-subscriber.v1", topic=PROVISIONING_COMMANDS, key="subscriber_id"
 ):
     """Make known a subscriber who signed up with Popfax itself.
 
-    Answered by `SubscriberRegistered`; refused with `email_taken` or `id_conflict`.
+    `plan` and `expires_at` are their account's, where it has an end: one without never expires. Answered by
+    `SubscriberRegistered`; refused with `email_taken`, `id_conflict` or `unknown_plan`.
     """
 
     subscriber_id: UUID
@@ -26,6 +37,14 @@ class RegisterSubscriber(
     first_name: Name
     last_name: Name
     language: Language
+    plan: PlanName | None = None
+    expires_at: AwareDatetime | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.plan is None) != (self.expires_at is None):
+            raise ValueError("give both plan and expires_at, or neither")
+        return self
 
 
 class ProvisionAccount(
@@ -60,18 +79,106 @@ class CancelProvisioning(
     account_id: UUID
 
 
+class _PaidAction(Command):
+    """Something bought for an account: with the account's own units, or with money that the platform has received.
+
+    With units, `price_units` is the price that the holder was shown, and the actor is the holder. With money,
+    `payment_reference` is the platform's, and anybody may have paid.
+    """
+
+    request_id: UUID
+    account_id: UUID
+    price_units: Units | None = None
+    payment_reference: Reference | None = None
+
+    @model_validator(mode="after")
+    def _one_payment(self) -> Self:
+        if (self.price_units is None) == (self.payment_reference is None):
+            raise ValueError("give either price_units or payment_reference")
+        return self
+
+
+class ExtendAccount(
+    _PaidAction, type="popfax.provisioning.extend-account.v1", topic=PROVISIONING_COMMANDS, key="account_id"
+):
+    """Extend an account by its plan's validity (a year), from its end, or from now if it has expired already.
+
+    Paid with the account's own units (`price_units`, as the holder was shown; the actor is the holder) or with money
+    that the platform has received (`payment_reference`; whoever paid). Answered by `AccountExtended`; refused by
+    `PaidActionRefused`, in this order, with `id_conflict`, `unknown_account`, `not_holder`, `account_closed`,
+    `no_plan`, `price_changed`, and, once units were asked for, `units_short`, `timed_out` or `cancelled`. The same
+    `request_id` gets the same outcome again.
+    """
+
+
+class AddOptionsPack(
+    _PaidAction, type="popfax.provisioning.add-options-pack.v1", topic=PROVISIONING_COMMANDS, key="account_id"
+):
+    """Add the options pack to an account, for as long as the account lives.
+
+    Paid, and answered, as `ExtendAccount` is: by `OptionsPackAdded`; refused by `PaidActionRefused`, also with
+    `account_expired` and `already_added`.
+    """
+
+
+class EnableCallForwarding(
+    _PaidAction, type="popfax.provisioning.enable-call-forwarding.v1", topic=PROVISIONING_COMMANDS, key="account_id"
+):
+    """Forward the account's calls to a number. Enabled again with another number it is paid again.
+
+    Paid, and answered, as `ExtendAccount` is: by `CallForwardingEnabled`; refused by `PaidActionRefused`, also with
+    `account_expired` and `already_enabled` (to that very number).
+    """
+
+    forward_to: PhoneNumber
+
+
+class DisableCallForwarding(
+    Command, type="popfax.provisioning.disable-call-forwarding.v1", topic=PROVISIONING_COMMANDS, key="account_id"
+):
+    """Stop forwarding calls; it costs nothing, and disabling what is not enabled succeeds.
+
+    Answered by `CallForwardingDisabled`; refused by `AccountChangeRefused`, in this order, with `unknown_account`,
+    `not_holder`, `account_closed`.
+    """
+
+    account_id: UUID
+
+
+class ChangeEmail(Command, type="popfax.provisioning.change-email.v1", topic=PROVISIONING_COMMANDS, key="account_id"):
+    """Give an account another e-mail address; the one that it had is free again.
+
+    Answered by `EmailChanged`, and the directory has the new one; refused by `AccountChangeRefused`, in this order,
+    with `unknown_account`, `not_holder`, `account_closed`, `email_taken`.
+    """
+
+    account_id: UUID
+    email: Email
+
+
+class CloseAccount(Command, type="popfax.provisioning.close-account.v1", topic=PROVISIONING_COMMANDS, key="account_id"):
+    """Close an account for good, and erase who its holder was. Closing it again gets the same answer.
+
+    Its e-mail address is free at once, its fax number after a rest of 90 days. Answered by `AccountClosed`, and a
+    tombstone in the directory; refused by `AccountChangeRefused` with `unknown_account` or `not_holder`.
+    """
+
+    account_id: UUID
+
+
 class SubscriberRegistered(
     Event, type="popfax.provisioning.subscriber-registered.v1", topic=PROVISIONING_EVENTS, key="subscriber_id"
 ):
     """The subscriber is known, and their personal data is in the directory."""
 
     subscriber_id: UUID
+    expires_at: AwareDatetime | None = None
 
 
 class RegistrationRefused(
     Refusal, type="popfax.provisioning.registration-refused.v1", topic=PROVISIONING_EVENTS, key="subscriber_id"
 ):
-    """Nobody was registered: `email_taken` or `id_conflict`."""
+    """Nobody was registered. The codes are `RegisterSubscriber`'s."""
 
     subscriber_id: UUID
 
@@ -96,6 +203,97 @@ class AccountRefused(
     account_id: UUID
 
 
+class AccountExtended(
+    Event, type="popfax.provisioning.account-extended.v1", topic=PROVISIONING_EVENTS, key="account_id"
+):
+    """The account is paid and active until `expires_at`. `price_units` is None when it was paid with money."""
+
+    request_id: UUID
+    account_id: UUID
+    expires_at: AwareDatetime
+    price_units: Units | None = None
+
+
+class OptionsPackAdded(
+    Event, type="popfax.provisioning.options-pack-added.v1", topic=PROVISIONING_EVENTS, key="account_id"
+):
+    """The account has the options pack, and it is paid. `price_units` is None when it was paid with money."""
+
+    request_id: UUID
+    account_id: UUID
+    price_units: Units | None = None
+
+
+class CallForwardingEnabled(
+    Event, type="popfax.provisioning.call-forwarding-enabled.v1", topic=PROVISIONING_EVENTS, key="account_id"
+):
+    """Calls are forwarded, and it is paid. `price_units` is None when it was paid with money."""
+
+    request_id: UUID
+    account_id: UUID
+    price_units: Units | None = None
+
+
+class PaidActionRefused(
+    Refusal, type="popfax.provisioning.paid-action-refused.v1", topic=PROVISIONING_EVENTS, key="account_id"
+):
+    """Nothing was bought and nothing was paid. The codes are the command's."""
+
+    request_id: UUID
+    account_id: UUID
+    action: ActionName
+
+
+class CallForwardingDisabled(
+    Event, type="popfax.provisioning.call-forwarding-disabled.v1", topic=PROVISIONING_EVENTS, key="account_id"
+):
+    """Calls are no longer forwarded."""
+
+    account_id: UUID
+
+
+class EmailChanged(Event, type="popfax.provisioning.email-changed.v1", topic=PROVISIONING_EVENTS, key="account_id"):
+    """The account has another e-mail address, which the directory tells."""
+
+    account_id: UUID
+
+
+class AccountChangeRefused(
+    Refusal, type="popfax.provisioning.account-change-refused.v1", topic=PROVISIONING_EVENTS, key="account_id"
+):
+    """Nothing was changed. The codes are the command's."""
+
+    account_id: UUID
+
+
+class AccountExpiring(
+    Event, type="popfax.provisioning.account-expiring.v1", topic=PROVISIONING_EVENTS, key="account_id"
+):
+    """The account ends at `expires_at`, which is `days` (30, 7 or 1) ahead or less; told once each.
+
+    `late` says that a nearer one is due already, as after an outage of weeks: it is told so that none is lost, and is
+    not worth a mail of its own.
+    """
+
+    account_id: UUID
+    days: Annotated[int, Field(strict=True, gt=0)]
+    expires_at: AwareDatetime
+    late: bool = False
+
+
+class AccountExpired(Event, type="popfax.provisioning.account-expired.v1", topic=PROVISIONING_EVENTS, key="account_id"):
+    """The account has ended at `expires_at`. It keeps its units, and can be extended."""
+
+    account_id: UUID
+    expires_at: AwareDatetime
+
+
+class AccountClosed(Event, type="popfax.provisioning.account-closed.v1", topic=PROVISIONING_EVENTS, key="account_id"):
+    """The account is closed for good, and nobody knows any more whose it was."""
+
+    account_id: UUID
+
+
 class ProvisioningCommandMalformed(
     MalformedCommand, type="popfax.provisioning.command-malformed.v1", topic=PROVISIONING_EVENTS, key="command_id"
 ):
@@ -103,12 +301,22 @@ class ProvisioningCommandMalformed(
 
 
 class PlanPublished(Event, type="popfax.provisioning.plan-published.v1", topic=PROVISIONING_PLANS, key="plan"):
-    """Today's price of a plan, for `validity_days` of service. The newest record of a plan is the one that counts."""
+    """Today's price of a plan, for `validity_days` of service. The newest record of a plan is the one that counts.
+
+    It is also the price of extending an account on that plan by as many days.
+    """
 
     plan: PlanName
     price_units: Units
     validity_days: int
     fax_number: bool
+
+
+class OptionPublished(Event, type="popfax.provisioning.option-published.v1", topic=PROVISIONING_PLANS, key="option"):
+    """Today's price of the options pack or of call forwarding. The newest record of an option counts."""
+
+    option: Literal["options_pack", "call_forwarding"]
+    price_units: Units
 
 
 class PersonRecorded(
@@ -124,9 +332,45 @@ class PersonRecorded(
     fax_number: str | None = None
 
 
-ProvisioningCommand = RegisterSubscriber | ProvisionAccount | CancelProvisioning
-ProvisioningEvent = (
-    SubscriberRegistered | RegistrationRefused | AccountProvisioned | AccountRefused | ProvisioningCommandMalformed
+class PersonErased(
+    Event,
+    type="popfax.provisioning.person-erased.v1",
+    topic=PROVISIONING_DIRECTORY,
+    key="subscriber_id",
+    tombstone=True,
+):
+    """The subscriber's account is closed: whoever keeps their personal data erases it."""
+
+    subscriber_id: UUID
+
+
+ProvisioningCommand = (
+    RegisterSubscriber
+    | ProvisionAccount
+    | CancelProvisioning
+    | ExtendAccount
+    | AddOptionsPack
+    | EnableCallForwarding
+    | DisableCallForwarding
+    | ChangeEmail
+    | CloseAccount
 )
-ProvisioningPlan = PlanPublished
-ProvisioningPerson = PersonRecorded
+ProvisioningEvent = (
+    SubscriberRegistered
+    | RegistrationRefused
+    | AccountProvisioned
+    | AccountRefused
+    | AccountExtended
+    | OptionsPackAdded
+    | CallForwardingEnabled
+    | PaidActionRefused
+    | CallForwardingDisabled
+    | EmailChanged
+    | AccountChangeRefused
+    | AccountExpiring
+    | AccountExpired
+    | AccountClosed
+    | ProvisioningCommandMalformed
+)
+ProvisioningPlan = PlanPublished | OptionPublished
+ProvisioningPerson = PersonRecorded | PersonErased

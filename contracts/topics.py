@@ -47,9 +47,15 @@ def _facts(service: Principal, name: str, readers: frozenset[Principal] = EVERYO
 
 GROUPS_COMMANDS = _commands(Principal.GROUPS, Principal.PLATFORM)
 GROUPS_EVENTS = _facts(Principal.GROUPS, "events")
+GROUPS_MEMBERS = _facts(Principal.GROUPS, "members", compacted=True)
+"""Today's memberships (key: a membership's id; a tombstone ends it): whoever reads from the start gets them all."""
 
 LEDGER_COMMANDS = _commands(Principal.LEDGER, Principal.PLATFORM, Principal.GROUPS, Principal.PROVISIONING)
 LEDGER_EVENTS = _facts(Principal.LEDGER, "events")
+LEDGER_BALANCES = _facts(
+    Principal.LEDGER, "balances", readers=frozenset({Principal.LEDGER, Principal.GROUPS}), compacted=True
+)
+"""What is on each account. Groups alone may read it, and shows it to the account's own side."""
 
 PROVISIONING_COMMANDS = _commands(Principal.PROVISIONING, Principal.PLATFORM, Principal.GROUPS)
 PROVISIONING_EVENTS = _facts(Principal.PROVISIONING, "events")
@@ -68,8 +74,10 @@ NOTIFICATIONS_EVENTS = _facts(Principal.NOTIFICATIONS, "events")
 TOPICS: tuple[Topic, ...] = (
     GROUPS_COMMANDS,
     GROUPS_EVENTS,
+    GROUPS_MEMBERS,
     LEDGER_COMMANDS,
     LEDGER_EVENTS,
+    LEDGER_BALANCES,
     PROVISIONING_COMMANDS,
     PROVISIONING_EVENTS,
     PROVISIONING_PLANS,

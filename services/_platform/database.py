@@ -73,6 +73,13 @@ class Transaction(Protocol):
     async def fetch(self, mapped: Mapped[K, R], keys: Iterable[K], *, for_update: bool = True) -> Rows[K, R]:
         """Load rows by key; lock them, in one order for every transaction, unless they are only read."""
 
+    async def keys(self, mapped: Mapped[K, R], column: str, values: Collection[Any]) -> set[K]:
+        """Give the keys of the rows that have one of these values in an indexed column; nothing is locked.
+
+        They are for `fetch`, which locks in its one order. A row that appears in between is missed, unless whoever
+        makes such rows first locks something that this transaction has locked already.
+        """
+
     async def take(self, mapped: Mapped[K, R], matching: Mapping[str, Any], limit: int) -> Rows[K, R]:
         """Load and lock the first `limit` rows, by key, that match; those that others have locked only at a pinch."""
 

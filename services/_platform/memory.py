@@ -149,6 +149,12 @@ class MemoryTransaction:
         rows = self.contents.tables.get(mapped.table.name, {})
         return Rows(mapped, {key: rows.get(key) for key in keys})
 
+    async def keys(self, mapped: Mapped[K, R], column: str, values: Collection[Any]) -> set[K]:
+        """Give the keys of the rows that have one of these values."""
+        rows = self.contents.tables.get(mapped.table.name, {})
+        wanted = set(values)
+        return {key for key, row in rows.items() if getattr(row, column) in wanted} if wanted else set()
+
     async def take(self, mapped: Mapped[K, R], matching: Mapping[str, Any], limit: int) -> Rows[K, R]:
         """Load the first rows that match."""
         rows = self.contents.tables.get(mapped.table.name, {})

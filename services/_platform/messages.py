@@ -141,7 +141,7 @@ def decode(
     if record.topic != belongs:
         return _undecodable(record, headers, "wrong_topic", (f"ce_type: belongs on {belongs}",))
     try:
-        body = model.from_json(record.value or b"")
+        body = model.from_record(record.key, record.value)
     except Exception as error:  # whatever a value does to its validators: what can't be read is parked, and never loops
         return _undecodable(record, headers, "malformed_command", _reasons(error))
     if record.key != body.key().encode():

@@ -216,6 +216,13 @@ class PostgresTransaction:
                 found[mapped.key_of(row)] = row
         return Rows(mapped, found)
 
+    async def keys(self, mapped: Mapped[K, R], column: str, values: Collection[Any]) -> set[K]:
+        """Give the keys of the rows that have one of these values; nothing is locked."""
+        if not values:
+            return set()
+        cursor = await self._run(_keys_of(mapped, column), {"values": list(values)})
+        return {key for (key,) in await cursor.fetchall()}
+
     async def take(self, mapped: Mapped[K, R], matching: Mapping[str, Any], limit: int) -> Rows[K, R]:
         """Load and lock the first rows that match, those that others hold only if there are no others left."""
         if limit == 0:
@@ -454,6 +461,12 @@ def _fetch(mapped: Mapped[Any, Any], for_update: bool) -> sa.Executable:
     key = mapped.key_column
     found = sa.select(*mapped.columns).where(key == sa.any_(_array("keys", key.type)))
     return found.order_by(key).with_for_update() if for_update else found
+
+
+@cache
+def _keys_of(mapped: Mapped[Any, Any], column: str) -> sa.Executable:
+    wanted = mapped.table.c[column]
+    return sa.select(mapped.key_column).where(wanted == sa.any_(_array("values", wanted.type)))
 
 
 @cache

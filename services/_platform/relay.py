@@ -198,7 +198,7 @@ async def _send(
     for row in rows:
         record = {
             "key": row.key.encode(),
-            "value": row.value,
+            "value": row.value or None,  # an empty value is a tombstone's: on the wire it has none
             "headers": headers_of(row, source, _iso(row.made_at)),
             "timestamp": None,
         }

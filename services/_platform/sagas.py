@@ -86,6 +86,18 @@ class Step:
     cancel: Ask | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LocalPivot:
+    """A pivot that is the service's own doing: done, or refused, in the very transaction that reaches it.
+
+    `apply` changes the state and gives what follows at once (its timers, say), or a refusal's code and no change. Its
+    outcome is never unknown, so nothing has to call it off.
+    """
+
+    name: str
+    apply: Callable[[Any, SagaRow, Moment], Outcome | str]
+
+
 class HasSagas(Protocol):
     """The state of a service that runs sagas."""
 
@@ -102,7 +114,7 @@ class Saga:
     """
 
     name: str
-    steps: tuple[Step, ...]
+    steps: tuple[Step | LocalPivot, ...]
     completed: Callable[[Any, SagaRow, Moment], Outcome]
     refused: Callable[[Any, SagaRow, Moment], Outcome]
     deadline: timedelta
@@ -110,9 +122,13 @@ class Saga:
 
     def __post_init__(self) -> None:
         """Refuse a definition that could not keep the rules."""
-        if sum(step.cancel is not None for step in self.steps) != 1:
-            raise TypeError(f"saga {self.name}: exactly one step is the pivot (has `cancel`)")
+        if sum(map(_is_pivot, self.steps)) != 1:
+            raise TypeError(f"saga {self.name}: exactly one step is the pivot (has `cancel`, or is local)")
+        if isinstance(self.steps[0], LocalPivot):
+            raise TypeError(f"saga {self.name}: a local pivot has nothing to be reached by")
         for index, step in enumerate(self.steps):
+            if isinstance(step, LocalPivot):
+                continue
             if index < self.pivot and (step.undo is None or step.undone is None):
                 raise TypeError(f"saga {self.name}: {step.name} is before the pivot and can't be undone")
             if index > self.pivot and (step.refused or step.undo):
@@ -121,7 +137,7 @@ class Saga:
     @cached_property
     def pivot(self) -> int:
         """Give the pivot's place among the steps."""
-        return next(i for i, step in enumerate(self.steps) if step.cancel is not None)
+        return next(i for i, step in enumerate(self.steps) if _is_pivot(step))
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -136,6 +152,7 @@ class Saga:
     ) -> list[Effect]:
         """Open a saga and ask for its first step."""
         first = self.steps[0]
+        assert isinstance(first, Step), "a local pivot is never the first"
         row = SagaRow(
             id=id_,
             name=self.name,
@@ -153,6 +170,10 @@ class Saga:
         )
         sagas.put(row)
         return [first.ask(row), SetTimer(id_, moment.now + self.deadline, SagaDeadline(saga_id=id_))]
+
+
+def _is_pivot(step: Step | LocalPivot) -> bool:
+    return isinstance(step, LocalPivot) or step.cancel is not None
 
 
 class SagaDeadline(Message, type="popfax.saga.deadline", key="saga_id"):
@@ -183,6 +204,7 @@ class Sagas:
             reply: step.reference
             for saga in definitions
             for step in saga.steps
+            if isinstance(step, Step)
             for reply in (step.done, step.refused, step.undone)
             if reply is not None
         }
@@ -204,11 +226,11 @@ class Sagas:
             return ()
         saga = self.definitions[row.name]
         run = _Run(saga, state, row, moment)
-        step = saga.steps[saga.index(row)]
         kind = type(message.body)
         run.note(kind.__name__)
         if row.status in ENDED:
             return run.after_the_end(kind)
+        step = run.step()
         if kind is step.done and row.status in (Status.RUNNING, Status.CANCELLING):
             return run.forward()
         if kind is step.refused and row.status in (Status.RUNNING, Status.CANCELLING):
@@ -257,6 +279,12 @@ class _Run:
         self.moment = moment
         self.trail = row.trail
 
+    def step(self) -> Step:
+        """Give the step at which the saga waits. A local pivot waits for nothing."""
+        step = self.saga.steps[self.saga.index(self.row)]
+        assert isinstance(step, Step), "a saga never rests at a local pivot"
+        return step
+
     def note(self, what: str) -> None:
         """Add a line to the trail."""
         self.trail = (*self.trail, _line(self.moment, what))[-TRAIL_LENGTH:]
@@ -274,7 +302,14 @@ class _Run:
             return [*cleared, *self._end(Status.COMPLETED, self.saga.completed)]
         following = self.saga.steps[index + 1]
         self._put(status=Status.RUNNING, step=following.name, code=None)
-        return [*cleared, following.ask(self.row)]
+        if isinstance(following, Step):
+            return [*cleared, following.ask(self.row)]
+        applied = following.apply(self.state, self.row, self.moment)
+        if isinstance(applied, str):
+            self.note(f"{following.name}: {applied}")
+            return self.back(applied)
+        self.note(following.name)
+        return [*applied, *self.forward()]
 
     def back(self, code: str) -> Outcome:
         """The step at hand is refused or undone: take back the one before it, or end."""
@@ -282,27 +317,25 @@ class _Run:
         if index == 0:
             self._put(code=code)
             return [ClearTimer(self.row.id), *self._end(Status.REFUSED, self.saga.refused)]
-        previous = self.saga.steps[index - 1]
-        self._put(status=Status.COMPENSATING, step=previous.name, code=code)
-        return [previous.undo(self.row)] if previous.undo else []
+        self._put(status=Status.COMPENSATING, step=self.saga.steps[index - 1].name, code=code)
+        return self.ask_again()
 
     def call_off(self, code: str) -> Outcome:
         """Stop a step whose outcome is unknown: undo it, or ask the pivot's participant which of the two won."""
-        step = self.saga.steps[self.saga.index(self.row)]
-        status = Status.CANCELLING if step.cancel else Status.COMPENSATING
+        status = Status.CANCELLING if self.step().cancel else Status.COMPENSATING
         self._put(status=status, code=code)
         return self.ask_again()
 
     def ask_again(self) -> Outcome:
         """Send the command whose answer the saga is waiting for."""
-        step = self.saga.steps[self.saga.index(self.row)]
+        step = self.step()
         ask = {Status.COMPENSATING: step.undo, Status.CANCELLING: step.cancel}.get(self.row.status, step.ask)
         self._put()
         return [ask(self.row)] if ask else []
 
     def after_the_end(self, kind: type[Event]) -> Outcome:
         """Undo what was done too late: a step that reports success after the saga was refused."""
-        late = next((step for step in self.saga.steps if step.done is kind), None)
+        late = next((step for step in self.saga.steps if isinstance(step, Step) and step.done is kind), None)
         self._put()
         if self.row.status is Status.REFUSED and late is not None and late.undo is not None:
             return [late.undo(self.row)]

@@ -135,6 +135,8 @@ def _stored(arrivals: Iterable[Arrival]) -> Iterable[tuple[Arrival, StoredRecord
 @dataclass(slots=True)
 class _Decided:
     messages: list[Outgoing]
+    newest: dict[tuple[str, str], Outgoing]
+    """What goes to compacted topics, by topic and key: they keep the newest alone, so a batch tells no other."""
     set_timers: dict[UUID, tuple[SetTimer, Incoming[Message]]]
     clear_timers: list[UUID]
 
@@ -215,7 +217,7 @@ class Shell:
             fresh = _first_of_each_id(a for a in arrivals if a.id in claimed)
             readable, parked = await self._divert(tx, fresh, source)
             await tx.park(parked, moment.now)
-            decided = _Decided([self._refusal(a) for a in fresh if self._is_refusable(a)], {}, [])
+            decided = _Decided([self._refusal(a) for a in fresh if self._is_refusable(a)], {}, {}, [])
             changes: Sequence[Changes] = ()
             if readable:
                 state = await self.service.load(tx, readable)
@@ -223,7 +225,7 @@ class Shell:
                 changes = state.changes()
             async with tx.unanswered():
                 await tx.save(changes)
-                await tx.send(decided.messages, moment.now)
+                await tx.send([*decided.messages, *decided.newest.values()], moment.now)
                 await tx.clear_timers(decided.clear_timers)
                 await tx.set_timers(list(decided.set_timers.values()))
         self._committed()
@@ -259,7 +261,10 @@ class Shell:
                     out = outgoing(effect, ordinal, message)
                     if len(out.value) > MAX_VALUE_BYTES:
                         raise ValueError(f"{out.type} has {len(out.value)} bytes; {MAX_VALUE_BYTES} can be published")
-                    decided.messages.append(out)
+                    if effect.TOPIC.compacted:
+                        decided.newest[effect.TOPIC.name, out.key] = out
+                    else:
+                        decided.messages.append(out)
                 elif isinstance(effect, SetTimer):
                     decided.set_timers[effect.id] = effect, message
                 else:

@@ -38,7 +38,7 @@ class Bus:
             (topic.name, partition): [] for topic in TOPICS for partition in range(PARTITIONS)
         }
 
-    def publish(self, topic: Topic, key: str, value: bytes, headers: Headers) -> BusRecord:
+    def publish(self, topic: Topic, key: str, value: bytes | None, headers: Headers) -> BusRecord:
         """Append a record to its key's partition."""
         place = topic.name, partition_of(key, PARTITIONS)
         record = BusRecord(*place, len(self.logs[place]), key.encode(), value, headers)
@@ -47,7 +47,7 @@ class Bus:
 
     def relay(self, out: Outgoing, source: str, time: str) -> BusRecord:
         """Publish a row of an outbox, as the relay does."""
-        return self.publish(MESSAGES[out.type].TOPIC, out.key, out.value, headers_of(out, source, time))
+        return self.publish(MESSAGES[out.type].TOPIC, out.key, out.value or None, headers_of(out, source, time))
 
     def publish_again(self, record: BusRecord) -> BusRecord:
         """Append a record once more: same id, same bytes, a later offset."""
