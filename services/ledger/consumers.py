@@ -7,22 +7,31 @@ from contracts.ledger import (
     PostTransfers,
     ReleaseHold,
     ReserveUnits,
+    SpendUnits,
 )
-from contracts.topics import LEDGER_COMMANDS, Principal
+from contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
+from contracts.topics import LEDGER_COMMANDS, PROVISIONING_EVENTS, Principal
 from services._platform.service import Service
 from services.ledger import handlers
+from services.ledger.messages import CorrectBalance
 from services.ledger.store import load
 
 LEDGER = Service(
     principal=Principal.LEDGER,
-    topics=(LEDGER_COMMANDS,),
+    topics=(LEDGER_COMMANDS, PROVISIONING_EVENTS),
     commands=LEDGER_COMMANDS,
     handlers={
         CreditUnits: handlers.credit_units,
+        SpendUnits: handlers.spend_units,
+        PostTransfers: handlers.post_transfers,
         ReserveUnits: handlers.reserve_units,
         CaptureHold: handlers.capture_hold,
         ReleaseHold: handlers.release_hold,
-        PostTransfers: handlers.post_transfers,
+        CorrectBalance: handlers.correct_balance,
+        # A new account is active, and so is one of which nothing is known: its beginning needs no handler.
+        AccountExtended: handlers.account_extended,
+        AccountExpired: handlers.account_expired,
+        AccountClosed: handlers.account_closed,
     },
     load=load,
     malformed=LedgerCommandMalformed,

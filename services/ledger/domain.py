@@ -1,7 +1,7 @@
 """Units and holds: the rules, without a database.
 
 Available units are the balance less what open holds keep back, and never negative. An account exists from the first
-time that something is said of it, with nothing on it: who has an account is not the ledger's to decide.
+time that something is said of it, active and with nothing on it: who has an account is not the ledger's to decide.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,14 @@ SALES = UUID("00000000-0000-5000-8000-000000000001")
 SUBSCRIPTIONS = UUID("00000000-0000-5000-8000-000000000002")
 """Popfax's own account that captured holds go to."""
 
-# Popfax's own accounts keep no balance row: one would be hot for everybody, and nobody may refuse on it.
+CONSUMPTION = UUID("00000000-0000-5000-8000-000000000003")
+"""Popfax's own account that spent units go to."""
+
+CORRECTIONS = UUID("00000000-0000-5000-8000-000000000004")
+"""Popfax's own account that an operator's corrections come out of, or go to."""
+
+OWN_ACCOUNTS = frozenset({SALES, SUBSCRIPTIONS, CONSUMPTION, CORRECTIONS})
+"""Popfax's own accounts. They keep no balance row: one would be hot for everybody, and nobody may refuse on it."""
 
 
 class Code(StrEnum):
@@ -26,6 +33,20 @@ class Code(StrEnum):
     HOLD_CAPTURED = "hold_captured"
     HOLD_NOT_OPEN = "hold_not_open"
     ID_CONFLICT = "id_conflict"
+    NOT_HOLDER = "not_holder"
+    ACCOUNT_CLOSED = "account_closed"
+    ACCOUNT_EXPIRED = "account_expired"
+    TARGET_CLOSED = "target_closed"
+
+
+class AccountState(StrEnum):
+    """What an account may do with its units."""
+
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    """It keeps its units and receives more, and spends them on its own extension alone."""
+    CLOSED = "closed"
+    """It neither spends nor receives, for ever. What was held before is still captured or released."""
 
 
 class HoldState(StrEnum):
@@ -35,19 +56,25 @@ class HoldState(StrEnum):
     CAPTURED = "captured"
     RELEASED = "released"
     REFUSED = "refused"
-    """The units were short; the id gets the same answer for ever."""
+    """The hold's `code` says why; the id gets the same answer for ever."""
     BURNED = "burned"
     """Released before it was reserved: the reservation, if it still comes, is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A subscriber's units. `version` counts the entries, so that the chain of balances has no gap."""
+    """A subscriber's units.
+
+    `version` counts the entries, so that the chain of balances has no gap; `revision` counts every change of what is on
+    the account, also of what is held.
+    """
 
     id: UUID
     balance_units: int
     held_units: int
     version: int
+    state: AccountState = AccountState.ACTIVE
+    revision: int = 0
 
     @property
     def available_units(self) -> int:
@@ -65,11 +92,16 @@ class Hold:
     state: HoldState
     opened_at: datetime
     closed_at: datetime | None
+    extends: bool = False
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A movement that was asked for, done (`code` is None) or refused. `amounts_units` are its legs', in order."""
+    """A movement that was asked for, done (`code` is None) or refused. `amounts_units` are its legs', in order.
+
+    `reference` is the asker's own, of what it is for.
+    """
 
     id: UUID
     kind: str
@@ -77,6 +109,20 @@ class Transfer:
     content: bytes
     code: str | None
     amounts_units: tuple[int, ...]
+    made_at: datetime
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What an operator posted and why, done (`code` is None) or refused. A transfer of the same id has its entries."""
+
+    id: UUID
+    account_id: UUID
+    amount_units: int
+    reason: str
+    operator: str
+    code: str | None
     made_at: datetime
 
 
@@ -97,18 +143,52 @@ class Entry:
 
 
 def opened(id_: UUID) -> Account:
-    """Give an account of which nothing was said before."""
-    return Account(id_, 0, 0, 0)
+    """Give an account of which nothing was said before. Popfax's own are closed to whoever names them."""
+    return Account(id_, 0, 0, 0, AccountState.CLOSED if id_ in OWN_ACCOUNTS else AccountState.ACTIVE)
 
 
 def moved(account: Account, amount_units: int) -> Account:
     """Give the account after an entry of so many units, negative for what leaves it."""
-    return Account(account.id, account.balance_units + amount_units, account.held_units, account.version + 1)
+    balance = account.balance_units + amount_units
+    return Account(account.id, balance, account.held_units, account.version + 1, account.state, account.revision + 1)
 
 
 def held(account: Account, amount_units: int) -> Account:
     """Give the account with so many units more held back, negative for fewer."""
-    return replace(account, held_units=account.held_units + amount_units)
+    units = account.held_units + amount_units
+    return Account(account.id, account.balance_units, units, account.version, account.state, account.revision + 1)
+
+
+def captured(account: Account, amount_units: int) -> Account:
+    """Give the account after an entry that takes so many of its held units away: one change, not two."""
+    return Account(
+        account.id,
+        account.balance_units - amount_units,
+        account.held_units - amount_units,
+        account.version + 1,
+        account.state,
+        account.revision + 1,
+    )
+
+
+def in_state(account: Account, state: AccountState) -> Account:
+    """Give the account in another state. One that is closed stays so."""
+    return account if account.state is AccountState.CLOSED else replace(account, state=state)
+
+
+def why_barred(account: Account, extends: bool = False) -> Code | None:
+    """Say why an account may not pay at all, whatever is on it. `extends` is for its own extension."""
+    if account.state is AccountState.CLOSED:
+        return Code.ACCOUNT_CLOSED
+    if account.state is AccountState.EXPIRED and not extends:
+        return Code.ACCOUNT_EXPIRED
+    return None
+
+
+def why_not_paid(account: Account, amount_units: int, extends: bool = False) -> Code | None:
+    """Say why an account can't pay so many units."""
+    short = account.available_units < amount_units
+    return why_barred(account, extends) or (Code.UNITS_SHORT if short else None)
 
 
 def entry(transfer_id: UUID, before: Account, after: Account, now: datetime) -> Entry:

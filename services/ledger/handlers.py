@@ -1,12 +1,21 @@
-"""What the ledger does with each command: checks first, in a fixed order, then writes.
+"""What the ledger does with each message: checks first, in a fixed order, then writes.
 
-The order is always: is this id known (the same content gets the same outcome again, other content is a conflict), then
-are the units there.
+The order is always: is this id known (the same content gets the same outcome again, other content is a conflict), may
+who asks, may the accounts, are the units there. What is decided for an id is remembered, a refusal too; but not that
+somebody asked who may not: else a stranger could burn the holder's id.
+
+Every answer is followed by a `BalanceChanged` for each account on which something changed.
 """
 
+from collections.abc import Iterable, Sequence
+from functools import cache
 from hashlib import blake2b
+from typing import Any
+from uuid import UUID
 
 from contracts.ledger import (
+    BalanceChanged,
+    BalanceCorrected,
     CaptureHold,
     CaptureRefused,
     CreditRefused,
@@ -19,28 +28,42 @@ from contracts.ledger import (
     ReleaseHold,
     ReleaseRefused,
     ReserveUnits,
+    SpendRefused,
+    SpendUnits,
     TransfersPosted,
     TransfersRefused,
     UnitsCredited,
     UnitsRefused,
     UnitsReserved,
+    UnitsSpent,
 )
-from contracts.message import Command
+from contracts.message import Message
+from contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
 from services._platform.messages import Incoming, Outcome
 from services._platform.service import Moment
 from services.ledger.domain import (
+    CONSUMPTION,
+    CORRECTIONS,
+    OWN_ACCOUNTS,
     SALES,
     SUBSCRIPTIONS,
     Account,
+    AccountState,
     Code,
+    Correction,
     Hold,
     HoldState,
     Transfer,
+    captured,
     entry,
     held,
+    in_state,
     moved,
     own_entry,
+    why_barred,
+    why_not_paid,
 )
+from services.ledger.messages import CorrectBalance
 from services.ledger.store import Books
 
 
@@ -49,53 +72,97 @@ def credit_units(books: Books, message: Incoming[CreditUnits], moment: Moment) -
     command, content = message.body, _content(message.body)
     known = books.transfers.get(command.credit_id)
     if known is not None and known.content != content:
-        return [
-            CreditRefused(
-                credit_id=command.credit_id,
-                account_id=command.account_id,
-                code=Code.ID_CONFLICT,
-                command_type=command.TYPE,
-            )
-        ]
+        return [_credit_refused(command, Code.ID_CONFLICT)]
+    changed: Outcome = ()
     if known is None:
-        amount = command.amount_units
-        before = books.account(command.account_id)
-        after = moved(before, amount)
-        books.accounts.put(after)
-        books.entries.add(entry(command.credit_id, before, after, moment.now))
-        books.entries.add(own_entry(command.credit_id, SALES, -amount, moment.now))
-        books.transfers.put(Transfer(command.credit_id, "credit", SALES, content, None, (amount,), moment.now))
-    return [
-        UnitsCredited(credit_id=command.credit_id, account_id=command.account_id, amount_units=command.amount_units)
-    ]
+        amount, account = command.amount_units, books.account(command.account_id)
+        code = Code.ACCOUNT_CLOSED if account.state is AccountState.CLOSED else None
+        known = Transfer(command.credit_id, "credit", SALES, content, _text(code), (amount,), moment.now)
+        books.transfers.put(known)
+        if code is None:
+            changed = _post_own(books, known.id, account, amount, SALES, moment)
+    if known.code is not None:
+        return [_credit_refused(command, Code(known.code))]
+    answer = UnitsCredited(
+        credit_id=command.credit_id, account_id=command.account_id, amount_units=command.amount_units
+    )
+    return [answer, *changed]
+
+
+def _credit_refused(command: CreditUnits, code: Code) -> CreditRefused:
+    return CreditRefused(
+        credit_id=command.credit_id, account_id=command.account_id, code=code, command_type=command.TYPE
+    )
+
+
+def spend_units(books: Books, message: Incoming[SpendUnits], moment: Moment) -> Outcome:
+    """Post units from the account, for what its holder used, to Popfax's consumption."""
+    command, content = message.body, _content(message.body)
+    known = books.transfers.get(command.spend_id)
+    if known is not None and known.content != content:
+        return [_spend_refused(command, Code.ID_CONFLICT)]
+    if message.actor != command.account_id:
+        return [_spend_refused(command, Code.NOT_HOLDER)]
+    changed: Outcome = ()
+    if known is None:
+        amount, account = command.amount_units, books.account(command.account_id)
+        code = why_not_paid(account, amount)
+        known = Transfer(
+            command.spend_id, "spend", account.id, content, _text(code), (amount,), moment.now, command.reference
+        )
+        books.transfers.put(known)
+        if code is None:
+            changed = _post_own(books, known.id, account, -amount, CONSUMPTION, moment)
+    if known.code is not None:
+        return [_spend_refused(command, Code(known.code))]
+    answer = UnitsSpent(
+        spend_id=command.spend_id,
+        account_id=command.account_id,
+        amount_units=command.amount_units,
+        purpose=command.purpose,
+        reference=command.reference,
+    )
+    return [answer, *changed]
+
+
+def _spend_refused(command: SpendUnits, code: Code) -> SpendRefused:
+    return SpendRefused(spend_id=command.spend_id, account_id=command.account_id, code=code, command_type=command.TYPE)
 
 
 def reserve_units(books: Books, message: Incoming[ReserveUnits], moment: Moment) -> Outcome:
     """Hold units back, if they are available."""
     command = message.body
     hold = books.holds.get(command.hold_id)
+    changed: Outcome = ()
     if hold is None:
         account = books.account(command.account_id)
-        enough = account.available_units >= command.amount_units
-        state = HoldState.OPEN if enough else HoldState.REFUSED
-        hold = Hold(command.hold_id, command.account_id, command.amount_units, state, moment.now, None)
+        code = why_not_paid(account, command.amount_units, command.extends)
+        hold = _reservation(command, code, moment)
         books.holds.put(hold)
-        if enough:
-            books.accounts.put(held(account, command.amount_units))
+        if code is None:
+            changed = [_changed(books, held(account, command.amount_units))]
     code = _why_not_reserved(hold, command)
     if code is not None:
         return [
             UnitsRefused(hold_id=command.hold_id, account_id=command.account_id, code=code, command_type=command.TYPE)
         ]
-    return [UnitsReserved(hold_id=command.hold_id, account_id=command.account_id, amount_units=command.amount_units)]
+    answer = UnitsReserved(hold_id=command.hold_id, account_id=command.account_id, amount_units=command.amount_units)
+    return [answer, *changed]
+
+
+def _reservation(command: ReserveUnits, code: Code | None, moment: Moment) -> Hold:
+    state = HoldState.OPEN if code is None else HoldState.REFUSED
+    id_, account_id, units = command.hold_id, command.account_id, command.amount_units
+    return Hold(id_, account_id, units, state, moment.now, None, command.extends, _text(code))
 
 
 def _why_not_reserved(hold: Hold, command: ReserveUnits) -> Code | None:
     if hold.state is HoldState.BURNED:
         return Code.HOLD_CANCELLED
-    if (hold.account_id, hold.amount_units) != (command.account_id, command.amount_units):
+    asked = (command.account_id, command.amount_units, command.extends)
+    if (hold.account_id, hold.amount_units, hold.extends) != asked:
         return Code.ID_CONFLICT
-    return Code.UNITS_SHORT if hold.state is HoldState.REFUSED else None
+    return None if hold.code is None else Code(hold.code)
 
 
 def capture_hold(books: Books, message: Incoming[CaptureHold], moment: Moment) -> Outcome:
@@ -111,14 +178,15 @@ def capture_hold(books: Books, message: Incoming[CaptureHold], moment: Moment) -
                 command_type=command.TYPE,
             )
         ]
+    changed: Outcome = ()
     if hold.state is HoldState.OPEN:
         before = books.account(hold.account_id)
-        after = moved(held(before, -hold.amount_units), -hold.amount_units)
-        books.accounts.put(after)
+        after = captured(before, hold.amount_units)
         books.entries.add(entry(hold.id, before, after, moment.now))
         books.entries.add(own_entry(hold.id, SUBSCRIPTIONS, hold.amount_units, moment.now))
         books.holds.put(_closed(hold, HoldState.CAPTURED, moment))
-    return [HoldCaptured(hold_id=hold.id, account_id=hold.account_id, amount_units=hold.amount_units)]
+        changed = [_changed(books, after)]
+    return [HoldCaptured(hold_id=hold.id, account_id=hold.account_id, amount_units=hold.amount_units), *changed]
 
 
 def release_hold(books: Books, message: Incoming[ReleaseHold], moment: Moment) -> Outcome:
@@ -129,15 +197,16 @@ def release_hold(books: Books, message: Incoming[ReleaseHold], moment: Moment) -
         return [
             ReleaseRefused(hold_id=command.hold_id, account_id=command.account_id, code=code, command_type=command.TYPE)
         ]
+    changed: Outcome = ()
     if hold is None:
         hold = Hold(command.hold_id, command.account_id, 0, HoldState.BURNED, moment.now, moment.now)
         books.holds.put(hold)
     if hold.state is HoldState.OPEN:
-        books.accounts.put(held(books.account(hold.account_id), -hold.amount_units))
+        changed = [_changed(books, held(books.account(hold.account_id), -hold.amount_units))]
         hold = _closed(hold, HoldState.RELEASED, moment)
         books.holds.put(hold)
     given_back = hold.amount_units if hold.state is HoldState.RELEASED else 0
-    return [HoldReleased(hold_id=hold.id, account_id=command.account_id, amount_units=given_back)]
+    return [HoldReleased(hold_id=hold.id, account_id=command.account_id, amount_units=given_back), *changed]
 
 
 def _why_not_released(hold: Hold, command: ReleaseHold) -> Code | None:
@@ -146,45 +215,46 @@ def _why_not_released(hold: Hold, command: ReleaseHold) -> Code | None:
     return Code.HOLD_CAPTURED if hold.state is HoldState.CAPTURED else None
 
 
+def _closed(hold: Hold, state: HoldState, moment: Moment) -> Hold:
+    return Hold(hold.id, hold.account_id, hold.amount_units, state, hold.opened_at, moment.now, hold.extends)
+
+
 def post_transfers(books: Books, message: Incoming[PostTransfers], moment: Moment) -> Outcome:
     """Move units from one account to one or many, all or nothing."""
     command, content = message.body, _content(message.body)
     known = books.transfers.get(command.transfer_id)
     if known is not None and known.content != content:
         return [_transfers_refused(command, Code.ID_CONFLICT)]
+    if message.actor != command.source_id:
+        return [_transfers_refused(command, Code.NOT_HOLDER)]
+    changed: Outcome = ()
     if known is None:
-        known = _post(books, command, content, moment)
-        books.transfers.put(known)
+        known, changed = _post(books, command, content, moment)
     if known.code is not None:
         return [_transfers_refused(command, Code(known.code))]
     posted = zip(command.legs, known.amounts_units, strict=True)
-    return [
-        TransfersPosted(
-            transfer_id=command.transfer_id,
-            source_id=command.source_id,
-            legs=tuple(PostedLeg(account_id=leg.account_id, amount_units=amount) for leg, amount in posted),
-            total_units=sum(known.amounts_units),
-        )
-    ]
+    answer = TransfersPosted(
+        transfer_id=command.transfer_id,
+        source_id=command.source_id,
+        legs=tuple(PostedLeg(account_id=leg.account_id, amount_units=amount) for leg, amount in posted),
+        total_units=sum(known.amounts_units),
+    )
+    return [answer, *changed]
 
 
-def _post(books: Books, command: PostTransfers, content: bytes, moment: Moment) -> Transfer:
-    """Write the entries of a transfer if the source can pay all of it; give the transfer either way."""
-    targets = [books.account(leg.account_id) for leg in command.legs]
+def _post(books: Books, command: PostTransfers, content: bytes, moment: Moment) -> tuple[Transfer, Outcome]:
+    """Decide a transfer, and write its entries if nothing is in its way. Give it, and what changed."""
+    source, targets = books.account(command.source_id), [books.account(leg.account_id) for leg in command.legs]
     amounts = tuple(_amount(leg, target) for leg, target in zip(command.legs, targets, strict=True))
-    source, total = books.account(command.source_id), sum(amounts)
-    short = source.available_units < total
-    if not short and total > 0:
-        paid = moved(source, -total)
-        books.accounts.put(paid)
-        books.entries.add(entry(command.transfer_id, source, paid, moment.now))
-        for target, amount in zip(targets, amounts, strict=True):
-            if amount:
-                richer = moved(target, amount)
-                books.accounts.put(richer)
-                books.entries.add(entry(command.transfer_id, target, richer, moment.now))
-    code = Code.UNITS_SHORT.value if short else None
-    return Transfer(command.transfer_id, "transfer", command.source_id, content, code, amounts, moment.now)
+    code, total = _why_not_posted(source, targets, sum(amounts)), sum(amounts)
+    transfer = Transfer(
+        command.transfer_id, "transfer", source.id, content, _text(code), amounts, moment.now, command.reference
+    )
+    books.transfers.put(transfer)
+    if code is not None or total == 0:
+        return transfer, ()
+    gains = [(target, amount) for target, amount in zip(targets, amounts, strict=True) if amount]
+    return transfer, [_post_one(books, transfer.id, each, units, moment) for each, units in [(source, -total), *gains]]
 
 
 def _amount(leg: Leg, target: Account) -> int:
@@ -194,16 +264,131 @@ def _amount(leg: Leg, target: Account) -> int:
     return leg.amount_units
 
 
+def _why_not_posted(source: Account, targets: Iterable[Account], total_units: int) -> Code | None:
+    barred = why_barred(source)
+    if barred is None and any(target.state is AccountState.CLOSED for target in targets):
+        return Code.TARGET_CLOSED
+    return barred or why_not_paid(source, total_units)
+
+
 def _transfers_refused(command: PostTransfers, code: Code) -> TransfersRefused:
     return TransfersRefused(
         transfer_id=command.transfer_id, source_id=command.source_id, code=code, command_type=command.TYPE
     )
 
 
-def _closed(hold: Hold, state: HoldState, moment: Moment) -> Hold:
-    return Hold(hold.id, hold.account_id, hold.amount_units, state, hold.opened_at, moment.now)
+def correct_balance(books: Books, message: Incoming[CorrectBalance], moment: Moment) -> Outcome:
+    """Post what an operator says, unless too little is available; the audit keeps it either way.
+
+    Asked again it is told again as it was decided: there is nobody to be told of a conflict.
+    """
+    command = message.body
+    known = books.corrections.get(command.correction_id)
+    changed: Outcome = ()
+    if known is None:
+        account = books.account(command.account_id)
+        code = _why_not_corrected(books, command, account)
+        known = _correction(command, code, moment)
+        books.corrections.put(known)
+        if code is None:
+            amounts = (command.amount_units,)
+            books.transfers.put(
+                Transfer(known.id, "correction", CORRECTIONS, _content(command), None, amounts, moment.now)
+            )
+            changed = _post_own(books, known.id, account, command.amount_units, CORRECTIONS, moment)
+    if known.code is not None:
+        return ()
+    answer = BalanceCorrected(correction_id=known.id, account_id=known.account_id, amount_units=known.amount_units)
+    return [answer, *changed]
 
 
-def _content(command: Command) -> bytes:
-    """Give what tells two commands with the same id apart."""
-    return blake2b(command.to_json(), digest_size=16).digest()
+def _why_not_corrected(books: Books, command: CorrectBalance, account: Account) -> Code | None:
+    if books.transfers.get(command.correction_id) is not None:
+        return Code.ID_CONFLICT
+    if account.id in OWN_ACCOUNTS:
+        return Code.ACCOUNT_CLOSED
+    return Code.UNITS_SHORT if account.available_units + command.amount_units < 0 else None
+
+
+def _correction(command: CorrectBalance, code: Code | None, moment: Moment) -> Correction:
+    return Correction(
+        command.correction_id,
+        command.account_id,
+        command.amount_units,
+        command.reason,
+        command.operator,
+        _text(code),
+        moment.now,
+    )
+
+
+def account_extended(books: Books, message: Incoming[AccountExtended], moment: Moment) -> Outcome:
+    """The account is active. An answer that is repeated after its time is over says nothing of today."""
+    event = message.body
+    if event.expires_at > moment.now:
+        _mark(books, event.account_id, AccountState.ACTIVE)
+    return ()
+
+
+def account_expired(books: Books, message: Incoming[AccountExpired], moment: Moment) -> Outcome:
+    """The account spends on its own extension alone."""
+    _mark(books, message.body.account_id, AccountState.EXPIRED)
+    return ()
+
+
+def account_closed(books: Books, message: Incoming[AccountClosed], moment: Moment) -> Outcome:
+    """The account spends nothing and receives nothing, for ever."""
+    _mark(books, message.body.account_id, AccountState.CLOSED)
+    return ()
+
+
+def _mark(books: Books, id_: UUID, state: AccountState) -> None:
+    before = books.account(id_)
+    after = in_state(before, state)
+    if after != before:
+        books.accounts.put(after)
+
+
+def _post_own(books: Books, id_: UUID, account: Account, amount_units: int, own: UUID, moment: Moment) -> Outcome:
+    """Write a movement between an account and one of Popfax's own."""
+    told = _post_one(books, id_, account, amount_units, moment)
+    books.entries.add(own_entry(id_, own, -amount_units, moment.now))
+    return [told]
+
+
+def _post_one(books: Books, id_: UUID, account: Account, amount_units: int, moment: Moment) -> BalanceChanged:
+    """Write one account's side of a movement, negative for what leaves it."""
+    after = moved(account, amount_units)
+    books.entries.add(entry(id_, account, after, moment.now))
+    return _changed(books, after)
+
+
+def _changed(books: Books, account: Account) -> BalanceChanged:
+    """Write an account on which something changed, and tell what is on it now."""
+    books.accounts.put(account)
+    return BalanceChanged(
+        account_id=account.id,
+        version=account.revision,
+        balance_units=account.balance_units,
+        available_units=account.available_units,
+    )
+
+
+def _text(code: Code | None) -> str | None:
+    return None if code is None else code.value
+
+
+def _content(command: Message) -> bytes:
+    """Give what tells two commands with the same id apart.
+
+    An optional field that says nothing is left out: one that a later version adds leaves the content of what was there
+    before as it was.
+    """
+    silent = {name for name, default in _optional(type(command)) if getattr(command, name) == default}
+    value = command.model_dump_json(exclude=silent).encode() if silent else command.to_json()
+    return blake2b(value, digest_size=16).digest()
+
+
+@cache
+def _optional(model: type[Message]) -> Sequence[tuple[str, Any]]:
+    return [(name, field.default) for name, field in model.model_fields.items() if not field.is_required()]

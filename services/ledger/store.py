@@ -4,22 +4,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from contracts.ledger import CaptureHold, CreditUnits, PostTransfers, ReleaseHold, ReserveUnits
+from contracts.ledger import CaptureHold, CreditUnits, PostTransfers, ReleaseHold, ReserveUnits, SpendUnits
 from contracts.message import Message
+from contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
 from services._platform.database import Transaction
 from services._platform.messages import Incoming
 from services._platform.rows import Appended, Changes, Rows
-from services.ledger.domain import Account, Entry, Hold, Transfer, opened
-from services.ledger.tables import ACCOUNTS, ENTRIES, HOLDS, TRANSFERS
+from services.ledger.domain import Account, Correction, Entry, Hold, Transfer, opened
+from services.ledger.messages import CorrectBalance
+from services.ledger.tables import ACCOUNTS, CORRECTIONS, ENTRIES, HOLDS, TRANSFERS
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """The accounts, holds and transfers that a batch names, and the entries that it adds."""
+    """The accounts, holds, transfers and corrections that a batch names, and the entries that it adds."""
 
     accounts: Rows[UUID, Account]
     holds: Rows[UUID, Hold]
     transfers: Rows[UUID, Transfer]
+    corrections: Rows[UUID, Correction]
     entries: Appended[Entry]
 
     def account(self, id_: UUID) -> Account:
@@ -28,14 +31,15 @@ class Books:
 
     def changes(self) -> Sequence[Changes]:
         """Give what is to be saved."""
-        return (self.accounts, self.holds, self.transfers, self.entries)
+        return (self.accounts, self.holds, self.transfers, self.corrections, self.entries)
 
 
 async def load(tx: Transaction, batch: Sequence[Incoming[Message]]) -> Books:
-    """Load what a batch names: three statements, whatever its size."""
+    """Load what a batch names: a statement a table that it touches, whatever its size."""
     accounts: set[UUID] = set()
     holds: set[UUID] = set()
     transfers: set[UUID] = set()
+    corrections: set[UUID] = set()
     for message in batch:
         match message.body:
             case ReserveUnits() | CaptureHold() | ReleaseHold() as command:
@@ -44,13 +48,23 @@ async def load(tx: Transaction, batch: Sequence[Incoming[Message]]) -> Books:
             case CreditUnits() as command:
                 accounts.add(command.account_id)
                 transfers.add(command.credit_id)
+            case SpendUnits() as command:
+                accounts.add(command.account_id)
+                transfers.add(command.spend_id)
             case PostTransfers() as command:
                 accounts.add(command.source_id)
                 accounts.update(leg.account_id for leg in command.legs)
                 transfers.add(command.transfer_id)
+            case CorrectBalance() as command:
+                accounts.add(command.account_id)
+                transfers.add(command.correction_id)
+                corrections.add(command.correction_id)
+            case AccountExtended() | AccountExpired() | AccountClosed() as event:
+                accounts.add(event.account_id)
     return Books(
         accounts=await tx.fetch(ACCOUNTS, accounts),
         holds=await tx.fetch(HOLDS, holds),
         transfers=await tx.fetch(TRANSFERS, transfers),
+        corrections=await tx.fetch(CORRECTIONS, corrections),
         entries=tx.append(ENTRIES),
     )

@@ -7,7 +7,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from services._platform.rows import AppendOnly, Mapped
 from services._platform.tables import Bytes, add_platform_tables, timestamp
-from services.ledger.domain import Account, Entry, Hold, Transfer
+from services.ledger.domain import Account, AccountState, Correction, Entry, Hold, Transfer
 
 metadata = sa.MetaData()
 add_platform_tables(metadata)
@@ -22,6 +22,8 @@ accounts = sa.Table(
     sa.Column("balance_units", sa.BigInteger, nullable=False),
     sa.Column("held_units", sa.BigInteger, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, server_default=AccountState.ACTIVE.value),
+    sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
     # The handlers refuse first; these are for the day when one doesn't.
     sa.CheckConstraint("held_units >= 0", name="held_not_negative"),
     sa.CheckConstraint("balance_units - held_units >= 0", name="available_not_negative"),
@@ -37,6 +39,8 @@ holds = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("opened_at", timestamp(), nullable=False),
     sa.Column("closed_at", timestamp()),
+    sa.Column("extends", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("code", sa.Text),
     info={"storage": _IN_PLACE},
 )
 
@@ -49,6 +53,20 @@ transfers = sa.Table(
     sa.Column("content", Bytes, nullable=False),
     sa.Column("code", sa.Text),
     sa.Column("amounts_units", JSONB, nullable=False),
+    sa.Column("made_at", timestamp(), nullable=False),
+    sa.Column("reference", sa.Text),
+)
+
+# The audit: a row for every correction that an operator asked for, done or refused.
+corrections = sa.Table(
+    "corrections",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("account_id", sa.Uuid, nullable=False),
+    sa.Column("amount_units", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("operator", sa.Text, nullable=False),
+    sa.Column("code", sa.Text),
     sa.Column("made_at", timestamp(), nullable=False),
 )
 
@@ -75,6 +93,7 @@ sa.Index(
 )
 
 ACCOUNTS: Mapped[UUID, Account] = Mapped(accounts, Account)
-HOLDS: Mapped[UUID, Hold] = Mapped(holds, Hold, constant=("account_id", "amount_units", "opened_at"))
+HOLDS: Mapped[UUID, Hold] = Mapped(holds, Hold, constant=("account_id", "amount_units", "opened_at", "extends", "code"))
 TRANSFERS: Mapped[UUID, Transfer] = Mapped(transfers, Transfer)
+CORRECTIONS: Mapped[UUID, Correction] = Mapped(corrections, Correction)
 ENTRIES: AppendOnly[Entry] = AppendOnly(entries, Entry)

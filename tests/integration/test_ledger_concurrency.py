@@ -3,8 +3,8 @@
 import asyncio
 import json
 import random
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,12 +12,14 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.ledger import (
+    BalanceChanged,
     CaptureHold,
     CreditUnits,
     LedgerCommand,
     Leg,
     PostTransfers,
     ReserveUnits,
+    SpendUnits,
     TransfersPosted,
     TransfersRefused,
 )
@@ -33,6 +35,7 @@ from tests.integration.recorder import Sent, count
 
 
 def _records(commands: Iterable[LedgerCommand]) -> list[Sent]:
+    """Make records of commands, each by the holder of the account that is its key."""
     return [
         Sent(
             LEDGER_COMMANDS.name,
@@ -40,7 +43,11 @@ def _records(commands: Iterable[LedgerCommand]) -> list[Sent]:
             offset,
             command.key().encode(),
             command.to_json(),
-            [("ce_id", str(uuid4()).encode()), ("ce_type", command.TYPE.encode())],
+            [
+                ("ce_id", str(uuid4()).encode()),
+                ("ce_type", command.TYPE.encode()),
+                ("ce_actor", command.key().encode()),
+            ],
         )
         for offset, command in enumerate(commands)
     ]
@@ -178,3 +185,39 @@ async def test_replicas_that_reserve_and_capture_at_once_never_hold_more_than_th
     captured = [hold for hold in facts.holds if hold.state == "captured"]
     assert len(captured) == 1000 // 7
     assert (await _balances(ledger_engine))[account] == 1000 % 7
+
+
+async def test_replicas_that_spend_and_transfer_at_once_never_use_a_unit_twice(
+    ledger_url: str, ledger_engine: AsyncEngine
+) -> None:
+    account, friend = uuid4(), uuid4()
+    await _handle(ledger_engine, [_credit(account, 1000)])
+
+    def spending() -> SpendUnits:
+        return SpendUnits(spend_id=uuid4(), account_id=account, amount_units=7, purpose="fax", reference="fax-1")
+
+    async def replica(make: Callable[[], LedgerCommand]) -> None:
+        engine = postgres.engine(ledger_url, 3)
+        for _ in range(12):
+            commands = [make() for _ in range(10)]
+            await _handle(engine, [*commands, *commands])  # each twice: other message ids, the same units
+        await engine.dispose()
+
+    await asyncio.gather(replica(spending), replica(lambda: _transfer(account, (friend, 7))))
+    facts = read_ledger_facts(ledger_url)
+    assert check_ledger(facts) == []
+    done = Counter(transfer.kind for transfer in facts.transfers if transfer.code is None)
+    assert done["spend"] + done["transfer"] == 1000 // 7
+    assert min(done["spend"], done["transfer"]) > 0, "one that comes first all the time shows little"
+    assert await _balances(ledger_engine) == {account: 1000 % 7, friend: 7 * done["transfer"]}
+    assert await _told(ledger_engine, account) == {row.id: row.revision for row in facts.accounts}[account]
+
+
+async def _told(engine: AsyncEngine, account: UUID) -> int:
+    """Give the highest version of a balance that was told."""
+    query = sa.select(OUTBOX.c.value).where(OUTBOX.c.type == BalanceChanged.TYPE, OUTBOX.c.key == str(account))
+    async with engine.connect() as connection:
+        values = (await connection.execute(query.order_by(OUTBOX.c.seq))).scalars().all()
+    versions = [BalanceChanged.from_json(value).version for value in values]
+    assert versions == sorted(set(versions)), "in the order of the changes"
+    return versions[-1]

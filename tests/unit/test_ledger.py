@@ -1,11 +1,16 @@
 """The ledger's decisions, command by command."""
 
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+from pydantic import ValidationError
 
 from contracts.ledger import (
+    BalanceChanged,
+    BalanceCorrected,
     CaptureHold,
     CaptureRefused,
     CreditRefused,
@@ -18,31 +23,60 @@ from contracts.ledger import (
     ReleaseHold,
     ReleaseRefused,
     ReserveUnits,
+    SpendRefused,
+    SpendUnits,
     TransfersPosted,
     TransfersRefused,
     UnitsCredited,
     UnitsRefused,
     UnitsReserved,
+    UnitsSpent,
 )
-from contracts.message import Event
+from contracts.message import Event, Message
+from contracts.provisioning import AccountClosed, AccountExpired, AccountExtended, AccountProvisioned
 from services.ledger.consumers import LEDGER
-from services.ledger.domain import SALES, SUBSCRIPTIONS, Account, Entry, Hold, HoldState, Transfer
-from tests.unit.given import NOW, given, id_of
+from services.ledger.domain import (
+    CONSUMPTION,
+    CORRECTIONS,
+    OWN_ACCOUNTS,
+    SALES,
+    SUBSCRIPTIONS,
+    Account,
+    AccountState,
+    Correction,
+    Entry,
+    Hold,
+    HoldState,
+    Transfer,
+)
+from services.ledger.messages import CorrectBalance
+from tests.unit.given import NOW, Scene, given, id_of, incoming
 
 ADA, BOB, CLEO = id_of("ada"), id_of("bob"), id_of("cleo")
-HOLD, CREDIT, TRANSFER = id_of("hold"), id_of("credit"), id_of("transfer")
+HOLD, CREDIT, TRANSFER, SPEND = id_of("hold"), id_of("credit"), id_of("transfer"), id_of("spend")
+CORRECTION = id_of("correction")
+ACTIVE, EXPIRED, CLOSED = AccountState
 
 
-def account(id_: UUID, balance: int, held: int = 0, version: int = 1) -> Account:
-    return Account(id_, balance, held, version)
+def account(
+    id_: UUID, balance: int, held: int = 0, version: int = 1, revision: int = 1, state: AccountState = ACTIVE
+) -> Account:
+    return Account(id_, balance, held, version, state, revision)
 
 
-def hold(state: HoldState, units: int = 10, account_id: UUID = ADA) -> Hold:
-    return Hold(HOLD, account_id, units, state, NOW, None if state is HoldState.OPEN else NOW)
+def changed(id_: UUID, balance: int, held: int = 0, revision: int = 2) -> BalanceChanged:
+    return BalanceChanged(account_id=id_, version=revision, balance_units=balance, available_units=balance - held)
 
 
-def reserve(units: int = 10, account_id: UUID = ADA) -> ReserveUnits:
-    return ReserveUnits(hold_id=HOLD, account_id=account_id, amount_units=units)
+def hold(state: HoldState, units: int = 10, account_id: UUID = ADA, code: str = "units_short") -> Hold:
+    why = code if state is HoldState.REFUSED else None
+    return Hold(
+        HOLD, account_id, units, state, NOW, None if state in (HoldState.OPEN, HoldState.REFUSED) else NOW, code=why
+    )
+
+
+def reserve(units: int = 10, account_id: UUID = ADA, extends: bool = False) -> ReserveUnits:
+    return ReserveUnits(hold_id=HOLD, account_id=account_id, amount_units=units, extends=extends)
 
 
 def reserved(units: int = 10) -> UnitsReserved:
@@ -68,14 +102,25 @@ def capture(account_id: UUID = ADA) -> CaptureHold:
 CAPTURED = HoldCaptured(hold_id=HOLD, account_id=ADA, amount_units=10)
 
 
+def credit(units: int, account_id: UUID = ADA) -> CreditUnits:
+    return CreditUnits(credit_id=CREDIT, account_id=account_id, amount_units=units)
+
+
+def credited(units: int) -> UnitsCredited:
+    return UnitsCredited(credit_id=CREDIT, account_id=ADA, amount_units=units)
+
+
+def not_credited(code: str, account_id: UUID = ADA) -> CreditRefused:
+    return CreditRefused(credit_id=CREDIT, account_id=account_id, code=code, command_type=CreditUnits.TYPE)
+
+
 # --- credits ---
 
 
 def test_credits_units_from_popfaxs_sales() -> None:
-    scene = given(LEDGER, account(ADA, 5)).when(CreditUnits(credit_id=CREDIT, account_id=ADA, amount_units=7))
-    scene.then(UnitsCredited(credit_id=CREDIT, account_id=ADA, amount_units=7))
+    scene = given(LEDGER, account(ADA, 5)).when(credit(7)).then(credited(7), changed(ADA, 12))
     scene.leaves(
-        account(ADA, 12, version=2),
+        account(ADA, 12, version=2, revision=2),
         Entry(CREDIT, ADA, 7, 5, 12, 2, NOW),
         Entry(CREDIT, SALES, -7, None, None, None, NOW),
         Transfer(CREDIT, "credit", SALES, scene.only(Transfer).content, None, (7,), NOW),
@@ -83,28 +128,34 @@ def test_credits_units_from_popfaxs_sales() -> None:
 
 
 def test_opens_an_account_with_its_first_credit() -> None:
-    scene = given(LEDGER).when(CreditUnits(credit_id=CREDIT, account_id=ADA, amount_units=7))
+    scene = given(LEDGER).when(credit(7)).then(credited(7), changed(ADA, 7, revision=1))
     assert scene.only(Account) == account(ADA, 7)
 
 
 def test_gives_the_same_credit_the_same_answer_and_no_units_again() -> None:
-    command = CreditUnits(credit_id=CREDIT, account_id=ADA, amount_units=7)
-    answer = UnitsCredited(credit_id=CREDIT, account_id=ADA, amount_units=7)
-    scene = given(LEDGER).when(command, command).then(answer, answer)
+    scene = given(LEDGER).when(credit(7), credit(7)).then(credited(7), changed(ADA, 7, revision=1), credited(7))
     rows = scene.rows()
-    scene.when(command).then(answer).leaves(*rows)
+    scene.when(credit(7)).then(credited(7)).leaves(*rows)
     assert scene.only(Account) == account(ADA, 7)
 
 
-@pytest.mark.parametrize("other", [{"amount_units": 8}, {"account_id": BOB}])
-def test_refuses_a_credit_whose_id_has_other_content(other: dict[str, Any]) -> None:
-    command = CreditUnits(credit_id=CREDIT, account_id=ADA, amount_units=7)
-    scene = given(LEDGER).when(command)
-    rows, changed = scene.rows(), command.model_copy(update=other)
-    refused = CreditRefused(
-        credit_id=CREDIT, account_id=changed.account_id, code="id_conflict", command_type=CreditUnits.TYPE
-    )
-    scene.when(changed).then(refused).leaves(*rows)
+@pytest.mark.parametrize("other", [credit(8), credit(7, BOB)])
+def test_refuses_a_credit_whose_id_has_other_content(other: CreditUnits) -> None:
+    scene = given(LEDGER, account(BOB, 0, state=CLOSED)).when(credit(7))
+    rows = scene.rows()
+    scene.when(other).then(not_credited("id_conflict", other.account_id)).leaves(*rows)
+
+
+def test_credits_an_expired_account() -> None:
+    scene = given(LEDGER, account(ADA, 5, state=EXPIRED)).when(credit(7)).then(credited(7), changed(ADA, 12))
+    assert scene.only(Account) == account(ADA, 12, version=2, revision=2, state=EXPIRED)
+
+
+def test_refuses_a_credit_of_a_closed_account_again_and_again() -> None:
+    scene = given(LEDGER, account(ADA, 5, state=CLOSED)).when(credit(7)).then(not_credited("account_closed"))
+    refused = Transfer(CREDIT, "credit", SALES, scene.only(Transfer).content, "account_closed", (7,), NOW)
+    scene.leaves(account(ADA, 5, state=CLOSED), refused)
+    scene.when(credit(7)).then(not_credited("account_closed")).leaves(account(ADA, 5, state=CLOSED), refused)
 
 
 # --- holds ---
@@ -112,25 +163,54 @@ def test_refuses_a_credit_whose_id_has_other_content(other: dict[str, Any]) -> N
 
 @pytest.mark.parametrize(("balance", "held"), [(10, 0), (30, 20), (1000, 5)])
 def test_holds_units_that_are_available(balance: int, held: int) -> None:
-    scene = given(LEDGER, account(ADA, balance, held)).when(reserve()).then(reserved())
-    scene.leaves(account(ADA, balance, held + 10), hold(HoldState.OPEN))
+    scene = given(LEDGER, account(ADA, balance, held)).when(reserve())
+    scene.then(reserved(), changed(ADA, balance, held + 10))
+    scene.leaves(account(ADA, balance, held + 10, revision=2), hold(HoldState.OPEN))
 
 
 @pytest.mark.parametrize("rows", [[], [account(ADA, 9)], [account(ADA, 30, 21)]], ids=["none", "few", "held"])
 def test_refuses_reservation_when_units_are_short(rows: list[Account]) -> None:
-    refused = Hold(HOLD, ADA, 10, HoldState.REFUSED, NOW, None)
-    given(LEDGER, *rows).when(reserve()).then(not_reserved("units_short")).leaves(*rows, refused)
+    given(LEDGER, *rows).when(reserve()).then(not_reserved("units_short")).leaves(*rows, hold(HoldState.REFUSED))
 
 
-def test_stays_with_its_refusal_when_units_have_come_meanwhile() -> None:
-    rows = [account(ADA, 1000), hold(HoldState.REFUSED)]
-    given(LEDGER, *rows).when(reserve()).then(not_reserved("units_short")).leaves(*rows)
+@pytest.mark.parametrize("code", ["units_short", "account_expired", "account_closed"])
+def test_stays_with_its_refusal_when_the_reason_is_gone(code: str) -> None:
+    rows = [account(ADA, 1000), hold(HoldState.REFUSED, code=code)]
+    given(LEDGER, *rows).when(reserve()).then(not_reserved(code)).leaves(*rows)
+
+
+@pytest.mark.parametrize("units", [10, 999], ids=["there", "short as well"])
+@pytest.mark.parametrize(
+    ("state", "extends", "code"),
+    [
+        (EXPIRED, False, "account_expired"),
+        (CLOSED, False, "account_closed"),
+        (CLOSED, True, "account_closed"),
+    ],
+)
+def test_refuses_reservation_of_an_account_that_may_not_pay(
+    state: AccountState, extends: bool, code: str, units: int
+) -> None:
+    ada = account(ADA, 100, state=state)
+    refused = Hold(HOLD, ADA, units, HoldState.REFUSED, NOW, None, extends, code)
+    scene = given(LEDGER, ada).when(reserve(units, extends=extends)).then(not_reserved(code)).leaves(ada, refused)
+    scene.when(reserve(units, extends=extends)).then(not_reserved(code)).leaves(ada, refused)
+
+
+def test_an_expired_account_pays_for_its_own_extension() -> None:
+    scene = given(LEDGER, account(ADA, 30, state=EXPIRED)).when(reserve(extends=True), capture())
+    scene.then(reserved(), changed(ADA, 30, 10), CAPTURED, changed(ADA, 20, revision=3))
+    assert scene.only(Account) == account(ADA, 20, version=2, revision=3, state=EXPIRED)
+
+
+def test_refuses_an_extension_when_units_are_short() -> None:
+    given(LEDGER, account(ADA, 9, state=EXPIRED)).when(reserve(extends=True)).then(not_reserved("units_short"))
 
 
 def test_a_batch_can_not_hold_the_same_units_twice() -> None:
     other = ReserveUnits(hold_id=id_of("other"), account_id=ADA, amount_units=10)
     refused = UnitsRefused(hold_id=other.hold_id, account_id=ADA, code="units_short", command_type=ReserveUnits.TYPE)
-    given(LEDGER, account(ADA, 15)).when(reserve(), other).then(reserved(), refused)
+    given(LEDGER, account(ADA, 15)).when(reserve(), other).then(reserved(), changed(ADA, 15, 10), refused)
 
 
 RESERVATIONS_OF_A_KNOWN_ID: list[tuple[str, Hold, ReserveUnits, Event]] = [
@@ -138,6 +218,7 @@ RESERVATIONS_OF_A_KNOWN_ID: list[tuple[str, Hold, ReserveUnits, Event]] = [
     ("captured, the same again", hold(HoldState.CAPTURED), reserve(), reserved()),
     ("open, other units", hold(HoldState.OPEN), reserve(11), not_reserved("id_conflict")),
     ("open, another account", hold(HoldState.OPEN), reserve(10, BOB), not_reserved("id_conflict", BOB)),
+    ("open, for an extension", hold(HoldState.OPEN), reserve(extends=True), not_reserved("id_conflict")),
     ("refused, other units", hold(HoldState.REFUSED), reserve(1), not_reserved("id_conflict")),
     ("burned", hold(HoldState.BURNED, 0), reserve(), not_reserved("hold_cancelled")),
     ("burned, another account", hold(HoldState.BURNED, 0), reserve(10, BOB), not_reserved("hold_cancelled", BOB)),
@@ -171,7 +252,15 @@ def test_release_and_late_reservation_in_one_batch_hold_nothing() -> None:
 
 def test_release_gives_held_units_back_once() -> None:
     scene = given(LEDGER, account(ADA, 100, 30), hold(HoldState.OPEN)).when(release(), release())
-    scene.then(released(10), released(10)).leaves(account(ADA, 100, 20), hold(HoldState.RELEASED))
+    scene.then(released(10), changed(ADA, 100, 20), released(10))
+    scene.leaves(account(ADA, 100, 20, revision=2), hold(HoldState.RELEASED))
+
+
+@pytest.mark.parametrize("state", [EXPIRED, CLOSED])
+def test_what_was_held_before_an_account_ended_is_still_captured_or_released(state: AccountState) -> None:
+    ada = account(ADA, 100, 30, state=state)
+    given(LEDGER, ada, hold(HoldState.OPEN)).when(capture()).then(CAPTURED, changed(ADA, 90, 20))
+    given(LEDGER, ada, hold(HoldState.OPEN)).when(release()).then(released(10), changed(ADA, 100, 20))
 
 
 def test_release_of_a_refused_hold_gives_nothing_back() -> None:
@@ -195,9 +284,10 @@ def test_refuses_release(known: Hold, by: UUID, code: str) -> None:
 
 
 def test_capture_pays_popfax_what_was_held() -> None:
-    scene = given(LEDGER, account(ADA, 100, 30), hold(HoldState.OPEN)).when(capture()).then(CAPTURED)
+    scene = given(LEDGER, account(ADA, 100, 30), hold(HoldState.OPEN)).when(capture())
+    scene.then(CAPTURED, changed(ADA, 90, 20))
     scene.leaves(
-        account(ADA, 90, 20, version=2),
+        account(ADA, 90, 20, version=2, revision=2),
         hold(HoldState.CAPTURED),
         Entry(HOLD, ADA, -10, 100, 90, 2, NOW),
         Entry(HOLD, SUBSCRIPTIONS, 10, None, None, None, NOW),
@@ -206,7 +296,7 @@ def test_capture_pays_popfax_what_was_held() -> None:
 
 def test_capture_pays_once_however_often_it_is_asked_for() -> None:
     scene = given(LEDGER, account(ADA, 100, 10), hold(HoldState.OPEN)).when(capture(), capture())
-    scene.then(CAPTURED, CAPTURED)
+    scene.then(CAPTURED, changed(ADA, 90), CAPTURED)
     rows = scene.rows()
     scene.when(capture()).then(CAPTURED).leaves(*rows)
     assert scene.only(Account).balance_units == 90
@@ -232,8 +322,8 @@ def test_refuses_capture_of_what_is_not_held(known: Hold | None, by: UUID) -> No
 # --- transfers ---
 
 
-def post(*legs: Leg, source: UUID = ADA) -> PostTransfers:
-    return PostTransfers(transfer_id=TRANSFER, source_id=source, legs=legs)
+def post(*legs: Leg, source: UUID = ADA, reference: str | None = None) -> PostTransfers:
+    return PostTransfers(transfer_id=TRANSFER, source_id=source, legs=legs, reference=reference)
 
 
 def posted(*amounts: tuple[UUID, int]) -> TransfersPosted:
@@ -249,12 +339,13 @@ TO_BOB, TO_CLEO = Leg(account_id=BOB, amount_units=10), Leg(account_id=CLEO, top
 
 
 def test_moves_fixed_amounts_and_tops_others_up() -> None:
-    scene = given(LEDGER, account(ADA, 100), account(CLEO, 8, 3)).when(post(TO_BOB, TO_CLEO))
-    scene.then(posted((BOB, 10), (CLEO, 20)))  # 5 are available to Cleo, so 20 bring her up to 25
+    scene = given(LEDGER, account(ADA, 100), account(CLEO, 8, 3)).when(post(TO_BOB, TO_CLEO), actor=ADA)
+    answer = posted((BOB, 10), (CLEO, 20))  # 5 are available to Cleo, so 20 bring her up to 25
+    scene.then(answer, changed(ADA, 70), changed(BOB, 10, revision=1), changed(CLEO, 28, 3))
     scene.leaves(
-        account(ADA, 70, version=2),
+        account(ADA, 70, version=2, revision=2),
         account(BOB, 10),
-        account(CLEO, 28, 3, version=2),
+        account(CLEO, 28, 3, version=2, revision=2),
         Entry(TRANSFER, ADA, -30, 100, 70, 2, NOW),
         Entry(TRANSFER, BOB, 10, 0, 10, 1, NOW),
         Entry(TRANSFER, CLEO, 20, 8, 28, 2, NOW),
@@ -264,45 +355,352 @@ def test_moves_fixed_amounts_and_tops_others_up() -> None:
 
 def test_tops_up_nobody_who_has_enough() -> None:
     rows = [account(ADA, 100), account(CLEO, 25)]
-    scene = given(LEDGER, *rows).when(post(TO_CLEO)).then(posted((CLEO, 0)))
+    scene = given(LEDGER, *rows).when(post(TO_CLEO), actor=ADA).then(posted((CLEO, 0)))
     scene.leaves(*rows, Transfer(TRANSFER, "transfer", ADA, scene.only(Transfer).content, None, (0,), NOW))
+
+
+def test_tells_the_balance_only_of_those_who_got_something() -> None:
+    scene = given(LEDGER, account(ADA, 100), account(CLEO, 25)).when(post(TO_CLEO, TO_BOB), actor=ADA)
+    scene.then(posted((CLEO, 0), (BOB, 10)), changed(ADA, 90), changed(BOB, 10, revision=1))
+
+
+def test_keeps_what_a_transfer_is_for() -> None:
+    scene = given(LEDGER, account(ADA, 100)).when(post(TO_BOB, reference="group-7"), actor=ADA)
+    assert scene.only(Transfer).reference == "group-7"
 
 
 @pytest.mark.parametrize("source", [account(ADA, 34), account(ADA, 40, 6)], ids=["few", "held"])
 def test_moves_nothing_at_all_when_units_are_short(source: Account) -> None:
-    scene = given(LEDGER, source).when(post(TO_BOB, TO_CLEO)).then(not_posted("units_short"))
+    scene = given(LEDGER, source).when(post(TO_BOB, TO_CLEO), actor=ADA).then(not_posted("units_short"))
     content = scene.only(Transfer).content
     scene.leaves(source, Transfer(TRANSFER, "transfer", ADA, content, "units_short", (10, 25), NOW))
 
 
 def test_gives_the_same_transfer_the_same_answer_and_moves_nothing_again() -> None:
-    scene = given(LEDGER, account(ADA, 100)).when(post(TO_BOB, TO_CLEO))
+    scene = given(LEDGER, account(ADA, 100)).when(post(TO_BOB, TO_CLEO), actor=ADA)
     rows = scene.rows()
-    scene.when(post(TO_BOB, TO_CLEO)).then(posted((BOB, 10), (CLEO, 25))).leaves(*rows)
+    scene.when(post(TO_BOB, TO_CLEO), actor=ADA).then(posted((BOB, 10), (CLEO, 25))).leaves(*rows)
 
 
 def test_stays_with_a_refused_transfer_when_units_have_come_meanwhile() -> None:
-    scene = given(LEDGER).when(post(TO_BOB))
-    credit = CreditUnits(credit_id=CREDIT, account_id=ADA, amount_units=1000)
-    scene.when(credit, post(TO_BOB))
-    assert scene.effects[1] == not_posted("units_short")
+    scene = given(LEDGER).when(post(TO_BOB), actor=ADA).then(not_posted("units_short"))
+    scene.when(credit(1000)).when(post(TO_BOB), actor=ADA).then(not_posted("units_short"))
 
 
-@pytest.mark.parametrize("other", [post(TO_CLEO), post(TO_BOB, source=CLEO)])
-def test_refuses_a_transfer_whose_id_has_other_content(other: PostTransfers) -> None:
-    scene = given(LEDGER, account(ADA, 100), account(CLEO, 100)).when(post(TO_BOB))
+@pytest.mark.parametrize("other", [post(TO_CLEO), post(TO_BOB, source=CLEO), post(TO_BOB, reference="other")])
+@pytest.mark.parametrize("actor", [ADA, BOB], ids=["holder", "stranger"])
+def test_refuses_a_transfer_whose_id_has_other_content(other: PostTransfers, actor: UUID) -> None:
+    scene = given(LEDGER, account(ADA, 100), account(CLEO, 100)).when(post(TO_BOB), actor=ADA)
     rows = scene.rows()
-    scene.when(other).then(not_posted("id_conflict", other.source_id)).leaves(*rows)
+    scene.when(other, actor=actor).then(not_posted("id_conflict", other.source_id)).leaves(*rows)
 
 
 def test_refuses_a_credits_id_for_a_transfer() -> None:
     known = Transfer(TRANSFER, "credit", SALES, b"of a credit", None, (1,), NOW)
     rows = [account(ADA, 100), known]
-    given(LEDGER, *rows).when(post(TO_BOB)).then(not_posted("id_conflict")).leaves(*rows)
+    given(LEDGER, *rows).when(post(TO_BOB), actor=ADA).then(not_posted("id_conflict")).leaves(*rows)
+
+
+@pytest.mark.parametrize("actor", [BOB, None], ids=["a target", "nobody"])
+def test_refuses_a_transfer_of_a_stranger_and_leaves_its_id_to_the_holder(actor: UUID | None) -> None:
+    scene = given(LEDGER, account(ADA, 100)).when(post(TO_BOB), actor=actor).then(not_posted("not_holder"))
+    scene.leaves(account(ADA, 100))
+    scene.when(post(TO_BOB), actor=ADA).then(posted((BOB, 10)), changed(ADA, 90), changed(BOB, 10, revision=1))
+
+
+@pytest.mark.parametrize("state", [EXPIRED, CLOSED])
+def test_does_not_tell_a_stranger_how_an_account_is(state: AccountState) -> None:
+    given(LEDGER, account(ADA, 1, state=state)).when(post(TO_BOB), actor=BOB).then(not_posted("not_holder"))
+
+
+def test_does_not_tell_a_stranger_what_became_of_a_transfer() -> None:
+    scene = given(LEDGER, account(ADA, 100)).when(post(TO_BOB), actor=ADA)
+    rows = scene.rows()
+    scene.when(post(TO_BOB), actor=BOB).then(not_posted("not_holder")).leaves(*rows)
+
+
+WHY_NOT_POSTED: list[tuple[Account, Account, str]] = [
+    (account(ADA, 1, state=CLOSED), account(BOB, 0, state=CLOSED), "account_closed"),
+    (account(ADA, 1, state=EXPIRED), account(BOB, 0, state=CLOSED), "account_expired"),
+    (account(ADA, 1), account(BOB, 0, state=CLOSED), "target_closed"),
+    (account(ADA, 1), account(BOB, 0), "units_short"),
+]
+
+
+@pytest.mark.parametrize(("source", "target", "code"), WHY_NOT_POSTED, ids=[case[2] for case in WHY_NOT_POSTED])
+def test_refuses_a_transfer_in_the_contracts_order_and_remembers_why(
+    source: Account, target: Account, code: str
+) -> None:
+    scene = given(LEDGER, source, target).when(post(TO_BOB), actor=ADA).then(not_posted(code))
+    refused = Transfer(TRANSFER, "transfer", ADA, scene.only(Transfer).content, code, (10,), NOW)
+    scene.leaves(source, target, refused)
+    scene.when(post(TO_BOB), actor=ADA).then(not_posted(code)).leaves(source, target, refused)
+
+
+def test_an_expired_account_receives() -> None:
+    scene = given(LEDGER, account(ADA, 100), account(BOB, 1, state=EXPIRED)).when(post(TO_BOB), actor=ADA)
+    scene.then(posted((BOB, 10)), changed(ADA, 90), changed(BOB, 11))
+
+
+def test_one_closed_target_stops_the_whole_transfer_even_if_it_would_get_nothing() -> None:
+    rows = [account(ADA, 100), account(CLEO, 25, state=CLOSED)]
+    scene = given(LEDGER, *rows).when(post(TO_BOB, TO_CLEO), actor=ADA).then(not_posted("target_closed"))
+    assert [row for row in scene.rows() if isinstance(row, Account)] == rows
 
 
 def test_units_that_a_batch_brings_can_be_spent_in_it() -> None:
-    credit = CreditUnits(credit_id=CREDIT, account_id=ADA, amount_units=10)
-    scene = given(LEDGER).when(credit, post(TO_BOB), reserve())
-    assert scene.effects[1:] == [posted((BOB, 10)), not_reserved("units_short")]
-    assert scene.database.contents.tables["accounts"][ADA] == account(ADA, 0, version=2)
+    scene = given(LEDGER).when(credit(10), post(TO_BOB), reserve(), actor=ADA)
+    assert answers(scene) == [credited(10), posted((BOB, 10)), not_reserved("units_short")]
+    assert scene.database.contents.tables["accounts"][ADA] == account(ADA, 0, version=2, revision=2)
+
+
+def answers(scene: Scene) -> list[Message]:
+    """Give what was answered, without what is told of the balances."""
+    return [effect for effect in scene.effects if isinstance(effect, Event) and not isinstance(effect, BalanceChanged)]
+
+
+# --- spending ---
+
+
+def spend(units: int = 10, account_id: UUID = ADA, **more: Any) -> SpendUnits:
+    fields = {"purpose": "fax", "reference": "fax-1", **more}
+    return SpendUnits(spend_id=SPEND, account_id=account_id, amount_units=units, **fields)
+
+
+def spent(units: int = 10) -> UnitsSpent:
+    return UnitsSpent(spend_id=SPEND, account_id=ADA, amount_units=units, purpose="fax", reference="fax-1")
+
+
+def not_spent(code: str, account_id: UUID = ADA) -> SpendRefused:
+    return SpendRefused(spend_id=SPEND, account_id=account_id, code=code, command_type=SpendUnits.TYPE)
+
+
+def test_spends_units_on_what_was_used() -> None:
+    scene = given(LEDGER, account(ADA, 15, 5)).when(spend(), actor=ADA).then(spent(), changed(ADA, 5, 5))
+    scene.leaves(
+        account(ADA, 5, 5, version=2, revision=2),
+        Entry(SPEND, ADA, -10, 15, 5, 2, NOW),
+        Entry(SPEND, CONSUMPTION, 10, None, None, None, NOW),
+        Transfer(SPEND, "spend", ADA, scene.only(Transfer).content, None, (10,), NOW, "fax-1"),
+    )
+
+
+def test_gives_the_same_spending_the_same_answer_and_takes_nothing_again() -> None:
+    scene = given(LEDGER, account(ADA, 15)).when(spend(), spend(), actor=ADA).then(spent(), changed(ADA, 5), spent())
+    rows = scene.rows()
+    scene.when(spend(), actor=ADA).then(spent()).leaves(*rows)
+
+
+@pytest.mark.parametrize(
+    "other", [spend(11), spend(10, BOB), spend(purpose="sms"), spend(reference="fax-2")], ids=lambda c: repr(c)[-60:]
+)
+@pytest.mark.parametrize("actor", [ADA, CLEO], ids=["holder", "stranger"])
+def test_refuses_spending_whose_id_has_other_content(other: SpendUnits, actor: UUID) -> None:
+    scene = given(LEDGER, account(ADA, 100), account(BOB, 100)).when(spend(), actor=ADA)
+    rows = scene.rows()
+    scene.when(other, actor=actor).then(not_spent("id_conflict", other.account_id)).leaves(*rows)
+
+
+@pytest.mark.parametrize("actor", [BOB, None], ids=["stranger", "nobody"])
+def test_refuses_spending_of_a_stranger_and_leaves_its_id_to_the_holder(actor: UUID | None) -> None:
+    scene = given(LEDGER, account(ADA, 15)).when(spend(), actor=actor).then(not_spent("not_holder"))
+    scene.leaves(account(ADA, 15))
+    scene.when(spend(), actor=ADA).then(spent(), changed(ADA, 5))
+    scene.when(spend(), actor=actor).then(not_spent("not_holder"))
+
+
+WHY_NOT_SPENT: list[tuple[Account, UUID, str]] = [
+    (account(ADA, 9, state=CLOSED), BOB, "not_holder"),
+    (account(ADA, 9, state=CLOSED), ADA, "account_closed"),
+    (account(ADA, 9, state=EXPIRED), ADA, "account_expired"),
+    (account(ADA, 9), ADA, "units_short"),
+    (account(ADA, 15, 6), ADA, "units_short"),
+]
+
+
+@pytest.mark.parametrize(("ada", "actor", "code"), WHY_NOT_SPENT)
+def test_refuses_spending_in_the_contracts_order(ada: Account, actor: UUID, code: str) -> None:
+    given(LEDGER, ada).when(spend(), actor=actor).then(not_spent(code))
+
+
+@pytest.mark.parametrize("ada", [case[0] for case in WHY_NOT_SPENT[1:]])
+def test_stays_with_refused_spending_when_the_reason_is_gone(ada: Account) -> None:
+    scene = given(LEDGER, ada).when(spend(), actor=ADA)
+    refused = list(scene.effects)
+    scene.leaves(ada, Transfer(SPEND, "spend", ADA, scene.only(Transfer).content, refused[0].code, (10,), NOW, "fax-1"))  # type: ignore[union-attr]
+    scene.database.contents.tables["accounts"][ADA] = account(ADA, 1000)
+    rows = scene.rows()
+    scene.when(spend(), actor=ADA).then(*refused).leaves(*rows)
+
+
+def test_spending_first_leaves_too_little_to_transfer() -> None:
+    scene = given(LEDGER, account(ADA, 15)).when(spend(), post(TO_BOB), actor=ADA)
+    scene.then(spent(), changed(ADA, 5), not_posted("units_short"))
+
+
+def test_a_transfer_first_leaves_too_little_to_spend() -> None:
+    scene = given(LEDGER, account(ADA, 15)).when(post(TO_BOB), spend(), actor=ADA)
+    scene.then(posted((BOB, 10)), changed(ADA, 5), changed(BOB, 10, revision=1), not_spent("units_short"))
+
+
+# --- the life of an account ---
+
+EXTENDED = AccountExtended(request_id=id_of("extension"), account_id=ADA, expires_at=NOW + timedelta(days=365))
+EXPIRY = AccountExpired(account_id=ADA, expires_at=NOW)
+CLOSING = AccountClosed(account_id=ADA)
+
+
+LIVES: list[tuple[str, AccountState, Sequence[Message], AccountState]] = [
+    ("expires", ACTIVE, [EXPIRY], EXPIRED),
+    ("is extended", EXPIRED, [EXTENDED], ACTIVE),
+    ("is extended, then expires", ACTIVE, [EXTENDED, EXPIRY], EXPIRED),
+    ("expires, then is extended", ACTIVE, [EXPIRY, EXTENDED], ACTIVE),
+    ("is closed", ACTIVE, [CLOSING], CLOSED),
+    ("is closed when expired", EXPIRED, [CLOSING], CLOSED),
+    ("is closed for ever", CLOSED, [EXTENDED, EXPIRY, EXTENDED], CLOSED),
+]
+
+
+@pytest.mark.parametrize(("before", "events", "after"), [case[1:] for case in LIVES], ids=[case[0] for case in LIVES])
+def test_an_account(before: AccountState, events: Sequence[Message], after: AccountState) -> None:
+    scene = given(LEDGER, account(ADA, 7, 3, state=before)).when(*events).then()
+    scene.leaves(account(ADA, 7, 3, state=after))
+
+
+def test_an_extension_that_is_told_again_after_its_end_makes_nothing_active() -> None:
+    over = EXTENDED.model_copy(update={"expires_at": NOW})
+    given(LEDGER, account(ADA, 7, state=EXPIRED)).when(over).then().leaves(account(ADA, 7, state=EXPIRED))
+
+
+@pytest.mark.parametrize(("event", "state"), [(EXPIRY, EXPIRED), (CLOSING, CLOSED)])
+def test_an_account_of_which_nothing_was_known_ends_all_the_same(event: Message, state: AccountState) -> None:
+    given(LEDGER).when(event).then().leaves(Account(ADA, 0, 0, 0, state, 0))
+
+
+def test_an_account_that_begins_costs_nothing() -> None:
+    assert AccountProvisioned not in LEDGER.handlers
+    given(LEDGER).when(EXTENDED).then().leaves()
+
+
+def test_an_extension_comes_before_or_after_a_spending() -> None:
+    late = given(LEDGER, account(ADA, 15)).when(EXPIRY, incoming(spend(), ADA), EXTENDED)
+    late.then(not_spent("account_expired"))
+    early = given(LEDGER, account(ADA, 15)).when(EXPIRY, EXTENDED, incoming(spend(), ADA))
+    early.then(spent(), changed(ADA, 5))
+
+
+# --- corrections ---
+
+
+def correct(units: int, id_: UUID = CORRECTION) -> CorrectBalance:
+    return CorrectBalance(
+        correction_id=id_, account_id=ADA, amount_units=units, reason="charged twice", operator="Olga"
+    )
+
+
+def corrected(units: int) -> BalanceCorrected:
+    return BalanceCorrected(correction_id=CORRECTION, account_id=ADA, amount_units=units)
+
+
+def audit(units: int, code: str | None = None) -> Correction:
+    return Correction(CORRECTION, ADA, units, "charged twice", "Olga", code, NOW)
+
+
+@pytest.mark.parametrize("units", [7, -7, -10])
+@pytest.mark.parametrize("state", AccountState)
+def test_posts_a_correction_whatever_the_accounts_state(units: int, state: AccountState) -> None:
+    scene = given(LEDGER, account(ADA, 15, 5, state=state)).when(correct(units))
+    scene.then(corrected(units), changed(ADA, 15 + units, 5))
+    scene.leaves(
+        account(ADA, 15 + units, 5, version=2, revision=2, state=state),
+        Entry(CORRECTION, ADA, units, 15, 15 + units, 2, NOW),
+        Entry(CORRECTION, CORRECTIONS, -units, None, None, None, NOW),
+        Transfer(CORRECTION, "correction", CORRECTIONS, scene.only(Transfer).content, None, (units,), NOW),
+        audit(units),
+    )
+
+
+def test_refuses_a_correction_that_would_take_more_than_is_available_and_keeps_the_audit() -> None:
+    ada = account(ADA, 15, 5)
+    scene = given(LEDGER, ada).when(correct(-11)).then().leaves(ada, audit(-11, "units_short"))
+    scene.when(credit(1000)).when(correct(-11)).then()
+
+
+def test_a_correction_is_posted_once() -> None:
+    scene = given(LEDGER, account(ADA, 15)).when(correct(5), correct(5))
+    scene.then(corrected(5), changed(ADA, 20), corrected(5))
+    rows = scene.rows()
+    scene.when(correct(99)).then(corrected(5)).leaves(*rows)
+
+
+def test_refuses_a_correction_under_the_id_of_another_movement() -> None:
+    scene = given(LEDGER).when(credit(7))
+    rows = scene.rows()
+    refused = Correction(CREDIT, ADA, 5, "charged twice", "Olga", "id_conflict", NOW)
+    scene.when(correct(5, id_=CREDIT)).then().leaves(*rows, refused)
+
+
+def test_tells_nobody_why_or_who_it_was() -> None:
+    scene = given(LEDGER).when(correct(5))
+    told = b"".join(effect.to_json() for effect in scene.effects if isinstance(effect, Message))
+    assert b"charged" not in told
+    assert b"Olga" not in told
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"amount_units": 0},
+        {"amount_units": 10**9 + 1},
+        {"amount_units": -(10**9) - 1},
+        {"reason": "no"},
+        {"reason": "x" * 201},
+        {"reason": "two\nlines"},
+        {"operator": " "},
+    ],
+    ids=lambda fields: repr(fields)[:40],
+)
+def test_a_correction_says_how_much_why_and_who(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        CorrectBalance.model_validate(correct(5).model_dump() | wrong)
+
+
+# --- what the version before has written ---
+
+# Digests of contents that stand in the tables of the version before: the commands had no optional field yet.
+CONTENT_OF_A_TRANSFER = bytes.fromhex("ee6a110e92f3f9bec24e1e687b0ce711")
+CONTENT_OF_A_CREDIT = bytes.fromhex("d63db8f80b0d41de8391f2c71c95790c")
+
+
+def test_knows_a_transfer_again_that_the_version_before_posted() -> None:
+    one, two, three, four = (UUID(int=n) for n in (1, 2, 3, 4))
+    legs = (Leg(account_id=three, amount_units=10), Leg(account_id=four, top_up_to_units=25))
+    command = PostTransfers(transfer_id=one, source_id=two, legs=legs)
+    known = Transfer(one, "transfer", two, CONTENT_OF_A_TRANSFER, None, (10, 0), NOW)
+    scene = given(LEDGER, known).when(command, actor=two).leaves(known)
+    assert [type(effect) for effect in scene.effects] == [TransfersPosted]
+
+
+def test_knows_a_credit_again_that_the_version_before_posted() -> None:
+    command = CreditUnits(credit_id=UUID(int=1), account_id=UUID(int=2), amount_units=7)
+    known = Transfer(UUID(int=1), "credit", SALES, CONTENT_OF_A_CREDIT, None, (7,), NOW)
+    scene = given(LEDGER, known).when(command).leaves(known)
+    assert [type(effect) for effect in scene.effects] == [UnitsCredited]
+
+
+def test_popfaxs_own_accounts_are_all_different() -> None:
+    assert frozenset({SALES, SUBSCRIPTIONS, CONSUMPTION, CORRECTIONS}) == OWN_ACCOUNTS
+    assert len(OWN_ACCOUNTS) == 4
+
+
+@pytest.mark.parametrize("own", sorted(OWN_ACCOUNTS))
+def test_popfaxs_own_accounts_are_closed_to_whoever_names_them(own: UUID) -> None:
+    body = CreditUnits(credit_id=CREDIT, account_id=own, amount_units=1)
+    refused = CreditRefused(credit_id=CREDIT, account_id=own, code="account_closed", command_type=body.TYPE)
+    scene = given(LEDGER).when(body).then(refused)
+    correction = CorrectBalance(
+        correction_id=CORRECTION, account_id=own, amount_units=1, reason="by hand", operator="Eve"
+    )
+    scene.when(correction).then()
+    assert scene.only(Correction).code == "account_closed"
+    assert [row for row in scene.rows() if isinstance(row, Account | Entry)] == []

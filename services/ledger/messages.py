@@ -1,0 +1,34 @@
+"""What the ledger is told on no topic: an operator's word, put among its timers."""
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from contracts.fields import MAX_UNITS, Name
+from contracts.message import Message
+
+
+def _not_zero(units: int) -> int:
+    if units == 0:
+        raise ValueError("a correction of nothing")
+    return units
+
+
+class CorrectBalance(Message, type="popfax.ledger.correct-balance", key="account_id"):
+    """An operator's message: post so many units to an account, or take them from it if negative.
+
+    Whatever the account's state. It is refused, without effect but on the audit, with `id_conflict` (its id is that of
+    another movement) or `units_short`. `reason` and `operator` are for the audit alone: no event carries them.
+    """
+
+    correction_id: UUID
+    account_id: UUID
+    amount_units: Annotated[int, Field(strict=True, ge=-MAX_UNITS, le=MAX_UNITS), AfterValidator(_not_zero)]
+    reason: Annotated[
+        str,
+        StringConstraints(
+            strip_whitespace=True, min_length=3, max_length=200, pattern=r"^[^\x00-\x1f\x7f\x85\u2028\u2029]+$"
+        ),
+    ]
+    operator: Name
