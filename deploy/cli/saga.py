@@ -1,11 +1,12 @@
 """`popfax saga`: what is open, what is stuck, and the two things that an operator can do about it."""
 
-import asyncio
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import sqlalchemy as sa
 import typer
@@ -14,21 +15,58 @@ from contracts.message import Message
 from contracts.topics import Principal
 from deploy.cli.connection import Connection, connect
 from deploy.cli.errors import Exit, Failure, Unreachable, UsageError
+from deploy.cli.intervening import POLL_S, hand_over
 from deploy.cli.options import EnvFile, Json, Timeout
 from deploy.cli.output import ago, out, print_json, print_table, say, short
-from services._platform.database import Conflict, Outage
-from services._platform.messages import Incoming, SetTimer, StoredRecord
-from services._platform.postgres import PostgresDatabase, engine
-from services._platform.sagas import ENDED, CancelSaga, RetrySaga, Saga, SagaRow
-from services.groups.sagas import SAGAS
-from services.groups.tables import SAGAS as TABLE
+from services._platform.rows import Mapped
+from services._platform.sagas import ENDED, CancelSaga, RetrySaga, Saga, SagaRow, Sagas
+from services.groups import sagas as groups
+from services.groups import tables as groups_tables
+from services.provisioning import sagas as provisioning
+from services.provisioning import tables as provisioning_tables
 
 app = typer.Typer(help="List, show, retry and cancel sagas.", no_args_is_help=True)
 
-OWNER = Principal.GROUPS
-"""The service that runs the sagas."""
 
-_POLL_S = 0.1
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A service that runs sagas."""
+
+    service: Principal
+    sagas: Sagas
+    table: Mapped[UUID, SagaRow]
+
+
+RUNNERS = (
+    Runner(Principal.GROUPS, groups.SAGAS, groups_tables.SAGAS),
+    Runner(Principal.PROVISIONING, provisioning.SAGAS, provisioning_tables.SAGAS),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A saga, and who runs it."""
+
+    runner: Runner
+    row: SagaRow
+
+    @property
+    def definition(self) -> Saga | None:
+        """Its definition; None for one of another version."""
+        return self.runner.sagas.definitions.get(self.row.name)
+
+    def stuck(self, now: datetime) -> bool:
+        """Say whether it has been open for longer than its definition allows."""
+        definition, row = self.definition, self.row
+        return row.ended_at is None and definition is not None and now - row.opened_at > definition.deadline
+
+    def data(self) -> Mapping[str, Any]:
+        """Give what it remembers, without what its definition calls personal; nothing of one that is unknown."""
+        if self.definition is None:
+            return {}
+        return {name: value for name, value in self.row.data.items() if name not in self.definition.forget}
+
+
 SagaId = Annotated[str, typer.Argument(help="The saga's id, or as much of its beginning as is unique.")]
 
 
@@ -40,35 +78,58 @@ def list_(
     env_file: EnvFile = None,
 ) -> None:
     """List the open sagas with step and age; a stuck one has been open for longer than its definition allows."""
-    query = sa.select(*TABLE.columns).limit(limit)
-    columns = TABLE.table.c
+    connection = connect(env_file)
+    found = sorted((saga for runner in RUNNERS for saga in _some(connection, runner, everything, limit)), key=_age)
+    now = datetime.now(UTC)
+    if json:
+        print_json([_summary(saga, now) for saga in found[:limit]])
+        return
+    if not found:
+        say("No saga." if everything else "No open saga.")
+        return
+    print_table(
+        ("saga", "of", "what", "at", "status", "age", ""),
+        [
+            (
+                short(row.id),
+                saga.runner.service,
+                row.name,
+                row.step,
+                row.status,
+                ago(row.opened_at, now),
+                _remark(saga, now),
+            )
+            for saga in found[:limit]
+            for row in [saga.row]
+        ],
+    )
+
+
+def _some(connection: Connection, runner: Runner, everything: bool, limit: int) -> Sequence[Found]:
+    columns = runner.table.table.c
+    query = sa.select(*runner.table.columns).limit(limit)
     if everything:
         query = query.order_by(columns.ended_at.desc().nulls_first(), columns.opened_at)
     else:
         query = query.where(columns.ended_at.is_(None)).order_by(columns.opened_at)
-    rows = [TABLE.from_values(row) for row in connect(env_file).rows(OWNER, query)]
-    now = datetime.now(UTC)
-    if json:
-        print_json([_summary(row, now) for row in rows])
-        return
-    if not rows:
-        say("No saga." if everything else "No open saga.")
-        return
-    print_table(
-        ("saga", "what", "at", "status", "age", ""),
-        [(short(row.id), row.name, row.step, row.status, ago(row.opened_at, now), _remark(row, now)) for row in rows],
-    )
+    return [Found(runner, runner.table.from_values(row)) for row in connection.rows(runner.service, query)]
+
+
+def _age(saga: Found) -> tuple[float, float]:
+    """Order by age: the open ones before all others, oldest first; then those that ended last."""
+    ended_at = saga.row.ended_at
+    return (-ended_at.timestamp() if ended_at else -math.inf, saga.row.opened_at.timestamp())
 
 
 @app.command()
 def show(saga: SagaId, json: Json = False, env_file: EnvFile = None) -> None:
     """Show one saga: where it is, what happened to it, what it remembers. Personal data is left out."""
-    row = _find(connect(env_file), saga)
+    found = _find(connect(env_file), saga)
     now = datetime.now(UTC)
     if json:
-        print_json(_summary(row, now) | {"data": _data(row), "trail": row.trail})
+        print_json(_summary(found, now) | {"data": found.data(), "trail": found.row.trail})
         return
-    _show(row, now)
+    _show(found, now)
 
 
 @app.command()
@@ -86,61 +147,53 @@ def cancel(saga: SagaId, timeout: Timeout = 5.0, json: Json = False, env_file: E
 def _intervene(
     connection: Connection, saga: str, make: Callable[[UUID], Message], timeout_s: float, json: bool
 ) -> None:
-    before = _find(connection, saga)
+    found = _find(connection, saga)
+    before, service = found.row, found.runner.service
     if before.status in ENDED:
         raise Failure(f"saga {before.id} has ended: {before.status}")
     message = make(before.id)
-    asyncio.run(_set_timer(connection.database_url(OWNER), message, before))
-    after = _await_change(connection, before, timeout_s)
+    hand_over(connection, service, message, before.correlation_id, before.actor)
+    found = _await_change(connection, before, timeout_s)
+    after = found.row
     new = [line for line in after.trail if line not in before.trail]
     if json:
-        print_json(_summary(after, datetime.now(UTC)) | {"trail": after.trail, "new": new})
+        print_json(_summary(found, datetime.now(UTC)) | {"trail": after.trail, "new": new})
     else:
         say(f"saga {after.id}: {_where(after)}")
         for line in new:
             say(f"  {line}")
     if not new:
-        raise Unreachable(f"groups did not take it up within {timeout_s:g} s: it will when it runs")
+        raise Unreachable(f"{service} did not take it up within {timeout_s:g} s: it will when it runs")
     if isinstance(message, CancelSaga) and any("too late" in line for line in new):
         raise typer.Exit(Exit.NO)
 
 
-async def _set_timer(url: str, message: Message, row: SagaRow) -> None:
-    """Set a timer that is due now, as a handler would: the running service's timers hand it on.
-
-    It has an id of its own: the saga's id is its deadline's.
-    """
-    now = datetime.now(UTC)
-    record = StoredRecord(uuid4(), None, "operator", 0, 0, None, None, ())
-    cause = Incoming[Message](record.row_id, message, record, row.correlation_id, row.actor)
-    connected = engine(url, pool_size=1)
-    try:
-        async with PostgresDatabase(connected).begin() as tx:
-            await tx.set_timers([(SetTimer(uuid4(), now, message), cause)])
-    except (Outage, Conflict) as error:
-        raise Unreachable(f"{OWNER}'s database did not take it: {error}") from error
-    finally:
-        await connected.dispose()
-
-
-def _await_change(connection: Connection, before: SagaRow, timeout_s: float) -> SagaRow:
+def _await_change(connection: Connection, before: SagaRow, timeout_s: float) -> Found:
     """Wait until the saga has moved: to its end, or to another place. Gives it as it is then, or at the timeout."""
     deadline = time.monotonic() + timeout_s
     while True:
-        row = _find(connection, str(before.id))
+        found = _find(connection, str(before.id))
+        row = found.row
         too_late = any("too late" in line for line in row.trail if line not in before.trail)
         if row.status in ENDED or row.step != before.step or too_late or time.monotonic() > deadline:
-            return row
-        time.sleep(_POLL_S)
+            return found
+        time.sleep(POLL_S)
 
 
-def _find(connection: Connection, id_: str) -> SagaRow:
-    found = connection.rows(OWNER, sa.select(*TABLE.columns).where(begins(TABLE.key_column, id_)).limit(2))
+def _find(connection: Connection, id_: str) -> Found:
+    found = [
+        Found(runner, table.from_values(row))
+        for runner in RUNNERS
+        for table in [runner.table]
+        for row in connection.rows(
+            runner.service, sa.select(*table.columns).where(begins(table.key_column, id_)).limit(2)
+        )
+    ]
     if not found:
         raise Failure(f"there is no saga {id_}")
     if len(found) > 1:
         raise UsageError(f"several sagas begin with {id_}: give more of it")
-    return TABLE.from_values(found[0])
+    return found[0]
 
 
 def begins(column: sa.ColumnElement[Any], id_: str) -> sa.ColumnElement[bool]:
@@ -150,26 +203,11 @@ def begins(column: sa.ColumnElement[Any], id_: str) -> sa.ColumnElement[bool]:
     return sa.cast(column, sa.Text).startswith(id_.lower(), autoescape=True)
 
 
-def _definition(row: SagaRow) -> Saga | None:
-    return SAGAS.definitions.get(row.name)
-
-
-def _stuck(row: SagaRow, now: datetime) -> bool:
-    definition = _definition(row)
-    return row.ended_at is None and definition is not None and now - row.opened_at > definition.deadline
-
-
-def _data(row: SagaRow) -> Mapping[str, Any]:
-    """Give what a saga remembers, without what its definition calls personal; nothing of one that is unknown."""
-    definition = _definition(row)
-    if definition is None:
-        return {}
-    return {name: value for name, value in row.data.items() if name not in definition.forget}
-
-
-def _summary(row: SagaRow, now: datetime) -> dict[str, Any]:
+def _summary(saga: Found, now: datetime) -> dict[str, Any]:
+    row = saga.row
     return {
         "id": row.id,
+        "service": saga.runner.service,
         "name": row.name,
         "status": row.status,
         "step": row.step,
@@ -177,14 +215,14 @@ def _summary(row: SagaRow, now: datetime) -> dict[str, Any]:
         "opened_at": row.opened_at,
         "ended_at": row.ended_at,
         "age_s": round(((row.ended_at or now) - row.opened_at).total_seconds(), 3),
-        "stuck": _stuck(row, now),
+        "stuck": saga.stuck(now),
         "correlation_id": row.correlation_id,
         "actor": row.actor,
     }
 
 
-def _remark(row: SagaRow, now: datetime) -> str:
-    return "STUCK" if _stuck(row, now) else row.code or ""
+def _remark(saga: Found, now: datetime) -> str:
+    return "STUCK" if saga.stuck(now) else saga.row.code or ""
 
 
 def _where(row: SagaRow) -> str:
@@ -193,16 +231,18 @@ def _where(row: SagaRow) -> str:
     return f"{row.status}, at “{row.step}”"
 
 
-def _show(row: SagaRow, now: datetime) -> None:
+def _show(saga: Found, now: datetime) -> None:
+    row = saga.row
     say(f"{row.name} {row.id}", "bold")
     facts: list[tuple[str, object]] = [
         ("status", _where(row)),
+        ("service", saga.runner.service),
         ("opened", f"{row.opened_at:%Y-%m-%d %H:%M:%S} UTC, {ago(row.opened_at, now)} ago"),
         ("ended", f"{row.ended_at:%Y-%m-%d %H:%M:%S} UTC" if row.ended_at else "not yet"),
-        ("stuck", "yes: open for longer than its definition allows" if _stuck(row, now) else "no"),
+        ("stuck", "yes: open for longer than its definition allows" if saga.stuck(now) else "no"),
         ("correlation", row.correlation_id),
         ("actor", row.actor),
-        *_data(row).items(),
+        *saga.data().items(),
     ]
     print_table(("", ""), facts)
     say("What happened", "bold")

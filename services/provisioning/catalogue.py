@@ -1,6 +1,6 @@
-"""Loads plans and fax numbers from a file, at deployment: `python -m services.provisioning.catalogue [FILE]`.
+"""Loads plans, options and fax numbers from a file, at deployment: `python -m services.provisioning.catalogue [FILE]`.
 
-Plans that are new or changed are published through the outbox; the running service's relay sends them.
+Plans and options that are new or changed are published through the outbox; the running service's relay sends them.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ import sys
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -19,13 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.fields import PlanName, Units
 from contracts.ids import derive
 from contracts.message import Message
-from contracts.provisioning import PlanPublished
+from contracts.provisioning import OptionPublished, PlanPublished
 from contracts.topics import Principal
 from services._platform.messages import Incoming, StoredRecord, outgoing
 from services._platform.postgres import PostgresTransaction, engine
 from services._platform.settings import ServiceSettings, load_settings
-from services.provisioning.domain import NumberState, Plan
-from services.provisioning.tables import PLANS, fax_numbers
+from services.provisioning.domain import NumberState, Option, Plan
+from services.provisioning.tables import OPTIONS, PLANS, fax_numbers
 
 DEFAULT = Path(__file__).with_name("plans.toml")
 
@@ -40,6 +40,12 @@ class PlanEntry(BaseModel):
     fax_number: bool
 
 
+class OptionEntry(BaseModel):
+    """An option as the file has it."""
+
+    price_units: Units
+
+
 class NumberRange(BaseModel):
     """So many consecutive numbers, in E.164."""
 
@@ -51,6 +57,7 @@ class Catalogue(BaseModel):
     """The whole file."""
 
     plans: dict[PlanName, PlanEntry]
+    options: dict[Literal["options_pack", "call_forwarding"], OptionEntry] = {}
     fax_numbers: list[NumberRange] = []
 
 
@@ -60,22 +67,27 @@ def read(path: Path) -> Catalogue:
 
 
 async def store(catalogue: Catalogue, engine: AsyncEngine, now: datetime) -> list[str]:
-    """Bring the database in line with the file, and publish what changed; gives the names of those plans."""
+    """Bring the database in line with the file, and publish what changed; gives its names."""
     async with engine.begin() as connection:
         tx = await PostgresTransaction.on(connection)
-        known = await tx.fetch(PLANS, catalogue.plans)
-        changed = [
-            plan
-            for name, entry in catalogue.plans.items()
-            if known.get(name) != (plan := Plan(name, entry.price_units, entry.validity_days, entry.fax_number))
-        ]
-        for plan in changed:
-            known.put(plan)
-        await tx.save([known])
-        await tx.send([outgoing(_published(plan), 0, _cause(plan, now)) for plan in changed], now)
+        plans = await tx.fetch(PLANS, catalogue.plans)
+        options = await tx.fetch(OPTIONS, catalogue.options)
+        told: list[PlanPublished | OptionPublished] = []
+        for name, entry in catalogue.plans.items():
+            plan = Plan(name, entry.price_units, entry.validity_days, entry.fax_number)
+            if plans.get(name) != plan:
+                plans.put(plan)
+                told.append(_plan_published(plan))
+        for name, offer in catalogue.options.items():
+            option = Option(name, offer.price_units)
+            if options.get(name) != option:
+                options.put(option)
+                told.append(OptionPublished(option=name, price_units=option.price_units))
+        await tx.save([plans, options])
+        await tx.send([outgoing(message, 0, _cause(message, now)) for message in told], now)
         for numbers in catalogue.fax_numbers:
             await connection.execute(add_numbers(numbers))
-    return [plan.plan for plan in changed]
+    return [message.key() for message in told]
 
 
 def add_numbers(numbers: NumberRange) -> sa.Executable:
@@ -87,17 +99,17 @@ def add_numbers(numbers: NumberRange) -> sa.Executable:
     return insert(fax_numbers).from_select(["number", "state"], rows).on_conflict_do_nothing()
 
 
-def _published(plan: Plan) -> PlanPublished:
+def _plan_published(plan: Plan) -> PlanPublished:
     return PlanPublished(
         plan=plan.plan, price_units=plan.price_units, validity_days=plan.validity_days, fax_number=plan.fax_number
     )
 
 
-def _cause(plan: Plan, now: datetime) -> Incoming[Message]:
+def _cause(message: Message, now: datetime) -> Incoming[Message]:
     """Give what a publication answers: this deployment, as if it were a message."""
-    id_ = derive(_PUBLICATION, f"{plan}/{now.isoformat()}")
+    id_ = derive(_PUBLICATION, f"{message!r}/{now.isoformat()}")
     record = StoredRecord(id_, None, "deployment", 0, 0, None, None, ())
-    return Incoming(id_, _published(plan), record, str(id_))
+    return Incoming(id_, message, record, str(id_))
 
 
 async def _main(path: Path) -> None:
@@ -105,7 +117,7 @@ async def _main(path: Path) -> None:
     connected = engine(settings.database_url.get_secret_value())
     changed = await store(read(path), connected, datetime.now(UTC))
     await connected.dispose()
-    print(f"{path.name}: {len(changed)} plans changed {' '.join(changed)}".rstrip())
+    print(f"{path.name}: {len(changed)} prices changed {' '.join(changed)}".rstrip())
 
 
 if __name__ == "__main__":

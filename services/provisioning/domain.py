@@ -1,9 +1,17 @@
-"""Accounts, plans and fax numbers: the rules, without a database."""
+"""Accounts, plans, purchases and fax numbers: the rules, without a database."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Self
 from uuid import UUID
+
+MILESTONES_DAYS = (30, 7, 1)
+"""So many days before its end an account's holder is told of it."""
+
+REST = timedelta(days=90)
+"""How long a fax number that was somebody's is nobody's."""
 
 
 class Code(StrEnum):
@@ -15,6 +23,13 @@ class Code(StrEnum):
     PRICE_CHANGED = "price_changed"
     EMAIL_TAKEN = "email_taken"
     NO_FAX_NUMBER = "no_fax_number"
+    UNKNOWN_ACCOUNT = "unknown_account"
+    NOT_HOLDER = "not_holder"
+    ACCOUNT_CLOSED = "account_closed"
+    ACCOUNT_EXPIRED = "account_expired"
+    NO_PLAN = "no_plan"
+    ALREADY_ADDED = "already_added"
+    ALREADY_ENABLED = "already_enabled"
 
 
 class NumberState(StrEnum):
@@ -22,21 +37,99 @@ class NumberState(StrEnum):
 
     FREE = "free"
     ASSIGNED = "assigned"
+    RESTING = "resting"
+    """Its holder's account is closed, and what is still sent to it must reach nobody else."""
+
+
+class AccountState(StrEnum):
+    """What can be done with an account."""
+
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    """It keeps its units, and can be extended."""
+    CLOSED = "closed"
+    """For ever, and nobody knows any more whose it was."""
+
+
+class Action(StrEnum):
+    """What can be bought for an account."""
+
+    EXTENSION = "extension"
+    OPTIONS_PACK = "options_pack"
+    CALL_FORWARDING = "call_forwarding"
 
 
 @dataclass(frozen=True, slots=True)
 class Subscriber:
-    """A subscriber and their account. `plan` and `expires_at` are None for who signed up with Popfax itself."""
+    """A subscriber and their account. `plan` and `expires_at` are None for one that never expires.
+
+    Who they are, and where their calls go, is None once the account is closed. `registration` tells apart what is
+    registered under one id; it is None for an account that somebody else paid. `reminded_days` is the nearest milestone
+    that needs no telling any more: it was told, or had passed already when this time of the account began.
+    """
 
     id: UUID
-    email: str
-    first_name: str
-    last_name: str
-    language: str
+    email: str | None
+    first_name: str | None
+    last_name: str | None
+    language: str | None
     plan: str | None
     fax_number: str | None
     created_at: datetime
     expires_at: datetime | None
+    state: AccountState = AccountState.ACTIVE
+    options_pack: bool = False
+    forward_to: str | None = None
+    reminded_days: int | None = None
+    closed_at: datetime | None = None
+    registration: bytes | None = None
+
+    def lasting(self, expires_at: datetime | None, now: datetime) -> Self:
+        """Give the account with a time that begins now. Only the milestones that lie ahead will be told."""
+        passed = [days for days in MILESTONES_DAYS if expires_at is not None and expires_at - timedelta(days) <= now]
+        return replace(self, state=AccountState.ACTIVE, expires_at=expires_at, reminded_days=min(passed, default=None))
+
+    def next_due(self) -> datetime | None:
+        """Give the moment at which something is to be told of the account's end, which may have passed."""
+        if self.state is not AccountState.ACTIVE or self.expires_at is None:
+            return None
+        return self.expires_at - timedelta(next(iter(self._untold()), 0))
+
+    def due_days(self, now: datetime) -> Sequence[int]:
+        """Give the milestones that are to be told by now, the farthest first."""
+        if self.expires_at is None:
+            return ()
+        return [days for days in self._untold() if self.expires_at - timedelta(days) <= now]
+
+    def _untold(self) -> Sequence[int]:
+        return [days for days in MILESTONES_DAYS if self.reminded_days is None or days < self.reminded_days]
+
+    def closed(self, now: datetime) -> Self:
+        """Give the account without its holder. Plan and end stay: they are in answers that may be asked for again."""
+        return replace(
+            self,
+            email=None,
+            first_name=None,
+            last_name=None,
+            language=None,
+            fax_number=None,
+            state=AccountState.CLOSED,
+            forward_to=None,
+            closed_at=now,
+            registration=None,
+        )
+
+    def why_not(self, action: Action, forward_to: str | None) -> Code | None:
+        """Say why nothing of this kind can be bought for the account, whatever it costs."""
+        if self.state is AccountState.CLOSED:
+            return Code.ACCOUNT_CLOSED
+        if action is Action.EXTENSION:
+            return Code.NO_PLAN if self.plan is None else None
+        if self.state is AccountState.EXPIRED:
+            return Code.ACCOUNT_EXPIRED
+        if action is Action.OPTIONS_PACK:
+            return Code.ALREADY_ADDED if self.options_pack else None
+        return Code.ALREADY_ENABLED if self.forward_to == forward_to else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +142,44 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An account creation that was asked for, and its outcome for ever: created (`code` is None) or refused."""
+    """An account creation that was asked for, and its outcome for ever: created (`code` is None) or refused.
+
+    `expires_at` is the end that the account was given then, whatever it is now.
+    """
 
     id: UUID
     account_id: UUID
     code: str | None
     content: bytes
     decided_at: datetime
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """Something that somebody wants to buy for an account, and its outcome for ever: done, or refused (`code`).
+
+    It has none yet while its saga runs: `decided_at` is None. `price_units` is None where it is paid with money.
+    `expires_at` is the end that the account had when its extension was done.
+    """
+
+    id: UUID
+    account_id: UUID
+    action: Action
+    price_units: int | None
+    content: bytes
+    code: str | None = None
+    expires_at: datetime | None = None
+    decided_at: datetime | None = None
+
+    def refused(self, code: str, now: datetime) -> Self:
+        """Give it with its end: nothing was bought."""
+        return replace(self, code=code, decided_at=now)
+
+    def done(self, account: Subscriber, now: datetime) -> Self:
+        """Give it with its end: the account has what was bought."""
+        expires_at = account.expires_at if self.action is Action.EXTENSION else None
+        return replace(self, expires_at=expires_at, decided_at=now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +194,14 @@ class Plan:
     def expiry(self, start: datetime) -> datetime:
         """Give the end of an account that begins at `start`."""
         return start + timedelta(days=self.validity_days)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What the options pack, or call forwarding, can be had for."""
+
+    option: str
+    price_units: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,53 +1,89 @@
-"""What provisioning does with each command: checks first, in a fixed order, then writes."""
+"""What provisioning does with each message that is not a saga's: checks first, in a fixed order, then writes."""
 
+from dataclasses import replace
 from hashlib import blake2b
 from uuid import UUID
 
 from contracts.fields import Language
-from contracts.message import Message
+from contracts.message import Command, Message
 from contracts.provisioning import (
+    AccountChangeRefused,
+    AccountClosed,
+    AccountExpired,
+    AccountExpiring,
     AccountProvisioned,
     AccountRefused,
+    AddOptionsPack,
+    CallForwardingDisabled,
     CancelProvisioning,
+    ChangeEmail,
+    CloseAccount,
+    DisableCallForwarding,
+    EmailChanged,
+    EnableCallForwarding,
+    ExtendAccount,
+    PersonErased,
     PersonRecorded,
     ProvisionAccount,
     RegisterSubscriber,
     RegistrationRefused,
     SubscriberRegistered,
 )
-from services._platform.messages import Incoming, Outcome
+from services._platform.messages import Effect, Incoming, Outcome, SetTimer
 from services._platform.service import Moment
-from services.provisioning.domain import Address, Code, Plan, Request, Subscriber
-from services.provisioning.store import Registry
+from services.provisioning.domain import (
+    REST,
+    AccountState,
+    Address,
+    Code,
+    NumberState,
+    Plan,
+    Purchase,
+    Request,
+    Subscriber,
+)
+from services.provisioning.sagas.paid_action import PAID_ACTION, give, outcome, refusal
+from services.provisioning.store import ACTIONS, Registry, saga_of
+from services.provisioning.timers import ExpiryDue, NumberRested, arm, rest_of
+
+Purchasing = ExtendAccount | AddOptionsPack | EnableCallForwarding
+Changing = DisableCallForwarding | ChangeEmail | CloseAccount
+
+
+# --- an account begins ------------------------------------------------------------------------------------------------
 
 
 def register_subscriber(registry: Registry, message: Incoming[RegisterSubscriber], moment: Moment) -> Outcome:
     """Make known who signed up with Popfax itself."""
-    command = message.body
+    command, content = message.body, _content(message.body)
     known = registry.subscribers.get(command.subscriber_id)
-    if known is None and registry.addresses.get(command.email) is not None:
+    if known is not None:
+        if known.registration != content:
+            return [_registration_refused(command, Code.ID_CONFLICT)]
+        return [_registered(known), _person(known)]
+    if registry.addresses.get(command.email) is not None:
         return [_registration_refused(command, Code.EMAIL_TAKEN)]
-    if known is not None and not _is_same_person(known, command):
-        return [_registration_refused(command, Code.ID_CONFLICT)]
-    if known is None:
-        known = Subscriber(
-            id=command.subscriber_id,
-            email=command.email,
-            first_name=command.first_name,
-            last_name=command.last_name,
-            language=command.language.value,
-            plan=None,
-            fax_number=None,
-            created_at=moment.now,
-            expires_at=None,
-        )
-        _add(registry, known)
-    return [SubscriberRegistered(subscriber_id=known.id), _person(known)]
+    if command.plan is not None and registry.plans.get(command.plan) is None:
+        return [_registration_refused(command, Code.UNKNOWN_PLAN)]
+    subscriber = Subscriber(
+        id=command.subscriber_id,
+        email=command.email,
+        first_name=command.first_name,
+        last_name=command.last_name,
+        language=command.language.value,
+        plan=command.plan,
+        fax_number=None,
+        created_at=moment.now,
+        expires_at=None,
+        registration=content,
+    ).lasting(command.expires_at, moment.now)
+    _add(registry, subscriber)
+    timers = [arm(subscriber)] if subscriber.expires_at is not None else []
+    return [_registered(subscriber), _person(subscriber), *timers]
 
 
-def _is_same_person(known: Subscriber, command: RegisterSubscriber) -> bool:
-    told = (command.email, command.first_name, command.last_name, command.language.value)
-    return (known.email, known.first_name, known.last_name, known.language) == told
+def _registered(subscriber: Subscriber) -> SubscriberRegistered:
+    return SubscriberRegistered(subscriber_id=subscriber.id, expires_at=subscriber.expires_at)
 
 
 def _registration_refused(command: RegisterSubscriber, code: Code) -> Message:
@@ -69,10 +105,9 @@ def provision_account(registry: Registry, message: Incoming[ProvisionAccount], m
 def _decide(registry: Registry, command: ProvisionAccount, content: bytes, moment: Moment) -> Outcome:
     plan = registry.plans.get(command.plan)
     code = _why_not(registry, command, plan)
-    registry.requests.put(
-        Request(command.request_id, command.account_id, code.value if code else None, content, moment.now)
-    )
+    request = Request(command.request_id, command.account_id, code.value if code else None, content, moment.now)
     if code is not None or plan is None:
+        registry.requests.put(request)
         return [_refused(command.request_id, command.account_id, code or Code.UNKNOWN_PLAN, command.TYPE)]
     subscriber = Subscriber(
         id=command.account_id,
@@ -83,10 +118,12 @@ def _decide(registry: Registry, command: ProvisionAccount, content: bytes, momen
         plan=plan.plan,
         fax_number=registry.assign_number(command.account_id) if plan.fax_number else None,
         created_at=moment.now,
-        expires_at=plan.expiry(moment.now),
-    )
+        expires_at=None,
+    ).lasting(plan.expiry(moment.now), moment.now)
     _add(registry, subscriber)
-    return [_provisioned(command.request_id, subscriber), _person(subscriber)]
+    request = replace(request, expires_at=subscriber.expires_at)
+    registry.requests.put(request)
+    return [_outcome(registry, request, command.TYPE), _person(subscriber), arm(subscriber)]
 
 
 def _why_not(registry: Registry, command: ProvisionAccount, plan: Plan | None) -> Code | None:
@@ -114,30 +151,186 @@ def cancel_provisioning(registry: Registry, message: Incoming[CancelProvisioning
 
 
 def _outcome(registry: Registry, request: Request, command_type: str) -> Message:
-    """Give the answer that a request was given, again."""
+    """Give the answer that a request was given, again, whatever the account is now."""
     if request.code is not None:
         return _refused(request.id, request.account_id, Code(request.code), command_type)
-    return _provisioned(request.id, registry.subscribers[request.account_id])
+    return AccountProvisioned(
+        request_id=request.id,
+        account_id=request.account_id,
+        plan=registry.subscribers[request.account_id].plan,
+        expires_at=request.expires_at,
+    )
 
 
 def _add(registry: Registry, subscriber: Subscriber) -> None:
+    assert subscriber.email is not None, "a new account has an address"
     registry.subscribers.put(subscriber)
     registry.addresses.put(Address(subscriber.email, subscriber.id))
-
-
-def _provisioned(request_id: UUID, subscriber: Subscriber) -> AccountProvisioned:
-    assert subscriber.plan is not None, "a requested account has a plan"
-    assert subscriber.expires_at is not None, "a requested account has an end"
-    return AccountProvisioned(
-        request_id=request_id, account_id=subscriber.id, plan=subscriber.plan, expires_at=subscriber.expires_at
-    )
 
 
 def _refused(request_id: UUID, account_id: UUID, code: Code, command_type: str) -> AccountRefused:
     return AccountRefused(request_id=request_id, account_id=account_id, code=code, command_type=command_type)
 
 
+# --- it is changed ----------------------------------------------------------------------------------------------------
+
+
+def extend_account(registry: Registry, message: Incoming[ExtendAccount], moment: Moment) -> Outcome:
+    """Extend an account by its plan's validity."""
+    return _buy(registry, message, None, moment)
+
+
+def add_options_pack(registry: Registry, message: Incoming[AddOptionsPack], moment: Moment) -> Outcome:
+    """Add the options pack to an account."""
+    return _buy(registry, message, None, moment)
+
+
+def enable_call_forwarding(registry: Registry, message: Incoming[EnableCallForwarding], moment: Moment) -> Outcome:
+    """Forward an account's calls to a number."""
+    return _buy(registry, message, message.body.forward_to, moment)
+
+
+def _buy(registry: Registry, message: Incoming[Purchasing], forward_to: str | None, moment: Moment) -> Outcome:
+    """Give at once what is paid with money; open the paid-action saga for what is paid with units."""
+    command = message.body
+    action = ACTIONS[type(command)]
+    asked = Purchase(command.request_id, command.account_id, action, command.price_units, _content(command))
+    known = registry.purchases.get(command.request_id)
+    if known is not None:
+        if (known.action, known.content) != (asked.action, asked.content):
+            return [refusal(asked, Code.ID_CONFLICT)]
+        return [outcome(known)] if known.decided_at is not None else ()  # while its saga runs, that will answer
+    code = _why_not_buy(registry, message, asked, forward_to)
+    if code is not None:
+        refused = asked.refused(code.value, moment.now)
+        registry.purchases.put(refused)
+        return [outcome(refused)]
+    if command.price_units is not None:
+        registry.purchases.put(asked)
+        data = command.model_dump(mode="json", exclude_none=True) | {"action": action.value}
+        return PAID_ACTION.begin(registry.sagas, saga_of(command.request_id), data, message, moment)
+    given = give(registry, asked, forward_to, moment)
+    assert not isinstance(given, Code), "it was looked at just now"
+    done = asked.done(registry.subscribers[asked.account_id], moment.now)
+    registry.purchases.put(done)
+    return [outcome(done), *given]
+
+
+def _why_not_buy(
+    registry: Registry, message: Incoming[Purchasing], asked: Purchase, forward_to: str | None
+) -> Code | None:
+    """Look in the order that the contract promises. The saga looks at the account again, but never at the price."""
+    account = registry.subscribers.get(asked.account_id)
+    if account is None:
+        return Code.UNKNOWN_ACCOUNT
+    if asked.price_units is not None and message.actor != account.id:
+        return Code.NOT_HOLDER
+    code = account.why_not(asked.action, forward_to)
+    if code is None and asked.price_units not in (None, registry.price_units(asked.action, account)):
+        return Code.PRICE_CHANGED
+    return code
+
+
+def disable_call_forwarding(registry: Registry, message: Incoming[DisableCallForwarding], moment: Moment) -> Outcome:
+    """Stop forwarding an account's calls."""
+    account = _changeable(registry, message)
+    if isinstance(account, Code):
+        return [_change_refused(message.body, account)]
+    registry.subscribers.put(replace(account, forward_to=None))
+    return [CallForwardingDisabled(account_id=account.id)]
+
+
+def change_email(registry: Registry, message: Incoming[ChangeEmail], moment: Moment) -> Outcome:
+    """Give an account another address, and let go of the one that it had."""
+    command = message.body
+    account = _changeable(registry, message)
+    if isinstance(account, Code):
+        return [_change_refused(command, account)]
+    holder = registry.addresses.get(command.email)
+    if holder is not None and holder.subscriber_id != account.id:
+        return [_change_refused(command, Code.EMAIL_TAKEN)]
+    _give_up_address(registry, account)
+    changed = replace(account, email=command.email)
+    _add(registry, changed)
+    return [EmailChanged(account_id=account.id), _person(changed)]
+
+
+def _changeable(registry: Registry, message: Incoming[Changing]) -> Subscriber | Code:
+    """Give the account that its holder may change, or say why not."""
+    account = registry.subscribers.get(message.body.account_id)
+    if account is None:
+        return Code.UNKNOWN_ACCOUNT
+    if message.actor != account.id:
+        return Code.NOT_HOLDER
+    return Code.ACCOUNT_CLOSED if account.state is AccountState.CLOSED else account
+
+
+def _change_refused(command: Changing, code: Code) -> AccountChangeRefused:
+    return AccountChangeRefused(account_id=command.account_id, code=code, command_type=command.TYPE)
+
+
+def _give_up_address(registry: Registry, account: Subscriber) -> None:
+    assert account.email is not None, "an account that is not closed has an address"
+    registry.addresses.remove(account.email)
+
+
+# --- and ends ---------------------------------------------------------------------------------------------------------
+
+
+def close_account(registry: Registry, message: Incoming[CloseAccount], moment: Moment) -> Outcome:
+    """Close an account for good, and forget whose it was."""
+    command = message.body
+    account = _changeable(registry, message)
+    closed = AccountClosed(account_id=command.account_id)
+    if account is Code.ACCOUNT_CLOSED:
+        return [closed]
+    if isinstance(account, Code):
+        return [_change_refused(command, account)]
+    _give_up_address(registry, account)
+    gone = account.closed(moment.now)
+    registry.subscribers.put(gone)
+    effects: list[Effect] = [closed, PersonErased(subscriber_id=account.id), arm(gone)]
+    if account.fax_number is not None:
+        number = registry.fax_numbers[account.fax_number]
+        registry.fax_numbers.put(replace(number, state=NumberState.RESTING, subscriber_id=None))
+        rested = NumberRested(number=number.number)
+        effects.append(SetTimer(rest_of(number.number), moment.now + REST, rested))
+    return effects
+
+
+def expiry_due(registry: Registry, message: Incoming[ExpiryDue], moment: Moment) -> Outcome:
+    """Tell what is due of an account's end, however late: each milestone once, and then the end itself."""
+    account = registry.subscribers.get(message.body.account_id)
+    if account is None or account.state is not AccountState.ACTIVE or account.expires_at is None:
+        return ()  # it was closed meanwhile
+    expires_at, due = account.expires_at, account.due_days(moment.now)
+    expired = expires_at <= moment.now
+    told: list[Effect] = [
+        AccountExpiring(account_id=account.id, days=days, expires_at=expires_at, late=expired or days != due[-1])
+        for days in due
+    ]
+    if due:
+        account = replace(account, reminded_days=due[-1])
+    if expired:
+        account = replace(account, state=AccountState.EXPIRED)
+        told.append(AccountExpired(account_id=account.id, expires_at=expires_at))
+    registry.subscribers.put(account)
+    return told if expired else [*told, arm(account)]
+
+
+def number_rested(registry: Registry, message: Incoming[NumberRested], moment: Moment) -> Outcome:
+    """Put a number back among the free ones."""
+    number = registry.fax_numbers[message.body.number]
+    if number.state is NumberState.RESTING:
+        registry.fax_numbers.put(replace(number, state=NumberState.FREE))
+    return ()
+
+
+# --- what they all say ------------------------------------------------------------------------------------------------
+
+
 def _person(subscriber: Subscriber) -> PersonRecorded:
+    assert subscriber.language is not None, "a closed account's holder is recorded nowhere"
     return PersonRecorded(
         subscriber_id=subscriber.id,
         email=subscriber.email,
@@ -148,6 +341,6 @@ def _person(subscriber: Subscriber) -> PersonRecorded:
     )
 
 
-def _content(command: ProvisionAccount) -> bytes:
-    """Give what tells two requests with the same id apart."""
-    return blake2b(command.to_json(), digest_size=16).digest()
+def _content(command: Command) -> bytes:
+    """Give what tells two requests with the same id apart. What was left out is left out: fields may be added."""
+    return blake2b(command.model_dump_json(exclude_none=True).encode(), digest_size=16).digest()

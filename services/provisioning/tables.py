@@ -5,24 +5,32 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from services._platform.rows import Mapped
-from services._platform.tables import Bytes, add_platform_tables, timestamp
-from services.provisioning.domain import Address, FaxNumber, Plan, Request, Subscriber
+from services._platform.sagas import SagaRow
+from services._platform.tables import Bytes, add_platform_tables, add_saga_table, timestamp
+from services.provisioning.domain import Address, FaxNumber, Option, Plan, Purchase, Request, Subscriber
 
 metadata = sa.MetaData()
 add_platform_tables(metadata)
+sagas = add_saga_table(metadata)
 
 subscribers = sa.Table(
     "subscribers",
     metadata,
     sa.Column("id", sa.Uuid, primary_key=True),
-    sa.Column("email", sa.Text, nullable=False),
-    sa.Column("first_name", sa.Text, nullable=False),
-    sa.Column("last_name", sa.Text, nullable=False),
-    sa.Column("language", sa.Text, nullable=False),
+    sa.Column("email", sa.Text),
+    sa.Column("first_name", sa.Text),
+    sa.Column("last_name", sa.Text),
+    sa.Column("language", sa.Text),
     sa.Column("plan", sa.Text),
     sa.Column("fax_number", sa.Text),
     sa.Column("created_at", timestamp(), nullable=False),
     sa.Column("expires_at", timestamp()),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("options_pack", sa.Boolean, nullable=False),
+    sa.Column("forward_to", sa.Text),
+    sa.Column("reminded_days", sa.Integer),
+    sa.Column("closed_at", timestamp()),
+    sa.Column("registration", Bytes),
 )
 
 # The primary key is what makes an address unique: of two transactions that find it free, one is told that it is not.
@@ -41,6 +49,20 @@ requests = sa.Table(
     sa.Column("code", sa.Text),
     sa.Column("content", Bytes, nullable=False),
     sa.Column("decided_at", timestamp(), nullable=False),
+    sa.Column("expires_at", timestamp()),
+)
+
+purchases = sa.Table(
+    "purchases",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("account_id", sa.Uuid, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("price_units", sa.BigInteger),
+    sa.Column("content", Bytes, nullable=False),
+    sa.Column("code", sa.Text),
+    sa.Column("expires_at", timestamp()),
+    sa.Column("decided_at", timestamp()),
 )
 
 plans = sa.Table(
@@ -53,6 +75,14 @@ plans = sa.Table(
     sa.CheckConstraint("price_units > 0", name="price_positive"),
 )
 
+options = sa.Table(
+    "options",
+    metadata,
+    sa.Column("option", sa.Text, primary_key=True),
+    sa.Column("price_units", sa.BigInteger, nullable=False),
+    sa.CheckConstraint("price_units > 0", name="option_price_positive"),
+)
+
 fax_numbers = sa.Table(
     "fax_numbers",
     metadata,
@@ -62,8 +92,15 @@ fax_numbers = sa.Table(
 )
 sa.Index("fax_numbers_free", fax_numbers.c.number, postgresql_where=fax_numbers.c.state == "free")
 
-SUBSCRIBERS: Mapped[UUID, Subscriber] = Mapped(subscribers, Subscriber)
+SUBSCRIBERS: Mapped[UUID, Subscriber] = Mapped(subscribers, Subscriber, constant=("created_at",))
 ADDRESSES: Mapped[str, Address] = Mapped(addresses, Address)
 REQUESTS: Mapped[UUID, Request] = Mapped(requests, Request)
+PURCHASES: Mapped[UUID, Purchase] = Mapped(
+    purchases, Purchase, constant=("account_id", "action", "price_units", "content")
+)
 PLANS: Mapped[str, Plan] = Mapped(plans, Plan)
+OPTIONS: Mapped[str, Option] = Mapped(options, Option)
 FAX_NUMBERS: Mapped[str, FaxNumber] = Mapped(fax_numbers, FaxNumber)
+SAGAS: Mapped[UUID, SagaRow] = Mapped(
+    sagas, SagaRow, constant=("name", "correlation_id", "causation_id", "actor", "opened_at")
+)

@@ -7,7 +7,7 @@ and one that was not expected fails; `leaves` compares every row that there is.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 from uuid import UUID, uuid5
@@ -57,19 +57,19 @@ class Scene:
     database: MemoryDatabase
     effects: list[Effect] = field(default_factory=list)
 
-    def when(self, *messages: Message | Incoming[Message], actor: UUID | None = None) -> Self:
+    def when(self, *messages: Message | Incoming[Message], actor: UUID | None = None, at: datetime = NOW) -> Self:
         """Let messages come, in one batch. What came of an earlier one is not expected any more."""
         batch = [m if isinstance(m, Incoming) else incoming(m, actor) for m in messages]
-        self.effects = drive(self._handle(batch))
+        self.effects = drive(self._handle(batch, replace(MOMENT, now=at)))
         return self
 
-    async def _handle(self, batch: Sequence[Incoming[Message]]) -> list[Effect]:
+    async def _handle(self, batch: Sequence[Incoming[Message]], moment: Moment) -> list[Effect]:
         async with self.database.begin() as tx:
             state = await self.service.load(tx, batch)
             effects = [
                 effect
                 for message in batch
-                for effect in self.service.handlers[type(message.body)](state, message, MOMENT)
+                for effect in self.service.handlers[type(message.body)](state, message, moment)
             ]
             await tx.save(state.changes())
         return effects

@@ -2,18 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from contracts.fields import Language
-from contracts.groups import CreateMemberAccount, MemberAccountCreated, MemberAccountRefused, MemberJoined
+from contracts.groups import (
+    CreateMemberAccount,
+    InvitationRevoked,
+    InvitationSent,
+    InviteByEmail,
+    MemberAccountCreated,
+    MemberAccountRefused,
+    MemberJoined,
+    MemberLeft,
+    MembershipEnded,
+    MembershipRecorded,
+)
 from contracts.ledger import CaptureHold, HoldCaptured, HoldReleased, ReleaseHold, ReserveUnits, UnitsRefused
 from contracts.ledger import UnitsReserved as Reserved
 from contracts.message import Message, group_of
 from contracts.provisioning import (
+    AccountClosed,
     AccountProvisioned,
     AccountRefused,
     CancelProvisioning,
@@ -21,16 +33,30 @@ from contracts.provisioning import (
     PlanPublished,
     ProvisionAccount,
 )
-from services._platform.messages import ClearTimer, Effect, SetTimer
+from services._platform.messages import ClearTimer, Effect, Incoming, SetTimer
 from services._platform.sagas import TRAIL_LENGTH, CancelSaga, RetrySaga, SagaDeadline, SagaRow, Status
 from services.groups.consumers import GROUPS
-from services.groups.domain import Address, Group, Membership, Plan, account_of, membership_of
+from services.groups.domain import (
+    AccountState,
+    Address,
+    Group,
+    HistoryEntry,
+    Invitation,
+    InvitationState,
+    Kind,
+    Membership,
+    Plan,
+    Subscriber,
+    account_of,
+    history_of_membership,
+    membership_of,
+)
 from services.groups.store import saga_of
 from tests.unit.given import NOW, Scene, given, id_of, incoming
 
 ADA, BOB = id_of("ada"), id_of("bob")
 GROUP = group_of(ADA)
-PLAN = Plan("send_receive", 20)
+PLAN = Plan("send_receive", 20, 365)
 COMMAND = CreateMemberAccount(
     group_id=GROUP,
     plan="send_receive",
@@ -78,7 +104,36 @@ CLEAR_DEADLINE = ClearTimer(SAGA)
 
 JOINED = MemberJoined(group_id=GROUP, owner_id=ADA, member_id=MEMBER, epoch=1, via="account_created")
 CREATED = MemberAccountCreated(group_id=GROUP, owner_id=ADA, member_id=MEMBER, plan="send_receive", price_units=20)
-MEMBERSHIP = Membership(membership_of(GROUP, MEMBER), GROUP, MEMBER, 1, NOW)
+MEMBERSHIP = Membership(membership_of(GROUP, MEMBER), GROUP, ADA, MEMBER, True, 1, None, NOW, None)
+RECORDED = MembershipRecorded(
+    membership_id=MEMBERSHIP.id, group_id=GROUP, owner_id=ADA, member_id=MEMBER, epoch=1, state="active", joined_at=NOW
+)
+LEFT = MemberLeft(group_id=GROUP, owner_id=ADA, member_id=MEMBER, epoch=1, via="group_closed")
+FORGOTTEN = MembershipEnded(membership_id=MEMBERSHIP.id)
+IN_HISTORY = HistoryEntry(
+    id=history_of_membership(MEMBERSHIP.id, 1),
+    group_id=GROUP,
+    kind=Kind.MEMBERSHIP,
+    at=NOW,
+    actor_id=ADA,
+    member_id=MEMBER,
+    reference_id=MEMBERSHIP.id,
+    units=None,
+    outcome="active",
+    code="account_created",
+    ended_at=None,
+)
+
+
+def creation(outcome: str, code: str | None = None) -> HistoryEntry:
+    """The line that tells what came of the saga."""
+    member = MEMBER if outcome == "created" else None
+    return HistoryEntry(SAGA, GROUP, Kind.ACCOUNT, NOW, ADA, member, SAGA, 20, outcome, code, NOW)
+
+
+def subscriber(id_: UUID, state: AccountState = AccountState.ACTIVE, expires_at: datetime | None = None) -> Subscriber:
+    """Somebody of whom only the account is known."""
+    return Subscriber(id_, None, None, None, None, state, expires_at, 0, 0)
 
 
 def refused(code: str, group_id: UUID = GROUP) -> MemberAccountRefused:
@@ -127,13 +182,16 @@ def test_opens_a_saga_that_asks_for_the_units_and_sets_a_deadline() -> None:
 
 
 ADDRESS = Address("new@example.org", BOB)
-MEMBER_ALREADY = Membership(membership_of(GROUP, BOB), GROUP, BOB, 1, NOW)
-DEARER = Plan("send_receive", 21)
+MEMBER_ALREADY = Membership(membership_of(GROUP, BOB), GROUP, ADA, BOB, True, 1, None, NOW, None)
+DEARER = Plan("send_receive", 21, 365)
+CLOSED = Group(GROUP, ADA, "", False, NOW)
 
 # Each has what the codes after it need as well: the first that is found is told.
 REFUSALS: list[tuple[str, list[Any], UUID | None]] = [
     ("not_owner", [ADDRESS, MEMBER_ALREADY], BOB),
+    ("not_owner", [CLOSED, ADDRESS, MEMBER_ALREADY], BOB),
     ("not_owner", [PLAN], None),
+    ("group_closed", [CLOSED, ADDRESS, MEMBER_ALREADY], ADA),
     ("unknown_plan", [ADDRESS, MEMBER_ALREADY], ADA),
     ("price_changed", [DEARER, ADDRESS, MEMBER_ALREADY], ADA),
     ("already_member", [PLAN, ADDRESS, MEMBER_ALREADY], ADA),
@@ -147,7 +205,7 @@ def test_refuses_in_the_documented_order_and_asks_nobody(code: str, rows: list[A
 
 
 def test_a_member_of_another_group_is_no_member_of_this_one() -> None:
-    elsewhere = Membership(membership_of(group_of(BOB), BOB), group_of(BOB), BOB, 1, NOW)
+    elsewhere = Membership(membership_of(group_of(BOB), BOB), group_of(BOB), BOB, BOB, True, 1, None, NOW, None)
     given(GROUPS, PLAN, ADDRESS, elsewhere).when(ASKED).then(refused("email_taken"))
 
 
@@ -196,7 +254,15 @@ TURNS = [
     # There:
     Turn("reserved: ask for the account", [], RESERVED, [PROVISION], step=PIVOT),
     Turn("provisioned: past the pivot", [RESERVED], PROVISIONED, [CLEAR_DEADLINE, CAPTURE], step=LAST),
-    Turn("captured: the end", [RESERVED, PROVISIONED], CAPTURED, [JOINED, CREATED], COMPLETED, LAST, membership=True),
+    Turn(
+        "captured: the end",
+        [RESERVED, PROVISIONED],
+        CAPTURED,
+        [JOINED, RECORDED, CREATED],
+        COMPLETED,
+        LAST,
+        membership=True,
+    ),
     # And back:
     Turn("units short", [], SHORT, [CLEAR_DEADLINE, refused("units_short")], REFUSED, code="units_short"),
     Turn("account refused: release", [RESERVED], TAKEN, [RELEASE], COMPENSATING, code="email_taken"),
@@ -280,11 +346,87 @@ def test_saga(turn: Turn) -> None:
     assert (row.ended_at is not None) is (turn.status in (COMPLETED, REFUSED))
     memberships = [found for found in scene.rows() if isinstance(found, Membership)]
     assert memberships == ([MEMBERSHIP] if turn.membership else [])
+    history = [found for found in scene.rows() if isinstance(found, HistoryEntry)]
+    assert sorted(history, key=repr) == sorted(told(turn), key=repr)
+
+
+def told(turn: Turn) -> list[HistoryEntry]:
+    """What the history tells of the saga: nothing before its end."""
+    if turn.status is COMPLETED:
+        return [creation("created"), IN_HISTORY]
+    return [creation("refused", turn.code)] if turn.status is REFUSED else []
+
+
+def test_the_account_is_closed_before_it_is_a_member() -> None:
+    """The member's own: what provisioning tells of them comes in its order, the ledger's answer in its own."""
+    scene = after(RESERVED, PROVISIONED, AccountClosed(account_id=MEMBER)).when(CAPTURED)
+    left = LEFT.model_copy(update={"via": "account_closed"})
+    scene.then(JOINED, RECORDED, left, FORGOTTEN, CREATED)
+    assert scene.only(Membership) == replace(MEMBERSHIP, active=False, ended_at=NOW)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_membership_of_a_group_that_closed_meanwhile_is_made_and_ended_at_once(together: bool) -> None:
+    closed = AccountClosed(account_id=ADA)
+    scene = after(RESERVED, PROVISIONED)
+    if together:
+        scene.when(closed, CAPTURED)
+    else:
+        scene.when(closed).when(CAPTURED)
+    scene.then(JOINED, RECORDED, LEFT, FORGOTTEN, CREATED).leaves(
+        PLAN,
+        saga(scene),
+        subscriber(MEMBER, expires_at=PROVISIONED.expires_at),
+        subscriber(ADA, AccountState.CLOSED),
+        CLOSED,
+        replace(MEMBERSHIP, active=False, ended_at=NOW),
+        creation("created"),
+        replace(IN_HISTORY, outcome="group_closed", ended_at=NOW),
+    )
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_group_that_closes_right_after_ends_the_membership(together: bool) -> None:
+    closed = AccountClosed(account_id=ADA)
+    if together:
+        scene = after(RESERVED, PROVISIONED).when(CAPTURED, closed).then(JOINED, RECORDED, CREATED, LEFT, FORGOTTEN)
+    else:
+        scene = after(RESERVED, PROVISIONED, CAPTURED).when(closed).then(LEFT, FORGOTTEN)
+    assert scene.only(Membership) == replace(MEMBERSHIP, active=False, ended_at=NOW)
+
+
+PERSON = PersonRecorded(
+    subscriber_id=MEMBER, email="new@example.org", first_name="Grace", last_name="H.", language=Language.FR
+)
+INVITE = incoming(InviteByEmail(group_id=GROUP, email="new@example.org"), ADA)
+BATCHES: list[list[list[Message | Incoming[Message]]]] = [
+    [[PERSON], [INVITE], [CAPTURED]],
+    [[PERSON, INVITE], [CAPTURED]],
+    [[PERSON], [INVITE, CAPTURED]],
+    [[PERSON, INVITE, CAPTURED]],
+]
+
+
+@pytest.mark.parametrize("batches", BATCHES)
+def test_an_invitation_of_whose_account_is_being_created_is_void_when_they_are_a_member(
+    batches: list[list[Message | Incoming[Message]]],
+) -> None:
+    scene = after(RESERVED, PROVISIONED)
+    effects: list[Effect] = []
+    for batch in batches:
+        effects += scene.when(*batch).effects
+    invitation = scene.only(Invitation)
+    void = InvitationRevoked(
+        group_id=GROUP, owner_id=ADA, invitation_id=invitation.id, subscriber_id=MEMBER, reason="joined"
+    )
+    assert [type(effect) for effect in effects[:1]] == [InvitationSent]
+    assert effects[3:] == [void, ClearTimer(invitation.id), JOINED, RECORDED, CREATED]
+    assert (invitation.state, scene.only(Membership)) == (InvitationState.REVOKED, MEMBERSHIP)
 
 
 def test_every_reply_in_one_batch_takes_the_saga_to_its_end() -> None:
     scene = after().when(RESERVED, PROVISIONED, CAPTURED)
-    scene.then(PROVISION, CLEAR_DEADLINE, CAPTURE, JOINED, CREATED)
+    scene.then(PROVISION, CLEAR_DEADLINE, CAPTURE, JOINED, RECORDED, CREATED)
 
 
 @pytest.mark.parametrize("past", [[RESERVED, PROVISIONED, CAPTURED], [SHORT]], ids=["completed", "refused"])
@@ -305,22 +447,14 @@ def test_remembers_what_happened_to_it_and_lets_the_oldest_fall_off() -> None:
 
 @pytest.mark.parametrize("message", [RESERVED, SHORT, PROVISIONED, TAKEN, CAPTURED, RELEASED, DEADLINE, RETRY, CANCEL])
 def test_leaves_alone_what_is_another_services_sagas(message: Message) -> None:
-    given(GROUPS, PLAN).when(message).then().leaves(PLAN)
+    learned = [subscriber(MEMBER, expires_at=PROVISIONED.expires_at)] if message is PROVISIONED else []
+    given(GROUPS, PLAN).when(message).then().leaves(PLAN, *learned)
 
 
-# --- what groups learns ---
-
-
-def test_learns_who_has_an_address_and_opens_their_group() -> None:
-    person = PersonRecorded(
-        subscriber_id=ADA, email="ada@example.org", first_name="Ada", last_name="L.", language=Language.EN
-    )
-    rows = [Group(GROUP, ADA, "Ada L."), Address("ada@example.org", ADA)]
-    given(GROUPS).when(person).then().leaves(*rows)
-    given(GROUPS, *rows).when(person).then().leaves(*rows)
+# --- what groups learns of plans ---
 
 
 def test_learns_todays_price() -> None:
     published = PlanPublished(plan="send_receive", price_units=25, validity_days=365, fax_number=True)
-    given(GROUPS, PLAN).when(published).then().leaves(Plan("send_receive", 25))
+    given(GROUPS, PLAN).when(published).then().leaves(Plan("send_receive", 25, 365))
     given(GROUPS, PLAN).when(published, ASKED).then(refused("price_changed"))

@@ -1,6 +1,8 @@
 """Messages as they travel: out and in again, and to the partition where every writer would put them."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid5
 
 import pytest
@@ -9,9 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.catalogue import MESSAGES
+from contracts.groups import MembershipEnded
 from contracts.ledger import CreditUnits
+from contracts.message import Event
+from contracts.provisioning import PersonErased
+from contracts.topics import GROUPS_EVENTS, GROUPS_MEMBERS
 from services._platform.kafka import partition_of
-from services._platform.messages import Incoming, Outgoing, decode, headers_of, outgoing, position_id
+from services._platform.messages import Incoming, Outgoing, Undecodable, decode, headers_of, outgoing, position_id
 from tests.simulation.bus import BusRecord
 from tests.unit.given import incoming
 
@@ -47,6 +53,76 @@ def test_headers_are_cloudevents() -> None:
     }
     bare = Outgoing(UUID(int=1), "x.v1", "k", b"{}", "corr", "cause", None, None)
     assert {"ce_actor", "traceparent"}.isdisjoint(dict(headers_of(bare, "popfax/ledger", "now")))
+
+
+# --- tombstones ---
+
+
+def tombstone(**changes: Any) -> BusRecord:
+    """The record that erases a person, with parts of it changed."""
+    body = PersonErased(subscriber_id=UUID(int=1))
+    out = Outgoing(UUID(int=2), body.TYPE, body.key(), body.to_json(), "corr", "cause", None, None)
+    headers = list(headers_of(out, "popfax/provisioning", "now"))
+    record = BusRecord(body.TOPIC.name, 0, 0, out.key.encode(), out.value or None, headers)
+    return replace(record, **changes)
+
+
+HANDLED = {model.TYPE.encode(): model for model in (PersonErased, MembershipEnded)}
+
+
+@pytest.mark.parametrize("value", [None, b""])
+def test_a_tombstone_has_no_value_and_its_key_says_everything(value: bytes | None) -> None:
+    record = tombstone(value=value)
+    body = PersonErased(subscriber_id=UUID(int=1))
+    assert body.to_json() == b""
+    assert decode(record, HANDLED, "") == Incoming(UUID(int=2), body, record, "corr")
+    assert PersonErased.from_record(record.key, value) == body
+
+
+UNREADABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "a value": ({"value": b"{}"}, "malformed_command"),
+    "a value that says the same": (
+        {"value": b'{"subscriber_id": "%s"}' % str(UUID(int=1)).encode()},
+        "malformed_command",
+    ),
+    "no key": ({"key": None}, "malformed_command"),
+    "a key that is no id": ({"key": b"somebody"}, "malformed_command"),
+    "a key that is no text": ({"key": b"\xff"}, "malformed_command"),
+    "a key in another spelling": ({"key": UUID(int=1).hex.encode()}, "wrong_key"),
+}
+
+
+@pytest.mark.parametrize(("changes", "code"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_tombstone_is_undecodable_with(changes: dict[str, Any], code: str) -> None:
+    found = decode(tombstone(**changes), HANDLED, "")
+    assert isinstance(found, Undecodable)
+    assert found.code == code
+    assert "somebody" not in repr(found.errors), "a key may be personal"
+
+
+def test_what_is_no_tombstone_needs_a_value() -> None:
+    body = CreditUnits(credit_id=UUID(int=1), account_id=UUID(int=2), amount_units=3)
+    headers = [("ce_type", body.TYPE.encode()), ("ce_id", str(UUID(int=4)).encode())]
+    found = decode(
+        BusRecord(body.TOPIC.name, 0, 0, body.key().encode(), None, headers), {body.TYPE.encode(): CreditUnits}, ""
+    )
+    assert isinstance(found, Undecodable)
+
+
+def test_refuses_a_tombstone_that_says_more_than_its_key_or_is_never_compacted() -> None:
+    with pytest.raises(TypeError, match="is a tombstone"):
+
+        class More(Event, type="more.v1", topic=GROUPS_MEMBERS, key="id", tombstone=True):
+            id: UUID
+            why: str
+
+    with pytest.raises(TypeError, match="is a tombstone"):
+
+        class Kept(Event, type="kept.v1", topic=GROUPS_EVENTS, key="id", tombstone=True):
+            id: UUID
+
+
+# --- ids ---
 
 
 def test_the_same_cause_makes_the_same_message_again_and_its_next_one_another() -> None:

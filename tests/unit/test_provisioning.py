@@ -1,5 +1,6 @@
-"""Provisioning's decisions, command by command."""
+"""Provisioning's decisions: how an account begins."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -18,7 +19,9 @@ from contracts.provisioning import (
     SubscriberRegistered,
 )
 from services.provisioning.consumers import PROVISIONING
-from services.provisioning.domain import Address, FaxNumber, NumberState, Plan, Request, Subscriber
+from services.provisioning.domain import AccountState, Address, FaxNumber, NumberState, Plan, Request, Subscriber
+from services.provisioning.handlers import _content
+from services.provisioning.timers import arm
 from tests.unit.given import NOW, Scene, given, id_of
 
 ADA, NEW, REQUEST = id_of("ada"), id_of("new"), id_of("request")
@@ -30,7 +33,7 @@ FREE = FaxNumber("+331", NumberState.FREE, None)
 FREE_TOO = FaxNumber("+332", NumberState.FREE, None)
 GIVEN = FaxNumber("+330", NumberState.ASSIGNED, ADA)
 
-OWNER = Subscriber(ADA, "ada@example.org", "Ada", "L.", "en", None, None, NOW, None)
+SIGNED_UP = Subscriber(ADA, "ada@example.org", "Ada", "L.", "en", None, None, NOW, None)
 OWNERS_ADDRESS = Address("ada@example.org", ADA)
 
 
@@ -43,6 +46,9 @@ def register(**changes: Any) -> RegisterSubscriber:
         "language": "en",
     }
     return RegisterSubscriber(**{**fields, **changes})
+
+
+OWNER = replace(SIGNED_UP, registration=_content(register()))
 
 
 def provision(**changes: Any) -> ProvisionAccount:
@@ -69,6 +75,7 @@ RECORDED = person(ADA, "ada@example.org", "Ada", "L.", Language.EN, None)
 REGISTERED = SubscriberRegistered(subscriber_id=ADA)
 PROVISIONED = AccountProvisioned(request_id=REQUEST, account_id=NEW, plan="send_receive", expires_at=YEAR)
 NEW_RECORDED = person(NEW, "new@example.org", "Grace", "H.", Language.FR, "+331")
+CREATED = Subscriber(NEW, "new@example.org", "Grace", "H.", "fr", "send_receive", "+331", NOW, YEAR)
 
 
 def not_registered(code: str, id_: UUID = ADA) -> RegistrationRefused:
@@ -96,7 +103,14 @@ def test_gives_the_same_registration_the_same_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{"email": "other@example.org"}, {"first_name": "A."}, {"last_name": "M."}, {"language": "fr"}]
+    "other",
+    [
+        {"email": "other@example.org"},
+        {"first_name": "A."},
+        {"last_name": "M."},
+        {"language": "fr"},
+        {"plan": "gone", "expires_at": YEAR},
+    ],
 )
 def test_refuses_a_registration_whose_id_has_other_content(other: dict[str, Any]) -> None:
     rows = [OWNER, OWNERS_ADDRESS]
@@ -114,19 +128,69 @@ def test_of_two_who_want_an_address_in_one_batch_one_gets_it() -> None:
     scene.then(REGISTERED, RECORDED, not_registered("email_taken", NEW)).leaves(OWNER, OWNERS_ADDRESS)
 
 
+def test_registers_a_subscriber_whose_account_has_an_end_and_sets_its_timer() -> None:
+    command = register(plan="send_only", expires_at=YEAR)
+    there = replace(OWNER, plan="send_only", expires_at=YEAR, registration=_content(command))
+    registered = SubscriberRegistered(subscriber_id=ADA, expires_at=YEAR)
+    scene = given(PROVISIONING, SEND).when(command).then(registered, RECORDED, arm(there))
+    scene.leaves(SEND, there, OWNERS_ADDRESS)
+    assert there.next_due() == YEAR - timedelta(30)
+    scene.when(command).then(registered, RECORDED).leaves(SEND, there, OWNERS_ADDRESS)
+
+
+def test_registers_a_subscriber_whose_account_has_ended_with_a_timer_that_is_due() -> None:
+    yesterday = NOW - timedelta(1)
+    scene = given(PROVISIONING, SEND).when(register(plan="send_only", expires_at=yesterday))
+    subscriber = scene.only(Subscriber)
+    assert (subscriber.state, subscriber.reminded_days) == (AccountState.ACTIVE, 1)
+    assert subscriber.next_due() == yesterday
+    assert scene.effects[-1] == arm(subscriber)
+
+
+def test_refuses_a_registration_in_the_documented_order() -> None:
+    command = register(plan="gone", expires_at=YEAR)
+    elsewhere = replace(OWNERS_ADDRESS, subscriber_id=NEW)
+    given(PROVISIONING, elsewhere, SEND).when(command).then(not_registered("email_taken")).leaves(elsewhere, SEND)
+    rows = [OWNER, OWNERS_ADDRESS, SEND]
+    given(PROVISIONING, *rows).when(command).then(not_registered("id_conflict")).leaves(*rows)
+    given(PROVISIONING, SEND).when(command).then(not_registered("unknown_plan")).leaves(SEND)
+
+
+def test_gives_the_same_registration_the_same_answer_when_the_address_and_the_end_are_others_by_now() -> None:
+    command = register(plan="send_only", expires_at=NOW + timedelta(1))
+    changed = replace(
+        SIGNED_UP, email="new@example.org", plan="send_only", expires_at=YEAR, registration=_content(command)
+    )
+    rows = [SEND, changed, Address("new@example.org", ADA)]
+    scene = given(PROVISIONING, *rows).when(command).leaves(*rows)
+    recorded = person(ADA, "new@example.org", "Ada", "L.", Language.EN, None)
+    scene.then(SubscriberRegistered(subscriber_id=ADA, expires_at=YEAR), recorded)
+
+
+def test_refuses_to_register_again_who_has_closed_their_account() -> None:
+    closed = OWNER.closed(NOW)
+    given(PROVISIONING, closed).when(register()).then(not_registered("id_conflict")).leaves(closed)
+
+
+def test_refuses_to_register_an_account_that_somebody_else_paid() -> None:
+    rows = [CREATED, Address("new@example.org", NEW)]
+    command = register(subscriber_id=NEW, email="new@example.org", first_name="Grace", last_name="H.", language="fr")
+    given(PROVISIONING, *rows).when(command).then(not_registered("id_conflict", NEW)).leaves(*rows)
+
+
 # --- accounts ---
 
 
 def test_creates_an_account_with_a_fax_number() -> None:
-    scene = provisioned().then(PROVISIONED, NEW_RECORDED)
+    scene = provisioned().then(PROVISIONED, NEW_RECORDED, arm(CREATED))
     scene.leaves(
         FAX,
         SEND,
         FaxNumber("+331", NumberState.ASSIGNED, NEW),
         FREE_TOO,
-        Subscriber(NEW, "new@example.org", "Grace", "H.", "fr", "send_receive", "+331", NOW, YEAR),
+        CREATED,
         Address("new@example.org", NEW),
-        Request(REQUEST, NEW, None, scene.only(Request).content, NOW),
+        Request(REQUEST, NEW, None, _content(provision()), NOW, YEAR),
     )
 
 
@@ -135,6 +199,7 @@ def test_creates_an_account_without_a_number_where_the_plan_has_none() -> None:
     scene.then(
         AccountProvisioned(request_id=REQUEST, account_id=NEW, plan="send_only", expires_at=YEAR),
         person(NEW, "new@example.org", "Grace", "H.", Language.FR, None),
+        arm(CREATED),
     )
     assert scene.only(Subscriber).fax_number is None
     assert scene.only(FaxNumber) == GIVEN
@@ -176,6 +241,21 @@ def test_gives_the_same_request_the_same_answer_and_no_second_account() -> None:
     scene.when(provision()).then(PROVISIONED).leaves(*rows)
 
 
+@pytest.mark.parametrize(
+    "now",
+    [
+        replace(CREATED, expires_at=YEAR + timedelta(365)),
+        replace(CREATED, state=AccountState.EXPIRED),
+        CREATED.closed(NOW),
+    ],
+    ids=["extended", "expired", "closed"],
+)
+def test_gives_the_same_request_the_same_answer_whatever_the_account_is_by_now(now: Subscriber) -> None:
+    rows = [SEND, now, Request(REQUEST, NEW, None, _content(provision()), NOW, YEAR)]
+    given(PROVISIONING, *rows).when(provision()).then(PROVISIONED).leaves(*rows)
+    given(PROVISIONING, *rows).when(CancelProvisioning(request_id=REQUEST, account_id=NEW)).then(PROVISIONED)
+
+
 @pytest.mark.parametrize("other", [{"email": "x@example.org"}, {"account_id": ADA}, {"plan": "send_only"}])
 def test_refuses_a_request_whose_id_has_other_content(other: dict[str, Any]) -> None:
     scene = provisioned()
@@ -198,9 +278,9 @@ def test_a_batch_gives_each_account_a_number_of_its_own() -> None:
 def test_of_two_accounts_for_one_address_in_one_batch_one_is_created() -> None:
     scene = given(PROVISIONING, FAX, FREE, FREE_TOO)
     scene.when(provision(), provision(request_id=id_of("r2"), account_id=id_of("a2")))
-    assert scene.effects[:2] == [PROVISIONED, NEW_RECORDED]
-    assert isinstance(scene.effects[2], AccountRefused)
-    assert (len(scene.effects), scene.effects[2].code) == (3, "email_taken")
+    assert scene.effects[:3] == [PROVISIONED, NEW_RECORDED, arm(CREATED)]
+    assert isinstance(scene.effects[3], AccountRefused)
+    assert (len(scene.effects), scene.effects[3].code) == (4, "email_taken")
 
 
 # --- calling off ---

@@ -1,14 +1,48 @@
-"""A saga's definition is refused when it could not keep the rules."""
+"""A saga's definition is refused when it could not keep the rules; and the turns that a local pivot takes."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import cast
+from uuid import UUID
 
 import pytest
 
-from contracts.ledger import UnitsRefused
-from services._platform.sagas import LocalPivot, Saga, Step
+from contracts.ledger import (
+    CaptureHold,
+    CreditRefused,
+    CreditUnits,
+    HoldCaptured,
+    HoldReleased,
+    ReleaseHold,
+    ReserveUnits,
+    UnitsCredited,
+    UnitsRefused,
+    UnitsReserved,
+)
+from contracts.message import Message
+from contracts.topics import LEDGER_COMMANDS, LEDGER_EVENTS
+from services._platform.database import Transaction
+from services._platform.messages import ClearTimer, Effect, Incoming, Outcome, SetTimer
+from services._platform.rows import Changes, Rows
+from services._platform.sagas import (
+    CancelSaga,
+    LocalPivot,
+    RetrySaga,
+    Saga,
+    SagaDeadline,
+    SagaRow,
+    Sagas,
+    Status,
+    Step,
+)
+from services._platform.service import Handler, Moment
 from services.groups.sagas import CREATE_MEMBER_ACCOUNT
+from services.groups.tables import SAGAS
+from services.ledger.consumers import LEDGER
+from tests.unit.given import NOW, given, id_of, incoming
+
+ADA = id_of("ada")
 
 RESERVE, PROVISION, CAPTURE = cast(tuple[Step, Step, Step], CREATE_MEMBER_ACCOUNT.steps)
 APPLY = LocalPivot("apply", lambda state, saga, moment: ())
@@ -40,3 +74,184 @@ def test_accepts_a_definition_with_its_pivot_anywhere(steps: Sequence[Step]) -> 
 def test_accepts_a_definition_with_a_local_pivot() -> None:
     saga = replace(CREATE_MEMBER_ACCOUNT, steps=(RESERVE, APPLY, CAPTURE))
     assert saga.steps[saga.pivot] is APPLY
+
+
+# --- a local pivot ---
+#
+# The smallest service that has one: units are held, something is done here and now, the units are paid. (Or nothing is
+# left to be paid: then the pivot is the last step.)
+
+ID = id_of("saga")
+PAYS = ReserveUnits(hold_id=ID, account_id=ADA, amount_units=20)
+BACK = ReleaseHold(hold_id=ID, account_id=ADA)
+TAKES = CaptureHold(hold_id=ID, account_id=ADA)
+OPENS = CreditUnits(credit_id=ID, account_id=ADA, amount_units=1)
+RESERVED = UnitsReserved(hold_id=ID, account_id=ADA, amount_units=20)
+SHORT = UnitsRefused(hold_id=ID, account_id=ADA, code="units_short", command_type=ReserveUnits.TYPE)
+RELEASED = HoldReleased(hold_id=ID, account_id=ADA, amount_units=20)
+CAPTURED = HoldCaptured(hold_id=ID, account_id=ADA, amount_units=20)
+DEADLINE, RETRY, CANCEL = SagaDeadline(saga_id=ID), RetrySaga(saga_id=ID), CancelSaga(saga_id=ID)
+
+TIMER = SetTimer(id_of("what it sets"), NOW, SagaDeadline(saga_id=ID))
+SET, CLEAR = SetTimer(ID, NOW + timedelta(minutes=5), DEADLINE), ClearTimer(ID)
+BOUGHT = UnitsCredited(credit_id=ID, account_id=ADA, amount_units=1)
+
+
+def nothing_bought(code: str | None) -> CreditRefused:
+    return CreditRefused(credit_id=ID, account_id=ADA, code=code or "", command_type=CreditUnits.TYPE)
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A service's state: its sagas, and what was bought."""
+
+    sagas: Rows[UUID, SagaRow]
+    bought: list[UUID]
+
+    def changes(self) -> Sequence[Changes]:
+        return (self.sagas,)
+
+
+class Buying:
+    """One saga in a service that runs it, with every message in a batch of its own."""
+
+    def __init__(self, *, code: str | None = None, is_last: bool = False) -> None:
+        self.code = code
+        self.bought: list[UUID] = []
+        definition = Saga(
+            name="buy",
+            steps=(
+                replace(RESERVE, ask=lambda saga: PAYS, undo=lambda saga: BACK),
+                LocalPivot("buy", self.buy),
+                *(() if is_last else (replace(CAPTURE, ask=lambda saga: TAKES),)),
+            ),
+            completed=lambda state, saga, moment: [BOUGHT],
+            refused=lambda state, saga, moment: [nothing_bought(saga.code)],
+            deadline=timedelta(minutes=5),
+        )
+        sagas = Sagas(definition)
+        replies = (UnitsReserved, UnitsRefused, HoldReleased, HoldCaptured)
+        handlers: dict[type[Message], Handler] = {
+            CreditUnits: lambda state, message, moment: definition.begin(state.sagas, ID, {}, message, moment),
+            **dict.fromkeys(replies, sagas.reply),
+            SagaDeadline: sagas.deadline,
+            RetrySaga: sagas.retry,
+            CancelSaga: sagas.cancel,
+        }
+
+        async def load(tx: Transaction, batch: Sequence[Incoming[Message]]) -> Shop:
+            return Shop(await tx.fetch(SAGAS, sagas.touched(batch) | {ID}), self.bought)
+
+        topics = (LEDGER_COMMANDS, LEDGER_EVENTS)
+        self.scene = given(replace(LEDGER, topics=topics, handlers=handlers, load=load))
+        self.comes(OPENS)
+
+    def buy(self, state: Shop, saga: SagaRow, moment: Moment) -> Outcome | str:
+        if self.code is not None:
+            return self.code
+        state.bought.append(saga.id)
+        return [TIMER]
+
+    def comes(self, *batch: Message) -> Sequence[Effect]:
+        return self.scene.when(*batch).effects
+
+    @property
+    def row(self) -> SagaRow:
+        found = self.scene.only(SagaRow)
+        assert isinstance(found, SagaRow)
+        return found
+
+    def is_at(self, status: Status, step: str, code: str | None = None) -> None:
+        assert (self.row.status, self.row.step, self.row.code) == (status, step, code)
+        assert (self.row.ended_at is not None) is (status in (Status.COMPLETED, Status.REFUSED))
+
+
+def test_what_a_local_pivot_does_is_done_in_the_turn_that_reaches_it_and_the_next_step_asked_for() -> None:
+    buying = Buying()
+    assert buying.comes(RESERVED) == [TIMER, CLEAR, TAKES]
+    assert buying.bought == [ID]
+    buying.is_at(Status.RUNNING, "capture hold")
+    assert buying.comes(CAPTURED) == [BOUGHT]
+    buying.is_at(Status.COMPLETED, "capture hold")
+    assert [line.split(" ", 1)[1] for line in buying.row.trail] == [
+        "opened",
+        "UnitsReserved",
+        "buy",
+        "HoldCaptured",
+        "completed",
+    ]
+
+
+def test_a_local_pivot_that_refuses_gives_back_what_was_held() -> None:
+    buying = Buying(code="already_added")
+    assert buying.comes(RESERVED) == [BACK]
+    assert buying.bought == []
+    buying.is_at(Status.COMPENSATING, "reserve units", "already_added")
+    assert buying.comes(RELEASED) == [CLEAR, nothing_bought("already_added")]
+    buying.is_at(Status.REFUSED, "reserve units", "already_added")
+    assert "buy: already_added" in " ".join(buying.row.trail)
+
+
+def test_a_local_pivot_that_is_the_last_step_ends_the_saga() -> None:
+    buying = Buying(is_last=True)
+    assert buying.comes(RESERVED) == [TIMER, CLEAR, BOUGHT]
+    assert buying.bought == [ID]
+    buying.is_at(Status.COMPLETED, "buy")
+    assert buying.comes(DEADLINE) == []
+    assert buying.comes(RETRY) == []
+    assert buying.comes(incoming(RESERVED, id_=id_of("again")).body) == []
+    assert buying.bought == [ID]
+    buying.is_at(Status.COMPLETED, "buy")
+
+
+def test_a_local_pivot_that_is_the_last_step_can_refuse() -> None:
+    buying = Buying(code="account_closed", is_last=True)
+    assert buying.comes(RESERVED) == [BACK]
+    assert buying.comes(RELEASED) == [CLEAR, nothing_bought("account_closed")]
+
+
+@pytest.mark.parametrize(("call", "code"), [(DEADLINE, "timed_out"), (CANCEL, "cancelled")])
+def test_called_off_before_a_local_pivot_it_never_reaches_it(call: Message, code: str) -> None:
+    buying = Buying()
+    assert buying.comes(call) == [BACK]
+    buying.is_at(Status.COMPENSATING, "reserve units", code)
+    assert buying.comes(RESERVED) == []  # late: the release is on its way
+    assert buying.comes(RELEASED) == [CLEAR, nothing_bought(code)]
+    assert buying.bought == []
+
+
+@pytest.mark.parametrize("call", [DEADLINE, CANCEL])
+def test_called_off_after_a_local_pivot_it_only_goes_forward(call: Message) -> None:
+    buying = Buying()
+    buying.comes(RESERVED)
+    assert buying.comes(call) == []
+    buying.is_at(Status.RUNNING, "capture hold")
+    assert buying.comes(RETRY) == [TAKES]
+    assert buying.comes(CAPTURED) == [BOUGHT]
+
+
+def test_a_reservation_that_comes_twice_reaches_a_local_pivot_once() -> None:
+    buying = Buying()
+    buying.comes(RESERVED)
+    assert buying.comes(RESERVED) == []
+    assert buying.bought == [ID]
+    refused = Buying(code="already_added")
+    refused.comes(RESERVED)
+    refused.code = None  # it would be done now
+    assert refused.comes(RESERVED) == []
+    assert refused.bought == []
+
+
+def test_a_refusal_before_a_local_pivot_ends_the_saga_and_what_comes_late_is_given_back() -> None:
+    buying = Buying()
+    assert buying.comes(SHORT) == [CLEAR, nothing_bought("units_short")]
+    assert buying.comes(RESERVED) == [BACK]
+    assert buying.bought == []
+    buying.is_at(Status.REFUSED, "reserve units", "units_short")
+
+
+def test_all_of_it_in_one_batch() -> None:
+    buying = Buying()
+    assert buying.comes(RESERVED, CAPTURED) == [TIMER, CLEAR, TAKES, BOUGHT]
+    refused = Buying(code="already_added")
+    assert refused.comes(RESERVED, RELEASED) == [BACK, CLEAR, nothing_bought("already_added")]

@@ -11,8 +11,15 @@ from uuid import UUID, uuid5
 import pytest
 import structlog
 
-from contracts.groups import CreateMemberAccount, GroupsCommandMalformed
-from contracts.ledger import CreditUnits, LedgerCommandMalformed, ReserveUnits, UnitsCredited, UnitsReserved
+from contracts.groups import CreateMemberAccount, GroupsCommandMalformed, MembershipEnded, MembershipRecorded
+from contracts.ledger import (
+    BalanceChanged,
+    CreditUnits,
+    LedgerCommandMalformed,
+    ReserveUnits,
+    UnitsCredited,
+    UnitsReserved,
+)
 from contracts.message import Message
 from contracts.topics import GROUPS_COMMANDS, LEDGER_COMMANDS, LEDGER_EVENTS, Topic
 from services._platform.database import Conflict, Outage, Why
@@ -91,7 +98,8 @@ class Kitchen:
         drive(retry_requested(self.shell))
 
     def sent(self) -> list[Outgoing]:
-        return self.database.contents.outbox
+        """What was answered; what is told of balances comes on top, and is of no interest here."""
+        return [out for out in self.database.contents.outbox if out.type != BalanceChanged.TYPE]
 
     def answers(self) -> list[str]:
         return [out.causation_id for out in self.sent()]
@@ -384,6 +392,75 @@ def test_what_is_too_large_to_publish_is_parked_and_changes_nothing() -> None:
 
 def _and(handler: Handler, more: Message) -> Handler:
     return lambda state, message, moment: [*handler(state, message, moment), more]
+
+
+# --- compacted topics ---
+
+KEY, OTHER_KEY = id_of("key"), id_of("other key")
+
+
+def told(version: int, account: UUID = KEY) -> BalanceChanged:
+    return BalanceChanged(account_id=account, version=version, balance_units=version, available_units=version)
+
+
+def recorded(epoch: int, membership: UUID = KEY) -> MembershipRecorded:
+    return MembershipRecorded(
+        membership_id=membership,
+        group_id=ADA,
+        owner_id=ADA,
+        member_id=BOB,
+        epoch=epoch,
+        state="active",
+        joined_at=VirtualClock(Random(1)).now,
+    )
+
+
+ENDED = MembershipEnded(membership_id=KEY)
+CREDITED = UnitsCredited(credit_id=ADA, account_id=KEY, amount_units=1)
+
+TOLD: dict[str, tuple[list[list[Message]], list[Message]]] = {
+    # What the messages of a batch return, and what is published of it.
+    "of one message the last": ([[told(1), told(2)]], [told(2)]),
+    "of several messages the last one's": ([[told(1)], [told(2)], [told(3)]], [told(3)]),
+    "one a key": ([[told(1)], [told(7, OTHER_KEY)], [told(2)]], [told(2), told(7, OTHER_KEY)]),
+    "one a topic, though the key is the same": ([[told(1)], [recorded(1)]], [told(1), recorded(1)]),
+    "everything on other topics, in order": (
+        [[CREDITED, told(1), CREDITED], [told(2), CREDITED]],
+        [CREDITED] * 3 + [told(2)],
+    ),
+    "a tombstone after the record": ([[recorded(1)], [ENDED]], [ENDED]),
+    "a record after the tombstone": ([[ENDED], [recorded(2)]], [recorded(2)]),
+}
+
+
+@pytest.mark.parametrize(("returned", "published"), TOLD.values(), ids=TOLD)
+def test_of_a_batch_a_compacted_topic_gets(returned: list[list[Message]], published: list[Message]) -> None:
+    kitchen = timing({f"m{n}": outcome for n, outcome in enumerate(returned)})
+    kitchen.comes(*(kitchen.record(credit(f"c{n}"), f"m{n}") for n in range(len(returned))))
+    outbox = kitchen.database.contents.outbox
+    assert [(out.type, out.value) for out in outbox] == [(body.TYPE, body.to_json()) for body in published]
+
+
+def test_each_of_two_batches_tells_its_own() -> None:
+    kitchen = timing({"m1": [told(1)], "m2": [told(2)]})
+    for name in ("m1", "m2"):
+        kitchen.comes(kitchen.record(credit(name), name))
+    values = [out.value for out in kitchen.database.contents.outbox]
+    assert values == [told(1).to_json(), told(2).to_json()]
+
+
+def test_what_a_compacted_topic_gets_has_the_envelope_of_what_brought_it_about() -> None:
+    kitchen = timing({"m1": [told(1)], "m2": [CREDITED, told(2)]})
+    kitchen.comes(kitchen.record(credit("m1"), "m1"), kitchen.record(credit("m2"), "m2"))
+    (newest,) = [out for out in kitchen.database.contents.outbox if out.type == BalanceChanged.TYPE]
+    assert (newest.id, newest.causation_id) == (uuid5(id_of("m2"), "1"), str(id_of("m2")))
+
+
+def test_a_message_that_fails_tells_a_compacted_topic_nothing() -> None:
+    kitchen = timing({"m1": [told(1)], "m2": [told(2)]})
+    kitchen.failing = {id_of("m2")}
+    kitchen.comes(kitchen.record(credit("m1"), "m1"), kitchen.record(credit("m2"), "m2"))
+    assert [out.value for out in kitchen.database.contents.outbox] == [told(1).to_json()]
 
 
 # --- the database's failures ---

@@ -1,0 +1,36 @@
+"""What provisioning tells itself, later: its timers and their messages."""
+
+from uuid import UUID
+
+from contracts.ids import derive
+from contracts.message import Message
+from services._platform.messages import ClearTimer, SetTimer
+from services.provisioning.domain import Subscriber
+
+_EXPIRY = UUID("6c1f0a3e-52d9-5b7c-9a1d-0e8f4b2d7c61")
+_REST = UUID("b7d40c95-1e6a-5f38-8c02-93a5d6e1f274")
+
+
+class ExpiryDue(Message, type="popfax.provisioning.expiry-due", key="account_id"):
+    """Something is to be told of the account's end, unless it was extended or closed meanwhile."""
+
+    account_id: UUID
+
+
+class NumberRested(Message, type="popfax.provisioning.number-rested", key="number"):
+    """A fax number has rested for long enough to be somebody else's."""
+
+    number: str
+
+
+def arm(account: Subscriber) -> SetTimer | ClearTimer:
+    """Set the account's one timer to whatever is next, or clear it where nothing is."""
+    timer, due_at = derive(_EXPIRY, account.id.hex), account.next_due()
+    if due_at is None:
+        return ClearTimer(timer)
+    return SetTimer(timer, due_at, ExpiryDue(account_id=account.id))
+
+
+def rest_of(number: str) -> UUID:
+    """Give the id of the timer that ends a number's rest."""
+    return derive(_REST, number)
