@@ -9,12 +9,12 @@ LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --un
 	--custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lock
+.PHONY: help setup demo test bench lock contracts release-contracts
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## Install everything into .venv and fetch Kafka's jars; costs nothing when that was done
+setup: $(STAMP) ## Install everything into .venv, fetch Kafka's jars and AsyncAPI's parser; costs nothing when that was done
 
 demo: $(STAMP) ## Run the whole product on this machine
 	$(BIN)/popfax demo
@@ -29,23 +29,31 @@ test: $(STAMP) ## Check style, types, imports and behaviour (STACK=containers: i
 bench: $(STAMP) ## Measure
 	$(BIN)/python -m tests.bench
 
+contracts: $(STAMP) ## Write the contracts' schemas and AsyncAPI documents again
+	$(BIN)/python -m deploy.contracts
+
+release-contracts: $(STAMP) ## Freeze today's contracts: VERSION=1.1.0
+	$(BIN)/python -m deploy.contracts release $(VERSION)
+
 lock: $(STAMP) ## Choose the packages' versions again: requirements/*.txt
 	$(LOCK) --output-file requirements/services.txt
 	$(LOCK) --all-extras --output-file requirements/dev.txt
 
 # An interrupted setup leaves no stamp, and the next one goes on where it was.
-$(STAMP): requirements/dev.txt pyproject.toml deploy/local/kafka-jars.sha256
+$(STAMP): requirements/dev.txt pyproject.toml deploy/local/kafka-jars.sha256 deploy/contracts/asyncapi-parser.sha256
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed: make setup PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || { \
 		echo "Python's venv and ensurepip are needed: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
-	@echo "1/4 making $(VENV)"
+	@echo "1/5 making $(VENV)"
 	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@echo "2/4 installing packages"
+	@echo "2/5 installing packages"
 	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@echo "3/4 installing the product"
+	@echo "3/5 installing the product"
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps -e .
-	@echo "4/4 fetching Kafka's jars"
+	@echo "4/5 fetching Kafka's jars"
 	@$(BIN)/python -m deploy.local.jars
+	@echo "5/5 fetching AsyncAPI's parser"
+	@$(BIN)/python -m deploy.contracts.parser
 	@touch $@
 	@echo "Ready: make demo, make test"

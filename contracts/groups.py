@@ -18,11 +18,13 @@ from contracts.topics import GROUPS_COMMANDS, GROUPS_EVENTS, GROUPS_MEMBERS
 MAX_MEMBERS = 1000
 """As many members may be named, or meant, by one command."""
 
-Via = Literal["account_created", "invitation_accepted"]
-"""How somebody became a member."""
+Via = Code
+"""How somebody became a member: `account_created` or `invitation_accepted`. More may come."""
 
-End = Literal["detached", "left", "account_closed", "group_closed"]
-"""How a membership ended: by the owner, by the member, with the member's account, with the owner's."""
+End = Code
+"""How a membership ended: `detached` by the owner, `left` by the member, `account_closed` with the member's account,
+`group_closed` with the owner's. More may come.
+"""
 
 Epoch = Annotated[int, Field(strict=True, ge=1)]
 """Which of a subscriber's memberships of a group, counted from 1."""
@@ -233,7 +235,8 @@ class Detachment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     member_id: UUID
-    outcome: Literal["detached", "not_member"]
+    outcome: Code
+    """`detached`, or `not_member`."""
 
 
 class MembersDetached(Event, type="popfax.groups.members-detached.v1", topic=GROUPS_EVENTS, key="group_id"):
@@ -264,7 +267,8 @@ class MembershipRecorded(Event, type="popfax.groups.membership-recorded.v1", top
     owner_id: UUID
     member_id: UUID
     epoch: int
-    state: Literal["active"]
+    state: Code
+    """`active`. More may come."""
     joined_at: AwareDatetime
 
 
@@ -341,7 +345,8 @@ class InvitationRevoked(Event, type="popfax.groups.invitation-revoked.v1", topic
     owner_id: UUID
     invitation_id: UUID
     subscriber_id: UUID
-    reason: Literal["revoked", "account_closed", "group_closed", "joined"] = "revoked"
+    reason: Code = "revoked"
+    """`revoked` by the owner; `account_closed`, `group_closed`, or `joined` in another way."""
 
 
 class InvitationExpired(Event, type="popfax.groups.invitation-expired.v1", topic=GROUPS_EVENTS, key="group_id"):
@@ -396,7 +401,8 @@ class UnitsTransferred(Event, type="popfax.groups.units-transferred.v1", topic=G
     group_id: UUID
     owner_id: UUID
     transfer_id: UUID
-    mode: Literal["amount", "top_up_to"]
+    mode: Code
+    """`amount` or `top_up_to`, as it was asked for."""
     amount_units: Units
     legs: tuple[TransferredLeg, ...]
     total_units: Annotated[int, Field(strict=True, ge=0)]

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from contracts.fields import Reference, Units, UnitsOrNone
+from contracts.fields import Code, Reference, Units, UnitsOrNone
 from contracts.message import Command, Event, MalformedCommand, Refusal
 from contracts.topics import LEDGER_BALANCES, LEDGER_COMMANDS, LEDGER_EVENTS
 
@@ -206,7 +206,8 @@ class UnitsSpent(Event, type="popfax.ledger.units-spent.v1", topic=LEDGER_EVENTS
     spend_id: UUID
     account_id: UUID
     amount_units: Units
-    purpose: Literal["fax", "sms", "call_forwarding"]
+    purpose: Code
+    """What for, as it was asked for."""
     reference: Reference
 
 

@@ -5,12 +5,12 @@ An account is a subscriber's, and has their id. It is `active`, `expired` (it ke
 """
 
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from contracts.fields import CanonicalEmail, Email, Language, Name, PhoneNumber, PlanName, Reference, Units
+from contracts.fields import CanonicalEmail, Code, Email, Language, Name, PhoneNumber, PlanName, Reference, Units
 from contracts.message import Command, Event, MalformedCommand, Refusal
 from contracts.topics import (
     PROVISIONING_COMMANDS,
@@ -18,9 +18,6 @@ from contracts.topics import (
     PROVISIONING_EVENTS,
     PROVISIONING_PLANS,
 )
-
-ActionName = Literal["extension", "options_pack", "call_forwarding"]
-"""What an account's holder can buy for the account: one more year, the options pack, call forwarding."""
 
 
 class RegisterSubscriber(
@@ -241,7 +238,8 @@ class PaidActionRefused(
 
     request_id: UUID
     account_id: UUID
-    action: ActionName
+    action: Code
+    """What was to be bought: `extension`, `options_pack` or `call_forwarding`. More may come."""
 
 
 class CallForwardingDisabled(
@@ -315,7 +313,8 @@ class PlanPublished(Event, type="popfax.provisioning.plan-published.v1", topic=P
 class OptionPublished(Event, type="popfax.provisioning.option-published.v1", topic=PROVISIONING_PLANS, key="option"):
     """Today's price of the options pack or of call forwarding. The newest record of an option counts."""
 
-    option: Literal["options_pack", "call_forwarding"]
+    option: Code
+    """`options_pack` or `call_forwarding`. More may come."""
     price_units: Units
 
 

@@ -45,7 +45,9 @@ def _facts(service: Principal, name: str, readers: frozenset[Principal] = EVERYO
     return Topic(f"popfax.{service}.{name}", frozenset({service}), readers, compacted)
 
 
-GROUPS_COMMANDS = _commands(Principal.GROUPS, Principal.PLATFORM)
+GROUPS_COMMANDS = _commands(Principal.GROUPS, Principal.PLATFORM, Principal.GROUPS)
+"""Groups writes here what people ask for over HTTP: it is decided like what comes from the platform."""
+
 GROUPS_EVENTS = _facts(Principal.GROUPS, "events")
 GROUPS_MEMBERS = _facts(Principal.GROUPS, "members", compacted=True)
 """Today's memberships (key: a membership's id; a tombstone ends it): whoever reads from the start gets them all."""

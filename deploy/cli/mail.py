@@ -1,5 +1,10 @@
-"""`popfax mail`: how the mails to people get on. Nothing of what they say, or of whom they go to."""
+"""`popfax mail`: how the mails to people get on. Nothing of what they say, or of whom they go to.
 
+What they look like, `popfax mail preview` shows.
+"""
+
+import subprocess
+from pathlib import Path
 from typing import Annotated
 
 import sqlalchemy as sa
@@ -7,9 +12,12 @@ import typer
 
 from contracts.topics import Principal
 from deploy.cli.connection import connect
+from deploy.cli.errors import Failure
 from deploy.cli.options import EnvFile, Json
-from deploy.cli.output import ago, print_json, print_table, say, short
+from deploy.cli.output import ago, complain, print_json, print_table, say, short
+from deploy.cli.preview import browser, write_previews
 from services.notifications.domain import MailState
+from services.notifications.settings import NotificationsSettings
 from services.notifications.tables import deliveries, mails
 
 app = typer.Typer(help="Look at the mails.", no_args_is_help=True)
@@ -69,3 +77,20 @@ def list_(
             ],
         )
     say(", ".join(f"{counts.get(each, 0)} {each}" for each in MailState))
+
+
+@app.command()
+def preview(
+    directory: Annotated[Path, typer.Argument(help="Where to.")] = Path("mail-preview"),
+) -> None:
+    """Write every mail, with made-up facts, in both languages: HTML, text, and pictures if there is a Chromium."""
+    program = browser()
+    if program is None:
+        complain("no Chromium, Chrome or Playwright's Chromium is installed: no pictures are made")
+    # The settings of the mails alone: nothing is connected to.
+    settings = NotificationsSettings.model_construct()
+    try:
+        pages = write_previews(directory, settings, program)
+    except subprocess.SubprocessError as error:
+        raise Failure(f"{program} takes no pictures: {type(error).__name__}") from error
+    say(f"{len(pages)} mails: {directory / 'index.html'}")

@@ -1,20 +1,47 @@
 """Notifications' table of contents: which message is handled by what."""
 
-from contracts.groups import MemberAccountCreated
-from contracts.notifications import NotificationsCommandMalformed
-from contracts.provisioning import PersonRecorded
-from contracts.topics import GROUPS_EVENTS, NOTIFICATIONS_COMMANDS, PROVISIONING_DIRECTORY, Principal
+from contracts.groups import (
+    InvitationAccepted,
+    InvitationDeclined,
+    InvitationExpired,
+    MemberAccountCreated,
+    MemberLeft,
+    UnitsReceived,
+    UnitsTransferred,
+)
+from contracts.notifications import MailBounced, NotificationsCommandMalformed, SendInvitation
+from contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended, PersonErased, PersonRecorded
+from contracts.topics import (
+    GROUPS_EVENTS,
+    NOTIFICATIONS_COMMANDS,
+    PROVISIONING_DIRECTORY,
+    PROVISIONING_EVENTS,
+    Principal,
+)
 from services._platform.service import Service
 from services.notifications import handlers
 from services.notifications.store import load
 
 NOTIFICATIONS = Service(
     principal=Principal.NOTIFICATIONS,
-    topics=(NOTIFICATIONS_COMMANDS, GROUPS_EVENTS, PROVISIONING_DIRECTORY),
+    topics=(NOTIFICATIONS_COMMANDS, GROUPS_EVENTS, PROVISIONING_EVENTS, PROVISIONING_DIRECTORY),
     commands=NOTIFICATIONS_COMMANDS,
     handlers={
         PersonRecorded: handlers.person_recorded,
+        PersonErased: handlers.person_erased,
+        MailBounced: handlers.mail_bounced,
         MemberAccountCreated: handlers.member_account_created,
+        # What these are worth is in `letters`.
+        SendInvitation: handlers.write,
+        InvitationAccepted: handlers.write,
+        InvitationDeclined: handlers.write,
+        InvitationExpired: handlers.write,
+        MemberLeft: handlers.write,
+        UnitsReceived: handlers.write,
+        UnitsTransferred: handlers.write,
+        AccountExpiring: handlers.write,
+        AccountExpired: handlers.write,
+        AccountExtended: handlers.write,
     },
     load=load,
     malformed=NotificationsCommandMalformed,

@@ -11,10 +11,23 @@ PASSWORD_LINK_LIFETIME = timedelta(days=7)
 
 
 class Template(StrEnum):
-    """The mails that we write."""
+    """The mails that we write. Each has its source of that name under `templates/`."""
 
     WELCOME = "welcome"
     RECEIPT = "receipt"
+    INVITATION = "invitation"
+    INVITATION_ACCEPTED = "invitation_accepted"
+    INVITATION_DECLINED = "invitation_declined"
+    INVITATION_EXPIRED = "invitation_expired"
+    UNITS_RECEIVED = "units_received"
+    TRANSFER_RECEIPT = "transfer_receipt"
+    DETACHED = "detached"
+    """To the member whose membership ended."""
+    MEMBER_LEFT = "member_left"
+    """To the owner whose member is one no longer."""
+    EXPIRING = "expiring"
+    EXPIRED = "expired"
+    EXTENDED = "extended"
 
 
 class MailState(StrEnum):
@@ -28,11 +41,22 @@ class MailState(StrEnum):
     """The mail server took it. Text, address and token are erased."""
     REFUSED = "refused"
     """The mail server refused it for good."""
+    BOUNCED = "bounced"
+    """It came back."""
+    ERASED = "erased"
+    """Its recipient's account was closed before the mail was done with."""
+
+
+WAITING = frozenset({MailState.QUEUED, MailState.RENDERED})
+"""What the sender still has to do with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A mail to one person, perhaps about another (`about_id`). Its id, and so its Message-ID, follows from a cause."""
+    """A mail to one person, perhaps about another (`about_id`). Its id, and so its Message-ID, follows from a fact.
+
+    `invitation_id` and `round` are those of an invitation; unlike `params`, they outlast its end.
+    """
 
     id: UUID
     template: Template
@@ -42,6 +66,22 @@ class Mail:
     state: MailState
     made_at: datetime
     next_attempt_at: datetime
+    invitation_id: UUID | None = None
+    round: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What the sender wrote down of a mail. The handlers take text and address away, and leave the rest to it."""
+
+    mail_id: UUID
+    rendered: bytes | None
+    recipient: str | None
+    attempts: int
+    in_flight_since: datetime | None
+    uncertain: int
+    last_answer: str | None
+    sent_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +94,10 @@ class Person:
     last_name: str
     language: str
     fax_number: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """Somebody whom nobody knows any more: nothing is written to them, and mails about them name nobody."""
+
+    id: UUID

@@ -1,15 +1,18 @@
 """What notifications does with each message: it commits mails for sending. The sender takes it from there."""
 
+from dataclasses import replace
+from datetime import datetime
 from hashlib import sha256
-from typing import Any
 from uuid import UUID
 
 from contracts.groups import MemberAccountCreated
-from contracts.notifications import PasswordLinkIssued
-from contracts.provisioning import PersonRecorded
+from contracts.message import Message
+from contracts.notifications import BounceRefused, MailBounced, MailUndeliverable, PasswordLinkIssued
+from contracts.provisioning import PersonErased, PersonRecorded
 from services._platform.messages import Incoming, Outcome
 from services._platform.service import Moment
-from services.notifications.domain import PASSWORD_LINK_LIFETIME, Mail, MailState, Person, Template
+from services.notifications.domain import PASSWORD_LINK_LIFETIME, WAITING, Erased, Mail, MailState, Person
+from services.notifications.letters import Letter, letters
 from services.notifications.store import Outtray
 
 
@@ -20,26 +23,89 @@ def person_recorded(tray: Outtray, message: Incoming[PersonRecorded], moment: Mo
     return ()
 
 
+def person_erased(tray: Outtray, message: Incoming[PersonErased], moment: Moment) -> Outcome:
+    """Forget somebody. What waits to be sent to them is dropped; what waits and names them is written again without."""
+    gone = message.body.subscriber_id
+    tray.people.remove(gone)
+    if tray.erased.get(gone) is None:
+        tray.erased.put(Erased(gone))
+    for mail in tray.mails.values():
+        if mail.state not in WAITING or gone not in (mail.recipient_id, mail.about_id):
+            continue
+        if mail.recipient_id == gone:
+            tray.mails.put(replace(mail, state=MailState.ERASED, params={}))
+        elif mail.params.get("group_name"):  # as good as its owner's name
+            tray.mails.put(replace(mail, params={**mail.params, "group_name": None}))
+        _take_text_away(tray, mail.id)
+    return ()
+
+
+def mail_bounced(tray: Outtray, message: Incoming[MailBounced], moment: Moment) -> Outcome:
+    """Note that a mail came back, and tell whoever it concerns; one that is to be tried again is not."""
+    mail = tray.mails.get(message.body.mail_id)
+    if mail is None:
+        return [BounceRefused(mail_id=message.body.mail_id, code="unknown_mail", command_type=message.body.TYPE)]
+    tray.mails.put(replace(mail, state=MailState.BOUNCED, params={}))
+    _take_text_away(tray, mail.id)
+    return [
+        MailUndeliverable(
+            mail_id=mail.id,
+            recipient_id=mail.recipient_id,
+            reason=message.body.reason,
+            invitation_id=mail.invitation_id,
+            round=mail.round,
+        )
+    ]
+
+
 def member_account_created(tray: Outtray, message: Incoming[MemberAccountCreated], moment: Moment) -> Outcome:
     """Welcome the new member, with a link to choose a password, and give the owner a receipt."""
-    event = message.body
-    token = moment.token_bytes(32)
+    welcome, receipt = letters(message.body)
+    _write(tray, receipt, moment.now)
+    token = moment.token_bytes(32).hex()
     expires_at = moment.now + PASSWORD_LINK_LIFETIME
-    welcome = {"plan": event.plan, "token": token.hex(), "expires_at": expires_at.isoformat()}
-    receipt = {"plan": event.plan, "price_units": event.price_units}
-    tray.mails.put(_mail(message, Template.WELCOME, event.member_id, event.owner_id, welcome, moment))
-    tray.mails.put(_mail(message, Template.RECEIPT, event.owner_id, event.member_id, receipt, moment))
+    secret = {"token": token, "expires_at": expires_at.isoformat()}
+    if not _write(tray, replace(welcome, params={**welcome.params, **secret}), moment.now):
+        return ()
     return [
         PasswordLinkIssued(
-            member_id=event.member_id,
-            token_sha256=sha256(token.hex().encode()).hexdigest(),
+            member_id=message.body.member_id,
+            token_sha256=sha256(token.encode()).hexdigest(),
             expires_at=expires_at,
         )
     ]
 
 
-def _mail(
-    cause: Incoming[Any], template: Template, to: UUID, about: UUID, params: dict[str, Any], moment: Moment
-) -> Mail:
-    id_ = cause.derive(f"mail/{template}/{to}")
-    return Mail(id_, template, to, about, params, MailState.QUEUED, moment.now, moment.now)
+def write(tray: Outtray, message: Incoming[Message], moment: Moment) -> Outcome:
+    """Write the mails that a fact is worth, and nothing else."""
+    for letter in letters(message.body):
+        _write(tray, letter, moment.now)
+    return ()
+
+
+def _write(tray: Outtray, letter: Letter, now: datetime) -> bool:
+    """Put a mail into the tray; give False for one that was there, or whose recipient is nobody any more."""
+    if tray.mails.get(letter.id) is not None or tray.erased.get(letter.recipient_id) is not None:
+        return False
+    tray.mails.put(
+        Mail(
+            letter.id,
+            letter.template,
+            letter.recipient_id,
+            letter.about_id,
+            dict(letter.params),
+            MailState.QUEUED,
+            now,
+            now,
+            letter.invitation_id,
+            letter.round,
+        )
+    )
+    return True
+
+
+def _take_text_away(tray: Outtray, mail_id: UUID) -> None:
+    """Drop a mail's bytes and the address on them, if it has any. One that still waits is rendered anew."""
+    delivery = tray.deliveries.get(mail_id)
+    if delivery is not None and delivery.rendered is not None:
+        tray.deliveries.put(replace(delivery, rendered=None, recipient=None))

@@ -21,10 +21,10 @@ from prometheus_client import Counter
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.notifications.domain import MailState
+from services.notifications.domain import WAITING, Delivery, MailState, Person
 from services.notifications.rendering import render
 from services.notifications.settings import NotificationsSettings
-from services.notifications.tables import deliveries, mails, people
+from services.notifications.tables import DELIVERIES, MAILS, PEOPLE, deliveries, erased, mails, people
 
 log = structlog.get_logger(__name__)
 
@@ -86,14 +86,21 @@ async def send_due(engine: AsyncEngine, settings: NotificationsSettings) -> int:
 async def _take(connection: AsyncConnection, settings: NotificationsSettings, now: datetime) -> list[Due]:
     """Take the mails whose turn it is and whose people are known; render the new ones; mark all as in flight."""
     rows = (await connection.execute(_DUE, {"now": now, "at_once": settings.mails_at_once})).all()
+    before = await _before(connection, rows)
+    fresh = [row for row in rows if before[row.id].rendered is None]
+    directory = await _look_up(connection, fresh)
+    dropped = [row.id for row in fresh if row.recipient_id in directory.erased]
+    if dropped:
+        await connection.execute(_DROP, {"p_ids": dropped})
+    ready = [row for row in rows if before[row.id].rendered is not None or directory.has(row)]
     taken: list[Due] = []
     flights: list[dict[str, Any]] = []
-    for row in rows:
-        rendered = row.rendered or _rendered(row, settings)
-        if rendered is None:
+    for row in ready:
+        known = before[row.id]
+        mail = _due(row, known, directory, settings)
+        if mail is None:
             continue  # its lease is its pause: the others go out
-        mail = Due(row.id, row.recipient or row.email, rendered, (row.attempts or 0) + 1)
-        if row.in_flight_since is not None:
+        if known.in_flight_since is not None:
             _uncertain(row.id)
         flights.append(
             {
@@ -102,25 +109,72 @@ async def _take(connection: AsyncConnection, settings: NotificationsSettings, no
                 "recipient": mail.recipient,
                 "attempts": mail.attempts,
                 "in_flight_since": now,
-                "uncertain": (row.uncertain or 0) + (row.in_flight_since is not None),
+                "uncertain": known.uncertain + (known.in_flight_since is not None),
             }
         )
         taken.append(mail)
-    if rows:
+    if ready:
         until = now + timedelta(seconds=settings.mail_lease_s)
-        await connection.execute(_LEASE, {"p_ids": [row.id for row in rows], "p_until": until})
+        await connection.execute(_LEASE, {"p_ids": [row.id for row in ready], "p_until": until})
     if flights:
         await connection.execute(_TAKE_OFF, flights)
     return taken
 
 
-def _rendered(row: Any, settings: NotificationsSettings) -> bytes | None:
-    """Give a mail's bytes; None, and a line in the log, for one that can't be made: a bug of ours, and of one mail."""
+async def _before(connection: AsyncConnection, rows: Sequence[Any]) -> dict[UUID, Delivery]:
+    """Give what is written down of mails that are locked by now.
+
+    In a query of its own: the one that locks them may see what an erasure took away before it had the lock.
+    """
+    if not rows:
+        return {}
+    ids = [row.id for row in rows]
+    found = [DELIVERIES.from_values(each) for each in await connection.execute(_BEFORE, {"p_ids": ids})]
+    none_yet = {id_: Delivery(id_, None, None, 0, None, 0, None, None) for id_ in ids}
+    return none_yet | {delivery.mail_id: delivery for delivery in found}
+
+
+@dataclass(slots=True)
+class _Directory:
+    """What is known of the people of some mails, and stays so until the transaction ends."""
+
+    people: dict[UUID, Person]
+    erased: set[UUID]
+
+    def has(self, row: Any) -> bool:
+        """Whether a mail can be rendered: its recipient is somebody, and whom it is about was at some time."""
+        about = row.about_id is None or row.about_id in self.people or row.about_id in self.erased
+        return row.recipient_id in self.people and about
+
+
+async def _look_up(connection: AsyncConnection, rows: Sequence[Any]) -> _Directory:
+    """Look up whom mails go to and speak of, and keep them from being erased before the bytes are committed.
+
+    Somebody whose record is being changed right now is left out: their mails' turn comes again. To wait would be to
+    wait for who may be waiting for those mails.
+    """
+    ids = {id_ for row in rows for id_ in (row.recipient_id, row.about_id) if id_ is not None}
+    if not ids:
+        return _Directory({}, set())
+    found = [PEOPLE.from_values(row) for row in await connection.execute(_PEOPLE, {"p_ids": list(ids)})]
+    people_found = {person.id: person for person in found}
+    missing = list(ids - people_found.keys())
+    gone = set((await connection.execute(_GONE, {"p_ids": missing})).scalars()) if missing else set()
+    return _Directory(people_found, gone)
+
+
+def _due(row: Any, known: Delivery, directory: _Directory, settings: NotificationsSettings) -> Due | None:
+    """Give a mail with its bytes; None, and a line in the log, if they can't be made: a bug, and of one mail."""
+    attempts = known.attempts + 1
+    if known.rendered is not None and known.recipient is not None:
+        return Due(row.id, known.recipient, known.rendered, attempts)
+    recipient = directory.people[row.recipient_id]
     try:
-        return render(row, settings)
+        rendered = render(MAILS.from_values(row), recipient, directory.people.get(row.about_id), settings)
     except Exception as error:
         log.error("mail_not_rendered", mail_id=str(row.id), template=row.template, error=type(error).__name__)
         return None
+    return Due(row.id, recipient.email, rendered, attempts)
 
 
 def _uncertain(mail_id: UUID) -> None:
@@ -173,7 +227,11 @@ async def _attempt(client: aiosmtplib.SMTP, mail: Due, settings: NotificationsSe
 async def _record(
     connection: AsyncConnection, answers: Sequence[Answer], settings: NotificationsSettings, now: datetime
 ) -> None:
-    """Write down what the server said. A mail that is done loses its text, its address and its token."""
+    """Write down what the server said. A mail that is done loses its text, its address and its token.
+
+    The mails are locked first, in the order of their ids, as by whoever erases their people.
+    """
+    await connection.execute(_LOCK, {"p_ids": [answer.mail.id for answer in answers]})
     ends: list[dict[str, Any]] = []
     pauses: list[dict[str, Any]] = []
     for answer in answers:
@@ -191,47 +249,42 @@ async def _record(
         pauses.append(said | {"p_next": now + timedelta(seconds=pause), "p_uncertain": int(answer.uncertain)})
     if ends:
         await connection.execute(_ENDED, ends)
-        await connection.execute(_ERASED, ends)
+        await connection.execute(_DONE, ends)
     if pauses:
         await connection.execute(_PUT_OFF, pauses)
         await connection.execute(_LATER, pauses)
 
 
-_about = people.alias("about")
+_ids = sa.any_(sa.bindparam("p_ids", type_=ARRAY(sa.Uuid)))
+
+
+# Somebody is known who is, or was, in the directory.
+_about, _to_nobody, _about_nobody = people.alias("about"), erased.alias("to_nobody"), erased.alias("about_nobody")
 _DUE = (
-    sa.select(
-        mails,
-        people.c.email,
-        people.c.first_name,
-        people.c.last_name,
-        people.c.language,
-        people.c.fax_number,
-        _about.c.first_name.label("about_first_name"),
-        _about.c.last_name.label("about_last_name"),
-        _about.c.email.label("about_email"),
-        deliveries.c.rendered,
-        deliveries.c.recipient,
-        deliveries.c.attempts,
-        deliveries.c.in_flight_since,
-        deliveries.c.uncertain,
-    )
-    .join(people, people.c.id == mails.c.recipient_id)
+    sa.select(*MAILS.columns)
+    .outerjoin(people, people.c.id == mails.c.recipient_id)
+    .outerjoin(_to_nobody, _to_nobody.c.id == mails.c.recipient_id)
     .outerjoin(_about, _about.c.id == mails.c.about_id)
-    .outerjoin(deliveries, deliveries.c.mail_id == mails.c.id)
+    .outerjoin(_about_nobody, _about_nobody.c.id == mails.c.about_id)
     .where(
-        mails.c.state.in_([MailState.QUEUED.value, MailState.RENDERED.value]),
+        mails.c.state.in_([state.value for state in WAITING]),
         mails.c.next_attempt_at <= sa.bindparam("now"),
-        sa.or_(mails.c.about_id.is_(None), _about.c.id.is_not(None)),
+        sa.or_(people.c.id.is_not(None), _to_nobody.c.id.is_not(None)),
+        sa.or_(mails.c.about_id.is_(None), _about.c.id.is_not(None), _about_nobody.c.id.is_not(None)),
     )
     .order_by(mails.c.next_attempt_at)
     .limit(sa.bindparam("at_once"))
     .with_for_update(of=mails, skip_locked=True)
 )
-
+_BEFORE = sa.select(*DELIVERIES.columns).where(deliveries.c.mail_id == _ids)
+_PEOPLE = sa.select(*PEOPLE.columns).where(people.c.id == _ids).with_for_update(read=True, skip_locked=True)
+_LOCK = sa.select(mails.c.id).where(mails.c.id == _ids).order_by(mails.c.id).with_for_update()
+_GONE = sa.select(erased.c.id).where(erased.c.id == _ids)
+_DROP = sa.update(mails).values(state=MailState.ERASED.value, params={}).where(mails.c.id == _ids)
 _LEASE = (
     sa.update(mails)
     .values(state=MailState.RENDERED.value, next_attempt_at=sa.bindparam("p_until"))
-    .where(mails.c.id == sa.any_(sa.bindparam("p_ids", type_=ARRAY(sa.Uuid))))
+    .where(mails.c.id == _ids)
 )
 _new = insert(deliveries)
 _TAKE_OFF = _new.on_conflict_do_update(
@@ -245,5 +298,6 @@ _heard = _heard.values(in_flight_since=None, last_answer=sa.bindparam("p_answer"
 _ENDED = _heard.values(rendered=None, recipient=None, sent_at=sa.bindparam("p_sent_at"))
 _PUT_OFF = _heard.values(uncertain=deliveries.c.uncertain + sa.bindparam("p_uncertain"))
 _this = sa.update(mails).where(mails.c.id == sa.bindparam("p_id"))
-_ERASED = _this.values(state=sa.bindparam("p_state"), params={})
+# What was erased meanwhile, or has come back already, stays so.
+_DONE = _this.values(state=sa.bindparam("p_state"), params={}).where(mails.c.state == MailState.RENDERED.value)
 _LATER = _this.values(next_attempt_at=sa.bindparam("p_next"))

@@ -19,6 +19,10 @@ class NotificationsSettings(ServiceSettings):
     password_link: HttpUrl = Field(
         HttpUrl("https://www.popfax.example/password"), description="the platform's page where a password is chosen"
     )
+    invitation_link: HttpUrl = Field(
+        HttpUrl("https://www.popfax.example/invitation"),
+        description="the platform's page where an invitation is answered",
+    )
     mail_sender: bool = Field(True, description="false leaves the sending to other replicas")
     mails_at_once: int = Field(20, ge=1, le=200, description="mails in one round of the sender, over one connection")
     mail_backoff_s: tuple[float, ...] = Field(

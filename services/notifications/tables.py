@@ -7,7 +7,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from services._platform.rows import Mapped
 from services._platform.tables import Bytes, add_platform_tables, timestamp
-from services.notifications.domain import Mail, Person
+from services.notifications.domain import Delivery, Erased, Mail, Person
 
 metadata = sa.MetaData()
 add_platform_tables(metadata)
@@ -23,6 +23,8 @@ people = sa.Table(
     sa.Column("fax_number", sa.Text),
 )
 
+erased = sa.Table("erased", metadata, sa.Column("id", sa.Uuid, primary_key=True))
+
 mails = sa.Table(
     "mails",
     metadata,
@@ -34,10 +36,14 @@ mails = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("made_at", timestamp(), nullable=False),
     sa.Column("next_attempt_at", timestamp(), nullable=False),
+    sa.Column("invitation_id", sa.Uuid),
+    sa.Column("round", sa.Integer),
+    sa.Index("mails_by_recipient", "recipient_id"),
+    sa.Index("mails_by_subject", "about_id"),
 )
 sa.Index("mails_due", mails.c.next_attempt_at, postgresql_where=mails.c.state.in_(["queued", "rendered"]))
 
-# How a mail's delivery goes. The handlers know nothing of it: a row is made when the mail is rendered.
+# How a mail's delivery goes: a row is made when the mail is rendered. Whoever writes one has locked its mail.
 deliveries = sa.Table(
     "deliveries",
     metadata,
@@ -53,4 +59,12 @@ deliveries = sa.Table(
 )
 
 PEOPLE: Mapped[UUID, Person] = Mapped(people, Person)
-MAILS: Mapped[UUID, Mail] = Mapped(mails, Mail)
+ERASED: Mapped[UUID, Erased] = Mapped(erased, Erased)
+MAILS: Mapped[UUID, Mail] = Mapped(
+    mails, Mail, constant=("template", "recipient_id", "about_id", "made_at", "invitation_id", "round")
+)
+DELIVERIES: Mapped[UUID, Delivery] = Mapped(
+    deliveries,
+    Delivery,
+    constant=("attempts", "in_flight_since", "uncertain", "last_answer", "sent_at"),
+)

@@ -4,10 +4,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from email.headerregistry import Address
 from email.message import EmailMessage
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
@@ -16,9 +17,10 @@ from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.fields import Language
-from contracts.groups import CreateMemberAccount, MemberAccountCreated
+from contracts.groups import CreateMemberAccount, MemberAccountCreated, UnitsReceived
 from contracts.message import Message, group_of
-from contracts.provisioning import PersonRecorded
+from contracts.notifications import MailBounced, MailUndeliverable, SendInvitation
+from contracts.provisioning import PersonErased, PersonRecorded
 from contracts.topics import Principal
 from deploy.local.mailsink import MailSink, read_mails
 from deploy.local.stack import Stack
@@ -40,6 +42,9 @@ $$ BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NEW; END $$;
 CREATE TRIGGER hold BEFORE UPDATE ON deliveries FOR EACH ROW WHEN (NEW.in_flight_since IS NULL) EXECUTE FUNCTION hold();
 """
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
+WAITING_FOR_ROWS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 
 
 @dataclass
@@ -234,7 +239,7 @@ class TestContent:
         html = post.arrived(member)[0].get_body(("html",))
         assert html is not None
         assert "&lt;b&gt;Eve&lt;/b&gt;" in html.get_content()
-        assert "49" not in post.arrived(member)[0]["to"]
+        assert post.arrived(member)[0]["to"].addresses[0].display_name == '<b>Eve</b> "{{ 7*7 }}"'
 
 
 def _command(**changed: Any) -> CreateMemberAccount:
@@ -411,6 +416,212 @@ class TestTrouble:
         await post.make_due()
         await post.send_all()
         assert len(post.arrived(odd)) == 1
+
+
+class TestErasure:
+    async def test_what_waits_for_who_is_erased_is_dropped(self, post: Post, refusing: None) -> None:
+        member = post.person("Nina")
+        await post.create(post.person("Olga"), member)
+        await send_due(post.engine, post.settings)
+        assert (await post.row(member)).rendered is not None
+        await post.tell(gone(member))
+        await _assert_forgotten(post, member)
+        post.sink.refuse.unlink()
+        await post.make_due()
+        await post.send_all()
+        assert post.arrived(member) == []
+
+    async def test_what_names_who_is_erased_goes_out_without_the_name(self, post: Post, refusing: None) -> None:
+        owner, member = post.person("Olga"), post.person("Nina")
+        await post.create(owner, member)
+        await send_due(post.engine, post.settings)
+        await post.tell(gone(member))
+        assert (await post.row(owner)).rendered is None
+        post.sink.refuse.unlink()
+        await post.make_due()
+        await post.send_all()
+        (mail,) = post.arrived(owner)
+        assert "a member" in mail["subject"]
+        assert not any(word in str(mail) for word in ("Nina", member.email))
+        assert (await post.row(owner)).state == "sent"
+
+    async def test_a_mail_about_somebody_known_by_their_erasure_alone_does_not_wait_for_ever(self, post: Post) -> None:
+        owner, member = post.person("Olga"), post.person("Nina")
+        await post.tell(owner, created(owner, member), gone(member))
+        assert await post.send_all() == 1
+        assert "a member" in post.arrived(owner)[0]["subject"]
+        await _assert_forgotten(post, member)
+
+    async def test_a_mail_that_an_erasure_has_not_seen_is_dropped_by_the_sender(self, post: Post) -> None:
+        owner, member = post.person("Olga"), post.person("Nina")
+        await post.tell(owner, created(owner, member))
+        execute(post.url, "INSERT INTO erased VALUES (%s)", member.subscriber_id)  # as if both had just committed
+        assert await post.send_all() == 1
+        assert "a member" in post.arrived(owner)[0]["subject"]
+        await _assert_forgotten(post, member)
+
+    async def test_a_mail_in_flight_ends_and_its_row_loses_the_address(
+        self, post: Post, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        member = post.person("Nina")
+        await post.create(post.person("Olga"), member)
+        meanwhile(post, gone(member), monkeypatch)
+        await send_due(post.engine, post.settings)
+        assert len(post.arrived(member)) == 1
+        row = await post.row(member)
+        assert row.sent_at is not None
+        await _assert_forgotten(post, member)
+
+    async def test_a_mail_in_flight_that_is_put_off_is_not_tried_again(
+        self, post: Post, refusing: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        owner, member = post.person("Olga"), post.person("Nina")
+        await post.create(owner, member)
+        meanwhile(post, gone(member), monkeypatch)
+        await send_due(post.engine, post.settings)
+        monkeypatch.undo()
+        post.sink.refuse.unlink()
+        await post.make_due()
+        assert await post.send_all() == 1
+        assert post.arrived(member) == []
+        assert "Nina" not in str(post.arrived(owner)[0]), "what spoke of her, too, was in flight"
+        await _assert_forgotten(post, member)
+
+    async def test_an_erasure_waits_for_who_is_rendering(self, post: Post) -> None:
+        owner, member = post.person("Olga"), post.person("Nina")
+        await post.create(owner, member)
+        async with post.engine.begin() as connection:
+            assert len(await sender._take(connection, post.settings, datetime.now(UTC))) == 2
+            erasure = asyncio.create_task(post.tell(gone(member)))
+            await eventually(lambda: execute(post.url, WAITING_FOR_ROWS)[0][0] > 0, "the erasure waits")
+            assert not erasure.done()
+        await erasure
+        assert (await post.row(owner)).rendered is None, "bytes that name her"
+        await _assert_forgotten(post, member)
+
+    async def test_a_sender_does_not_wait_for_who_is_erasing_and_comes_back(self, post: Post) -> None:
+        owner, member = post.person("Olga"), post.person("Nina")
+        other = post.person("Odd")
+        await post.create(owner, member)
+        await post.tell(other, received(owner, other))
+        locking = postgres.engine(post.url)
+        async with locking.begin() as connection:
+            await connection.execute(
+                sa.text("SELECT id FROM people WHERE id = :id FOR UPDATE"), {"id": member.subscriber_id}
+            )
+            assert await asyncio.wait_for(send_due(post.engine, post.settings), 5) == 1
+            assert len(post.arrived(other)) == 1, "it stops no other mail"
+        await locking.dispose()
+        assert await send_due(post.engine, post.settings) == 2
+
+    async def test_erasures_while_a_sender_works_leave_nobody_behind(self, post: Post, stack: Stack) -> None:
+        pairs = [(post.person(f"O{i}x"), post.person(f"N{i}x")) for i in range(30)]
+        await post.tell(*(message for owner, member in pairs for message in (owner, member, created(owner, member))))
+        working = asyncio.create_task(send_mails(post.engine, settings(stack, post.url, mails_at_once=5)))
+        for start in range(0, 30, 3):
+            await post.tell(*(gone(member) for _, member in pairs[start : start + 3]))
+        await eventually(lambda: _all_ended(post), "all mails ended", 60)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        kept = str(execute(post.url, "SELECT m, d FROM mails m LEFT JOIN deliveries d ON d.mail_id = m.id"))
+        assert [member.email for _, member in pairs if member.email in kept] == []
+        states = dict(execute(post.url, "SELECT id, state FROM mails WHERE template = 'receipt'"))
+        assert set(states.values()) == {"sent"}
+        ids = [mail["message-id"] for mail in post.arrived_here()]
+        assert len(ids) == len(set(ids))
+
+
+class TestBounces:
+    async def test_a_bounce_is_told_though_the_text_is_gone(self, post: Post) -> None:
+        owner, member = post.person("Olga"), post.person("Nina")
+        invitation = invited(owner, member)
+        await post.tell(owner, member, invitation)
+        await post.send_all()
+        (mail,) = post.arrived(member)
+        body = mail.get_body(("plain",))
+        assert body is not None
+        assert f"invitation?id={invitation.invitation_id}&token={invitation.token}" in body.get_content()
+        mail_id = UUID(mail["message-id"].strip("<>").split("@")[0])
+        await post.tell(MailBounced(mail_id=mail_id, reason="no_such_mailbox"))
+        assert (await post.row(member)).state == "bounced"
+        (told,) = execute(post.url, "SELECT value FROM outbox WHERE type = %s", MailUndeliverable.TYPE)
+        assert MailUndeliverable.from_json(told[0]) == MailUndeliverable(
+            mail_id=mail_id,
+            recipient_id=member.subscriber_id,
+            reason="no_such_mailbox",
+            invitation_id=invitation.invitation_id,
+            round=1,
+        )
+
+    async def test_one_that_overtakes_the_servers_answer_stands(
+        self, post: Post, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        owner, member = post.person("Olga"), post.person("Nina")
+        await post.tell(owner, member, invited(owner, member))
+        meanwhile(post, MailBounced(mail_id=(await post.row(member)).id, reason="no_such_mailbox"), monkeypatch)
+        await post.send_all()
+        row = await post.row(member)
+        assert (row.state, row.params, row.rendered, row.recipient) == ("bounced", {}, None, None)
+        assert row.sent_at is not None
+
+
+async def test_one_fact_told_twice_at_once_is_one_mail(post: Post) -> None:
+    owner, member = post.person("Olga"), post.person("Nina")
+    await post.tell(owner, member)
+    facts = [received(owner, member) for _ in range(20)]
+    other = Post(post.sink, postgres.engine(post.url), post.settings, post.url)
+    await asyncio.gather(post.tell(*facts), other.tell(*reversed(facts)))
+    await other.engine.dispose()
+    assert await post.send_all() == 20
+
+
+def gone(person: PersonRecorded) -> PersonErased:
+    return PersonErased(subscriber_id=person.subscriber_id)
+
+
+def invited(owner: PersonRecorded, member: PersonRecorded) -> SendInvitation:
+    return SendInvitation(
+        invitation_id=uuid4(),
+        round=1,
+        recipient_id=member.subscriber_id,
+        owner_id=owner.subscriber_id,
+        group_name=None,
+        token="5e" * 32,
+        expires_at=datetime.now(UTC) + timedelta(days=7),
+    )
+
+
+def received(owner: PersonRecorded, member: PersonRecorded) -> UnitsReceived:
+    return UnitsReceived(
+        group_id=group_of(owner.subscriber_id),
+        owner_id=owner.subscriber_id,
+        member_id=member.subscriber_id,
+        transfer_id=uuid4(),
+        amount_units=5,
+    )
+
+
+def meanwhile(post: Post, message: Message, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the sender speaks to the server, and holds no lock, a message comes."""
+    deliver = sender._deliver
+
+    async def interrupted(due: Any, settings: NotificationsSettings) -> Any:
+        await post.tell(message)
+        return await deliver(due, settings)
+
+    monkeypatch.setattr(sender, "_deliver", interrupted)
+
+
+async def _assert_forgotten(post: Post, person: PersonRecorded) -> None:
+    """Nothing but ids is left of somebody."""
+    row = await post.row(person)
+    assert (row.state, row.params, row.rendered, row.recipient) == ("erased", {}, None, None)
+    assert execute(post.url, "SELECT id FROM people WHERE id = %s", person.subscriber_id) == []
+    assert execute(post.url, "SELECT id FROM erased WHERE id = %s", person.subscriber_id) != []
+
+
+async def _all_ended(post: Post) -> bool:
+    return bool(execute(post.url, "SELECT count(*) = 0 FROM mails WHERE state IN ('queued', 'rendered')")[0][0])
 
 
 async def _until_sent(post: Post) -> None:

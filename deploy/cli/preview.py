@@ -1,0 +1,244 @@
+"""Every mail as its reader would see it: made-up facts, real templates, files to look at."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import UUID, uuid5
+
+from contracts.fields import Language
+from contracts.groups import (
+    InvitationAccepted,
+    InvitationDeclined,
+    InvitationExpired,
+    MemberAccountCreated,
+    MemberLeft,
+    TransferredLeg,
+    UnitsReceived,
+    UnitsTransferred,
+)
+from contracts.message import Message, group_of
+from contracts.notifications import SendInvitation
+from contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended
+from services.notifications.domain import Mail, MailState, Person, Template
+from services.notifications.letters import Letter, letters
+from services.notifications.rendering import render
+from services.notifications.settings import NotificationsSettings
+
+_IDS = UUID("6a0e7f52-19c3-5b7d-8f34-0c5d2e9b4a71")
+OWNER, MEMBER, BOB, NOBODY = (uuid5(_IDS, name) for name in ("owner", "member", "bob", "nobody"))
+GROUP, INVITATION, TRANSFER = group_of(OWNER), uuid5(_IDS, "invitation"), uuid5(_IDS, "transfer")
+NOW = datetime(2031, 2, 24, 9, 30, tzinfo=UTC)
+SOON = NOW + timedelta(days=7)
+TOKEN = "5e" * 32
+
+PEOPLE: Mapping[UUID, Person] = {
+    person.id: person
+    for person in (
+        Person(OWNER, "anne-sophie@lefevre.example", "Anne-Sophie", "Lefèvre-Desrosières", "fr", "+33170000001"),
+        Person(MEMBER, "jean-chretien@etude-notariale.example", "Jean-Chrétien", "Ölafsson", "fr", "+33170000002"),
+        Person(BOB, "bob@co.example", "<b>Bob", "& Co</b>", "fr", None),
+    )
+}
+"""Long names, accents, and one that looks like markup. Nobody knows who `NOBODY` was."""
+
+
+def _transferred(mode: str, *amounts: int) -> Message:
+    legs = [TransferredLeg(member_id=uuid5(_IDS, str(i)), amount_units=units) for i, units in enumerate(amounts)]
+    return UnitsTransferred.model_validate(
+        {
+            "group_id": GROUP,
+            "owner_id": OWNER,
+            "transfer_id": TRANSFER,
+            "mode": mode,
+            "amount_units": max(amounts),
+            "legs": legs,
+            "total_units": sum(amounts),
+        }
+    )
+
+
+def _invitation(owner: UUID, group_name: str | None) -> Message:
+    return SendInvitation(
+        invitation_id=INVITATION,
+        round=1,
+        recipient_id=MEMBER,
+        owner_id=owner,
+        group_name=group_name,
+        token=TOKEN,
+        expires_at=SOON,
+    )
+
+
+def _created(member: UUID, plan: str) -> Message:
+    return MemberAccountCreated(group_id=GROUP, owner_id=OWNER, member_id=member, plan=plan, price_units=1200)
+
+
+def _left(via: str, owner: UUID = OWNER, member: UUID = MEMBER) -> Message:
+    fields = {"group_id": GROUP, "owner_id": owner, "member_id": member, "epoch": 1, "via": via}
+    return MemberLeft.model_validate(fields)
+
+
+_ANSWERED = {"group_id": GROUP, "owner_id": OWNER, "invitation_id": INVITATION}
+
+CAUSES: Sequence[tuple[str, Message]] = (
+    ("", _created(MEMBER, "send_receive")),
+    ("markup", _created(BOB, "send_only")),
+    ("", _invitation(OWNER, "Étude <Lefèvre & Associés>")),
+    ("unnamed", _invitation(OWNER, None)),
+    ("nobody", _invitation(NOBODY, "Étude Lefèvre")),
+    ("", InvitationAccepted(**_ANSWERED, subscriber_id=BOB)),
+    ("", InvitationDeclined(**_ANSWERED, subscriber_id=MEMBER)),
+    ("nobody", InvitationDeclined(**_ANSWERED, subscriber_id=NOBODY)),
+    ("", InvitationExpired(**_ANSWERED, subscriber_id=MEMBER)),
+    ("", UnitsReceived(group_id=GROUP, owner_id=OWNER, member_id=MEMBER, transfer_id=TRANSFER, amount_units=12500)),
+    ("amount", _transferred("amount", 50, 50, 50)),
+    ("topped_up", _transferred("top_up_to", 1000, 250, 0, 0)),
+    ("detached", _left("detached")),
+    ("left", _left("left")),
+    ("account_closed", _left("account_closed", member=NOBODY)),
+    ("group_closed", _left("group_closed", owner=NOBODY)),
+    ("7", AccountExpiring(account_id=MEMBER, days=7, expires_at=SOON)),
+    ("1", AccountExpiring(account_id=MEMBER, days=1, expires_at=NOW + timedelta(days=1))),
+    ("", AccountExpired(account_id=MEMBER, expires_at=NOW)),
+    ("units", AccountExtended(request_id=TRANSFER, account_id=MEMBER, expires_at=SOON, price_units=1200)),
+    ("money", AccountExtended(request_id=TRANSFER, account_id=MEMBER, expires_at=SOON)),
+)
+"""What causes mails, each with what tells it from another cause of the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A mail as it would be sent, and whom it goes to and is about."""
+
+    name: str
+    mail: Mail
+    to: Person
+    about: Person | None
+
+    def message(self, settings: NotificationsSettings) -> EmailMessage:
+        """Render it, and read it as a mail client would."""
+        made = message_from_bytes(render(self.mail, self.to, self.about, settings), policy=default)
+        assert isinstance(made, EmailMessage)
+        return made
+
+
+def samples(language: Language) -> Iterator[Sample]:
+    """Give every mail, in each of its forms."""
+    for form, cause in CAUSES:
+        for letter in letters(cause):
+            name = ".".join(filter(None, (letter.template, form, language)))
+            to = replace(PEOPLE[letter.recipient_id], language=language.value)
+            about = PEOPLE.get(letter.about_id) if letter.about_id else None
+            yield Sample(name, _mail(letter), to, about)
+
+
+def _mail(letter: Letter) -> Mail:
+    secret = {"token": TOKEN, "expires_at": SOON.isoformat()} if letter.template is Template.WELCOME else {}
+    params = {**letter.params, **secret}
+    return Mail(letter.id, letter.template, letter.recipient_id, letter.about_id, params, MailState.QUEUED, NOW, NOW)
+
+
+WIDTHS = {"desktop": (800, 760), "phone": (390, 860)}
+"""The pictures' sizes."""
+
+_BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+)
+_PLAYWRIGHTS = (".cache/ms-playwright", "Library/Caches/ms-playwright")
+_NAMES = ("chrome", "Chromium")
+
+
+def browser() -> str | None:
+    """Find a Chromium: an installed one, or the one that Playwright has fetched."""
+    for name in _BROWSERS:
+        if found := shutil.which(name):
+            return found
+    for folder in _PLAYWRIGHTS:
+        for name in _NAMES:
+            for path in sorted((Path.home() / folder).glob(f"chromium-*/**/{name}"), reverse=True):
+                return str(path)
+    return None
+
+
+def write_previews(directory: Path, settings: NotificationsSettings, program: str | None) -> list[Path]:
+    """Write every mail in both languages as HTML and text, and with a browser as pictures, and an index of them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    pages: list[Path] = []
+    rows: list[str] = []
+    for sample in (each for language in Language for each in samples(language)):
+        message = sample.message(settings)
+        html, text = (message.get_body((kind,)) for kind in ("html", "plain"))
+        assert html is not None
+        assert text is not None
+        page = directory / f"{sample.name}.html"
+        page.write_text(html.get_content(), encoding="utf-8")
+        page.with_suffix(".txt").write_text(f"{message['subject']}\n\n{text.get_content()}", encoding="utf-8")
+        pages.append(page)
+        rows.append(_row(page.stem, message["subject"], program is not None))
+    (directory / "index.html").write_text(_INDEX.format(rows="\n".join(rows)), encoding="utf-8")
+    if program is not None:
+        with ThreadPoolExecutor() as several:
+            list(several.map(lambda page: _picture(program, page), pages))
+    return pages
+
+
+def _picture(program: str, page: Path) -> None:
+    """Take a page's pictures. A browser's window has a least width that a phone's is below: the page is in a frame."""
+    with TemporaryDirectory() as own:
+        for name, (width, height) in WIDTHS.items():
+            frame = Path(own) / f"{name}.html"
+            frame.write_text(_FRAME.format(width=width, height=height, page=page.resolve().as_uri()), encoding="utf-8")
+            subprocess.run(
+                [
+                    program,
+                    "--headless",
+                    "--no-sandbox",  # it can't have one in a container; the pages are our own, and fetch nothing
+                    "--disable-gpu",
+                    "--hide-scrollbars",
+                    f"--user-data-dir={own}/profile",
+                    f"--window-size={width},{height}",
+                    f"--screenshot={page.with_suffix('').resolve()}.{name}.png",
+                    frame.as_uri(),
+                ],
+                check=True,
+                capture_output=True,
+                timeout=60,
+            )
+
+
+_FRAME = (
+    '<!doctype html><body style="margin:0"><iframe src="{page}" width="{width}" height="{height}" style="border:0">'
+    "</iframe></body>"
+)
+_INDEX = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Popfax: mails</title>
+<style>body{{font:16px system-ui,sans-serif;margin:2em}}
+img{{height:360px;border:1px solid #ddd}}td{{padding:.5em}}</style>
+</head><body><h1>Mails</h1><table>
+{rows}
+</table></body></html>
+"""
+
+
+def _row(name: str, subject: str, pictures: bool) -> str:
+    links = f'<a href="{name}.html">{name}</a><br>{escape(subject)}<br><a href="{name}.txt">text</a>'
+    shown = "".join(
+        f'<td><a href="{name}.{size}.png"><img src="{name}.{size}.png" alt="{name}, {size}"></a></td>'
+        for size in WIDTHS
+        if pictures
+    )
+    return f"<tr><td>{links}</td>{shown}</tr>"

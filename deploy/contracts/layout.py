@@ -1,0 +1,43 @@
+"""Where the contracts' files are, below the checkout, and how they are written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from contracts.catalogue import MESSAGES
+from contracts.message import Message
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+SCHEMAS = Path("contracts/schemas")
+ASYNCAPI = Path("contracts/asyncapi")
+EXAMPLES = Path("contracts/examples")
+RELEASED = Path("contracts/released")
+
+Json = Any
+"""Whatever `json.loads` gives."""
+
+
+def service_of(type_: str) -> str:
+    """Give the service that a type is named after: `ledger` for `popfax.ledger.units-reserved.v1`."""
+    return type_.split(".")[1]
+
+
+def schema_path(type_: str) -> Path:
+    """Give where a type's schema is, below `contracts/schemas` or a release's `schemas`."""
+    return Path(service_of(type_)) / f"{type_}.json"
+
+
+def as_text(document: Json) -> str:
+    """Write a document as it is committed: the same one gives the same bytes."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def read(path: Path) -> Json:
+    """Read a JSON file."""
+    return json.loads(path.read_text())
+
+
+def models() -> list[type[Message]]:
+    """Give every message's model, in the order of their types."""
+    return [MESSAGES[type_] for type_ in sorted(MESSAGES)]

@@ -1,0 +1,160 @@
+"""Which mails a fact brings about: to whom, about whom, with which parameters.
+
+A mail's id follows from the fact, not from the message that tells it: a fact told twice brings one mail.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from contracts.groups import (
+    InvitationAccepted,
+    InvitationDeclined,
+    InvitationExpired,
+    MemberAccountCreated,
+    MemberLeft,
+    UnitsReceived,
+    UnitsTransferred,
+)
+from contracts.ids import derive
+from contracts.message import Message
+from contracts.notifications import SendInvitation
+from contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended
+from services.notifications.domain import Template
+
+_MAILS = UUID("c3f7a1de-5b1c-5e0a-9d43-2f7f6d0b8a15")
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A mail that a fact brings about. `fact` tells it from every other fact that mails of this template tell of."""
+
+    template: Template
+    fact: str
+    recipient_id: UUID
+    about_id: UUID | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    invitation_id: UUID | None = None
+    round: int | None = None
+
+    @property
+    def id(self) -> UUID:
+        """Give the mail's id."""
+        return derive(_MAILS, f"{self.template}/{self.fact}/{self.recipient_id}")
+
+
+def letters(message: Message) -> Sequence[Letter]:
+    """Give the mails that a message is worth; none for most."""
+    write = _LETTERS.get(type(message))
+    return write(message) if write else ()
+
+
+def _send_invitation(command: SendInvitation) -> Sequence[Letter]:
+    params = {
+        "group_name": command.group_name,
+        "invitation_id": str(command.invitation_id),
+        "token": command.token,
+        "expires_at": _stamp(command.expires_at),
+    }
+    return [
+        Letter(
+            Template.INVITATION,
+            f"{command.invitation_id}/{command.round}",
+            command.recipient_id,
+            command.owner_id,
+            params,
+            command.invitation_id,
+            command.round,
+        )
+    ]
+
+
+def _invitation_accepted(event: InvitationAccepted) -> Sequence[Letter]:
+    return [Letter(Template.INVITATION_ACCEPTED, str(event.invitation_id), event.owner_id, event.subscriber_id)]
+
+
+def _invitation_declined(event: InvitationDeclined) -> Sequence[Letter]:
+    return [Letter(Template.INVITATION_DECLINED, str(event.invitation_id), event.owner_id, event.subscriber_id)]
+
+
+def _invitation_expired(event: InvitationExpired) -> Sequence[Letter]:
+    return [Letter(Template.INVITATION_EXPIRED, str(event.invitation_id), event.owner_id, event.subscriber_id)]
+
+
+def _member_account_created(event: MemberAccountCreated) -> Sequence[Letter]:
+    """The welcome's link is made when the mail is: it is a secret."""
+    receipt = {"plan": event.plan, "price_units": event.price_units}
+    fact = str(event.member_id)
+    return [
+        Letter(Template.WELCOME, fact, event.member_id, event.owner_id, {"plan": event.plan}),
+        Letter(Template.RECEIPT, fact, event.owner_id, event.member_id, receipt),
+    ]
+
+
+def _member_left(event: MemberLeft) -> Sequence[Letter]:
+    """Whoever's account was closed is not written to: nobody knows any more who they were."""
+    fact, params = f"{event.group_id}/{event.epoch}/{event.member_id}", {"via": event.via}
+    to_member = Letter(Template.DETACHED, fact, event.member_id, event.owner_id, params)
+    to_owner = Letter(Template.MEMBER_LEFT, fact, event.owner_id, event.member_id, params)
+    if event.via == "account_closed":
+        return [to_owner]
+    if event.via == "group_closed":
+        return [to_member]
+    return [to_member, to_owner]
+
+
+def _units_received(event: UnitsReceived) -> Sequence[Letter]:
+    params = {"amount_units": event.amount_units}
+    return [Letter(Template.UNITS_RECEIVED, str(event.transfer_id), event.member_id, event.owner_id, params)]
+
+
+def _units_transferred(event: UnitsTransferred) -> Sequence[Letter]:
+    got = sum(leg.amount_units > 0 for leg in event.legs)
+    params = {
+        "mode": event.mode,
+        "amount_units": event.amount_units,
+        "total_units": event.total_units,
+        "got": got,
+        "had": len(event.legs) - got,
+    }
+    return [Letter(Template.TRANSFER_RECEIPT, str(event.transfer_id), event.owner_id, None, params)]
+
+
+def _account_expiring(event: AccountExpiring) -> Sequence[Letter]:
+    if event.late:
+        return ()
+    ends = _stamp(event.expires_at)
+    params = {"days": event.days, "expires_at": ends}
+    return [Letter(Template.EXPIRING, f"{ends}/{event.days}", event.account_id, None, params)]
+
+
+def _account_expired(event: AccountExpired) -> Sequence[Letter]:
+    ended = _stamp(event.expires_at)
+    return [Letter(Template.EXPIRED, ended, event.account_id, None, {"expires_at": ended})]
+
+
+def _account_extended(event: AccountExtended) -> Sequence[Letter]:
+    params = {"expires_at": _stamp(event.expires_at), "price_units": event.price_units}
+    return [Letter(Template.EXTENDED, str(event.request_id), event.account_id, None, params)]
+
+
+def _stamp(moment: datetime) -> str:
+    """One moment has one spelling, whoever's clock told it."""
+    return moment.astimezone(UTC).isoformat()
+
+
+_LETTERS: Mapping[type[Message], Callable[[Any], Sequence[Letter]]] = {
+    SendInvitation: _send_invitation,
+    InvitationAccepted: _invitation_accepted,
+    InvitationDeclined: _invitation_declined,
+    InvitationExpired: _invitation_expired,
+    MemberAccountCreated: _member_account_created,
+    MemberLeft: _member_left,
+    UnitsReceived: _units_received,
+    UnitsTransferred: _units_transferred,
+    AccountExpiring: _account_expiring,
+    AccountExpired: _account_expired,
+    AccountExtended: _account_extended,
+}

@@ -1,0 +1,122 @@
+"""The sources of the mails: one TOML file each, in which every sentence stands in both languages.
+
+A source is a list of blocks (title, text, note, figure, button, fact). From the same blocks come the text part and,
+through MJML, the HTML part, both as Jinja2 templates: what differs from mail to mail is filled in later, so MJML works
+once for each mail and language. A translator writes plain sentences: `**…**` is bold, and French gets its no-break
+spaces here. A block with `when` is there only if that holds.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.resources import files
+from itertools import groupby
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from mjml import mjml2html
+
+from services.notifications.domain import Template
+
+SIGNATURE = {"fr": "L’équipe Popfax", "en": "The Popfax team"}
+COLON = {"fr": "\u00a0: ", "en": ": "}
+
+_BOLD = re.compile(r"\*\*(.+?)\*\*")
+_BEFORE = re.compile(r" (?=[:;!?»])")
+_AFTER = re.compile(r"(?<=«) ")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A mail in one language, as Jinja2 templates. `nobody` is what somebody erased is called in it."""
+
+    subject: str
+    text: str
+    html: str
+    nobody: str
+
+
+@cache
+def source(template: Template, language: str) -> Source:
+    """Read a mail's source. Raises KeyError for a language that it is not written in."""
+    mail = tomllib.loads((files(__package__) / "templates" / f"{template}.toml").read_text(encoding="utf-8"))
+    own = {name: _typeset(mail[name][language], language) for name in ("subject", "preview", "why")}
+    blocks = list(_with_tables([_block(block, language) for block in mail["block"]]))
+    return Source(
+        own["subject"],
+        _text(blocks, own["why"], language),
+        _html(blocks, own, language),
+        mail["nobody"][language] if "nobody" in mail else "",
+    )
+
+
+def _block(block: dict[str, Any], language: str) -> dict[str, Any]:
+    return {"when": None, **block, "text": _typeset(block[language], language)}
+
+
+def _typeset(sentence: str, language: str) -> str:
+    """Put the spaces where French wants them unbreakable."""
+    return _AFTER.sub("\u00a0", _BEFORE.sub("\u00a0", sentence)) if language == "fr" else sentence
+
+
+def _text(blocks: Sequence[dict[str, Any]], why: str, language: str) -> str:
+    """Make the text part: paragraphs, with an empty line between any two."""
+    parts = [_if(block["when"], "\n" + _plain(block, COLON[language])) for block in blocks]
+    return _BOLD.sub(r"\1", "".join(parts)) + f"\n{SIGNATURE[language]}\n\n--\n{why}\n"
+
+
+def _plain(block: dict[str, Any], colon: str) -> str:
+    """Give a block as it stands in the text part: whole lines."""
+    if block["kind"] == "facts":
+        return "".join(_if(fact["when"], f"{fact['text']}{colon}{fact['value']}\n") for fact in block["facts"])
+    if block["kind"] == "button":
+        return f"{block['text']}{colon.rstrip()}\n{{{{ link }}}}\n"
+    return f"{block['text']}\n"
+
+
+def _if(when: str | None, part: str) -> str:
+    return f"{{% if {when} %}}{part}{{% endif %}}" if when else part
+
+
+def _html(blocks: Sequence[dict[str, Any]], own: dict[str, str], language: str) -> str:
+    """Make the HTML part, through MJML. Its placeholders pass through that as the text that they are.
+
+    The title becomes an attribute, too, where MJML's port makes an escape of a no-break space, which no browser reads.
+    """
+    own = {**own, "subject": own["subject"].replace("\u00a0", " ")}
+    return mjml2html(
+        _layouts()
+        .get_template("layout.mjml")
+        .render(
+            language=language,
+            blocks=blocks,
+            signature=SIGNATURE[language],
+            **{name: _marked(sentence) for name, sentence in own.items()},
+        ),
+        fonts={},  # none is fetched from elsewhere
+    )
+
+
+def _with_tables(blocks: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Put facts that follow each other into one table."""
+    for is_fact, run in groupby(blocks, lambda block: block["kind"] == "fact"):
+        if is_fact:
+            yield {"kind": "facts", "when": None, "facts": list(run)}
+        else:
+            yield from run
+
+
+def _marked(sentence: str) -> Markup:
+    """Make HTML of a sentence. Its placeholders stay what they are, quotes and all."""
+    text = str(escape(sentence)).replace("&#39;", "'")
+    return Markup(_BOLD.sub(r"<strong>\1</strong>", text))  # noqa: S704 - escaped above
+
+
+@lru_cache(maxsize=1)
+def _layouts() -> Environment:
+    made = Environment(loader=PackageLoader("services.notifications"), autoescape=True, undefined=StrictUndefined)
+    made.filters["marked"] = _marked
+    return made

@@ -1,0 +1,98 @@
+"""The AsyncAPI documents: valid by the official parser, and saying what the services do."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.catalogue import MESSAGES
+from contracts.topics import TOPICS
+from deploy.contracts import parser
+from deploy.contracts.asyncapi import SERVICES
+from deploy.contracts.layout import ASYNCAPI, CHECKOUT, read
+from deploy.contracts.parser import ParserError
+
+DOCUMENTS = {str(service.principal): CHECKOUT / ASYNCAPI / f"{service.principal}.json" for service in SERVICES}
+
+ERROR = 0
+"""The worst severity that the parser knows."""
+
+
+def test_official_parser_has_nothing_against_the_documents() -> None:
+    found = parser.diagnostics(list(DOCUMENTS.values()))
+    assert {d["code"] for each in found.values() for d in each} <= {"asyncapi-latest-version"}  # 3.1 is out
+    assert len(found) == len(SERVICES)
+
+
+FAULTS: list[tuple[str, Callable[[Any], object]]] = [
+    ("no title", lambda d: d["info"].pop("title")),
+    ("an action that is none", lambda d: d["operations"]["receive-popfax.ledger.commands"].update(action="take")),
+    ("a channel that is not there", lambda d: d["channels"].pop("popfax.ledger.commands")),
+    ("a message that is not there", lambda d: d["components"]["messages"].pop("popfax.ledger.capture-hold.v1")),
+    ("a schema that is none", lambda d: _reserve(d)["payload"].update(type="whole number")),
+    ("an example that is none", lambda d: _reserve(d)["examples"].append({"name": "nothing"})),
+    ("a word that AsyncAPI does not know", lambda d: _reserve(d).update(colour="red")),
+]
+
+
+def test_official_parser_finds_each_fault(tmp_path: Path) -> None:
+    paths = {what: tmp_path / f"{number}.json" for number, (what, _) in enumerate(FAULTS)}
+    for what, change in FAULTS:
+        document = read(DOCUMENTS["ledger"])
+        change(document)
+        paths[what].write_text(json.dumps(document))
+    found = parser.diagnostics(list(paths.values()))
+    errors = {what: [d for d in found[path] if d["severity"] == ERROR] for what, path in paths.items()}
+    assert [what for what in errors if not errors[what]] == []
+
+
+def test_every_type_is_in_the_document_of_who_sends_or_receives_it() -> None:
+    described = {type_ for path in DOCUMENTS.values() for type_ in read(path)["components"]["messages"]}
+    assert set(MESSAGES) - described <= {
+        model.TYPE for model in MESSAGES.values() if model.TOPIC.name.endswith(".commands")
+    }
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.principal)
+def test_document_has_what_the_service_handles_and_nothing_that_it_may_not(service: Any) -> None:
+    document = read(DOCUMENTS[service.principal])
+    topics = {topic.name: topic for topic in TOPICS}
+    told: dict[str, set[str]] = {"receive": set(), "send": set()}
+    for operation in document["operations"].values():
+        topic = topics[operation["channel"]["$ref"].removeprefix("#/channels/")]
+        types = {message["$ref"].rpartition("/")[2] for message in operation["messages"]}
+        told[operation["action"]] |= types
+        assert service.principal in (topic.readers if operation["action"] == "receive" else topic.writers)
+        assert {MESSAGES[type_].TOPIC for type_ in types} == {topic}
+    assert told["receive"] == {model.TYPE for model in service.handlers if model.TYPE in MESSAGES}
+    own = {type_ for type_, model in MESSAGES.items() if model.TOPIC.writers == {service.principal}}
+    assert own <= told["send"]
+
+
+def test_groups_sends_what_its_saga_asks_of_others() -> None:
+    operation = read(DOCUMENTS["groups"])["operations"]["send-popfax.ledger.commands"]
+    types = {message["$ref"].rpartition("/")[2] for message in operation["messages"]}
+    assert types >= {f"popfax.ledger.{name}.v1" for name in ("reserve-units", "capture-hold", "release-hold")}
+    assert "popfax.ledger.credit-units.v1" not in types
+
+
+def test_changed_parser_is_not_used(tmp_path: Path) -> None:
+    archive = tmp_path / "parser.tgz"
+    shutil.copy(parser.ARCHIVE, archive)
+    assert parser.diagnostics([], archive) == {}
+    with archive.open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(ParserError, match="does not have its listed SHA-256: run `make setup`"):
+        parser.diagnostics([], archive)
+
+
+def test_missing_parser_is_an_error_and_not_a_pass(tmp_path: Path) -> None:
+    with pytest.raises(ParserError, match="is missing"):
+        parser.diagnostics(list(DOCUMENTS.values()), tmp_path / "parser.tgz")
+
+
+def _reserve(document: Any) -> Any:
+    return document["components"]["messages"]["popfax.ledger.reserve-units.v1"]

@@ -1,0 +1,198 @@
+"""A released version is a promise: what would break it is refused, what readers can live with is not."""
+
+import copy as copying
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.catalogue import MESSAGES
+from deploy.contracts import releases, schemas
+from deploy.contracts.__main__ import generate, stale
+from deploy.contracts.compatibility import breaks
+from deploy.contracts.layout import CHECKOUT
+from deploy.contracts.releases import ReleaseError
+
+Schema = Any
+
+SPEND = "popfax.ledger.spend-units.v1"
+REGISTER = "popfax.provisioning.register-subscriber.v1"
+TRANSFER = "popfax.groups.transfer-units.v1"
+JOINED = "popfax.groups.member-joined.v1"
+DETACHED = "popfax.groups.members-detached.v1"
+COUNT = {"type": "integer"}
+TEXT = {"type": "string"}
+TEXT_OR_NULL = {"anyOf": [TEXT, {"type": "null"}]}
+
+OLD_READER, NEW_READER, KAFKA = "an old reader", "today's reader", "its topic"
+
+"""How what is said of a breaking change begins."""
+
+
+def today() -> dict[str, Schema]:
+    return {type_: schemas.schema_of(model) for type_, model in MESSAGES.items()}
+
+
+def test_no_released_version_is_broken() -> None:
+    assert releases.problems(CHECKOUT) == []
+
+
+@pytest.mark.parametrize("type_", sorted(MESSAGES))
+def test_type_does_not_break_itself(type_: str) -> None:
+    """The library proves what it can. If it could not for some type, it would refuse every change of that one."""
+    schema = schemas.schema_of(MESSAGES[type_])
+    assert breaks(schema, schema) == []
+
+
+def _set(name: str, schema: Schema) -> Callable[[Schema], object]:
+    return lambda s: s["properties"].update({name: schema})
+
+
+def _demand(name: str, schema: Schema) -> Callable[[Schema], object]:
+    return lambda s: (s["properties"].update({name: schema}), s["required"].append(name))
+
+
+def _remove(name: str) -> Callable[[Schema], object]:
+    return lambda s: (s["properties"].pop(name), name in s["required"] and s["required"].remove(name))
+
+
+def _change(name: str, **rules: Any) -> Callable[[Schema], object]:
+    return lambda s: s["properties"][name].update(rules)
+
+
+def _rename(name: str, new: str) -> Callable[[Schema], object]:
+    return lambda s: (_remove(name)(s), _demand(new, TEXT)(s))
+
+
+def _part(name: str, change: Callable[[Schema], object]) -> Callable[[Schema], object]:
+    return lambda s: change(s["$defs"][name])
+
+
+REFUSED: list[tuple[str, str, Callable[[Schema], object], set[str]]] = [
+    ("removed field", SPEND, _remove("reference"), {OLD_READER}),
+    ("removed optional field", REGISTER, _remove("plan"), {OLD_READER}),
+    ("renamed field", SPEND, _rename("purpose", "use"), {OLD_READER, NEW_READER}),
+    ("field that may be left out now", SPEND, lambda s: s["required"].remove("reference"), {OLD_READER}),
+    ("new required field", SPEND, _demand("country", TEXT), {NEW_READER}),
+    ("optional field made required", REGISTER, lambda s: s["required"].append("plan"), {NEW_READER}),
+    ("narrowed number", SPEND, _change("amount_units", maximum=10), {NEW_READER}),
+    ("widened number", SPEND, _change("amount_units", maximum=2_000_000_000), {OLD_READER}),
+    ("number made a text", SPEND, _change("amount_units", type="string"), {OLD_READER, NEW_READER}),
+    ("number made a fraction", SPEND, _change("amount_units", type="number"), {OLD_READER}),
+    ("text that may be null now", SPEND, _set("reference", TEXT_OR_NULL), {OLD_READER}),
+    ("value more", SPEND, _change("purpose", enum=["fax", "sms", "call_forwarding", "mms"]), {OLD_READER}),
+    ("value less", SPEND, _change("purpose", enum=["fax", "sms"]), {NEW_READER}),
+    ("value more in an event", JOINED, lambda s: s["properties"]["via"]["enum"].append("merged"), {OLD_READER}),
+    ("language more", REGISTER, lambda s: s["$defs"]["Language"]["enum"].append("de"), {OLD_READER}),
+    ("another pattern", SPEND, _change("reference", pattern="^[a-z]+$"), {OLD_READER, NEW_READER}),
+    ("no pattern", SPEND, lambda s: s["properties"]["reference"].pop("pattern"), {OLD_READER}),
+    ("longer text", SPEND, _change("reference", maxLength=200), {OLD_READER, NEW_READER}),
+    ("UUID made any text", SPEND, lambda s: s["properties"]["spend_id"].pop("format"), {OLD_READER}),
+    ("shorter list", TRANSFER, lambda s: s["properties"]["members"]["anyOf"][0].update(maxItems=10), {NEW_READER}),
+    ("longer list", TRANSFER, lambda s: s["properties"]["members"]["anyOf"][0].update(maxItems=2000), {OLD_READER}),
+    ("new required field of a part", DETACHED, _part("Detachment", _demand("epoch", COUNT)), {NEW_READER}),
+    ("removed field of a part", DETACHED, _part("Detachment", _remove("outcome")), {OLD_READER}),
+    ("another key", SPEND, lambda s: s["x-kafka"].update(key="spend_id"), {KAFKA}),
+    ("another topic", SPEND, lambda s: s["x-kafka"].update(topic="popfax.ledger.events"), {KAFKA}),
+]
+"""What it is, whose schema, the change, and what is said of it."""
+
+
+@pytest.mark.parametrize(("type_", "change", "said"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_breaking_change_is_refused(type_: str, change: Callable[[Schema], object], said: set[str]) -> None:
+    found = breaks(schemas.schema_of(MESSAGES[type_]), _changed(type_, change))
+    assert {start for start in (OLD_READER, NEW_READER, KAFKA) if any(line.startswith(start) for line in found)} == said
+
+
+ALLOWED: list[tuple[str, str, Callable[[Schema], object]]] = [
+    ("new optional field", SPEND, _set("country", TEXT | {"default": "FR"})),
+    ("new field that may be null", SPEND, _set("country", TEXT_OR_NULL | {"default": None})),
+    ("new optional list of parts", SPEND, _set("pages", {"type": "array", "items": {"$ref": "#/$defs/Page"}})),
+    ("new optional field of a part", DETACHED, _part("Detachment", _set("epoch", COUNT))),
+    ("new words", SPEND, lambda s: s.update(description="Pay.")),
+]
+
+
+@pytest.mark.parametrize(("type_", "change"), [case[1:] for case in ALLOWED], ids=[case[0] for case in ALLOWED])
+def test_compatible_change_is_allowed(type_: str, change: Callable[[Schema], object]) -> None:
+    assert breaks(schemas.schema_of(MESSAGES[type_]), _changed(type_, change)) == []
+
+
+def test_change_that_breaks_a_released_version_is_found() -> None:
+    type_ = "popfax.ledger.reserve-units.v1"
+    changed = today() | {type_: _changed(type_, _remove("hold_id"))}
+    assert releases.problems(CHECKOUT, changed) == [
+        f"{type_}: breaks 1.0.0: an old reader can't read every record that is written today, or loses a field of it"
+    ]
+
+
+def test_released_type_that_is_gone_is_found() -> None:
+    type_ = "popfax.ledger.reserve-units.v1"
+    without = {name: schema for name, schema in today().items() if name != type_}
+    assert releases.problems(CHECKOUT, without) == [f"{type_}: breaks 1.0.0: the type is gone"]
+
+
+def test_every_exception_is_needed() -> None:
+    for version in releases.versions(CHECKOUT):
+        released = releases.schemas_of(CHECKOUT, version)
+        for type_ in releases.exceptions_of(CHECKOUT, version):
+            assert breaks(released[type_], today()[type_]), f"{type_} breaks {version} no more: take it off the list"
+
+
+def test_release_freezes_schemas_and_examples(copy: Path) -> None:
+    where = releases.release(copy, "1.7.0")
+    assert where == copy / "contracts" / "released" / "1.7.0"
+    assert releases.schemas_of(copy, (1, 7, 0)) == today()
+    assert {record.type for record in releases.corpus_of(copy, (1, 7, 0))} == set(MESSAGES)
+    assert releases.current(copy) == "1.7.0"
+    generate(copy)
+    assert stale(copy) == []
+
+
+def test_every_released_version_is_compared_and_not_the_newest_alone(copy: Path) -> None:
+    releases.release(copy, "1.7.0")
+    changed = today() | {SPEND: _changed(SPEND, _remove("reference"))}
+    type_ = "popfax.ledger.reserve-units.v1"
+    changed[type_] = _changed(type_, _remove("hold_id"))
+    found = [line.split(": an old")[0] for line in releases.problems(copy, changed)]
+    assert found == [f"{type_}: breaks 1.0.0", f"{type_}: breaks 1.7.0", f"{SPEND}: breaks 1.7.0"]
+
+
+def test_field_that_comes_back_as_another_type_is_found() -> None:
+    """What is compatible from each version to the next need not be so from the first to the last."""
+    first, last = (_changed(SPEND, _set("note", {"type": kind})) for kind in ("string", "integer"))
+    assert breaks(today()[SPEND], last) == []
+    assert breaks(first, last) != []
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("1.0.0", "1.0.0 is not newer than 1.0.0"),
+        ("0.9.0", "not newer"),
+        ("1.1", "is no version"),
+        ("", "is no version"),
+    ],
+)
+def test_refuses_release_of_a_version_that_is_none(copy: Path, version: str, said: str) -> None:
+    with pytest.raises(ReleaseError, match=said):
+        releases.release(copy, version)
+
+
+def test_refuses_release_that_breaks_a_promise(copy: Path) -> None:
+    path = copy / "contracts" / "released" / "1.0.0" / "schemas" / "ledger" / "popfax.ledger.reserve-units.v1.json"
+    schema = json.loads(path.read_text())
+    schema["properties"]["colour"] = {"type": "string"}
+    path.write_text(json.dumps(schema))
+    with pytest.raises(ReleaseError, match=r"reserve-units\.v1: breaks 1\.0\.0"):
+        releases.release(copy, "1.7.0")
+    assert releases.versions(copy) == [(1, 0, 0)]
+
+
+def _changed(type_: str, change: Callable[[Schema], object]) -> Schema:
+    schema = copying.deepcopy(schemas.schema_of(MESSAGES[type_]))
+    schema.setdefault("$defs", {})["Page"] = {"type": "object", "properties": {"number": {"type": "integer"}}}
+    change(schema)
+    return schema
