@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --un
 	--custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lock contracts release-contracts
+.PHONY: help setup demo test bench screenshots lock contracts release-contracts
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: $(STAMP) ## Check style, types, imports and behaviour (STACK=containers: i
 
 bench: $(STAMP) ## Measure
 	$(BIN)/python -m tests.bench
+
+screenshots: $(STAMP) ## Take a picture of every state of the page: build/screenshots/index.html
+	$(BIN)/python -m tests.e2e.page.screenshots
 
 contracts: $(STAMP) ## Write the contracts' schemas and AsyncAPI documents again
 	$(BIN)/python -m deploy.contracts

@@ -10,9 +10,15 @@ from uuid import UUID, uuid4
 from pydantic import ValidationError
 
 from contracts.catalogue import MESSAGES
-from contracts.ledger import CreditUnits, PostTransfers, ReserveUnits
+from contracts.ledger import CreditUnits, PostTransfers, ReserveUnits, SpendUnits
 from contracts.message import Command, group_of
-from contracts.provisioning import ProvisionAccount, RegisterSubscriber
+from contracts.provisioning import (
+    AddOptionsPack,
+    EnableCallForwarding,
+    ExtendAccount,
+    ProvisionAccount,
+    RegisterSubscriber,
+)
 from contracts.topics import Principal
 from deploy.cli.errors import UsageError
 
@@ -20,8 +26,12 @@ _MADE: Mapping[type[Command], tuple[str, ...]] = {
     CreditUnits: ("credit_id",),
     PostTransfers: ("transfer_id",),
     ReserveUnits: ("hold_id",),
+    SpendUnits: ("spend_id",),
     ProvisionAccount: ("request_id", "account_id"),
     RegisterSubscriber: ("subscriber_id",),
+    ExtendAccount: ("request_id",),
+    AddOptionsPack: ("request_id",),
+    EnableCallForwarding: ("request_id",),
 }
 """The ids of what a command makes: whoever sends it chooses them, and so do we, when they are left out."""
 
@@ -56,8 +66,8 @@ def find(name: str) -> type[Command]:
 
 def fields_of(model: type[Command]) -> list[tuple[str, str]]:
     """Give a command's fields, each with what it takes, in words."""
-    made = _MADE.get(model, ())
-    notes = dict.fromkeys(made, "made if left out")
+    notes = {name: "may be left out" for name, field in model.model_fields.items() if not field.is_required()}
+    notes |= dict.fromkeys(_MADE.get(model, ()), "made if left out")
     if "group_id" in model.model_fields:
         notes["group_id"] = "the actor's group if left out"
     schema = model.model_json_schema()
@@ -120,13 +130,14 @@ def _kind(schema: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
         return _kind(whole["$defs"][schema["$ref"].rsplit("/", 1)[-1]], whole)
     if "enum" in schema:
         return " or ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return str(schema["const"])
     if "anyOf" in schema:
-        return " or ".join(_kind(each, whole) for each in schema["anyOf"])
+        return " or ".join(_kind(each, whole) for each in schema["anyOf"] if each.get("type") != "null")
     if schema.get("type") == "array":
         items = _kind(schema["items"], whole)
         return f"JSON list of {items}"
     if schema.get("type") == "object":
         return "{" + ", ".join(schema.get("properties", {})) + "}"
-    if schema.get("type") == "integer":
-        return "whole number"
-    return {"uuid": "UUID", "date-time": "moment"}.get(schema.get("format", ""), "text")
+    kinds = {"integer": "whole number", "boolean": "true or false", "uuid": "UUID", "date-time": "moment"}
+    return kinds.get(schema.get("type", "")) or kinds.get(schema.get("format", ""), "text")

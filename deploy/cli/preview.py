@@ -1,6 +1,5 @@
 """Every mail as its reader would see it: made-up facts, real templates, files to look at."""
 
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -149,29 +148,6 @@ def _mail(letter: Letter) -> Mail:
 
 WIDTHS = {"desktop": (800, 760), "phone": (390, 860)}
 """The pictures' sizes."""
-
-_BROWSERS = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
-)
-_PLAYWRIGHTS = (".cache/ms-playwright", "Library/Caches/ms-playwright")
-_NAMES = ("chrome", "Chromium")
-
-
-def browser() -> str | None:
-    """Find a Chromium: an installed one, or the one that Playwright has fetched."""
-    for name in _BROWSERS:
-        if found := shutil.which(name):
-            return found
-    for folder in _PLAYWRIGHTS:
-        for name in _NAMES:
-            for path in sorted((Path.home() / folder).glob(f"chromium-*/**/{name}"), reverse=True):
-                return str(path)
-    return None
 
 
 def write_previews(directory: Path, settings: NotificationsSettings, program: str | None) -> list[Path]:

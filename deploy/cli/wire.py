@@ -10,11 +10,11 @@ from uuid import UUID, uuid4
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as KafkaMessage
-from pydantic import ValidationError
 
 from contracts.catalogue import MESSAGES
 from contracts.message import Command, Message
 from contracts.topics import Principal, Topic
+from deploy.cli.commands import short_name
 from deploy.cli.connection import unreachable
 from deploy.cli.errors import Unreachable
 from services._platform.messages import Outgoing, headers_of
@@ -22,6 +22,7 @@ from services._platform.messages import Outgoing, headers_of
 SOURCE = f"popfax/{Principal.PLATFORM}"
 
 _REQUEST_TIMEOUT_S = 5.0
+_POLL_S = 0.1
 _DELIVERY_TIMEOUT_MS = 10_000
 
 
@@ -52,6 +53,11 @@ class Seen:
     def sender(self) -> str:
         """Who published it, in one word."""
         return self.source.removeprefix("popfax/")
+
+    @property
+    def short_name(self) -> str:
+        """The one part of its type that tells it from its neighbours."""
+        return short_name(self.type)
 
 
 class Publisher:
@@ -125,8 +131,18 @@ class Watch:
     def until(self, deadline: float) -> Iterable[Seen]:
         """Give what comes until a deadline (of `time.monotonic`)."""
         while (left := deadline - time.monotonic()) > 0:
-            if (seen := self.poll(min(left, 0.1))) is not None:
+            if (seen := self.poll(min(left, _POLL_S))) is not None:
                 yield seen
+
+    def to_end(self, timeout_s: float) -> list[Seen]:
+        """Give what there is by now, or as much of it as can be read in time. Raises Unreachable."""
+        ends = self._ends()
+        found: list[Seen] = []
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and not self._is_past(ends):
+            if (seen := self.poll(_POLL_S)) is not None:
+                found.append(seen)
+        return found
 
     def close(self) -> None:
         """Stop reading."""
@@ -146,6 +162,19 @@ class Watch:
             raise KafkaException(found.error)
         return [TopicPartition(topic.name, number) for number in found.partitions]
 
+    def _ends(self) -> list[TopicPartition]:
+        """Give where each partition that holds anything ends now."""
+        places = self._consumer.assignment()
+        bounds = [self._consumer.get_watermark_offsets(place, timeout=_REQUEST_TIMEOUT_S) for place in places]
+        return [
+            TopicPartition(place.topic, place.partition, high)
+            for place, (low, high) in zip(places, bounds, strict=True)
+            if high > low
+        ]
+
+    def _is_past(self, ends: list[TopicPartition]) -> bool:
+        return all(at.offset >= end.offset for at, end in zip(self._consumer.position(ends), ends, strict=True))
+
     def _place(self, partition: TopicPartition, from_beginning: bool) -> TopicPartition:
         offset = OFFSET_BEGINNING
         if not from_beginning:
@@ -164,7 +193,7 @@ def _seen(message: KafkaMessage) -> Seen:
         source=headers.get("ce_source", ""),
         correlation_id=headers.get("ce_correlationid", ""),
         causation_id=headers.get("ce_causationid", ""),
-        body=_body(type_, message.value()),
+        body=_body(type_, message.key(), message.value()),
     )
 
 
@@ -172,9 +201,13 @@ def _text(value: str | bytes | None) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
 
 
-def _body(type_: str, value: bytes | None) -> Message | None:
+def _body(type_: str, key: str | bytes | None, value: str | bytes | None) -> Message | None:
     model = MESSAGES.get(type_)
     try:
-        return None if model is None or value is None else model.from_json(value)
-    except ValidationError:
+        return None if model is None else model.from_record(_bytes(key), _bytes(value))
+    except ValueError:  # pydantic's ValidationError is one
         return None
+
+
+def _bytes(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value

@@ -12,6 +12,7 @@ from contracts.topics import Principal
 from deploy.local import jars
 from deploy.local.errors import StackError
 from deploy.local.kafka import KafkaBroker
+from deploy.local.keys import DevelopmentKeys
 from deploy.local.mailsink import MailSink
 from deploy.local.paths import JARS
 from deploy.local.ports import Port, Ports
@@ -78,6 +79,7 @@ class Stack:
         self.kafka: Broker = self._make_kafka(Port("POPFAX_KAFKA_PORT", ports.kafka_port))
         self.postgres: Database = self._make_postgres(Port("POPFAX_POSTGRES_PORT", ports.postgres_port))
         self.mail = MailSink(self.directory / "mail", Port("POPFAX_SMTP_PORT", ports.smtp_port))
+        self.keys = DevelopmentKeys(self.directory / "keys")
         self._fresh = fresh
         self._progress = progress
         self._lock: TextIO | None = None
@@ -124,6 +126,9 @@ class Stack:
         }
         if name in SERVICES:
             environment[f"{prefix}_DATABASE_URL"] = self.postgres.url(Principal(name))
+        if name == Principal.GROUPS:
+            environment[f"{prefix}_JWT_JWKS"] = str(self.keys.key_set)
+            environment[f"{prefix}_JWT_DEVELOPMENT_KEYS"] = "true"
         if name == Principal.NOTIFICATIONS:
             environment[f"{prefix}_SMTP_HOST"] = self.mail.host
             environment[f"{prefix}_SMTP_PORT"] = str(self.mail.port)

@@ -73,8 +73,8 @@ class Transaction(Protocol):
     async def fetch(self, mapped: Mapped[K, R], keys: Iterable[K], *, for_update: bool = True) -> Rows[K, R]:
         """Load rows by key; lock them, in one order for every transaction, unless they are only read."""
 
-    async def keys(self, mapped: Mapped[K, R], column: str, values: Collection[Any]) -> set[K]:
-        """Give the keys of the rows that have one of these values in an indexed column; nothing is locked.
+    async def keys(self, mapped: Mapped[K, R], among: Mapping[str, Collection[Any]]) -> set[K]:
+        """Give the keys of the rows that have, in each of these columns, one of its values; nothing is locked.
 
         They are for `fetch`, which locks in its one order. A row that appears in between is missed, unless whoever
         makes such rows first locks something that this transaction has locked already.

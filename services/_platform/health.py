@@ -7,18 +7,35 @@ and Kafka has taken us into the group. `/metrics`: Prometheus' text.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from socket import socket
+from typing import Protocol
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
 
 Check = Callable[[], Awaitable[bool]]
 
 
-def health_app(live: Callable[[], bool], checks: dict[str, Check]) -> Starlette:
+class Site(Protocol):
+    """What a service serves beside this, from the same process."""
+
+    @property
+    def app(self) -> ASGIApp:
+        """Give the application. It has every path that is not ours."""
+
+    def hang_up(self) -> None:
+        """End answers that do not end by themselves: the process is about to stop."""
+
+    async def close(self) -> None:
+        """Let go of everything."""
+
+
+def health_app(live: Callable[[], bool], checks: dict[str, Check], site: Site | None = None) -> Starlette:
     """Make the application; `checks` are what readiness consists of, by name."""
 
     async def is_live(_: Request) -> Response:
@@ -31,7 +48,8 @@ def health_app(live: Callable[[], bool], checks: dict[str, Check]) -> Starlette:
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-    return Starlette(routes=[Route("/live", is_live), Route("/ready", is_ready), Route("/metrics", metrics)])
+    ours = [Route("/live", is_live), Route("/ready", is_ready), Route("/metrics", metrics)]
+    return Starlette(routes=[*ours, Mount("", site.app)] if site else ours)
 
 
 async def _bounded(check: Check) -> bool:
@@ -45,8 +63,26 @@ async def _bounded(check: Check) -> bool:
 class HttpServer(uvicorn.Server):
     """uvicorn inside a process that has its own idea of signals."""
 
-    def __init__(self, app: Starlette, host: str, port: int) -> None:
-        super().__init__(uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, lifespan="off"))
+    def __init__(self, app: Starlette, host: str, port: int, closing: Callable[[], None] = lambda: None) -> None:
+        """`closing` is called when it begins to stop: no new requests come, and those at hand are waited for."""
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._closing = closing
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Stop, after what would never end by itself was told to."""
+        self._closing()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

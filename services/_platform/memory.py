@@ -149,11 +149,11 @@ class MemoryTransaction:
         rows = self.contents.tables.get(mapped.table.name, {})
         return Rows(mapped, {key: rows.get(key) for key in keys})
 
-    async def keys(self, mapped: Mapped[K, R], column: str, values: Collection[Any]) -> set[K]:
-        """Give the keys of the rows that have one of these values."""
+    async def keys(self, mapped: Mapped[K, R], among: Mapping[str, Collection[Any]]) -> set[K]:
+        """Give the keys of the rows that have one of its values in each column."""
         rows = self.contents.tables.get(mapped.table.name, {})
-        wanted = set(values)
-        return {key for key, row in rows.items() if getattr(row, column) in wanted} if wanted else set()
+        wanted = {name: set(values) for name, values in among.items()}
+        return {key for key, row in rows.items() if all(getattr(row, name) in them for name, them in wanted.items())}
 
     async def take(self, mapped: Mapped[K, R], matching: Mapping[str, Any], limit: int) -> Rows[K, R]:
         """Load the first rows that match."""

@@ -216,11 +216,12 @@ class PostgresTransaction:
                 found[mapped.key_of(row)] = row
         return Rows(mapped, found)
 
-    async def keys(self, mapped: Mapped[K, R], column: str, values: Collection[Any]) -> set[K]:
-        """Give the keys of the rows that have one of these values; nothing is locked."""
-        if not values:
+    async def keys(self, mapped: Mapped[K, R], among: Mapping[str, Collection[Any]]) -> set[K]:
+        """Give the keys of the rows that have one of its values in each column; nothing is locked."""
+        if not all(among.values()):
             return set()
-        cursor = await self._run(_keys_of(mapped, column), {"values": list(values)})
+        wanted = {f"p_{name}": list(values) for name, values in among.items()}
+        cursor = await self._run(_keys_of(mapped, tuple(among)), wanted)
         return {key for (key,) in await cursor.fetchall()}
 
     async def take(self, mapped: Mapped[K, R], matching: Mapping[str, Any], limit: int) -> Rows[K, R]:
@@ -250,17 +251,20 @@ class PostgresTransaction:
         return Appended(mapped)
 
     async def save(self, changes: Sequence[Changes]) -> None:
-        """Write all changes: at most an INSERT, an UPDATE and a DELETE a table."""
+        """Write all changes: at most a DELETE, an UPDATE and an INSERT a table.
+
+        In this order: what leaves a unique index makes room for what enters it.
+        """
         for change in changes:
             mapped = change.mapped
             if isinstance(change, Appended):
                 await self._write(_insert(mapped), mapped, mapped.names, change.rows)
                 continue
             inserted, updated, removed = change.written()
-            await self._write(_insert(mapped), mapped, mapped.names, inserted)
-            await self._write(_update(mapped), mapped, mapped.changing, updated)
             if removed:
                 await self._run(_delete(mapped), {"keys": removed})
+            await self._write(_update(mapped), mapped, mapped.changing, updated)
+            await self._write(_insert(mapped), mapped, mapped.names, inserted)
 
     async def send(self, messages: Sequence[Outgoing], now: datetime) -> None:
         """Append messages to the outbox. Their aggregates' rows are locked, so numbers of a key are in commit order."""
@@ -464,9 +468,10 @@ def _fetch(mapped: Mapped[Any, Any], for_update: bool) -> sa.Executable:
 
 
 @cache
-def _keys_of(mapped: Mapped[Any, Any], column: str) -> sa.Executable:
-    wanted = mapped.table.c[column]
-    return sa.select(mapped.key_column).where(wanted == sa.any_(_array("values", wanted.type)))
+def _keys_of(mapped: Mapped[Any, Any], names: tuple[str, ...]) -> sa.Executable:
+    columns = [mapped.table.c[name] for name in names]
+    among = [column == sa.any_(_array(f"p_{column.name}", column.type)) for column in columns]
+    return sa.select(mapped.key_column).where(*among)
 
 
 @cache

@@ -20,9 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.topics import RETENTION
 from services._platform import kafka, migrate, postgres
 from services._platform.consumer import Consumer
-from services._platform.health import HttpServer, health_app
+from services._platform.health import HttpServer, Site, health_app
 from services._platform.logs import configure_logs
 from services._platform.postgres import INBOX, PostgresDatabase
+from services._platform.pruning import prune
 from services._platform.relay import Relay
 from services._platform.service import Service
 from services._platform.settings import ServiceSettings
@@ -36,20 +37,31 @@ T = TypeVar("T", bound=ServiceSettings)
 Background = Callable[[AsyncEngine, T], Coroutine[Any, Any, None]]
 """Something a service does beside its messages, until cancelled (the mail sender is one)."""
 
-PRUNE_EVERY_S = 3600.0
-PRUNE_AT_ONCE = 10_000
+SiteOf = Callable[[T, Callable[[], None]], Site | None]
+"""Makes what a service serves over HTTP beside its health; it calls what it is given after each of its commits."""
 
 
-def run(service: Service, settings: T, background: Sequence[Background[T]] = ()) -> None:
+def run(service: Service, settings: T, background: Sequence[Background[T]] = (), site: SiteOf[T] | None = None) -> None:
     """Run a service until SIGTERM or SIGINT."""
     configure_logs(service.principal.value, settings.log_format, settings.log_level)
-    if timedelta(days=settings.inbox_retention_days) <= RETENTION:
+    if retention(settings) <= RETENTION:
         raise SystemExit(f"inbox_retention_days must exceed the {RETENTION.days} days that topics keep their records")
-    uvloop.run(_Process(service, settings, background).run())
+    uvloop.run(_Process(service, settings, background, site).run())
+
+
+def retention(settings: ServiceSettings) -> timedelta:
+    """Give for how long message ids are remembered, and what else is known by them."""
+    return timedelta(days=settings.inbox_retention_days)
 
 
 class _Process:
-    def __init__(self, service: Service, settings: Any, background: Sequence[Background[Any]]) -> None:
+    def __init__(
+        self,
+        service: Service,
+        settings: Any,
+        background: Sequence[Background[Any]],
+        site: SiteOf[Any] | None,
+    ) -> None:
         self.service = service
         self.settings = settings
         self.engine = postgres.engine(settings.database_url.get_secret_value(), settings.database_pool)
@@ -57,6 +69,7 @@ class _Process:
         self.shell = Shell(service, PostgresDatabase(self.engine), committed=self.relay.wake)
         self.consumer = Consumer(service, self.shell, kafka.broker(settings), settings)
         self.background = background
+        self.site = site(settings, self.relay.wake) if site else None
         self.consuming = False
         self.tasks: list[asyncio.Task[None]] = []
         self.stopped = asyncio.Event()
@@ -65,7 +78,8 @@ class _Process:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopped.set)
-        http = HttpServer(self._health(), self.settings.http_host, self.settings.http_port)
+        closing = self.site.hang_up if self.site else lambda: None
+        http = HttpServer(self._health(), self.settings.http_host, self.settings.http_port, closing)
         serving = asyncio.create_task(http.serve())
         starting = asyncio.create_task(self._start())
         stopping = asyncio.create_task(self.stopped.wait())
@@ -88,7 +102,8 @@ class _Process:
             asyncio.create_task(self.consumer.commit_when_idle()),
             asyncio.create_task(run_timers(self.shell, self.settings.timer_poll_s)),
             asyncio.create_task(run_retries(self.shell, max(1.0, self.settings.timer_poll_s))),
-            asyncio.create_task(self._prune_inbox()),
+            # Message ids that no topic can bring again.
+            asyncio.create_task(prune(self.engine, INBOX.c.received_at, retention(self.settings))),
             *(asyncio.create_task(job(self.engine, self.settings)) for job in self.background),
         ]
         await self._until("kafka", self._join, (KafkaError, OSError, TimeoutError))
@@ -119,19 +134,6 @@ class _Process:
         self.consuming = True
         return True
 
-    async def _prune_inbox(self) -> None:
-        """Forget message ids that no topic can bring again."""
-        keep = timedelta(days=self.settings.inbox_retention_days)
-        old = sa.select(INBOX.c.id).where(INBOX.c.received_at < sa.func.now() - keep).limit(PRUNE_AT_ONCE)
-        while True:
-            pruned = 0
-            try:
-                async with self.engine.begin() as connection:
-                    pruned = (await connection.execute(sa.delete(INBOX).where(INBOX.c.id.in_(old)))).rowcount
-            except (sa.exc.SQLAlchemyError, OSError) as error:
-                log.warning("inbox_not_pruned", error=type(error).__name__)
-            await asyncio.sleep(0.1 if pruned == PRUNE_AT_ONCE else PRUNE_EVERY_S)
-
     def _health(self) -> Any:
         async def in_group() -> bool:
             return self.consumer.assigned
@@ -139,6 +141,7 @@ class _Process:
         return health_app(
             live=lambda: not self.consuming or self.consumer.alive,
             checks={"database": self._migrated, "kafka": in_group},
+            site=self.site,
         )
 
     async def _stop(self, http: HttpServer, serving: asyncio.Task[None], starting: asyncio.Task[None]) -> None:
@@ -152,4 +155,6 @@ class _Process:
         await asyncio.gather(*self.tasks, starting, return_exceptions=True)
         http.should_exit = True
         await asyncio.wait({serving}, timeout=2)
+        if self.site:
+            await self.site.close()
         await self.engine.dispose()

@@ -101,7 +101,9 @@ class LocalPivot:
 class HasSagas(Protocol):
     """The state of a service that runs sagas."""
 
-    sagas: Rows[UUID, SagaRow]
+    @property
+    def sagas(self) -> Rows[UUID, SagaRow]:
+        """Give the sagas that a batch may move."""
 
 
 @dataclass(frozen=True)

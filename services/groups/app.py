@@ -1,13 +1,25 @@
 """Runs groups: `python -m services.groups.app`. Nothing happens at import."""
 
-from services._platform.runtime import run
-from services._platform.settings import ServiceSettings, load_settings
-from services.groups.consumers import GROUPS
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services._platform.pruning import prune
+from services._platform.runtime import retention, run
+from services._platform.settings import load_settings
+from services.groups.consumers import GROUPS, with_quotas
+from services.groups.settings import GroupsSettings
+from services.groups.tables import commands
+from services.groups.web.app import web
+
+
+async def forget_commands(engine: AsyncEngine, settings: GroupsSettings) -> None:
+    """Forget posted commands whose message ids are forgotten, too."""
+    await prune(engine, commands.c.asked_at, retention(settings))
 
 
 def main() -> None:
     """Read the settings and run until told to stop."""
-    run(GROUPS, load_settings(ServiceSettings, GROUPS.principal))
+    settings = load_settings(GroupsSettings, GROUPS.principal)
+    run(with_quotas(settings.quotas), settings, [forget_commands], site=web)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,46 @@
 """Groups' table of contents: which message is handled by what."""
 
+from dataclasses import replace
 from functools import partial
 
-from contracts.groups import CreateMemberAccount, GroupsCommandMalformed
-from contracts.ledger import HoldCaptured, HoldReleased, UnitsRefused, UnitsReserved
-from contracts.provisioning import AccountProvisioned, AccountRefused, PersonRecorded, PlanPublished
+from contracts.groups import (
+    AcceptInvitation,
+    CreateMemberAccount,
+    DeclineInvitation,
+    DetachMembers,
+    GroupsCommandMalformed,
+    InviteByEmail,
+    LeaveGroup,
+    RenameGroup,
+    RevokeInvitation,
+    TransferUnits,
+)
+from contracts.ledger import (
+    BalanceChanged,
+    HoldCaptured,
+    HoldReleased,
+    TransfersPosted,
+    TransfersRefused,
+    UnitsRefused,
+    UnitsReserved,
+)
+from contracts.notifications import MailUndeliverable
+from contracts.provisioning import (
+    AccountClosed,
+    AccountExpired,
+    AccountExtended,
+    AccountProvisioned,
+    AccountRefused,
+    PersonErased,
+    PersonRecorded,
+    PlanPublished,
+    SubscriberRegistered,
+)
 from contracts.topics import (
     GROUPS_COMMANDS,
+    LEDGER_BALANCES,
     LEDGER_EVENTS,
+    NOTIFICATIONS_EVENTS,
     PROVISIONING_DIRECTORY,
     PROVISIONING_EVENTS,
     PROVISIONING_PLANS,
@@ -16,29 +49,69 @@ from contracts.topics import (
 from services._platform.sagas import CancelSaga, RetrySaga, SagaDeadline
 from services._platform.service import Service
 from services.groups import handlers
+from services.groups.commands import answered
+from services.groups.domain import Quotas
 from services.groups.sagas import SAGAS
 from services.groups.store import load
+from services.groups.timers import InvitationDue
 
 GROUPS = Service(
     principal=Principal.GROUPS,
-    topics=(GROUPS_COMMANDS, LEDGER_EVENTS, PROVISIONING_EVENTS, PROVISIONING_PLANS, PROVISIONING_DIRECTORY),
+    topics=(
+        GROUPS_COMMANDS,
+        LEDGER_EVENTS,
+        LEDGER_BALANCES,
+        PROVISIONING_EVENTS,
+        PROVISIONING_PLANS,
+        PROVISIONING_DIRECTORY,
+        NOTIFICATIONS_EVENTS,
+    ),
     commands=GROUPS_COMMANDS,
-    handlers={
-        CreateMemberAccount: handlers.create_member_account,
-        PersonRecorded: handlers.person_recorded,
-        PlanPublished: handlers.plan_published,
-        # The saga's replies, in the order of its steps ...
-        UnitsReserved: SAGAS.reply,
-        UnitsRefused: SAGAS.reply,
-        AccountProvisioned: SAGAS.reply,
-        AccountRefused: SAGAS.reply,
-        HoldCaptured: SAGAS.reply,
-        HoldReleased: SAGAS.reply,
-        # ... its deadline, and what an operator may ask of it.
-        SagaDeadline: SAGAS.deadline,
-        RetrySaga: SAGAS.retry,
-        CancelSaga: SAGAS.cancel,
-    },
-    load=partial(load, SAGAS),
+    handlers=answered(
+        {
+            # The group, its members.
+            RenameGroup: handlers.rename_group,
+            DetachMembers: handlers.detach_members,
+            LeaveGroup: handlers.leave_group,
+            # Invitations, and what may end one that nobody answers.
+            InviteByEmail: handlers.invite_by_email,
+            AcceptInvitation: handlers.accept_invitation,
+            DeclineInvitation: handlers.decline_invitation,
+            RevokeInvitation: handlers.revoke_invitation,
+            InvitationDue: handlers.invitation_due,
+            MailUndeliverable: handlers.mail_undeliverable,
+            # Units for members.
+            TransferUnits: handlers.transfer_units,
+            TransfersPosted: handlers.transfers_posted,
+            TransfersRefused: handlers.transfers_refused,
+            # An account for a new member: the saga's replies, in the order of its steps ...
+            CreateMemberAccount: handlers.create_member_account,
+            UnitsReserved: SAGAS.reply,
+            UnitsRefused: SAGAS.reply,
+            AccountProvisioned: handlers.account_provisioned,
+            AccountRefused: SAGAS.reply,
+            HoldCaptured: SAGAS.reply,
+            HoldReleased: SAGAS.reply,
+            # ... its deadline, and what an operator may ask of it.
+            SagaDeadline: SAGAS.deadline,
+            RetrySaga: SAGAS.retry,
+            CancelSaga: SAGAS.cancel,
+            # What is known of everybody: who they are, what their account says, today's prices.
+            PersonRecorded: handlers.person_recorded,
+            PersonErased: handlers.person_erased,
+            SubscriberRegistered: handlers.subscriber_registered,
+            AccountExtended: handlers.account_extended,
+            AccountExpired: handlers.account_expired,
+            AccountClosed: handlers.account_closed,
+            BalanceChanged: handlers.balance_changed,
+            PlanPublished: handlers.plan_published,
+        }
+    ),
+    load=partial(load, SAGAS, Quotas()),
     malformed=GroupsCommandMalformed,
 )
+
+
+def with_quotas(quotas: Quotas) -> Service:
+    """Give the service with other quotas than the usual ones."""
+    return replace(GROUPS, load=partial(load, SAGAS, quotas))

@@ -1,38 +1,123 @@
-"""Groups and memberships: the rules, without a database."""
+"""Groups, memberships, invitations, transfers and their history: the rules, without a database."""
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 from enum import StrEnum
+from hashlib import sha256
+from hmac import compare_digest
+from typing import Any
 from uuid import UUID
 
 from contracts.ids import derive
 
+INVITATION_LIFETIME = timedelta(days=7)
+"""How long an invitation can be answered, counted from its last mail."""
+
 
 class Code(StrEnum):
-    """Why groups refuses."""
+    """Why groups refuses. What an invitation is that can't be answered any more says `InvitationState.refusal`."""
 
     NOT_OWNER = "not_owner"
+    GROUP_CLOSED = "group_closed"
     UNKNOWN_PLAN = "unknown_plan"
     PRICE_CHANGED = "price_changed"
     ALREADY_MEMBER = "already_member"
     EMAIL_TAKEN = "email_taken"
+    OWN_ADDRESS = "own_address"
+    QUOTA_OWNER_DAY = "quota_owner_day"
+    QUOTA_OWNER_PENDING = "quota_owner_pending"
+    QUOTA_ADDRESS_DAY = "quota_address_day"
+    QUOTA_ADDRESS_PENDING = "quota_address_pending"
+    UNKNOWN_INVITATION = "unknown_invitation"
+    NOT_INVITED = "not_invited"
+    TOKEN_INVALID = "token_invalid"  # noqa: S105  (a code, no token)
+    NOT_MEMBER = "not_member"
+    NO_MEMBERS = "no_members"
+    TOO_MANY_MEMBERS = "too_many_members"
+
+
+class AccountState(StrEnum):
+    """What a subscriber's account can do."""
+
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    """It keeps its units, and can be extended."""
+    CLOSED = "closed"
+    """For ever."""
+
+
+class InvitationState(StrEnum):
+    """How far an invitation has got. Only a pending one can be answered; the others are ends."""
+
+    PENDING = "pending"
+    ACCEPTED = "accepted"
+    DECLINED = "declined"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    BOUNCED = "bounced"
+
+    @property
+    def refusal(self) -> str:
+        """Give the code with which an answer that comes after the end is refused."""
+        return f"invitation_{self.value}"
+
+
+class TransferState(StrEnum):
+    """How far a transfer has got."""
+
+    PENDING = "pending"
+    """The ledger was asked."""
+    DONE = "done"
+    REFUSED = "refused"
+
+
+class CommandState(StrEnum):
+    """How far a posted command has got."""
+
+    PENDING = "pending"
+    DONE = "done"
+    REFUSED = "refused"
+
+
+class Kind(StrEnum):
+    """What a line of the history is about."""
+
+    INVITATION = "invitation"
+    ACCOUNT = "account"
+    """An account that was to be created for a new member."""
+    MEMBERSHIP = "membership"
+    TRANSFER = "transfer"
+    """What one member was to get of a transfer."""
+    NAME = "name"
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The one group that a subscriber owns. It is called what its owner is called."""
+    """The one group that a subscriber owns. Until it is `renamed` it is called what its owner is called."""
 
     id: UUID
     owner_id: UUID
     name: str
+    renamed: bool
+    closed_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Who has an e-mail address."""
+class Subscriber:
+    """What groups knows of somebody: who they are, and what their account says.
 
-    email: str
-    subscriber_id: UUID
+    The former is None before it is told, and again after the account is closed.
+    """
+
+    id: UUID
+    email: str | None
+    first_name: str | None
+    last_name: str | None
+    language: str | None
+    state: AccountState
+    expires_at: datetime | None
+    available_units: int
+    balance_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +126,174 @@ class Plan:
 
     plan: str
     price_units: int
+    validity_days: int
 
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """A subscriber's membership of a group. `epoch` counts their times in it, from 1."""
+    """All there is between a group and a subscriber, in one row for ever.
+
+    So there is one membership, and one invitation that is pending (`invitation_id`), by construction. `epoch` counts
+    the times in the group, the present one included.
+    """
 
     id: UUID
     group_id: UUID
+    owner_id: UUID
     member_id: UUID
+    active: bool
     epoch: int
-    joined_at: datetime
+    invitation_id: UUID | None
+    joined_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """An invitation of a subscriber into a group. `round` counts its mails; only the last one's token is good."""
+
+    id: UUID
+    group_id: UUID
+    owner_id: UUID
+    subscriber_id: UUID
+    state: InvitationState
+    round: int
+    token_hash: bytes
+    made_at: datetime
+    expires_at: datetime
+    ended_at: datetime | None
+
+    def is_opened_by(self, token: str) -> bool:
+        """Say whether a token, in hexadecimal, is the one in the last mail."""
+        return compare_digest(self.token_hash, hash_of(bytes.fromhex(token)))
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many invitations somebody has made, or got: those that are pending, and those of one day (UTC)."""
+
+    id: UUID
+    pending: int
+    day: date
+    today: int
+
+    def on(self, day: date) -> "Tally":
+        """Give the tally as it is on a day."""
+        return self if self.day == day else replace(self, day=day, today=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Quotas:
+    """How many invitations one owner may make, and one address may get. Renewals count as the mails that they are."""
+
+    owner_day: int = 100
+    owner_pending: int = 200
+    address_day: int = 5
+    address_pending: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Units that an owner gives to members: asked of the ledger, then done or refused."""
+
+    id: UUID
+    group_id: UUID
+    owner_id: UUID
+    mode: str
+    amount_units: int
+    state: TransferState
+    code: str | None
+    total_units: int | None
+    asked_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """A line of a group's history: who did what to whom, when, and what came of it.
+
+    `at` never changes, so pages ordered by it stay as they are; `outcome` does, when what was begun ends.
+    `reference_id` is the invitation, saga, membership or transfer that it tells of.
+    """
+
+    id: UUID
+    group_id: UUID
+    kind: Kind
+    at: datetime
+    actor_id: UUID | None
+    member_id: UUID | None
+    reference_id: UUID
+    units: int | None
+    outcome: str
+    code: str | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PostedCommand:
+    """A command that somebody posted over HTTP, and what became of it.
+
+    `content_hash` tells a repetition from another command under the same id. `code` says why it was refused; `result`
+    names the event that answered, and the ids in it.
+    """
+
+    id: UUID
+    type: str
+    actor_id: UUID
+    content_hash: bytes
+    state: CommandState
+    code: str | None
+    result: dict[str, Any] | None
+    asked_at: datetime
+    ended_at: datetime | None
+
+
+def saga_asked_by(command_id: UUID) -> UUID:
+    """Give the id of the saga that a `CreateMemberAccount` opens."""
+    return derive(command_id, "create-member-account")
 
 
 def membership_of(group_id: UUID, member_id: UUID) -> UUID:
-    """Give the id of a subscriber's membership of a group: there is at most one."""
+    """Give the id of what is between a group and a subscriber."""
     return derive(group_id, member_id.hex)
 
 
 def account_of(saga_id: UUID) -> UUID:
     """Give the id of the account that a saga creates: derived, so that asking twice creates one."""
     return derive(saga_id, "account")
+
+
+def history_of_membership(membership_id: UUID, epoch: int) -> UUID:
+    """Give the id of the line that tells of one of a subscriber's times in a group."""
+    return derive(membership_id, f"epoch/{epoch}")
+
+
+def history_of_leg(transfer_id: UUID, member_id: UUID) -> UUID:
+    """Give the id of the line that tells what one member got of a transfer."""
+    return derive(transfer_id, member_id.hex)
+
+
+def made_by(owner_id: UUID) -> UUID:
+    """Give the id of the tally of the invitations that an owner makes."""
+    return derive(owner_id, "invitations made")
+
+
+def got_by(subscriber_id: UUID) -> UUID:
+    """Give the id of the tally of the invitations that a subscriber gets."""
+    return derive(subscriber_id, "invitations got")
+
+
+def hash_of(token: bytes) -> bytes:
+    """Give what is kept of a token."""
+    return sha256(token).digest()
+
+
+def nobody_yet(subscriber_id: UUID) -> Subscriber:
+    """Give a subscriber of whom nothing was said before: an account is active until somebody says otherwise."""
+    return Subscriber(subscriber_id, None, None, None, None, AccountState.ACTIVE, None, 0, 0)
+
+
+def strangers(group_id: UUID, owner_id: UUID, subscriber_id: UUID) -> Membership:
+    """Give what is between a group and a subscriber who never met."""
+    id_ = membership_of(group_id, subscriber_id)
+    return Membership(id_, group_id, owner_id, subscriber_id, False, 0, None, None, None)

@@ -3,11 +3,22 @@
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
 from services._platform.rows import Mapped
 from services._platform.sagas import SagaRow
-from services._platform.tables import add_platform_tables, add_saga_table, timestamp
-from services.groups.domain import Address, Group, Membership, Plan
+from services._platform.tables import Bytes, add_platform_tables, add_saga_table, timestamp
+from services.groups.domain import (
+    Group,
+    HistoryEntry,
+    Invitation,
+    Membership,
+    Plan,
+    PostedCommand,
+    Subscriber,
+    Tally,
+    Transfer,
+)
 
 metadata = sa.MetaData()
 add_platform_tables(metadata)
@@ -19,20 +30,35 @@ groups = sa.Table(
     sa.Column("id", sa.Uuid, primary_key=True),
     sa.Column("owner_id", sa.Uuid, nullable=False, unique=True),
     sa.Column("name", sa.Text, nullable=False),
+    sa.Column("renamed", sa.Boolean, nullable=False),
+    sa.Column("closed_at", timestamp()),
 )
 
-addresses = sa.Table(
-    "addresses",
+# Updated with every balance, and none of the columns that change then has an index: with room, it stays on its page.
+subscribers = sa.Table(
+    "subscribers",
     metadata,
-    sa.Column("email", sa.Text, primary_key=True),
-    sa.Column("subscriber_id", sa.Uuid, nullable=False),
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("email", sa.Text),
+    sa.Column("first_name", sa.Text),
+    sa.Column("last_name", sa.Text),
+    sa.Column("language", sa.Text),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("expires_at", timestamp()),
+    sa.Column("available_units", sa.BigInteger, nullable=False),
+    sa.Column("balance_version", sa.BigInteger, nullable=False),
+    info={"storage": {"fillfactor": "60"}},
 )
+
+# Not unique: two people's records come in any order, and both may name one address for a moment.
+sa.Index("subscribers_by_email", subscribers.c.email)
 
 plans = sa.Table(
     "plans",
     metadata,
     sa.Column("plan", sa.Text, primary_key=True),
     sa.Column("price_units", sa.BigInteger, nullable=False),
+    sa.Column("validity_days", sa.Integer, nullable=False),
 )
 
 memberships = sa.Table(
@@ -40,15 +66,118 @@ memberships = sa.Table(
     metadata,
     sa.Column("id", sa.Uuid, primary_key=True),
     sa.Column("group_id", sa.Uuid, nullable=False, index=True),
+    sa.Column("owner_id", sa.Uuid, nullable=False),
     sa.Column("member_id", sa.Uuid, nullable=False, index=True),
+    sa.Column("active", sa.Boolean, nullable=False),
     sa.Column("epoch", sa.Integer, nullable=False),
-    sa.Column("joined_at", timestamp(), nullable=False),
+    sa.Column("invitation_id", sa.Uuid),
+    sa.Column("joined_at", timestamp()),
+    sa.Column("ended_at", timestamp()),
+    # The handlers see to it; this is for the day when one doesn't.
+    sa.CheckConstraint("NOT active OR invitation_id IS NULL", name="member_or_invited"),
 )
 
-GROUPS: Mapped[UUID, Group] = Mapped(groups, Group)
-ADDRESSES: Mapped[str, Address] = Mapped(addresses, Address)
+invitations = sa.Table(
+    "invitations",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("group_id", sa.Uuid, nullable=False),
+    sa.Column("owner_id", sa.Uuid, nullable=False),
+    sa.Column("subscriber_id", sa.Uuid, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("token_hash", Bytes, nullable=False),
+    sa.Column("made_at", timestamp(), nullable=False),
+    sa.Column("expires_at", timestamp(), nullable=False),
+    sa.Column("ended_at", timestamp()),
+)
+_pending = invitations.c.state == "pending"
+sa.Index(
+    "invitations_pending",
+    invitations.c.group_id,
+    invitations.c.subscriber_id,
+    unique=True,
+    postgresql_where=_pending,
+)
+sa.Index("invitations_got", invitations.c.subscriber_id, postgresql_where=_pending)
+
+tallies = sa.Table(
+    "tallies",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("pending", sa.Integer, nullable=False),
+    sa.Column("day", sa.Date, nullable=False),
+    sa.Column("today", sa.Integer, nullable=False),
+    sa.CheckConstraint("pending >= 0", name="pending_not_negative"),
+)
+
+transfers = sa.Table(
+    "transfers",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("group_id", sa.Uuid, nullable=False),
+    sa.Column("owner_id", sa.Uuid, nullable=False),
+    sa.Column("mode", sa.Text, nullable=False),
+    sa.Column("amount_units", sa.BigInteger, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("code", sa.Text),
+    sa.Column("total_units", sa.BigInteger),
+    sa.Column("asked_at", timestamp(), nullable=False),
+    sa.Column("ended_at", timestamp()),
+)
+
+history = sa.Table(
+    "history",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("group_id", sa.Uuid, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("at", timestamp(), nullable=False),
+    sa.Column("actor_id", sa.Uuid),
+    sa.Column("member_id", sa.Uuid),
+    sa.Column("reference_id", sa.Uuid, nullable=False, index=True),
+    sa.Column("units", sa.BigInteger),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("code", sa.Text),
+    sa.Column("ended_at", timestamp()),
+)
+# A page is a stretch of one of these, from wherever the one before ended.
+sa.Index("history_of_group", history.c.group_id, history.c.at, history.c.id)
+sa.Index("history_of_group_by_kind", history.c.group_id, history.c.kind, history.c.at, history.c.id)
+
+commands = sa.Table(
+    "commands",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("actor_id", sa.Uuid, nullable=False),
+    sa.Column("content_hash", Bytes, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("code", sa.Text),
+    sa.Column("result", JSONB),
+    sa.Column("asked_at", timestamp(), nullable=False),
+    sa.Column("ended_at", timestamp()),
+    sa.Index("commands_by_age", "asked_at", postgresql_using="brin"),
+)
+sa.Index("commands_pending", commands.c.actor_id, postgresql_where=commands.c.state == "pending")
+
+GROUPS: Mapped[UUID, Group] = Mapped(groups, Group, constant=("owner_id",))
+SUBSCRIBERS: Mapped[UUID, Subscriber] = Mapped(subscribers, Subscriber)
 PLANS: Mapped[str, Plan] = Mapped(plans, Plan)
-MEMBERSHIPS: Mapped[UUID, Membership] = Mapped(memberships, Membership)
+MEMBERSHIPS: Mapped[UUID, Membership] = Mapped(memberships, Membership, constant=("group_id", "owner_id", "member_id"))
+INVITATIONS: Mapped[UUID, Invitation] = Mapped(
+    invitations, Invitation, constant=("group_id", "owner_id", "subscriber_id", "made_at")
+)
+TALLIES: Mapped[UUID, Tally] = Mapped(tallies, Tally)
+TRANSFERS: Mapped[UUID, Transfer] = Mapped(
+    transfers, Transfer, constant=("group_id", "owner_id", "mode", "amount_units", "asked_at")
+)
+HISTORY: Mapped[UUID, HistoryEntry] = Mapped(
+    history, HistoryEntry, constant=("group_id", "kind", "at", "actor_id", "reference_id")
+)
+COMMANDS: Mapped[UUID, PostedCommand] = Mapped(
+    commands, PostedCommand, constant=("type", "actor_id", "content_hash", "asked_at")
+)
 SAGAS: Mapped[UUID, SagaRow] = Mapped(
     sagas, SagaRow, constant=("name", "correlation_id", "causation_id", "actor", "opened_at")
 )

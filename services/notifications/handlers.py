@@ -87,13 +87,16 @@ def _write(tray: Outtray, letter: Letter, now: datetime) -> bool:
     """Put a mail into the tray; give False for one that was there, or whose recipient is nobody any more."""
     if tray.mails.get(letter.id) is not None or tray.erased.get(letter.recipient_id) is not None:
         return False
+    params = dict(letter.params)
+    if params.get("group_name") and letter.about_id is not None and tray.erased.get(letter.about_id) is not None:
+        params["group_name"] = None  # as good as its owner's name, and it came after they were erased
     tray.mails.put(
         Mail(
             letter.id,
             letter.template,
             letter.recipient_id,
             letter.about_id,
-            dict(letter.params),
+            params,
             MailState.QUEUED,
             now,
             now,

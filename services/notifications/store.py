@@ -40,7 +40,8 @@ async def load(tx: Transaction, batch: Sequence[Incoming[Message]]) -> Outtray:
     bounced = {m.body.mail_id for m in batch if isinstance(m.body, MailBounced)}
     written = [letter for m in batch for letter in letters(m.body)]
     people = await tx.fetch(PEOPLE, recorded | gone)
-    erased = await tx.fetch(ERASED, gone | {letter.recipient_id for letter in written}, for_update=False)
+    named = {id_ for letter in written for id_ in (letter.recipient_id, letter.about_id) if id_ is not None}
+    erased = await tx.fetch(ERASED, gone | named, for_update=False)
     waiting = [state.value for state in WAITING]
     theirs = await tx.keys(MAILS, {"recipient_id": gone, "state": waiting})
     theirs |= await tx.keys(MAILS, {"about_id": gone, "state": waiting})

@@ -93,10 +93,11 @@ def impure_handlers(tree: Path) -> list[str]:
 
 
 def handler_modules(tree: Path) -> list[Path]:
-    """Give the modules that decide: handlers, domains, and the sagas' files."""
+    """Give the modules that decide: handlers, domains, what becomes of decisions, and the sagas' files."""
     services = tree / "services"
-    rooms = [services / name / room for name in SERVICES for room in ("handlers.py", "domain.py")]
-    return sorted([*rooms, *services.glob("*/sagas/*.py"), services / "_platform" / "sagas.py"])
+    rooms = ("handlers.py", "handlers/*.py", "facts.py", "domain.py", "sagas/*.py")
+    found = [path for name in SERVICES for room in rooms for path in services.glob(f"{name}/{room}")]
+    return sorted([*found, services / "_platform" / "sagas.py"])
 
 
 def missing_rooms(tree: Path) -> list[str]:
@@ -206,4 +207,5 @@ def _impure_call(called: ast.expr) -> str | None:
 
 
 def _there(path: Path) -> bool:
-    return any(path.glob("*.py")) if path.suffix == "" else path.exists()
+    """Say whether a room is there: a module, or a package of that name."""
+    return path.exists() if path.is_file() else any(path.with_suffix("").glob("*.py"))

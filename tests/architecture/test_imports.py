@@ -31,6 +31,7 @@ BREACHES = [
     (2, "services/groups/sagas/create_member_account.py", "import asyncio"),
     (3, "services/notifications/sender.py", "import aiokafka"),
     (3, "services/provisioning/store.py", "import faststream"),
+    (4, "services/groups/commands.py", "import services.groups.web.queries"),
 ]
 """A contract's place in pyproject.toml, and a line that breaks it. Every contract has one at least."""
 

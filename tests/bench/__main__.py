@@ -8,6 +8,7 @@ Each run starts a fresh product (real Kafka with acks=all, real PostgreSQL with 
   Kafka and its mails are committed for sending. `saga_cpu_us`: CPU of all processes for one.
 - `saga_p50_ms`, `saga_p99_ms`: from publishing the command to its last event in a reader's hands, at 1,000 sagas/s.
 - `transfers_per_s`: the ledger alone, from commands on Kafka to events on Kafka; `transfer_cpu_us_by_process` for one.
+- `page_p95_ms`: the group page with 1,000 members and 10,000 lines of history, from request to last byte.
 - `mails_per_s`: the sender alone, over SMTP to a sink on this machine.
 - `pgbench_transfers_per_s`: the yardstick, in the same run on the same PostgreSQL.
 
@@ -48,6 +49,7 @@ from services._platform import postgres
 from services._platform.kafka import producer as start_producer
 from services._platform.settings import KafkaSettings
 from services.provisioning import catalogue
+from tests.bench import page
 from tests.bench.load import Command, Follower, command, publish, publish_at
 from tests.bench.pgbench import transfers_per_s
 from tests.bench.usage import Meter
@@ -90,6 +92,8 @@ class Bench:
             figures = await self._sagas()
             figures |= await self._steady_sagas()
             figures["memory_mb"] = self.meter.memory_mb()
+            note("the page")
+            figures |= await asyncio.to_thread(page.measure, self.product)
             for principal in (Principal.GROUPS, Principal.PROVISIONING, Principal.NOTIFICATIONS):
                 self.product.services[principal].stop()
             figures |= await self._transfers()
@@ -154,7 +158,7 @@ class Bench:
         for _ in range(TRANSFERS):
             source, target = self.random.sample(self.owners, 2)
             legs = (Leg(account_id=target, amount_units=1),)
-            commands.append(command(PostTransfers(transfer_id=uuid4(), source_id=source, legs=legs)))
+            commands.append(command(PostTransfers(transfer_id=uuid4(), source_id=source, legs=legs), source))
         ends: Ends = [(LEDGER_EVENTS, [TransfersPosted, TransfersRefused])]
         await self._to_the_end(commands[:5000], ends)
         commands = commands[5000:]

@@ -20,7 +20,7 @@ Schema = Any
 SPEND = "popfax.ledger.spend-units.v1"
 REGISTER = "popfax.provisioning.register-subscriber.v1"
 TRANSFER = "popfax.groups.transfer-units.v1"
-JOINED = "popfax.groups.member-joined.v1"
+PERSON = "popfax.provisioning.person-recorded.v1"
 DETACHED = "popfax.groups.members-detached.v1"
 COUNT = {"type": "integer"}
 TEXT = {"type": "string"}
@@ -84,7 +84,7 @@ REFUSED: list[tuple[str, str, Callable[[Schema], object], set[str]]] = [
     ("text that may be null now", SPEND, _set("reference", TEXT_OR_NULL), {OLD_READER}),
     ("value more", SPEND, _change("purpose", enum=["fax", "sms", "call_forwarding", "mms"]), {OLD_READER}),
     ("value less", SPEND, _change("purpose", enum=["fax", "sms"]), {NEW_READER}),
-    ("value more in an event", JOINED, lambda s: s["properties"]["via"]["enum"].append("merged"), {OLD_READER}),
+    ("value more in an event", PERSON, lambda s: s["$defs"]["Language"]["enum"].append("de"), {OLD_READER}),
     ("language more", REGISTER, lambda s: s["$defs"]["Language"]["enum"].append("de"), {OLD_READER}),
     ("another pattern", SPEND, _change("reference", pattern="^[a-z]+$"), {OLD_READER, NEW_READER}),
     ("no pattern", SPEND, lambda s: s["properties"]["reference"].pop("pattern"), {OLD_READER}),

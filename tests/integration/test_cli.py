@@ -31,7 +31,7 @@ from deploy.local.stack import remove_abandoned
 from services._platform.database import Parked, Why
 from services._platform.messages import StoredRecord
 from services._platform.postgres import PARKED, PARKED_KEYS, PostgresDatabase, engine
-from services.groups.tables import plans, sagas
+from services.groups.tables import history, plans, sagas, subscribers
 from services.ledger.tables import accounts
 from tests.conftest import make_stack
 
@@ -114,7 +114,8 @@ class TestSend:
 
     def test_takes_lists_as_json(self, cli: Cli, owner: str) -> None:
         legs = json.dumps([{"account_id": str(uuid4()), "amount_units": 5}])
-        told = cli.json("send", "post-transfers", "--set", f"source_id={owner}", "--set", f"legs={legs}")
+        source = ("--actor", owner, "--set", f"source_id={owner}")
+        told = cli.json("send", "post-transfers", *source, "--set", f"legs={legs}")
         assert told["events"][0]["total_units"] == 5
 
     def test_names_every_invalid_field(self, cli: Cli) -> None:
@@ -143,8 +144,11 @@ class TestConnection:
         assert "popfax up" in done.stderr
 
     def test_finds_the_product_in_the_environment(self, cli: Cli) -> None:
-        url = cli.product.stack.postgres.url(Principal.GROUPS)
-        done = CliRunner().invoke(app, ["saga", "list", "--json"], env={"GROUPS_DATABASE_URL": url})
+        postgres = cli.product.stack.postgres
+        urls = {
+            f"{name.upper()}_DATABASE_URL": postgres.url(name) for name in (Principal.GROUPS, Principal.PROVISIONING)
+        }
+        done = CliRunner().invoke(app, ["saga", "list", "--json"], env=urls)
         assert done.exit_code == Exit.OK
 
     def test_says_what_the_environment_lacks(self, cli: Cli) -> None:
@@ -153,7 +157,7 @@ class TestConnection:
         assert done.exit_code == Exit.UNREACHABLE
         assert "GROUPS_DATABASE_URL is not set" in done.stderr
 
-    @pytest.mark.parametrize("command", [("ledger", "verify"), ("saga", "list"), ("topics",)])
+    @pytest.mark.parametrize("command", [("ledger", "verify"), ("audit",), ("saga", "list"), ("topics",)])
     def test_says_in_one_line_what_it_can_not_reach(self, cli: Cli, tmp_path: Path, command: tuple[str, ...]) -> None:
         gone = tmp_path / "gone.env"
         text = cli.file.read_text()
@@ -288,10 +292,55 @@ class TestParked:
         assert cli.rows(Principal.LEDGER, sa.select(PARKED_KEYS)) == []
 
 
+class TestCorrections:
+    WHO = ("--operator", "Olga", "--reason", "charged twice", "--timeout", str(ANSWER_WITHIN_S))
+
+    def test_posts_a_correction_and_shows_it_in_the_audit(self, cli: Cli, owner: str) -> None:
+        told = cli.json("ledger", "correct", owner, "-30", *self.WHO)
+        assert (told["account_id"], told["amount_units"], told["code"]) == (owner, -30, None)
+        assert self.balance(cli, owner) == 170
+        assert cli.json("ledger", "corrections")[0] == told
+        assert (told["operator"], told["reason"]) == ("Olga", "charged twice")
+        assert "✓" in cli("ledger", "correct", owner, "30", *self.WHO).stdout
+        assert self.balance(cli, owner) == 200
+        assert cli.json("ledger", "verify")["violations"] == []
+        assert "Olga" in cli("ledger", "corrections").stdout
+
+    def test_says_no_when_too_little_is_available_and_keeps_the_audit(self, cli: Cli, owner: str) -> None:
+        told = cli.json("ledger", "correct", owner, "-201", *self.WHO, expect=Exit.NO)
+        assert told["code"] == "units_short"
+        assert self.balance(cli, owner) == 200
+        assert cli.json("ledger", "corrections", "--limit", "1") == [told]
+        assert "units_short" in cli("ledger", "correct", owner, "-201", *self.WHO).stdout
+
+    @pytest.mark.parametrize(
+        ("amount", "reason"), [("0", "charged twice"), ("5", "no"), ("-x", "charged twice")], ids=["0", "short", "-x"]
+    )
+    def test_refuses_what_is_no_correction(self, cli: Cli, owner: str, amount: str, reason: str) -> None:
+        done = cli("ledger", "correct", owner, amount, "--operator", "Olga", "--reason", reason)
+        assert done.exit_code == Exit.USAGE
+        assert self.balance(cli, owner) == 200
+
+    def test_has_no_answer_while_the_ledger_is_away_and_is_posted_when_it_is_back(self, cli: Cli, owner: str) -> None:
+        ledger = cli.product.services[Principal.LEDGER]
+        ledger.kill()
+        try:
+            done = cli("ledger", "correct", owner, "5", *self.WHO[:-1], "0.5")
+            assert (done.exit_code, len(done.stderr.splitlines())) == (Exit.UNREACHABLE, 1)
+        finally:
+            ledger.launch()
+            ledger.wait_ready()
+        assert wait_until(lambda: self.balance(cli, owner) == 205, ANSWER_WITHIN_S)
+
+    def balance(self, cli: Cli, account: str) -> int:
+        query = sa.select(accounts.c.balance_units).where(accounts.c.id == UUID(account))
+        return int(cli.rows(Principal.LEDGER, query)[0][0])
+
+
 class TestBooksMailsTopics:
     def test_finds_the_books_right(self, cli: Cli, owner: str) -> None:
         assert cli.json("ledger", "verify")["violations"] == []
-        assert "✓" in cli("ledger", "verify", "--all").stdout
+        assert "✓" in cli("ledger", "verify").stdout
 
     def test_finds_the_books_wrong(self, cli: Cli, owner: str) -> None:
         here = accounts.c.id == UUID(owner)
@@ -317,3 +366,53 @@ class TestBooksMailsTopics:
         assert "missing topic" in cli("topics").stdout
         assert cli("topics", "--apply").exit_code == Exit.OK
         assert cli("topics").exit_code == Exit.OK
+
+
+class TestAudit:
+    """The whole product's story, while it runs."""
+
+    @pytest.fixture
+    def member(self, cli: Cli, owner: str) -> str:
+        """A member who was given 5 of the owner's units."""
+        told = cli.json(*creation(owner))
+        member = next(event["member_id"] for event in told["events"] if "member_id" in event)
+        wanted = ("--set", f"group_id={group_of(UUID(owner))}", "--set", "mode=amount", "--set", "amount_units=5")
+        cli.json("send", "transfer-units", "--actor", owner, *wanted, "--set", "members=all")
+        return str(member)
+
+    def test_finds_all_right_and_says_what_it_has_compared(self, cli: Cli, member: str) -> None:
+        told = cli.json("audit")
+        assert told["violations"] == []
+        assert min(told[what] for what in ("groups", "memberships", "transfers", "accounts", "mails")) > 0
+        assert told["history_lines"] >= 3  # the creation, the membership, what the member got
+        assert told["units_moved"] >= 200 + 60 + 5
+        done = cli("audit")
+        assert "✓" in done.stdout
+        assert "units moved" in done.stdout
+
+    def test_finds_a_line_of_history_that_the_entries_do_not_bear_out(self, cli: Cli, member: str) -> None:
+        here = (history.c.member_id == UUID(member)) & (history.c.kind == "transfer")
+        cli.rows(Principal.GROUPS, sa.update(history).where(here).values(units=6))
+        try:
+            violations = cli.json("audit", expect=Exit.NO)["violations"]
+            assert [each["code"] for each in violations] == ["transfer_unmatched"]
+            assert "transfer_unmatched" in cli("audit").stdout
+        finally:
+            cli.rows(Principal.GROUPS, sa.update(history).where(here).values(units=5))
+
+    def test_asks_more_when_nothing_is_in_flight(self, cli: Cli, member: str) -> None:
+        here = subscribers.c.id == UUID(member)
+        assert wait_until(lambda: not settled_codes(cli) & {"balance_stale", "mail_missing"}, ANSWER_WITHIN_S)
+        before = cli.rows(Principal.GROUPS, sa.select(subscribers.c.expires_at).where(here))[0][0]
+        cli.rows(Principal.GROUPS, sa.update(subscribers).where(here).values(expires_at=datetime.now(UTC)))
+        try:
+            assert cli.json("audit")["violations"] == []
+            assert "state_mismatch" in settled_codes(cli)
+        finally:
+            cli.rows(Principal.GROUPS, sa.update(subscribers).where(here).values(expires_at=before))
+
+
+def settled_codes(cli: Cli) -> set[str]:
+    """What an audit finds that is told that nothing is in flight. Other tests may have left something."""
+    done = cli("audit", "--settled", "--json")
+    return {each["code"] for each in json.loads(done.stdout)["violations"]}

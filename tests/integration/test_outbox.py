@@ -12,11 +12,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from contracts.groups import MembershipEnded, MembershipRecorded
 from contracts.ledger import CreditUnits, UnitsCredited
-from contracts.topics import LEDGER_EVENTS, Principal
+from contracts.message import Message
+from contracts.topics import GROUPS_MEMBERS, LEDGER_EVENTS, Principal
 from deploy.local.stack import Stack
 from services._platform import postgres
-from services._platform.messages import Outgoing
+from services._platform.messages import Incoming, Outgoing, decode
 from services._platform.postgres import PostgresDatabase
 from services._platform.relay import Relay
 from services._platform.shell import FromKafka, Shell
@@ -56,7 +58,10 @@ def _make_accounts(url: str) -> list[UUID]:
 
 
 def _out(account: UUID, number: int) -> Outgoing:
-    body = UnitsCredited(credit_id=uuid4(), account_id=account, amount_units=number)
+    return _enveloped(UnitsCredited(credit_id=uuid4(), account_id=account, amount_units=number))
+
+
+def _enveloped(body: Message) -> Outgoing:
     return Outgoing(uuid4(), body.TYPE, body.key(), body.to_json(), str(uuid4()), str(uuid4()), None, None)
 
 
@@ -84,9 +89,9 @@ async def _write(
 
 
 @asynccontextmanager
-async def relaying(stack: Stack, url: str) -> AsyncIterator[Relay]:
+async def relaying(stack: Stack, url: str, principal: Principal = Principal.LEDGER) -> AsyncIterator[Relay]:
     engine = postgres.engine(url, 3)
-    relay = Relay(Principal.LEDGER, engine, settings(stack, url))
+    relay = Relay(principal, engine, settings(stack, url, principal))
     running = asyncio.create_task(relay.run())
     try:
         yield relay
@@ -318,6 +323,35 @@ class TestCrash:
             _assert_all_in_order(records, expected)
             log.close()
             await engine.dispose()
+
+
+async def test_a_tombstone_has_no_value_on_the_wire_and_keeps_its_place_among_its_keys_records(
+    stack: Stack, ledger_url: str, ledger_engine: AsyncEngine
+) -> None:
+    """The outbox is the same in every service's database: this one is the ledger's."""
+    database, log = PostgresDatabase(ledger_engine), Log(stack.kafka, [GROUPS_MEMBERS])
+    membership = uuid4()
+    recorded = MembershipRecorded(
+        membership_id=membership,
+        group_id=uuid4(),
+        owner_id=uuid4(),
+        member_id=uuid4(),
+        epoch=1,
+        state="active",
+        joined_at=datetime.now(UTC),
+    )
+    ended = MembershipEnded(membership_id=membership)
+    again = recorded.model_copy(update={"epoch": 2})
+    async with database.begin() as tx:
+        await tx.send([_enveloped(body) for body in (recorded, ended, again, ended)], datetime.now(UTC))
+    async with relaying(stack, ledger_url, Principal.GROUPS):
+        records = await _read(log, [membership], 4)
+        await eventually(lambda: _is_empty(ledger_engine), "an empty outbox")
+    log.close()
+    assert [seen.value for seen in records] == [recorded.to_json(), None, again.to_json(), None]
+    handled = {model.TYPE.encode(): model for model in (MembershipRecorded, MembershipEnded)}
+    read = [decode(seen, handled, "") for seen in records]
+    assert [incoming.body for incoming in read if isinstance(incoming, Incoming)] == [recorded, ended, again, ended]
 
 
 async def test_a_type_that_this_version_does_not_know_waits_and_loses_nothing(

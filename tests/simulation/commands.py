@@ -1,23 +1,61 @@
 """What the platform sends in a simulation: `COMMANDS` is the table to add to.
 
 An entry is a weight and a function that makes one or several records of the cast: owners, addresses and prices that a
-seed has chosen. Everything is random and nothing is unique by accident: few owners, few addresses, few units.
+seed has chosen, and whoever and whatever has come of them. Everything is random and nothing is unique by accident: few
+owners, few addresses, few units.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
+from operator import attrgetter
 from random import Random
+from typing import Any, TypeVar
 from uuid import UUID
 
 from contracts.fields import Language
-from contracts.groups import CreateMemberAccount
-from contracts.ledger import CreditUnits, Leg, PostTransfers
+from contracts.groups import (
+    AcceptInvitation,
+    CreateMemberAccount,
+    DeclineInvitation,
+    DetachMembers,
+    InviteByEmail,
+    LeaveGroup,
+    MemberRef,
+    RenameGroup,
+    RevokeInvitation,
+    TransferUnits,
+)
+from contracts.ids import derive
+from contracts.ledger import CreditUnits, Leg, PostTransfers, SpendUnits
 from contracts.message import Command, group_of
-from contracts.provisioning import RegisterSubscriber
-from contracts.topics import GROUPS_COMMANDS, LEDGER_COMMANDS, PROVISIONING_COMMANDS, Topic
-from services.provisioning.domain import Plan
-from tests.simulation.bus import Headers
+from contracts.notifications import MailBounced, SendInvitation
+from contracts.provisioning import (
+    AddOptionsPack,
+    ChangeEmail,
+    CloseAccount,
+    DisableCallForwarding,
+    EnableCallForwarding,
+    ExtendAccount,
+    RegisterSubscriber,
+)
+from contracts.topics import (
+    GROUPS_COMMANDS,
+    LEDGER_COMMANDS,
+    NOTIFICATIONS_COMMANDS,
+    PROVISIONING_COMMANDS,
+    Principal,
+    Topic,
+)
+from services._platform.rows import Mapped
+from services.groups.domain import Membership
+from services.groups.tables import INVITATIONS, MEMBERSHIPS
+from services.notifications.tables import MAILS
+from services.provisioning.domain import AccountState, Action, Option, Plan, Subscriber
+from services.provisioning.tables import SUBSCRIBERS
+from tests.simulation.bus import Bus, Headers
+
+R = TypeVar("R")
 
 PRICES = (5, 10, 20)
 OWNERS = 3
@@ -41,20 +79,29 @@ class Cast:
     """Who and what a seed plays with."""
 
     random: Random
+    bus: Bus
+    look: Callable[[Principal, Mapped[Any, Any]], Sequence[Any]]
+    """Looks at a service's table, as a page does that shows it."""
+    now: Callable[[], datetime]
     owners: list[UUID] = field(init=False)
     emails: list[str] = field(init=False)
     plans: dict[str, Plan] = field(init=False)
+    options: dict[str, Option] = field(init=False)
+    bought: list[tuple[Command, UUID]] = field(default_factory=list)
+    registered: list[Command] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
     created: list[tuple[UUID, CreateMemberAccount]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.owners = [self.uuid() for _ in range(OWNERS)]
         self.emails = [f"person{n}@example.org" for n in range(ADDRESSES)]
-        days = timedelta(365).days
+        days = self.random.choice([20, 60, 365])
         self.plans = {
             "send_receive": Plan("send_receive", self.random.choice(PRICES), days, fax_number=True),
             "send_only": Plan("send_only", self.random.choice(PRICES), days, fax_number=False),
         }
+        on_sale = (Action.OPTIONS_PACK.value, Action.CALL_FORWARDING.value)
+        self.options = {name: Option(name, self.random.choice(PRICES)) for name in on_sale}
 
     def uuid(self) -> UUID:
         """Give an id that a client makes."""
@@ -63,6 +110,43 @@ class Cast:
     def owner(self) -> UUID:
         """Give one of the owners."""
         return self.random.choice(self.owners)
+
+    def owner_with_members(self) -> UUID:
+        """Give an owner whose group has members, if there is one."""
+        owners = sorted({m.owner_id for m in self.memberships() if m.active} & set(self.owners))
+        return self.random.choice(owners) if owners else self.owner()
+
+    def rows(self, service: Principal, mapped: Mapped[Any, R]) -> list[R]:
+        """Give a table's rows, in the same order in every run."""
+        return sorted(self.look(service, mapped), key=attrgetter(mapped.key_column.name))
+
+    def accounts(self) -> list[Subscriber]:
+        """Give the accounts that there are, closed ones included."""
+        return self.rows(Principal.PROVISIONING, SUBSCRIBERS)
+
+    def account(self) -> UUID:
+        """Give anybody's account."""
+        accounts = self.accounts()
+        return self.random.choice(accounts).id if accounts else self.owner()
+
+    def memberships(self) -> list[Membership]:
+        """Give what is, and was, between groups and subscribers."""
+        return self.rows(Principal.GROUPS, MEMBERSHIPS)
+
+    def mostly(self, usual: R, *others: R) -> R:
+        """Give what is usual, now and then something else."""
+        return usual if self.random.random() < 0.8 else self.random.choice(others)
+
+    def token(self) -> SendInvitation | None:
+        """Give a mail of an invitation, the last one or an earlier one."""
+        sent = [
+            record.value
+            for record in self.bus.records()
+            if record.topic == NOTIFICATIONS_COMMANDS.name
+            and record.value is not None
+            and dict(record.headers).get("ce_type") == SendInvitation.TYPE.encode()
+        ]
+        return SendInvitation.from_json(self.random.choice(sent)) if sent else None
 
 
 def sent(body: Command, id_: UUID, actor: UUID | None = None) -> Sent:
@@ -80,7 +164,12 @@ def register_owners(cast: Cast) -> Sequence[Sent]:
     """Each owner signs up with Popfax itself, and most buy units."""
     found = []
     for number, owner in enumerate(cast.owners):
-        found.append(sent(_registration(owner, f"owner{number}@example.org"), cast.uuid()))
+        body = _registration(owner, f"owner{number}@example.org")
+        if cast.random.random() < 0.3:
+            ends = cast.now() + timedelta(days=cast.random.choice([3, 40, 300]))
+            body = body.model_copy(update={"plan": "send_only", "expires_at": ends})
+        cast.registered.append(body)
+        found.append(sent(body, cast.uuid()))
         if cast.random.random() < 0.9:
             found.append(sent(_credit(cast, owner), cast.uuid()))
     return found
@@ -93,7 +182,7 @@ def _registration(subscriber: UUID, email: str) -> RegisterSubscriber:
 
 
 def _credit(cast: Cast, account: UUID) -> CreditUnits:
-    return CreditUnits(credit_id=cast.uuid(), account_id=account, amount_units=cast.random.randint(1, 60))
+    return CreditUnits(credit_id=cast.uuid(), account_id=account, amount_units=cast.random.randint(1, 100))
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -153,7 +242,7 @@ def other_content(cast: Cast) -> Sequence[Sent]:
 
 def credit_units(cast: Cast) -> Sequence[Sent]:
     """Somebody buys units; sometimes the purchase is reported twice, under two message ids."""
-    body = _credit(cast, cast.owner())
+    body = _credit(cast, cast.mostly(cast.owner(), cast.account()))
     return [sent(body, cast.uuid()) for _ in range(cast.random.choice([1, 1, 2]))]
 
 
@@ -169,7 +258,7 @@ def post_transfers(cast: Cast) -> Sequence[Sent]:
     source, *targets = cast.random.sample(cast.owners, cast.random.randint(2, len(cast.owners)))
     legs = tuple(_leg(cast, target) for target in targets)
     body = PostTransfers(transfer_id=cast.uuid(), source_id=source, legs=legs)
-    return [sent(body, cast.uuid())]
+    return [sent(body, cast.uuid(), source)]
 
 
 def _leg(cast: Cast, target: UUID) -> Leg:
@@ -182,6 +271,236 @@ def _leg(cast: Cast, target: UUID) -> Leg:
 def register_a_taken_address(cast: Cast) -> Sequence[Sent]:
     """Somebody signs up with an address that an owner is just creating an account for, or not."""
     return [sent(_registration(cast.uuid(), cast.random.choice(cast.emails)), cast.uuid())]
+
+
+def register_for_a_while(cast: Cast) -> Sequence[Sent]:
+    """Somebody brings an account that is about to end, or has ended already."""
+    ends = cast.now() + timedelta(days=cast.random.choice([-1, 3, 20, 60]))
+    body = _registration(cast.uuid(), f"{cast.random.getrandbits(16)}@example.org")
+    plan = cast.mostly("send_only", "send_nothing")
+    body = body.model_copy(update={"plan": plan, "expires_at": ends})
+    cast.registered.append(body)
+    return [sent(body, cast.uuid()), sent(_credit(cast, body.subscriber_id), cast.uuid())]
+
+
+def register_again(cast: Cast) -> Sequence[Sent]:
+    """The platform makes somebody known again, in another message: as they were."""
+    return [sent(cast.random.choice(cast.registered), cast.uuid())] if cast.registered else []
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+def rename_group(cast: Cast) -> Sequence[Sent]:
+    """An owner, or a stranger, gives a group a name."""
+    owner = cast.owner()
+    return [sent(RenameGroup(group_id=group_of(owner), name="Branches"), cast.uuid(), cast.mostly(owner, cast.uuid()))]
+
+
+def invite_somebody(cast: Cast) -> Sequence[Sent]:
+    """An owner invites a subscriber: another, themselves, one who is or was a member; or an address that nobody has."""
+    owner = cast.owner()
+    was = {m.member_id for m in cast.memberships() if m.owner_id == owner and m.epoch and not m.active}
+    wanted = was if was and cast.random.random() < 0.4 else {account.id for account in cast.accounts()}
+    known = [account.email for account in cast.accounts() if account.email is not None and account.id in wanted]
+    email = cast.mostly(cast.random.choice(known or cast.emails), cast.random.choice(cast.emails))
+    return [sent(InviteByEmail(group_id=group_of(owner), email=email), cast.uuid(), cast.mostly(owner, cast.uuid()))]
+
+
+def come_back(cast: Cast) -> Sequence[Sent]:
+    """Somebody who was a member is invited, and accepts at once; and what meant their first time comes late."""
+    was = [m for m in cast.memberships() if m.epoch and not m.active]
+    emails = {account.id: account.email for account in cast.accounts()}
+    if not was:
+        return []
+    membership = cast.random.choice(was)
+    email, invite_id = emails.get(membership.member_id), cast.uuid()
+    if email is None:
+        return []
+    invite = InviteByEmail(group_id=membership.group_id, email=email)
+    accept = AcceptInvitation(invitation_id=derive(invite_id, "invitation"))
+    late = MemberRef(member_id=membership.member_id, epoch=membership.epoch)
+    detach = DetachMembers(group_id=membership.group_id, members=(late,))
+    return [
+        sent(invite, invite_id, membership.owner_id),
+        sent(accept, cast.uuid(), membership.member_id),
+        sent(detach, cast.uuid(), membership.owner_id),
+    ]
+
+
+def answer_by_token(cast: Cast) -> Sequence[Sent]:
+    """Somebody follows the link of a mail, perhaps of an earlier one."""
+    mail = cast.token()
+    if mail is None:
+        return []
+    body = _answer(cast)(invitation_id=mail.invitation_id, token=cast.mostly(mail.token, "0" * 64))
+    return [sent(body, cast.uuid(), cast.mostly(None, mail.recipient_id, cast.owner()))]
+
+
+def answer_by_id(cast: Cast) -> Sequence[Sent]:
+    """Somebody who is logged in answers: the one who is invited, somebody else, or nobody."""
+    invitations = cast.rows(Principal.GROUPS, INVITATIONS)
+    if not invitations:
+        return []
+    invitation = cast.random.choice(invitations)
+    body = _answer(cast)(invitation_id=cast.mostly(invitation.id, cast.uuid()))
+    return [sent(body, cast.uuid(), cast.mostly(invitation.subscriber_id, cast.owner(), None))]
+
+
+def _answer(cast: Cast) -> type[AcceptInvitation] | type[DeclineInvitation]:
+    return AcceptInvitation if cast.random.random() < 0.7 else DeclineInvitation
+
+
+def revoke_invitation(cast: Cast) -> Sequence[Sent]:
+    """An owner takes an invitation back, their own or not."""
+    invitations = cast.rows(Principal.GROUPS, INVITATIONS)
+    if not invitations:
+        return []
+    invitation = cast.random.choice(invitations)
+    owner = cast.mostly(invitation.owner_id, cast.owner())
+    body = RevokeInvitation(group_id=group_of(owner), invitation_id=invitation.id)
+    return [sent(body, cast.uuid(), owner)]
+
+
+def detach_members(cast: Cast) -> Sequence[Sent]:
+    """An owner, or a stranger, detaches one or several: members now, or once, in whichever epoch."""
+    owner = cast.owner_with_members()
+    mine = [membership for membership in cast.memberships() if membership.owner_id == owner]
+    mine = cast.mostly(mine, [membership for membership in mine if membership.epoch > 1])
+    meant = cast.random.sample(mine, min(len(mine), cast.random.randint(1, 3)))
+    members = [MemberRef(member_id=m.member_id, epoch=_epoch(cast, m)) for m in meant]
+    members = members or [MemberRef(member_id=cast.uuid())]
+    body = DetachMembers(group_id=group_of(owner), members=tuple(members))
+    return [sent(body, cast.uuid(), cast.mostly(owner, cast.uuid()))]
+
+
+def leave_group(cast: Cast) -> Sequence[Sent]:
+    """A member, or somebody who was one, leaves."""
+    memberships = cast.memberships()
+    if not memberships:
+        return []
+    membership = cast.random.choice(memberships)
+    body = LeaveGroup(group_id=membership.group_id, epoch=_epoch(cast, membership))
+    return [sent(body, cast.uuid(), cast.mostly(membership.member_id, cast.owner(), None))]
+
+
+def _epoch(cast: Cast, membership: Membership) -> int | None:
+    return cast.random.choice([None, max(1, membership.epoch), max(1, membership.epoch - 1)])
+
+
+def transfer_units(cast: Cast) -> Sequence[Sent]:
+    """An owner gives units to all members, or to some, who may be members no more."""
+    owner = cast.owner_with_members()
+    theirs = [membership for membership in cast.memberships() if membership.owner_id == owner]
+    mine = [m.member_id for m in theirs if cast.mostly(m.active, not m.active)]
+    some = tuple(cast.random.sample(mine, min(len(mine), cast.random.randint(1, 3))))
+    body = TransferUnits(
+        group_id=group_of(owner),
+        mode=cast.random.choice(["amount", "top_up_to"]),
+        amount_units=cast.random.randint(1, 15),
+        members=some if some and cast.random.random() < 0.6 else "all",
+    )
+    return [sent(body, cast.uuid(), cast.mostly(owner, cast.uuid()))]
+
+
+# --- accounts ---------------------------------------------------------------------------------------------------------
+
+
+def spend_units(cast: Cast) -> Sequence[Sent]:
+    """Somebody sends a fax; sometimes it is another who says so."""
+    account = cast.account()
+    body = SpendUnits(
+        spend_id=cast.uuid(),
+        account_id=account,
+        amount_units=cast.random.randint(1, 8),
+        purpose=cast.random.choice(["fax", "sms", "call_forwarding"]),
+        reference=f"job/{cast.random.getrandbits(20)}",
+    )
+    return [sent(body, cast.uuid(), cast.mostly(account, cast.owner()))]
+
+
+def buy_something(cast: Cast) -> Sequence[Sent]:
+    """Somebody extends their account, or adds to it: with its units, or with money."""
+    accounts = cast.accounts()
+    if not accounts:
+        return []
+    account = cast.random.choice(accounts)
+    models: list[type[Command]] = [AddOptionsPack, EnableCallForwarding]
+    model = cast.random.choice(models)
+    if cast.mostly(account.plan is not None, account.plan is None) and cast.random.random() < 0.6:
+        model = ExtendAccount
+    fields: dict[str, Any] = {"request_id": cast.uuid(), "account_id": account.id}
+    if model is EnableCallForwarding:
+        fields["forward_to"] = cast.random.choice(["+33199000001", "+33199000002"])
+    if cast.random.random() < 0.7:
+        fields["price_units"] = cast.mostly(_price(cast, model, account), 7)
+    else:
+        fields["payment_reference"] = f"card/{cast.random.getrandbits(20)}"
+    body, actor = model.model_validate(fields), cast.mostly(account.id, cast.owner())
+    cast.bought.append((body, actor))
+    return [sent(body, cast.uuid(), actor) for _ in range(cast.random.choice([1, 1, 1, 2]))]
+
+
+def _price(cast: Cast, model: type[Command], account: Subscriber) -> int:
+    if model is ExtendAccount:
+        return cast.plans[account.plan].price_units if account.plan in cast.plans else PRICES[0]
+    return cast.options["options_pack" if model is AddOptionsPack else "call_forwarding"].price_units
+
+
+def buy_once_more(cast: Cast) -> Sequence[Sent]:
+    """Somebody asks again for what they have asked for, in another message: as it was, or for another price."""
+    if not cast.bought:
+        return []
+    body, actor = cast.random.choice(cast.bought)
+    if cast.random.random() < 0.2:
+        body = body.model_copy(update={"price_units": 9, "payment_reference": None})
+    return [sent(body, cast.uuid(), actor)]
+
+
+def disable_call_forwarding(cast: Cast) -> Sequence[Sent]:
+    """Somebody wants their calls back."""
+    account = cast.account()
+    body = DisableCallForwarding(account_id=account)
+    return [sent(body, cast.uuid(), cast.mostly(account, cast.owner()))]
+
+
+def change_email(cast: Cast) -> Sequence[Sent]:
+    """Somebody changes their address: to one that others have had, have, or want."""
+    account = cast.account()
+    taken = [each.email for each in cast.accounts() if each.email is not None]
+    email = cast.random.choice([*cast.emails, *taken])
+    return [sent(ChangeEmail(account_id=account, email=email), cast.uuid(), cast.mostly(account, cast.owner()))]
+
+
+def swap_emails(cast: Cast) -> Sequence[Sent]:
+    """One gives up an address, and another takes it at once."""
+    living = [each for each in cast.accounts() if each.state is not AccountState.CLOSED and each.email is not None]
+    if len(living) < 2:
+        return []
+    one, other = cast.random.sample(living, 2)
+    gives_up = ChangeEmail(account_id=one.id, email=f"{cast.random.getrandbits(16)}@example.org")
+    takes = ChangeEmail(account_id=other.id, email=one.email or "")
+    return [sent(gives_up, cast.uuid(), one.id), sent(takes, cast.uuid(), other.id)]
+
+
+def close_account(cast: Cast) -> Sequence[Sent]:
+    """Somebody closes their account; now and then an owner does, or somebody else tries."""
+    account = cast.account()
+    if account in cast.owners and cast.random.random() < 0.6:
+        return []
+    return [sent(CloseAccount(account_id=account), cast.uuid(), cast.mostly(account, cast.owner()))]
+
+
+def mail_bounces(cast: Cast) -> Sequence[Sent]:
+    """A mail comes back: an invitation more often than not, or one that we never wrote."""
+    mails = cast.rows(Principal.NOTIFICATIONS, MAILS)
+    invitations = [mail for mail in mails if mail.invitation_id is not None]
+    known = [mail.id for mail in cast.mostly(invitations, mails)] or [cast.uuid()]
+    mail_id = cast.mostly(cast.random.choice(known), cast.uuid())
+    return [sent(MailBounced(mail_id=mail_id, reason="mailbox_unknown"), cast.uuid())]
+
+
+# --- what nobody can read ---------------------------------------------------------------------------------------------
 
 
 def malformed(cast: Cast) -> Sequence[Sent]:
@@ -216,6 +535,25 @@ COMMANDS: Sequence[tuple[int, Callable[[Cast], Sequence[Sent]]]] = (
     (1, credit_with_a_used_id),
     (3, post_transfers),
     (1, register_a_taken_address),
+    (2, register_for_a_while),
+    (1, register_again),
+    (1, rename_group),
+    (8, invite_somebody),
+    (4, come_back),
+    (8, answer_by_token),
+    (4, answer_by_id),
+    (2, revoke_invitation),
+    (4, detach_members),
+    (2, leave_group),
+    (6, transfer_units),
+    (3, spend_units),
+    (5, buy_something),
+    (2, buy_once_more),
+    (1, disable_call_forwarding),
+    (1, change_email),
+    (1, swap_emails),
+    (1, close_account),
+    (2, mail_bounces),
     (2, malformed),
 )
 """How often, and what."""

@@ -10,15 +10,48 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from contracts.groups import MemberAccountCreated, MemberAccountRefused
-from contracts.ledger import CaptureHold, HoldCaptured, HoldReleased, PostTransfers, ReleaseHold, ReserveUnits
+from contracts.groups import (
+    AcceptInvitation,
+    DeclineInvitation,
+    DetachMembers,
+    InvitationAccepted,
+    InvitationSent,
+    InviteByEmail,
+    MemberAccountCreated,
+    MemberAccountRefused,
+    MemberRef,
+    MembershipEnded,
+)
+from contracts.ids import derive
+from contracts.ledger import (
+    BalanceChanged,
+    CaptureHold,
+    HoldCaptured,
+    HoldReleased,
+    PostTransfers,
+    ReleaseHold,
+    ReserveUnits,
+    SpendUnits,
+    TransfersPosted,
+    UnitsReserved,
+)
 from contracts.message import Message
-from contracts.provisioning import AccountProvisioned, AccountRefused, CancelProvisioning, ProvisionAccount
+from contracts.provisioning import (
+    AccountClosed,
+    AccountExpired,
+    AccountProvisioned,
+    AccountRefused,
+    CancelProvisioning,
+    CloseAccount,
+    PersonErased,
+    ProvisionAccount,
+)
 from services._platform.memory import MemoryTransaction
-from services._platform.messages import Incoming, Outcome
+from services._platform.messages import Incoming, Outcome, SetTimer
 from services._platform.sagas import SagaDeadline, Status
 from services._platform.service import Handler, Moment, Service
 from services.groups.consumers import GROUPS
+from services.groups.domain import membership_of
 from services.groups.store import Roster
 from services.ledger.consumers import LEDGER
 from services.ledger.domain import HoldState
@@ -27,6 +60,7 @@ from services.notifications.consumers import NOTIFICATIONS
 from services.provisioning.consumers import PROVISIONING
 from services.provisioning.domain import NumberState
 from services.provisioning.store import Registry
+from services.provisioning.timers import ExpiryDue
 from tests.simulation.world import SERVICES, FaultyDatabase
 
 
@@ -113,6 +147,63 @@ def no_membership(roster: Roster, message: Incoming[HoldCaptured], moment: Momen
     return outcome
 
 
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+def accepted_and_still_pending(roster: Roster, message: Incoming[AcceptInvitation], moment: Moment) -> Outcome:
+    outcome = GROUPS.handlers[AcceptInvitation](roster, message, moment)
+    for told in outcome:
+        if isinstance(told, InvitationAccepted):
+            membership = roster.memberships[membership_of(told.group_id, told.subscriber_id)]
+            roster.memberships.put(replace(membership, invitation_id=told.invitation_id))
+    return outcome
+
+
+def first_token_stays_good(roster: Roster, message: Incoming[InviteByEmail], moment: Moment) -> Outcome:
+    before = {invitation.id: invitation for invitation in roster.invitations.values()}
+    outcome = GROUPS.handlers[InviteByEmail](roster, message, moment)
+    for told in outcome:
+        if isinstance(told, InvitationSent) and told.renewed:
+            invitation = roster.invitations[told.invitation_id]
+            roster.invitations.put(replace(invitation, token_hash=before[invitation.id].token_hash))
+    return outcome
+
+
+def detaches_whichever_epoch(roster: Roster, message: Incoming[DetachMembers], moment: Moment) -> Outcome:
+    members = tuple(MemberRef(member_id=member.member_id) for member in message.body.members)
+    body = message.body.model_copy(update={"members": members})
+    return GROUPS.handlers[DetachMembers](roster, replace(message, body=body), moment)
+
+
+def no_tombstone(roster: Roster, message: Incoming[DetachMembers], moment: Moment) -> Outcome:
+    outcome = GROUPS.handlers[DetachMembers](roster, message, moment)
+    return [effect for effect in outcome if not isinstance(effect, MembershipEnded)]
+
+
+def declined_and_still_counted(roster: Roster, message: Incoming[DeclineInvitation], moment: Moment) -> Outcome:
+    before = roster.tallies.values()
+    outcome = GROUPS.handlers[DeclineInvitation](roster, message, moment)
+    for tally in before:
+        roster.tallies.put(tally)
+    return outcome
+
+
+def lines_stay_as_they_were(roster: Roster, message: Incoming[TransfersPosted], moment: Moment) -> Outcome:
+    before = roster.history.values()
+    outcome = GROUPS.handlers[TransfersPosted](roster, message, moment)
+    for line in before:
+        roster.history.put(line)
+    return outcome
+
+
+def closed_and_still_a_member(roster: Roster, message: Incoming[AccountClosed], moment: Moment) -> Outcome:
+    before = [each for each in roster.memberships.values() if each.member_id == message.body.account_id]
+    outcome = GROUPS.handlers[AccountClosed](roster, message, moment)
+    for membership in before:
+        roster.memberships.put(membership)
+    return outcome
+
+
 # --- the others -------------------------------------------------------------------------------------------------------
 
 
@@ -137,6 +228,56 @@ def no_receipt(tray: Any, message: Incoming[MemberAccountCreated], moment: Momen
     for mail in tray.mails.values():
         if mail.template == "receipt":
             tray.mails.remove(mail.id)
+    return outcome
+
+
+def never_expires(registry: Registry, message: Incoming[ExpiryDue], moment: Moment) -> Outcome:
+    """Tell what is due, and forget to come back for the rest."""
+    outcome = PROVISIONING.handlers[ExpiryDue](registry, message, moment)
+    return [effect for effect in outcome if not isinstance(effect, SetTimer)]
+
+
+def address_stays_taken(registry: Registry, message: Incoming[CloseAccount], moment: Moment) -> Outcome:
+    before = registry.addresses.values()
+    outcome = PROVISIONING.handlers[CloseAccount](registry, message, moment)
+    for address in before:
+        registry.addresses.put(address)
+    return outcome
+
+
+def given_and_not_paid(registry: Registry, message: Incoming[UnitsReserved], moment: Moment) -> Outcome:
+    outcome = PROVISIONING.handlers[UnitsReserved](registry, message, moment)
+    saga = registry.sagas.get(message.body.hold_id)
+    if saga is None or not any(isinstance(effect, CaptureHold) for effect in outcome):
+        return outcome
+    registry.sagas.put(replace(saga, status=Status.COMPLETED, data={}, ended_at=moment.now))
+    purchase = registry.purchases[UUID(saga.data["request_id"])]
+    registry.purchases.put(purchase.done(registry.subscribers[purchase.account_id], moment.now))
+    return [effect for effect in outcome if not isinstance(effect, CaptureHold)]
+
+
+def expired_and_still_spending(books: Books, message: Incoming[AccountExpired], moment: Moment) -> Outcome:
+    return ()
+
+
+def untold_balance(books: Books, message: Incoming[SpendUnits], moment: Moment) -> Outcome:
+    outcome = LEDGER.handlers[SpendUnits](books, message, moment)
+    return [effect for effect in outcome if not isinstance(effect, BalanceChanged)]
+
+
+def welcomed_twice(tray: Any, message: Incoming[MemberAccountCreated], moment: Moment) -> Outcome:
+    outcome = NOTIFICATIONS.handlers[MemberAccountCreated](tray, message, moment)
+    for mail in tray.mails.values():
+        if mail.template == "welcome":
+            tray.mails.put(replace(mail, id=derive(mail.id, "again")))
+    return outcome
+
+
+def never_forgotten(tray: Any, message: Incoming[PersonErased], moment: Moment) -> Outcome:
+    before = tray.people.get(message.body.subscriber_id)
+    outcome = NOTIFICATIONS.handlers[PersonErased](tray, message, moment)
+    if before is not None:
+        tray.people.put(before)
     return outcome
 
 
@@ -194,6 +335,20 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "a deadline assumes the outcome of the pivot": _with(GROUPS, {SagaDeadline: deadline_assumes_the_worst}),
     "the capture is never asked for": _with(GROUPS, {AccountProvisioned: capture_is_forgotten}),
     "the membership is not written": _with(GROUPS, {HoldCaptured: no_membership}),
+    "an accepted invitation is pending still": _with(GROUPS, {AcceptInvitation: accepted_and_still_pending}),
+    "the link of an earlier mail opens a renewed invitation": _with(GROUPS, {InviteByEmail: first_token_stays_good}),
+    "a late detachment ends the membership that followed": _with(GROUPS, {DetachMembers: detaches_whichever_epoch}),
+    "the topic of members keeps who was detached": _with(GROUPS, {DetachMembers: no_tombstone}),
+    "a declined invitation counts as pending": _with(GROUPS, {DeclineInvitation: declined_and_still_counted}),
+    "the history waits for a transfer that is done": _with(GROUPS, {TransfersPosted: lines_stay_as_they_were}),
+    "a closed account stays a member": _with(GROUPS, {AccountClosed: closed_and_still_a_member}),
+    "an account's timer is not set anew": _with(PROVISIONING, {ExpiryDue: never_expires}),
+    "a closed account keeps its address": _with(PROVISIONING, {CloseAccount: address_stays_taken}),
+    "something is given and not paid": _with(PROVISIONING, {UnitsReserved: given_and_not_paid}),
+    "an expired account spends": _with(LEDGER, {AccountExpired: expired_and_still_spending}),
+    "a balance is not told": _with(LEDGER, {SpendUnits: untold_balance}),
+    "a member is welcomed twice": _with(NOTIFICATIONS, {MemberAccountCreated: welcomed_twice}),
+    "a person is never forgotten": _with(NOTIFICATIONS, {PersonErased: never_forgotten}),
     "a fax number stays free": _with(PROVISIONING, {ProvisionAccount: number_stays_free}),
     "a cancellation is not remembered": _with(PROVISIONING, {CancelProvisioning: cancel_leaves_no_trace}),
     "the owner gets no receipt": _with(NOTIFICATIONS, {MemberAccountCreated: no_receipt}),

@@ -15,22 +15,26 @@ from uuid import UUID
 
 from contracts.message import Message
 from contracts.provisioning import PlanPublished
-from contracts.topics import Principal
+from contracts.topics import GROUPS_MEMBERS, Principal
 from deploy.facts import facts_of
-from deploy.invariants import check, check_log, logged
+from deploy.invariants import check, check_log, check_members, check_tokens, logged
 from services._platform.database import Conflict, Key, Outage, Why
 from services._platform.memory import MemoryDatabase, MemoryTransaction
 from services._platform.messages import TIMERS, Incoming, Outcome, Outgoing, SetTimer, StoredRecord, outgoing
-from services._platform.sagas import CancelSaga, RetrySaga, SagaRow
+from services._platform.rows import Mapped
+from services._platform.sagas import CancelSaga, RetrySaga, SagaDeadline, SagaRow
 from services._platform.service import Handler, Moment, Service
 from services._platform.shell import FromKafka, Shell, Source, StillUndecodable
 from services._platform.timers import fire_due, retry_requested
 from services.groups.consumers import GROUPS
+from services.groups.domain import InvitationState
+from services.groups.tables import INVITATIONS
 from services.ledger.consumers import LEDGER
+from services.ledger.messages import CorrectBalance
 from services.notifications.consumers import NOTIFICATIONS
 from services.provisioning.consumers import PROVISIONING
-from services.provisioning.domain import FaxNumber, NumberState, Plan
-from services.provisioning.tables import FAX_NUMBERS, PLANS
+from services.provisioning.domain import AccountState, FaxNumber, NumberState, Plan
+from services.provisioning.tables import FAX_NUMBERS, OPTIONS, PLANS, SUBSCRIBERS
 from tests.simulation import commands
 from tests.simulation.bus import PARTITIONS, Bus, BusRecord, Consumer
 from tests.simulation.commands import Cast, Sent
@@ -40,7 +44,10 @@ T = TypeVar("T")
 SERVICES: tuple[Service, ...] = (LEDGER, GROUPS, PROVISIONING, NOTIFICATIONS)
 
 BEGINNING = datetime(2031, 1, 1, tzinfo=UTC)
-MAX_ROUNDS = 300
+A_WHILE = timedelta(hours=1)
+"""Longer than any saga's deadline, shorter than anything that people wait for."""
+
+MAX_ROUNDS = 1000
 """So many rounds of fair delivery settle anything; what they don't settle never ends."""
 
 
@@ -185,9 +192,9 @@ class World:
         self.random = Random(seed)
         self.clock = VirtualClock(self.random)
         self.bus = Bus()
-        self.cast = Cast(self.random)
         self.nodes = [self._node(service, database()) for service in services]
         self.by_name = {node.principal: node for node in self.nodes}
+        self.cast = Cast(self.random, self.bus, self._rows, lambda: self.clock.now)
         self.findings: list[str] = []
         self.step = 0
         self.tell = tell
@@ -206,18 +213,39 @@ class World:
         self._begin()
         for step in range(1, self.random.randint(40, 250)):
             self.step = step
-            action = self.random.choices(_ACTIONS, _WEIGHTS)[0]
-            action(self)
+            self._act()
             if self.random.random() < 0.04:
                 self._check(settled=False)
         self._settle()
+        self._check(settled=True)
         if self.random.random() < 0.2:
             self.tell("again", "bus", "everything is delivered once more")
             for node in self.nodes:
                 node.consumer.positions.update(dict.fromkeys(node.consumer.positions, 0))
-            self._settle()
+        self.tell("time", "clock", "goes on until nothing is left that waits for it")
+        self._run_dry(datetime.max.replace(tzinfo=UTC))
         self._check(settled=True)
+        self.findings += self._outlived()
         return self.findings
+
+    def _outlived(self) -> list[str]:
+        """Give what time should have ended, and has not."""
+        invitations = self._rows(Principal.GROUPS, INVITATIONS)
+        accounts = self._rows(Principal.PROVISIONING, SUBSCRIBERS)
+        found = [
+            f"{i.id} was never answered, and is pending" for i in invitations if i.state is InvitationState.PENDING
+        ]
+        return found + [
+            f"{account.id} ended at {account.expires_at}, and is active"
+            for account in accounts
+            if account.state is AccountState.ACTIVE and account.expires_at is not None
+        ]
+
+    def _act(self) -> None:
+        self.random.choices(_ACTIONS, _WEIGHTS)[0](self)
+
+    def _rows(self, service: Principal, mapped: Mapped[Any, Any]) -> Sequence[Any]:
+        return list(self.by_name[service].database.contents.tables.get(mapped.table.name, {}).values())
 
     def _begin(self) -> None:
         """Put plans and numbers on sale; owners sign up. Mostly all know of it before anything else happens."""
@@ -227,6 +255,7 @@ class World:
             for number in (f"+3317000000{n}" for n in range(self.random.randint(1, commands.FAX_NUMBERS)))
         }
         provisioning.database.contents.tables[FAX_NUMBERS.table.name] = numbers
+        provisioning.database.contents.tables[OPTIONS.table.name] = dict(self.cast.options)
         for plan in self.cast.plans.values():
             self._publish_plan(plan)
         if self.random.random() < 0.8:
@@ -237,16 +266,16 @@ class World:
             self._settle()
 
     def _settle(self) -> None:
-        """Deliver everything, with nothing failing any more, until nothing is left to happen."""
+        """Deliver everything, with nothing failing any more, until nothing is left to happen but in time."""
         if self.random.random() < 0.5:
-            self._run_dry()  # what is broken stays broken until every deadline is over
+            self._run_dry(self.clock.now + A_WHILE)  # what is broken stays broken until every saga's deadline is over
         for node in self.nodes:
             node.poisoned.clear()
             node.shell.remember_types()
             self._retry(node, list(node.database.contents.parked))
-        self._run_dry()
+        self._run_dry(self.clock.now)
 
-    def _run_dry(self) -> None:
+    def _run_dry(self, until: datetime) -> None:
         """Deliver everything fairly, and let time pass whenever that is all that is waited for."""
         for node in self.nodes:
             node.database.fault = None
@@ -255,10 +284,12 @@ class World:
             moved = [self._round(node) for node in self.nodes]
             if any(moved):
                 continue
-            due = [timer.due_at for node in self.nodes for timer, _ in node.database.contents.timers.values()]
+            timers = [timer for node in self.nodes for timer, _ in node.database.contents.timers.values()]
+            due = [timer.due_at for timer in timers if timer.due_at <= until]
             if not due:
                 return
-            self.clock.now = max(self.clock.now, *due)
+            # One after the other, or all of them after an outage of a year.
+            self.clock.now = max(self.clock.now, self.random.choice([min, max])(due))
         self.findings.append("does not settle")
 
     def _round(self, node: Node) -> bool:
@@ -274,10 +305,13 @@ class World:
 
     def _check(self, settled: bool) -> None:
         databases = {node.principal: node.database for node in self.nodes}
-        found = [str(violation) for violation in check(facts_of(databases), settled)]
+        facts = facts_of(databases) if settled else facts_of(databases, self._act)
+        found = [str(violation) for violation in check(facts, settled)]
         if settled:
             log = [entry for record in self.bus.records() if (entry := logged(record)) is not None]
-            found += [str(violation) for violation in check_log(log)]
+            found += [
+                str(violation) for violation in [*check_log(log), *check_members(log, facts), *check_tokens(log, facts)]
+            ]
             found += [finding for node in self.nodes for finding in self._left_behind(node)]
             found += [failure for node in self.nodes for failure in node.shell.failures]
         self.findings += found
@@ -352,7 +386,9 @@ class World:
 
     def a_day_later(self) -> None:
         """An old record is published once more, a day later."""
-        log = self.random.choice([log for log in self.bus.logs.values() if log])
+        # Not of today's members: whose newest record is published again, has them wrong until the next one.
+        logs = [log for (topic, _), log in self.bus.logs.items() if log and topic != GROUPS_MEMBERS.name]
+        log = self.random.choice(logs)
         self.clock.now += timedelta(days=1)
         self.tell("again", "bus", self.bus.publish_again(self.random.choice(log)))
 
@@ -360,6 +396,32 @@ class World:
         """The clock goes on, by anything from a moment to hours."""
         self.clock.now += timedelta(seconds=self.random.choice([0.1, 10, 60, 400, 10_000]))
         self.tell("time", "clock", "goes on")
+
+    def calm(self) -> None:
+        """For a moment nothing fails, and whatever is on its way arrives; what is broken stays so."""
+        self.tell("calm", "all", "whatever is on its way arrives")
+        self._run_dry(self.clock.now)
+
+    def weeks_pass(self) -> None:
+        """Nothing happens for days, or for longer than an invitation or a warning of the end lasts."""
+        self.clock.now += timedelta(days=self.random.choice([1, 8, 40, 100]))
+        self.tell("time", "clock", "goes on by days")
+
+    def operator_corrects(self) -> None:
+        """An operator posts a correction to some account, or takes one, perhaps too much."""
+        ledger = self.by_name[Principal.LEDGER]
+        units = self.random.choice([-30, -3, 3, 30])
+        body = CorrectBalance(
+            correction_id=self.cast.uuid(),
+            account_id=self.cast.account(),
+            amount_units=units,
+            reason="charged twice",
+            operator="Olga",
+        )
+        cause = _cause(body, str(body.correction_id), body.correction_id)
+        drive(_set_timer(ledger.database, SetTimer(cause.id, self.clock.now, body), cause))
+        self.tell("operator", ledger.principal, f"corrects {body.account_id} by {units}")
+        self._fire(ledger)
 
     def fire_timers(self) -> None:
         """Timers that are due are handed to their handlers; the connection may drop meanwhile."""
@@ -370,11 +432,12 @@ class World:
         node.database.fault = None
 
     def hasten_a_timer(self) -> None:
-        """A deadline is over now: it may be so at any step of its saga."""
+        """A saga's deadline is over now: it may be so at any step. Other timers come late, but never before time."""
         node = self.random.choice(self.nodes)
         timers = node.database.contents.timers
-        if timers:
-            timer, cause = timers[self.random.choice(list(timers))]
+        deadlines = [id_ for id_, (timer, _) in timers.items() if isinstance(timer.message, SagaDeadline)]
+        if deadlines:
+            timer, cause = timers[self.random.choice(deadlines)]
             timers[timer.id] = replace(timer, due_at=self.clock.now), cause
             self._fire(node)
 
@@ -519,12 +582,15 @@ async def _store_plan(database: MemoryDatabase, plan: Plan, body: PlanPublished,
 ACTIONS: Sequence[tuple[int, Callable[[World], None]]] = (
     (40, World.deliver),
     (30, World.relay),
-    (14, World.platform_sends),
+    (20, World.platform_sends),
     (3, World.delay),
     (3, World.crash),
     (1, World.lose_offsets),
     (1, World.a_day_later),
     (2, World.time_passes),
+    (2, World.weeks_pass),
+    (3, World.calm),
+    (1, World.operator_corrects),
     (2, World.fire_timers),
     (2, World.hasten_a_timer),
     (3, World.operator_acts),

@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from deploy.local.kafka import ADMIN, common_properties
 from services._platform.settings import KafkaSettings, ServiceSettings
+from services.groups.settings import GroupsSettings
 from services.notifications.settings import NotificationsSettings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -23,9 +24,11 @@ def settings_rows() -> list[str]:
     """The README's rows, one a setting. `python -m tests.unit.test_docs` prints them."""
     shared = ServiceSettings.model_fields
     rows = [_row("<SERVICE>", name, field) for name, field in shared.items()]
+    own: dict[str, type[ServiceSettings]] = {"GROUPS": GroupsSettings, "NOTIFICATIONS": NotificationsSettings}
     return rows + [
-        _row("NOTIFICATIONS", name, field)
-        for name, field in NotificationsSettings.model_fields.items()
+        _row(service, name, field)
+        for service, kind in own.items()
+        for name, field in kind.model_fields.items()
         if name not in shared
     ]
 
@@ -44,7 +47,7 @@ def test_missing_setting_is_found() -> None:
 
 
 def test_readme_has_no_setting_that_the_code_has_not() -> None:
-    in_table = re.findall(r"^\| `(?:<SERVICE>|NOTIFICATIONS)_[A-Z_]+` \|.*$", README, re.MULTILINE)
+    in_table = re.findall(r"^\| `(?:<SERVICE>|GROUPS|NOTIFICATIONS)_[A-Z_]+` \|.*$", README, re.MULTILINE)
     assert in_table == settings_rows()
 
 

@@ -38,7 +38,6 @@ from services._platform.sagas import TRAIL_LENGTH, CancelSaga, RetrySaga, SagaDe
 from services.groups.consumers import GROUPS
 from services.groups.domain import (
     AccountState,
-    Address,
     Group,
     HistoryEntry,
     Invitation,
@@ -126,9 +125,9 @@ IN_HISTORY = HistoryEntry(
 
 
 def creation(outcome: str, code: str | None = None) -> HistoryEntry:
-    """The line that tells what came of the saga."""
-    member = MEMBER if outcome == "created" else None
-    return HistoryEntry(SAGA, GROUP, Kind.ACCOUNT, NOW, ADA, member, SAGA, 20, outcome, code, NOW)
+    """The line that tells how far the saga has got."""
+    member, ended_at = MEMBER if outcome == "created" else None, None if outcome == "pending" else NOW
+    return HistoryEntry(SAGA, GROUP, Kind.ACCOUNT, NOW, ADA, member, SAGA, 20, outcome, code, ended_at)
 
 
 def subscriber(id_: UUID, state: AccountState = AccountState.ACTIVE, expires_at: datetime | None = None) -> Subscriber:
@@ -178,24 +177,25 @@ def test_opens_a_saga_that_asks_for_the_units_and_sets_a_deadline() -> None:
             None,
             trail,
         ),
+        creation("pending"),
     )
 
 
-ADDRESS = Address("new@example.org", BOB)
+HOLDER = replace(subscriber(BOB), email="new@example.org")
 MEMBER_ALREADY = Membership(membership_of(GROUP, BOB), GROUP, ADA, BOB, True, 1, None, NOW, None)
 DEARER = Plan("send_receive", 21, 365)
 CLOSED = Group(GROUP, ADA, "", False, NOW)
 
 # Each has what the codes after it need as well: the first that is found is told.
 REFUSALS: list[tuple[str, list[Any], UUID | None]] = [
-    ("not_owner", [ADDRESS, MEMBER_ALREADY], BOB),
-    ("not_owner", [CLOSED, ADDRESS, MEMBER_ALREADY], BOB),
+    ("not_owner", [HOLDER, MEMBER_ALREADY], BOB),
+    ("not_owner", [CLOSED, HOLDER, MEMBER_ALREADY], BOB),
     ("not_owner", [PLAN], None),
-    ("group_closed", [CLOSED, ADDRESS, MEMBER_ALREADY], ADA),
-    ("unknown_plan", [ADDRESS, MEMBER_ALREADY], ADA),
-    ("price_changed", [DEARER, ADDRESS, MEMBER_ALREADY], ADA),
-    ("already_member", [PLAN, ADDRESS, MEMBER_ALREADY], ADA),
-    ("email_taken", [PLAN, ADDRESS], ADA),
+    ("group_closed", [CLOSED, HOLDER, MEMBER_ALREADY], ADA),
+    ("unknown_plan", [HOLDER, MEMBER_ALREADY], ADA),
+    ("price_changed", [DEARER, HOLDER, MEMBER_ALREADY], ADA),
+    ("already_member", [PLAN, HOLDER, MEMBER_ALREADY], ADA),
+    ("email_taken", [PLAN, HOLDER], ADA),
 ]
 
 
@@ -206,7 +206,7 @@ def test_refuses_in_the_documented_order_and_asks_nobody(code: str, rows: list[A
 
 def test_a_member_of_another_group_is_no_member_of_this_one() -> None:
     elsewhere = Membership(membership_of(group_of(BOB), BOB), group_of(BOB), BOB, BOB, True, 1, None, NOW, None)
-    given(GROUPS, PLAN, ADDRESS, elsewhere).when(ASKED).then(refused("email_taken"))
+    given(GROUPS, PLAN, HOLDER, elsewhere).when(ASKED).then(refused("email_taken"))
 
 
 def test_an_address_that_is_recorded_in_the_same_batch_is_taken() -> None:
@@ -351,10 +351,17 @@ def test_saga(turn: Turn) -> None:
 
 
 def told(turn: Turn) -> list[HistoryEntry]:
-    """What the history tells of the saga: nothing before its end."""
+    """What the history tells of the saga: that it waits, and then how it ended."""
     if turn.status is COMPLETED:
         return [creation("created"), IN_HISTORY]
-    return [creation("refused", turn.code)] if turn.status is REFUSED else []
+    return [creation("refused", turn.code) if turn.status is REFUSED else creation("pending")]
+
+
+@pytest.mark.parametrize(("end", "outcome", "code"), [(CAPTURED, "created", None), (SHORT, "refused", "units_short")])
+def test_the_line_keeps_its_place_when_the_saga_ends(end: Message, outcome: str, code: str | None) -> None:
+    later = NOW + timedelta(minutes=1)
+    scene = (after() if end is SHORT else after(RESERVED, PROVISIONED)).when(end, at=later)
+    assert replace(creation(outcome, code), ended_at=later) in scene.rows()
 
 
 def test_the_account_is_closed_before_it_is_a_member() -> None:

@@ -9,17 +9,85 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from contracts.groups import CreateMemberAccount, GroupsCommandMalformed, MemberAccountCreated, MemberAccountRefused
-from contracts.ledger import CreditUnits, UnitsCredited
-from contracts.message import Message
-from contracts.provisioning import PersonRecorded
-from deploy.invariants import Code, Facts, LedgerFacts, Logged, check, check_ledger, check_log, logged
+from contracts.groups import (
+    AcceptInvitation,
+    CreateMemberAccount,
+    DetachMembers,
+    GroupsCommandMalformed,
+    InvitationAccepted,
+    InvitationRefused,
+    InvitationSent,
+    InviteByEmail,
+    LeaveGroup,
+    MemberAccountCreated,
+    MemberAccountRefused,
+    MemberJoined,
+    MemberLeft,
+    MembersDetached,
+    MembershipEnded,
+    MembershipRecorded,
+)
+from contracts.ledger import BalanceChanged, CreditUnits, UnitsCredited
+from contracts.message import Message, group_of
+from contracts.notifications import PasswordLinkIssued, SendInvitation
+from contracts.provisioning import (
+    AccountExtended,
+    AddOptionsPack,
+    ExtendAccount,
+    OptionsPackAdded,
+    PaidActionRefused,
+    PersonRecorded,
+)
+from deploy.invariants import (
+    Code,
+    Facts,
+    GroupsFacts,
+    LedgerFacts,
+    Logged,
+    NotificationsFacts,
+    ProvisioningFacts,
+    check,
+    check_ledger,
+    check_log,
+    check_members,
+    check_tokens,
+    logged,
+)
 from services._platform.messages import StoredRecord
 from services._platform.sagas import SagaRow, Status
-from services.groups.domain import Membership, account_of
-from services.ledger.domain import SALES, SUBSCRIPTIONS, Account, Entry, Hold, HoldState, Transfer
-from services.notifications.domain import Mail, MailState, Template
-from services.provisioning.domain import Address, FaxNumber, NumberState, Request, Subscriber
+from services.groups import domain as groups
+from services.groups.domain import (
+    HistoryEntry,
+    Invitation,
+    InvitationState,
+    Kind,
+    Membership,
+    Tally,
+    TransferState,
+    account_of,
+    got_by,
+    history_of_leg,
+    history_of_membership,
+    made_by,
+    membership_of,
+)
+from services.ledger.domain import (
+    CONSUMPTION,
+    CORRECTIONS,
+    SALES,
+    SUBSCRIPTIONS,
+    Account,
+    AccountState,
+    Correction,
+    Entry,
+    Hold,
+    HoldState,
+    Transfer,
+)
+from services.notifications.domain import Mail, MailState, Person, Template
+from services.provisioning import domain as provisioning
+from services.provisioning.domain import Action, Address, FaxNumber, NumberState, Purchase, Request, Subscriber
+from services.provisioning.store import saga_of
 
 NOW = datetime(2031, 1, 1, tzinfo=UTC)
 NAMES = UUID("00000000-0000-4000-8000-000000000000")
@@ -29,34 +97,69 @@ def id_of(name: str) -> UUID:
     return uuid5(NAMES, name)
 
 
-OWNER, OTHER = id_of("owner"), id_of("other")
+OWNER, OTHER, GONE = id_of("owner"), id_of("other"), id_of("gone")
 DONE, REFUSED, CREDIT, TRANSFER = id_of("done"), id_of("refused"), id_of("credit"), id_of("transfer")
+BOUGHT, UNPAID_PURCHASE = id_of("bought"), id_of("unpaid")
 MEMBER = account_of(DONE)
-GROUP = id_of("group")
+GROUP = group_of(OWNER)
+MEMBERSHIP, INVITED = membership_of(GROUP, MEMBER), membership_of(GROUP, OTHER)
+INVITATION, DECLINED = id_of("invitation"), id_of("declined")
+END = NOW + timedelta(365)
 
 
 def saga(id_: UUID, status: Status) -> SagaRow:
+    data = {"group_id": str(GROUP)}
     return SagaRow(
-        id_, "create-member-account", status, "capture hold", None, {}, str(id_), id_, OWNER, NOW, NOW, NOW, ()
+        id_, "create-member-account", status, "capture hold", None, data, str(id_), id_, OWNER, NOW, NOW, NOW, ()
     )
 
 
+def paid_action(purchase_id: UUID, status: Status) -> SagaRow:
+    id_ = saga_of(purchase_id)
+    return SagaRow(id_, "paid-action", status, "reserve units", None, {}, str(id_), id_, MEMBER, NOW, NOW, NOW, ())
+
+
 def subscriber(id_: UUID, email: str, plan: str | None, number: str | None) -> Subscriber:
-    return Subscriber(id_, email, "Ada", "L.", "en", plan, number, NOW, NOW + timedelta(365) if plan else None)
+    return Subscriber(id_, email, "Ada", "L.", "en", plan, number, NOW, END if plan else None)
 
 
-# The owner bought 100 and 7, gave 30 to another, and paid 20 for a member; a second creation was refused.
+def known(id_: UUID, email: str, available: int, version: int, ends: datetime | None = None) -> groups.Subscriber:
+    return groups.Subscriber(id_, email, "Ada", "L.", "en", groups.AccountState.ACTIVE, ends, available, version)
+
+
+def line(id_: UUID, kind: Kind, reference: UUID, outcome: str, member: UUID | None = MEMBER, **more: Any) -> Any:
+    facts = {"actor_id": OWNER, "units": None, "code": None, "ended_at": None} | more
+    return HistoryEntry(id_, GROUP, kind, NOW, facts.pop("actor_id"), member, reference, outcome=outcome, **facts)
+
+
+def mail(name: str, template: Template, to: UUID, about: UUID | None, **more: Any) -> Mail:
+    return Mail(id_of(name), template, to, about, {}, MailState.QUEUED, NOW, NOW, **more)
+
+
+# The owner bought 100 and 7, gave 30 to another and 9 to a member, and paid 20 for that member; a second creation was
+# refused, and so was one transfer. The member came, left and came again, spent 2, bought the options pack for 3, was
+# refused another and was given 1 for their trouble. The other declined one invitation and has another. One is gone.
 LEDGER = LedgerFacts(
-    accounts=[Account(OWNER, 57, 0, 4), Account(OTHER, 30, 0, 1)],
+    accounts=[
+        Account(OWNER, 48, 0, 5, revision=6),
+        Account(OTHER, 30, 0, 1, revision=1),
+        Account(MEMBER, 5, 0, 4, revision=5),
+        Account(GONE, 0, 0, 0, AccountState.CLOSED),
+    ],
     holds=[
         Hold(DONE, OWNER, 20, HoldState.CAPTURED, NOW, NOW),
         Hold(REFUSED, OWNER, 20, HoldState.RELEASED, NOW, NOW),
+        Hold(saga_of(BOUGHT), MEMBER, 3, HoldState.CAPTURED, NOW, NOW),
+        Hold(saga_of(UNPAID_PURCHASE), MEMBER, 99, HoldState.REFUSED, NOW, None, code="units_short"),
     ],
     transfers=[
         Transfer(CREDIT, "credit", SALES, b"", None, (100,), NOW),
         Transfer(id_of("more"), "credit", SALES, b"", None, (7,), NOW),
         Transfer(TRANSFER, "transfer", OWNER, b"", None, (30,), NOW),
-        Transfer(id_of("short"), "transfer", OWNER, b"", "units_short", (999,), NOW),
+        Transfer(id_of("short"), "transfer", OWNER, b"", "units_short", (999,), NOW, str(GROUP)),
+        Transfer(id_of("given"), "transfer", OWNER, b"", None, (9,), NOW, str(GROUP)),
+        Transfer(id_of("spent"), "spend", MEMBER, b"", None, (2,), NOW, "fax/1"),
+        Transfer(id_of("corrected"), "correction", CORRECTIONS, b"", None, (1,), NOW),
     ],
     entries=[
         Entry(CREDIT, OWNER, 100, 0, 100, 1, NOW),
@@ -65,26 +168,106 @@ LEDGER = LedgerFacts(
         Entry(id_of("more"), SALES, -7, None, None, None, NOW),
         Entry(TRANSFER, OWNER, -30, 107, 77, 3, NOW),
         Entry(TRANSFER, OTHER, 30, 0, 30, 1, NOW),
-        Entry(DONE, OWNER, -20, 77, 57, 4, NOW),
+        Entry(id_of("given"), OWNER, -9, 77, 68, 4, NOW),
+        Entry(id_of("given"), MEMBER, 9, 0, 9, 1, NOW),
+        Entry(id_of("spent"), MEMBER, -2, 9, 7, 2, NOW),
+        Entry(id_of("spent"), CONSUMPTION, 2, None, None, None, NOW),
+        Entry(id_of("corrected"), MEMBER, 1, 7, 8, 3, NOW),
+        Entry(id_of("corrected"), CORRECTIONS, -1, None, None, None, NOW),
+        Entry(saga_of(BOUGHT), MEMBER, -3, 8, 5, 4, NOW),
+        Entry(saga_of(BOUGHT), SUBSCRIPTIONS, 3, None, None, None, NOW),
+        Entry(DONE, OWNER, -20, 68, 48, 5, NOW),
         Entry(DONE, SUBSCRIPTIONS, 20, None, None, None, NOW),
     ],
+    corrections=[
+        Correction(id_of("corrected"), MEMBER, 1, "for the trouble", "Olga", None, NOW),
+        Correction(id_of("too much"), MEMBER, -99, "a mistake", "Olga", "units_short", NOW),
+    ],
 )
-FACTS = Facts(
-    ledger=LEDGER,
+GROUPS = GroupsFacts(
+    sagas=[saga(DONE, Status.COMPLETED), saga(REFUSED, Status.REFUSED)],
+    subscribers=[
+        known(OWNER, "owner@example.org", 48, 6),
+        known(OTHER, "other@example.org", 30, 1),
+        known(MEMBER, "member@example.org", 5, 5, END),
+        groups.Subscriber(GONE, None, None, None, None, groups.AccountState.CLOSED, None, 0, 0),
+    ],
+    groups=[groups.Group(GROUP, OWNER, "Ada L.", False, None), groups.Group(group_of(GONE), GONE, "", False, NOW)],
+    memberships=[
+        Membership(MEMBERSHIP, GROUP, OWNER, MEMBER, True, 2, None, NOW, None),
+        Membership(INVITED, GROUP, OWNER, OTHER, False, 0, INVITATION, None, None),
+    ],
+    invitations=[
+        Invitation(INVITATION, GROUP, OWNER, OTHER, InvitationState.PENDING, 2, b"", NOW, END, None),
+        Invitation(DECLINED, GROUP, OWNER, OTHER, InvitationState.DECLINED, 1, b"", NOW, END, NOW),
+    ],
+    tallies=[
+        Tally(made_by(OWNER), 1, NOW.date(), 3),
+        Tally(got_by(OTHER), 1, NOW.date(), 3),
+        Tally(got_by(MEMBER), 0, NOW.date(), 0),
+    ],
+    transfers=[
+        groups.Transfer(id_of("given"), GROUP, OWNER, "top_up_to", 9, TransferState.DONE, None, 9, NOW, NOW),
+        groups.Transfer(
+            id_of("short"), GROUP, OWNER, "amount", 999, TransferState.REFUSED, "units_short", None, NOW, NOW
+        ),
+    ],
+    history=[
+        line(DONE, Kind.ACCOUNT, DONE, "created", units=20),
+        line(REFUSED, Kind.ACCOUNT, REFUSED, "refused", None, units=20),
+        line(history_of_membership(MEMBERSHIP, 1), Kind.MEMBERSHIP, MEMBERSHIP, "left", code="account_created"),
+        line(history_of_membership(MEMBERSHIP, 2), Kind.MEMBERSHIP, MEMBERSHIP, "active", code="invitation_accepted"),
+        line(INVITATION, Kind.INVITATION, INVITATION, "pending", OTHER),
+        line(DECLINED, Kind.INVITATION, DECLINED, "declined", OTHER),
+        line(history_of_leg(id_of("given"), MEMBER), Kind.TRANSFER, id_of("given"), "done", units=9),
+        line(history_of_leg(id_of("given"), OTHER), Kind.TRANSFER, id_of("given"), "done", OTHER, units=0),
+        line(id_of("a line"), Kind.TRANSFER, id_of("short"), "refused", code="units_short"),
+        line(id_of("a name"), Kind.NAME, GROUP, "renamed", None),
+    ],
+)
+PROVISIONING = ProvisioningFacts(
+    purchases=[
+        Purchase(BOUGHT, MEMBER, Action.OPTIONS_PACK, 3, b"", decided_at=NOW),
+        Purchase(UNPAID_PURCHASE, MEMBER, Action.CALL_FORWARDING, 99, b"", "units_short", decided_at=NOW),
+        Purchase(id_of("extended"), MEMBER, Action.EXTENSION, None, b"", expires_at=END, decided_at=NOW),
+    ],
+    sagas=[paid_action(BOUGHT, Status.COMPLETED), paid_action(UNPAID_PURCHASE, Status.REFUSED)],
     subscribers=[
         subscriber(OWNER, "owner@example.org", None, None),
-        subscriber(MEMBER, "member@example.org", "send_receive", "+331"),
+        subscriber(OTHER, "other@example.org", None, None),
+        replace(subscriber(MEMBER, "member@example.org", "send_receive", "+331"), options_pack=True),
+        subscriber(GONE, "gone@example.org", None, None).closed(NOW),
     ],
-    addresses=[Address("owner@example.org", OWNER), Address("member@example.org", MEMBER)],
+    addresses=[
+        Address("owner@example.org", OWNER),
+        Address("other@example.org", OTHER),
+        Address("member@example.org", MEMBER),
+    ],
     requests=[Request(DONE, MEMBER, None, b"", NOW), Request(REFUSED, account_of(REFUSED), "email_taken", b"", NOW)],
     fax_numbers=[FaxNumber("+331", NumberState.ASSIGNED, MEMBER), FaxNumber("+332", NumberState.FREE, None)],
-    memberships=[Membership(id_of("membership"), GROUP, MEMBER, 1, NOW)],
-    sagas=[saga(DONE, Status.COMPLETED), saga(REFUSED, Status.REFUSED)],
+)
+NOTIFICATIONS = NotificationsFacts(
+    people=[
+        Person(OWNER, "owner@example.org", "Ada", "L.", "en", None),
+        Person(OTHER, "other@example.org", "Ada", "L.", "en", None),
+        Person(MEMBER, "member@example.org", "Ada", "L.", "en", "+331"),
+    ],
     mails=[
-        Mail(id_of("welcome"), Template.WELCOME, MEMBER, OWNER, {}, MailState.QUEUED, NOW, NOW),
-        Mail(id_of("receipt"), Template.RECEIPT, OWNER, MEMBER, {}, MailState.QUEUED, NOW, NOW),
+        mail("welcome", Template.WELCOME, MEMBER, OWNER),
+        mail("receipt", Template.RECEIPT, OWNER, MEMBER),
+        mail("first", Template.INVITATION, OTHER, OWNER, invitation_id=INVITATION, round=1),
+        mail("second", Template.INVITATION, OTHER, OWNER, invitation_id=INVITATION, round=2),
+        mail("before", Template.INVITATION, OTHER, OWNER, invitation_id=DECLINED, round=1),
+        mail("no", Template.INVITATION_DECLINED, OWNER, OTHER),
+        mail("left", Template.DETACHED, MEMBER, OWNER),
+        mail("has left", Template.MEMBER_LEFT, OWNER, MEMBER),
+        mail("units", Template.UNITS_RECEIVED, MEMBER, OWNER),
+        mail("given", Template.TRANSFER_RECEIPT, OWNER, None),
+        mail("extended", Template.EXTENDED, MEMBER, None),
+        mail("expiring", Template.EXPIRING, MEMBER, None),
     ],
 )
+FACTS = Facts(ledger=LEDGER, groups=GROUPS, provisioning=PROVISIONING, notifications=NOTIFICATIONS)
 
 
 def changed(rows: Sequence[Any], index: int, **changes: Any) -> list[Any]:
@@ -99,6 +282,18 @@ def ledger(**changes: Any) -> Facts:
     return replace(FACTS, ledger=replace(LEDGER, **changes))
 
 
+def in_groups(facts: Facts = FACTS, **changes: Any) -> Facts:
+    return replace(facts, groups=replace(facts.groups, **changes))
+
+
+def in_provisioning(facts: Facts = FACTS, **changes: Any) -> Facts:
+    return replace(facts, provisioning=replace(facts.provisioning, **changes))
+
+
+def in_notifications(facts: Facts = FACTS, **changes: Any) -> Facts:
+    return replace(facts, notifications=replace(facts.notifications, **changes))
+
+
 def test_sees_nothing_wrong_where_nothing_is() -> None:
     assert check(FACTS, settled=True) == []
     assert check(FACTS, settled=False) == []
@@ -106,7 +301,7 @@ def test_sees_nothing_wrong_where_nothing_is() -> None:
 
 SECOND_CAPTURE = [
     *LEDGER.entries,
-    Entry(DONE, OWNER, -20, 57, 37, 5, NOW),
+    Entry(DONE, OWNER, -20, 48, 28, 6, NOW),
     Entry(DONE, SUBSCRIPTIONS, 20, None, None, None, NOW),
 ]
 
@@ -133,14 +328,39 @@ BROKEN_BOOKS: list[tuple[str, Facts, list[Code]]] = [
         [Code.TRANSFER_MISMATCH],
     ),
     (
+        "something that was spent says other units than its entries",
+        ledger(transfers=changed(LEDGER.transfers, 5, amounts_units=(3,))),
+        [Code.TRANSFER_MISMATCH],
+    ),
+    (
         "a hold is captured twice",
-        ledger(entries=SECOND_CAPTURE, accounts=changed(LEDGER.accounts, 0, balance_units=37, version=5)),
+        ledger(entries=SECOND_CAPTURE, accounts=changed(LEDGER.accounts, 0, balance_units=28, version=6)),
         [Code.CAPTURE_MISMATCH],
     ),
     (
         "a hold is captured for other units than were held",
         ledger(holds=changed(LEDGER.holds, 0, amount_units=21)),
         [Code.CAPTURE_MISMATCH],
+    ),
+    (
+        "spent units go where bought ones come from",
+        ledger(entries=changed(LEDGER.entries, 9, account_id=SALES)),
+        [Code.COUNTERPART_MISMATCH],
+    ),
+    (
+        "a transfer between subscribers is with Popfax",
+        ledger(transfers=changed(LEDGER.transfers, 0, kind="transfer")),
+        [Code.COUNTERPART_MISMATCH],
+    ),
+    (
+        "an operator corrected what the audit does not have",
+        ledger(corrections=[]),
+        [Code.CORRECTION_MISMATCH],
+    ),
+    (
+        "the audit has a correction that was not posted",
+        ledger(corrections=changed(LEDGER.corrections, 1, code=None)),
+        [Code.CORRECTION_MISMATCH],
     ),
     (
         "a balance is not the sum of its entries",
@@ -150,7 +370,7 @@ BROKEN_BOOKS: list[tuple[str, Facts, list[Code]]] = [
     ("entries have no account", ledger(accounts=without(LEDGER.accounts, 1)), [Code.BALANCE_MISMATCH]),
     (
         "an account has a version without an entry",
-        ledger(accounts=changed(LEDGER.accounts, 0, version=5)),
+        ledger(accounts=changed(LEDGER.accounts, 0, version=6)),
         [Code.CHAIN_BROKEN],
     ),
     (
@@ -191,123 +411,394 @@ def test_sees_in_the_books_that(facts: Facts, codes: list[Code]) -> None:
     assert [violation.code for violation in check_ledger(facts.ledger)] == codes
 
 
-HOLD_OPEN = changed(LEDGER.holds, 0, state=HoldState.OPEN, closed_at=None)
-HOLD_RELEASED = changed(LEDGER.holds, 0, state=HoldState.RELEASED)
-ONE_HELD = changed(changed(LEDGER.accounts, 0, held_units=20), 0, balance_units=77, version=3)
-UNPAID = LEDGER.entries[:6]
-GONE: dict[str, Any] = {
-    "subscribers": FACTS.subscribers[:1],
-    "addresses": FACTS.addresses[:1],
-    "fax_numbers": FACTS.fax_numbers[1:],
+def hold_of_creation(state: HoldState) -> LedgerFacts:
+    """The creation's hold, in another state than captured: then its entry is not there."""
+    held = 20 if state is HoldState.OPEN else 0
+    return replace(
+        LEDGER,
+        holds=changed(LEDGER.holds, 0, state=state),
+        entries=LEDGER.entries[:14],
+        accounts=changed(LEDGER.accounts, 0, balance_units=68, held_units=held, version=4, revision=7),
+    )
+
+
+def purchase_unpaid() -> LedgerFacts:
+    """The options pack's hold, released: then its entry is not there."""
+    return replace(
+        LEDGER,
+        holds=changed(LEDGER.holds, 2, state=HoldState.RELEASED),
+        entries=[*LEDGER.entries[:12], *LEDGER.entries[14:]],
+        accounts=changed(LEDGER.accounts, 2, balance_units=8, version=3, revision=6),
+    )
+
+
+BUT_THE_WELCOME = NOTIFICATIONS.mails[2:]
+NEVER_A_MEMBER: dict[str, Any] = {
+    "memberships": GROUPS.memberships[1:],
+    "history": [line for place, line in enumerate(GROUPS.history) if place not in (2, 3)],
 }
-NEVER_PAID = replace(
-    LEDGER, holds=HOLD_RELEASED, entries=UNPAID, accounts=changed(LEDGER.accounts, 0, balance_units=77, version=3)
-)
+BUT_ITS_MAILS = [each for each in NOTIFICATIONS.mails if each.template not in (Template.DETACHED, Template.MEMBER_LEFT)]
+INVITED_TOO = Invitation(id_of("x"), GROUP, OWNER, MEMBER, InvitationState.PENDING, 1, b"", NOW, END, None)
 
 ALWAYS_WRONG: list[tuple[str, Facts, list[Code]]] = [
     (
         "a payment has no account",
-        replace(FACTS, requests=FACTS.requests[1:], memberships=[], mails=[], sagas=FACTS.sagas[1:], **GONE),
-        [Code.PAYMENT_WITHOUT_ACCOUNT],
+        in_provisioning(
+            in_groups(sagas=GROUPS.sagas[1:], history=changed(GROUPS.history, 2, code="x")[1:]),
+            requests=PROVISIONING.requests[1:],
+            subscribers=changed(PROVISIONING.subscribers, 2, registration=b""),
+        ),
+        [Code.PAYMENT_WITHOUT_ACCOUNT, Code.MAIL_WITHOUT_CAUSE, Code.MAIL_WITHOUT_CAUSE],
     ),
-    ("a membership is not paid", replace(FACTS, ledger=NEVER_PAID), [Code.MEMBERSHIP_WITHOUT_PAYMENT]),
+    (
+        "a membership is not paid",
+        replace(FACTS, ledger=hold_of_creation(HoldState.RELEASED)),
+        [Code.MEMBERSHIP_WITHOUT_PAYMENT],
+    ),
     (
         "a membership has no account",
-        replace(FACTS, requests=FACTS.requests[1:], **GONE),
+        in_provisioning(
+            requests=PROVISIONING.requests[1:], subscribers=changed(PROVISIONING.subscribers, 2, registration=b"")
+        ),
         [Code.PAYMENT_WITHOUT_ACCOUNT, Code.MEMBERSHIP_WITHOUT_ACCOUNT],
     ),
     (
-        "a member is nobody's creation",
-        replace(FACTS, memberships=[*FACTS.memberships, Membership(id_of("x"), GROUP, id_of("nobody"), 1, NOW)]),
+        "a membership began with an account that nobody created",
+        in_groups(
+            memberships=[
+                *GROUPS.memberships,
+                Membership(id_of("x"), GROUP, OWNER, GONE, False, 1, None, NOW, NOW),
+            ],
+            history=[
+                *GROUPS.history,
+                line(
+                    history_of_membership(id_of("x"), 1),
+                    Kind.MEMBERSHIP,
+                    id_of("x"),
+                    "account_closed",
+                    GONE,
+                    code="account_created",
+                ),
+            ],
+        ),
         [Code.MEMBERSHIP_WITHOUT_ACCOUNT],
     ),
     (
         "one creation made two memberships",
-        replace(FACTS, memberships=[*FACTS.memberships, Membership(id_of("x"), id_of("group2"), MEMBER, 1, NOW)]),
+        in_groups(history=changed(GROUPS.history, 3, code="account_created")),
         [Code.MEMBERSHIP_TWICE],
     ),
     (
-        "a completed saga has no membership",
-        replace(FACTS, memberships=[], mails=[]),
+        "a completed saga made no member",
+        in_notifications(in_groups(**NEVER_A_MEMBER), mails=BUT_ITS_MAILS),
         [Code.COMPLETED_WITHOUT_MEMBERSHIP],
     ),
     (
+        "a membership began before its saga was completed",
+        in_notifications(
+            in_groups(
+                sagas=changed(GROUPS.sagas, 0, status=Status.RUNNING, ended_at=None),
+                history=changed(GROUPS.history, 0, outcome="pending", member_id=None),
+            ),
+            mails=NOTIFICATIONS.mails[2:],
+        ),
+        [Code.MEMBERSHIP_WITHOUT_SAGA],
+    ),
+    (
         "a refused saga reserved nothing and burned nothing",
-        ledger(holds=LEDGER.holds[:1]),
+        ledger(holds=without(LEDGER.holds, 1)),
         [Code.REFUSED_NOT_RELEASED],
     ),
     (
         "a refused saga left its hold open",
         ledger(
-            holds=changed(LEDGER.holds, 1, state=HoldState.OPEN), accounts=changed(LEDGER.accounts, 0, held_units=20)
+            holds=changed(LEDGER.holds, 1, state=HoldState.OPEN),
+            accounts=changed(LEDGER.accounts, 0, held_units=20, revision=7),
         ),
         [Code.REFUSED_NOT_RELEASED, Code.ORPHAN_HOLD],
     ),
     (
         "a refused saga left an account",
-        replace(
-            FACTS,
-            requests=changed(FACTS.requests, 1, code=None),
-            subscribers=[*FACTS.subscribers, subscriber(account_of(REFUSED), "x@example.org", "send_only", None)],
-            addresses=[*FACTS.addresses, Address("x@example.org", account_of(REFUSED))],
+        in_provisioning(
+            requests=changed(PROVISIONING.requests, 1, code=None),
+            subscribers=[
+                *PROVISIONING.subscribers,
+                subscriber(account_of(REFUSED), "x@example.org", "send_only", None),
+            ],
+            addresses=[*PROVISIONING.addresses, Address("x@example.org", account_of(REFUSED))],
         ),
         [Code.REFUSED_WITH_ACCOUNT],
     ),
     (
+        "a creation's line says other units than were paid",
+        in_groups(history=changed(GROUPS.history, 0, units=21)),
+        [Code.HISTORY_MISMATCH],
+    ),
+    (
+        "a creation's line says another outcome",
+        in_groups(history=changed(GROUPS.history, 1, outcome="created")),
+        [Code.HISTORY_MISMATCH],
+    ),
+    (
+        "a creation has no line",
+        in_groups(history=without(GROUPS.history, 1)),
+        [Code.HISTORY_MISMATCH],
+    ),
+    (
         "an ended saga remembers an e-mail address",
-        replace(FACTS, sagas=changed(FACTS.sagas, 0, data={"email": "member@example.org"})),
+        in_groups(sagas=changed(GROUPS.sagas, 0, data={"group_id": str(GROUP), "email": "member@example.org"})),
+        [Code.PERSONAL_DATA_KEPT],
+    ),
+    (
+        "an ended purchase remembers a telephone number",
+        in_provisioning(sagas=changed(PROVISIONING.sagas, 0, data={"forward_to": "+331"})),
         [Code.PERSONAL_DATA_KEPT],
     ),
     (
         "a request was granted and there is no account",
-        replace(FACTS, **GONE),
+        in_provisioning(
+            subscribers=without(PROVISIONING.subscribers, 2),
+            addresses=without(PROVISIONING.addresses, 2),
+            fax_numbers=PROVISIONING.fax_numbers[1:],
+        ),
         [Code.REQUEST_MISMATCH],
     ),
     (
-        "an account on a plan was never asked for",
-        replace(FACTS, subscribers=changed(FACTS.subscribers, 0, plan="send_only")),
+        "an account on a plan was neither asked for nor registered",
+        in_provisioning(subscribers=changed(PROVISIONING.subscribers, 0, plan="send_only")),
         [Code.REQUEST_MISMATCH],
+    ),
+    (
+        "something is bought and not paid",
+        replace(FACTS, ledger=purchase_unpaid()),
+        [Code.PURCHASE_WITHOUT_PAYMENT],
+    ),
+    (
+        "something is bought and paid with other units than it costs",
+        in_provisioning(purchases=changed(PROVISIONING.purchases, 0, price_units=4)),
+        [Code.PURCHASE_WITHOUT_PAYMENT],
+    ),
+    (
+        "something is paid that was refused",
+        in_provisioning(sagas=changed(PROVISIONING.sagas, 0, status=Status.REFUSED)),
+        [Code.PAYMENT_WITHOUT_PURCHASE],
+    ),
+    (
+        "something is paid before it is given",
+        in_provisioning(sagas=changed(PROVISIONING.sagas, 0, status=Status.RUNNING)),
+        [Code.PAYMENT_WITHOUT_PURCHASE],
+    ),
+    (
+        "the options pack is bought and not there",
+        in_provisioning(subscribers=changed(PROVISIONING.subscribers, 2, options_pack=False)),
+        [Code.OPTIONS_MISMATCH],
+    ),
+    (
+        "the options pack is bought twice",
+        in_provisioning(
+            purchases=[
+                *PROVISIONING.purchases,
+                Purchase(id_of("x"), MEMBER, Action.OPTIONS_PACK, None, b"", decided_at=NOW),
+            ]
+        ),
+        [Code.OPTIONS_MISMATCH],
+    ),
+    (
+        "a purchase has ended and its units are held",
+        ledger(
+            holds=changed(LEDGER.holds, 3, state=HoldState.OPEN, amount_units=5),
+            accounts=changed(LEDGER.accounts, 2, held_units=5, revision=6),
+        ),
+        [Code.ORPHAN_HOLD],
     ),
     (
         "a fax number is given twice",
-        replace(FACTS, subscribers=changed(FACTS.subscribers, 0, fax_number="+331")),
+        in_provisioning(subscribers=changed(PROVISIONING.subscribers, 0, fax_number="+331")),
         [Code.FAX_NUMBER_TWICE, Code.FAX_NUMBER_MISMATCH],
     ),
     (
         "a fax number is assigned to who does not have it",
-        replace(FACTS, fax_numbers=changed(FACTS.fax_numbers, 1, state=NumberState.ASSIGNED, subscriber_id=OWNER)),
+        in_provisioning(
+            fax_numbers=changed(PROVISIONING.fax_numbers, 1, state=NumberState.ASSIGNED, subscriber_id=OWNER)
+        ),
+        [Code.FAX_NUMBER_MISMATCH],
+    ),
+    (
+        "a closed account's fax number is not let go of",
+        in_provisioning(
+            fax_numbers=changed(PROVISIONING.fax_numbers, 1, state=NumberState.RESTING, subscriber_id=GONE)
+        ),
         [Code.FAX_NUMBER_MISMATCH],
     ),
     (
         "a subscriber has a fax number that is free",
-        replace(FACTS, subscribers=changed(FACTS.subscribers, 0, fax_number="+332")),
+        in_provisioning(subscribers=changed(PROVISIONING.subscribers, 0, fax_number="+332")),
         [Code.FAX_NUMBER_MISMATCH],
     ),
     (
         "an e-mail address is two subscribers'",
-        replace(FACTS, subscribers=changed(FACTS.subscribers, 0, email="member@example.org")),
+        in_provisioning(subscribers=changed(PROVISIONING.subscribers, 0, email="member@example.org")),
         [Code.EMAIL_TWICE, Code.ADDRESS_MISMATCH],
     ),
-    ("an address is not taken", replace(FACTS, addresses=FACTS.addresses[1:]), [Code.ADDRESS_MISMATCH]),
     (
-        "an address is taken that nobody has",
-        replace(FACTS, addresses=[*FACTS.addresses, Address("x@example.org", OWNER)]),
+        "an address is not taken",
+        in_provisioning(addresses=PROVISIONING.addresses[1:]),
         [Code.ADDRESS_MISMATCH],
     ),
     (
+        "a closed account's address is not free",
+        in_provisioning(addresses=[*PROVISIONING.addresses, Address("gone@example.org", GONE)]),
+        [Code.ADDRESS_MISMATCH],
+    ),
+    (
+        "provisioning knows whose a closed account was",
+        in_provisioning(subscribers=changed(PROVISIONING.subscribers, 3, first_name="Ada")),
+        [Code.NOT_ERASED],
+    ),
+    (
+        "a time in a group is not in the history",
+        in_groups(history=without(GROUPS.history, 3)),
+        [Code.EPOCHS_BROKEN],
+    ),
+    (
+        "a membership is active twice in its history",
+        in_notifications(
+            in_groups(history=changed(GROUPS.history, 2, outcome="active")),
+            mails=BUT_ITS_MAILS,
+        ),
+        [Code.EPOCHS_BROKEN],
+    ),
+    (
+        "a membership has ended and not in its history",
+        in_groups(memberships=changed(GROUPS.memberships, 0, active=False)),
+        [Code.EPOCHS_BROKEN],
+    ),
+    (
+        "the history tells of a membership that never was",
+        in_groups(history=[*GROUPS.history, line(id_of("x"), Kind.MEMBERSHIP, id_of("x"), "active", OTHER)]),
+        [Code.EPOCHS_BROKEN],
+    ),
+    (
+        "a member is invited",
+        in_groups(
+            memberships=changed(GROUPS.memberships, 0, invitation_id=id_of("x")),
+            invitations=[*GROUPS.invitations, INVITED_TOO],
+            history=[*GROUPS.history, line(id_of("x"), Kind.INVITATION, id_of("x"), "pending")],
+            tallies=[
+                Tally(made_by(OWNER), 2, NOW.date(), 3),
+                GROUPS.tallies[1],
+                Tally(got_by(MEMBER), 1, NOW.date(), 3),
+            ],
+        ),
+        [Code.MEMBER_AND_INVITED],
+    ),
+    (
+        "an invitation is pending and not the one",
+        in_groups(memberships=changed(GROUPS.memberships, 1, invitation_id=None)),
+        [Code.INVITATION_MISMATCH],
+    ),
+    (
+        "an invitation has ended and is still the one",
+        in_groups(memberships=changed(GROUPS.memberships, 0, active=True, invitation_id=DECLINED)),
+        [Code.INVITATION_MISMATCH, Code.MEMBER_AND_INVITED],
+    ),
+    (
+        "an invitation's line says another outcome",
+        in_groups(history=changed(GROUPS.history, 5, outcome="pending")),
+        [Code.HISTORY_MISMATCH],
+    ),
+    (
+        "an invitation is not in the history",
+        in_groups(history=without(GROUPS.history, 5)),
+        [Code.HISTORY_MISMATCH],
+    ),
+    (
+        "more invitations are counted than are pending",
+        in_groups(tallies=changed(GROUPS.tallies, 2, pending=1)),
+        [Code.TALLY_MISMATCH],
+    ),
+    (
+        "an owner's pending invitation is not counted",
+        in_groups(tallies=GROUPS.tallies[1:]),
+        [Code.TALLY_MISMATCH],
+    ),
+    (
+        "a closed account is invited",
+        in_groups(subscribers=changed(GROUPS.subscribers, 1, state=groups.AccountState.CLOSED)),
+        [Code.OPEN_AFTER_CLOSING],
+    ),
+    (
+        "a closed group has a member, and invites",
+        in_groups(groups=changed(GROUPS.groups, 0, closed_at=NOW)),
+        [Code.OPEN_AFTER_CLOSING, Code.OPEN_AFTER_CLOSING],
+    ),
+    (
+        "a member's line of a transfer is not brought up to date",
+        in_notifications(
+            in_groups(history=changed(GROUPS.history, 6, outcome="pending", units=None)),
+            mails=without(NOTIFICATIONS.mails, 8),
+        ),
+        [Code.HISTORY_MISMATCH, Code.TRANSFER_UNMATCHED],
+    ),
+    (
+        "a line tells of a transfer that never was",
+        in_groups(history=[*GROUPS.history, line(id_of("x"), Kind.TRANSFER, id_of("x"), "pending")]),
+        [Code.HISTORY_MISMATCH],
+    ),
+    (
+        "a line says other units than the entries",
+        in_groups(history=changed(GROUPS.history, 6, units=8)),
+        [Code.TRANSFER_UNMATCHED],
+    ),
+    (
+        "a transfer is done in groups and refused by the ledger",
+        in_groups(transfers=changed(GROUPS.transfers, 0, id=id_of("short")), history=GROUPS.history[:6]),
+        [Code.HISTORY_MISMATCH, Code.TRANSFER_UNMATCHED, Code.HISTORY_MISMATCH, Code.MAIL_WITHOUT_CAUSE],
+    ),
+    (
+        "a transfer is refused in groups and done by the ledger",
+        ledger(transfers=changed(LEDGER.transfers, 3, code=None, amounts_units=())),
+        [Code.TRANSFER_UNMATCHED],
+    ),
+    (
+        "a transfer is done for another group",
+        ledger(transfers=changed(LEDGER.transfers, 4, reference=str(group_of(OTHER)))),
+        [Code.TRANSFER_UNMATCHED],
+    ),
+    (
+        "groups shows other units than the ledger has",
+        in_groups(subscribers=changed(GROUPS.subscribers, 0, available_units=49)),
+        [Code.BALANCE_STALE],
+    ),
+    (
+        "groups has a version that the ledger never told",
+        in_groups(subscribers=changed(GROUPS.subscribers, 0, balance_version=7)),
+        [Code.BALANCE_STALE],
+    ),
+    (
         "a member is welcomed twice",
-        replace(FACTS, mails=[*FACTS.mails, replace(FACTS.mails[0], id=id_of("again"))]),
+        in_notifications(mails=[*NOTIFICATIONS.mails, replace(NOTIFICATIONS.mails[0], id=id_of("again"))]),
         [Code.MAIL_TWICE],
     ),
     (
         "the owner gets two receipts for one member",
-        replace(FACTS, mails=[*FACTS.mails, replace(FACTS.mails[1], id=id_of("again"))]),
+        in_notifications(mails=[*NOTIFICATIONS.mails, replace(NOTIFICATIONS.mails[1], id=id_of("again"))]),
         [Code.MAIL_TWICE],
     ),
     (
-        "somebody is welcomed who is no member",
-        replace(FACTS, mails=[*FACTS.mails, replace(FACTS.mails[0], id=id_of("x"), recipient_id=OTHER)]),
-        [Code.MAIL_WITHOUT_MEMBERSHIP],
+        "an invitation is mailed twice in one round",
+        in_notifications(mails=[*NOTIFICATIONS.mails, replace(NOTIFICATIONS.mails[2], id=id_of("again"))]),
+        [Code.MAIL_TWICE],
+    ),
+    (
+        "an account's end is told more often than it comes",
+        in_notifications(mails=[*NOTIFICATIONS.mails, *[NOTIFICATIONS.mails[11]] * 6]),
+        [Code.MAIL_TWICE],
+    ),
+    (
+        "somebody is welcomed who was not created",
+        in_notifications(mails=[*NOTIFICATIONS.mails, mail("x", Template.WELCOME, OTHER, OWNER)]),
+        [Code.MAIL_WITHOUT_CAUSE],
     ),
 ]
 
@@ -319,23 +810,163 @@ def test_sees_at_any_moment_that(facts: Facts, codes: list[Code]) -> None:
     assert [violation.code for violation in check(facts, settled=False)] == codes
 
 
-RUNNING = changed(FACTS.sagas, 0, status=Status.RUNNING, ended_at=None)
-NOT_YET_PAID = replace(LEDGER, holds=HOLD_OPEN, entries=UNPAID, accounts=ONE_HELD)
+RUNNING: dict[str, Any] = {
+    "sagas": changed(GROUPS.sagas, 0, status=Status.RUNNING, ended_at=None),
+    "history": [
+        line
+        for place, line in enumerate(changed(GROUPS.history, 0, outcome="pending", member_id=None))
+        if place not in (2, 3)
+    ],
+    "memberships": GROUPS.memberships[1:],
+}
+THEIRS = group_of(GONE)
+MET = membership_of(THEIRS, OTHER)
+NOT_WELCOMED = [each for each in BUT_ITS_MAILS if each.template not in (Template.WELCOME, Template.RECEIPT)]
 
 WRONG_WHEN_SETTLED: list[tuple[str, Facts, list[Code]]] = [
     (
         "a hold is open, its saga running, its account not paid",
-        replace(FACTS, ledger=NOT_YET_PAID, sagas=RUNNING, memberships=[], mails=[]),
-        [Code.ACCOUNT_WITHOUT_PAYMENT, Code.ACCOUNT_WITHOUT_MEMBERSHIP, Code.SAGA_NOT_ENDED, Code.ORPHAN_HOLD],
+        replace(in_notifications(in_groups(**RUNNING), mails=NOT_WELCOMED), ledger=hold_of_creation(HoldState.OPEN)),
+        [
+            Code.ACCOUNT_WITHOUT_PAYMENT,
+            Code.ACCOUNT_WITHOUT_MEMBERSHIP,
+            Code.SAGA_NOT_ENDED,
+            Code.ORPHAN_HOLD,
+            Code.BALANCE_STALE,
+        ],
     ),
     (
         "an account is paid and no member",
-        replace(FACTS, sagas=RUNNING, memberships=[], mails=[]),
+        in_notifications(in_groups(**RUNNING), mails=NOT_WELCOMED),
         [Code.ACCOUNT_WITHOUT_MEMBERSHIP, Code.SAGA_NOT_ENDED],
     ),
-    ("a membership came of no saga", replace(FACTS, sagas=FACTS.sagas[1:]), [Code.MEMBERSHIP_WITHOUT_SAGA]),
-    ("a member is not welcomed", replace(FACTS, mails=FACTS.mails[1:]), [Code.MAIL_MISSING]),
-    ("the owner gets no receipt", replace(FACTS, mails=FACTS.mails[:1]), [Code.MAIL_MISSING]),
+    (
+        "a purchase is not decided",
+        in_provisioning(
+            purchases=[
+                *PROVISIONING.purchases,
+                Purchase(id_of("x"), MEMBER, Action.CALL_FORWARDING, 3, b""),
+            ]
+        ),
+        [Code.PURCHASE_UNDECIDED],
+    ),
+    (
+        "an account has an options pack that nobody bought",
+        in_provisioning(subscribers=changed(PROVISIONING.subscribers, 0, options_pack=True)),
+        [Code.OPTIONS_MISMATCH],
+    ),
+    (
+        "an account ends sooner than its extension says",
+        in_groups(
+            in_provisioning(subscribers=changed(PROVISIONING.subscribers, 2, expires_at=NOW)),
+            subscribers=changed(GROUPS.subscribers, 2, expires_at=NOW),
+        ),
+        [Code.EXTENSION_MISMATCH],
+    ),
+    (
+        "the ledger does not know that an account is closed",
+        ledger(accounts=changed(LEDGER.accounts, 3, state=AccountState.ACTIVE)),
+        [Code.STATE_MISMATCH],
+    ),
+    (
+        "groups does not know that an account has expired",
+        replace(
+            in_provisioning(subscribers=changed(PROVISIONING.subscribers, 2, state=provisioning.AccountState.EXPIRED)),
+            ledger=replace(LEDGER, accounts=changed(LEDGER.accounts, 2, state=AccountState.EXPIRED)),
+        ),
+        [Code.STATE_MISMATCH],
+    ),
+    (
+        "groups does not know when an account ends",
+        in_groups(subscribers=changed(GROUPS.subscribers, 2, expires_at=NOW)),
+        [Code.STATE_MISMATCH],
+    ),
+    (
+        "groups knows somebody by another name",
+        in_groups(subscribers=changed(GROUPS.subscribers, 0, last_name="K.")),
+        [Code.DIRECTORY_MISMATCH],
+    ),
+    (
+        "groups knows an address that was given up",
+        in_groups(subscribers=changed(GROUPS.subscribers, 1, email="old@example.org")),
+        [Code.DIRECTORY_MISMATCH],
+    ),
+    (
+        "notifications does not know somebody",
+        in_notifications(people=NOTIFICATIONS.people[1:]),
+        [Code.DIRECTORY_MISMATCH],
+    ),
+    (
+        "groups knows whose a closed account was",
+        in_groups(subscribers=changed(GROUPS.subscribers, 3, first_name="Ada")),
+        [Code.NOT_ERASED],
+    ),
+    (
+        "the group of a closed account has a name",
+        in_groups(groups=changed(GROUPS.groups, 1, name="Ada L.")),
+        [Code.NOT_ERASED],
+    ),
+    (
+        "notifications knows whose a closed account was",
+        in_notifications(people=[*NOTIFICATIONS.people, Person(GONE, "gone@example.org", "Ada", "L.", "en", None)]),
+        [Code.NOT_ERASED],
+    ),
+    (
+        "a mail waits for whom nobody knows any more",
+        in_notifications(mails=[*NOTIFICATIONS.mails, mail("x", Template.EXPIRED, GONE, None)]),
+        [Code.NOT_ERASED],
+    ),
+    (
+        "a mail names the group of whom nobody knows any more",
+        in_notifications(
+            in_groups(
+                memberships=[*GROUPS.memberships, Membership(MET, THEIRS, GONE, OTHER, False, 1, None, NOW, NOW)],
+                history=[
+                    *GROUPS.history,
+                    line(history_of_membership(MET, 1), Kind.MEMBERSHIP, MET, "group_closed", OTHER),
+                ],
+            ),
+            mails=[
+                *NOTIFICATIONS.mails,
+                replace(mail("x", Template.DETACHED, OTHER, GONE), params={"group_name": "Branches"}),
+            ],
+        ),
+        [Code.NOT_ERASED],
+    ),
+    (
+        "a transfer is not decided",
+        in_groups(
+            transfers=[
+                *GROUPS.transfers,
+                groups.Transfer(id_of("x"), GROUP, OWNER, "amount", 1, TransferState.PENDING, None, None, NOW, None),
+            ],
+            history=[*GROUPS.history, line(id_of("x"), Kind.TRANSFER, id_of("x"), "pending")],
+        ),
+        [Code.TRANSFER_UNDECIDED],
+    ),
+    (
+        "the ledger posted a transfer that groups does not know of",
+        ledger(
+            transfers=[
+                *LEDGER.transfers,
+                Transfer(id_of("x"), "transfer", OWNER, b"", "units_short", (1,), NOW, str(GROUP)),
+            ]
+        ),
+        [Code.TRANSFER_UNMATCHED],
+    ),
+    (
+        "groups shows a balance that has changed since",
+        in_groups(subscribers=changed(GROUPS.subscribers, 0, balance_version=5, available_units=68)),
+        [Code.BALANCE_STALE],
+    ),
+    ("a member is not welcomed", in_notifications(mails=NOTIFICATIONS.mails[1:]), [Code.MAIL_MISSING]),
+    ("the owner gets no receipt", in_notifications(mails=without(NOTIFICATIONS.mails, 1)), [Code.MAIL_MISSING]),
+    ("a declined invitation is not told", in_notifications(mails=without(NOTIFICATIONS.mails, 5)), [Code.MAIL_MISSING]),
+    (
+        "a member is not told of their units",
+        in_notifications(mails=without(NOTIFICATIONS.mails, 8)),
+        [Code.MAIL_MISSING],
+    ),
 ]
 
 
@@ -345,6 +976,15 @@ WRONG_WHEN_SETTLED: list[tuple[str, Facts, list[Code]]] = [
 def test_sees_once_all_is_settled_that(facts: Facts, codes: list[Code]) -> None:
     assert [violation.code for violation in check(facts, settled=True)] == codes
     assert check(facts, settled=False) == []
+
+
+def test_does_not_miss_a_mail_to_somebody_who_was_erased() -> None:
+    told = in_groups(
+        memberships=[*GROUPS.memberships, Membership(MET, GROUP, OWNER, GONE, False, 1, None, NOW, NOW)],
+        history=[*GROUPS.history, line(history_of_membership(MET, 1), Kind.MEMBERSHIP, MET, "left", GONE)],
+    )
+    to_the_owner = mail("x", Template.MEMBER_LEFT, OWNER, GONE)
+    assert check(in_notifications(told, mails=[*NOTIFICATIONS.mails, to_the_owner]), settled=True) == []
 
 
 # --- the log ---
@@ -368,7 +1008,7 @@ class Log:
     ) -> "Log":
         topic = message.TOPIC.name
         place = topic, partition, len(self.records)
-        value = json.dumps(fields).encode()
+        value = b"" if message.TOMBSTONE else json.dumps(fields).encode()
         self.records.append(Logged(*place, key, id_, message.TYPE, correlation, cause, value))
         return self
 
@@ -389,7 +1029,28 @@ def sound_log() -> Log:
         .add(UnitsCredited, "a1", "l1", "l1")
         .add(UnitsCredited, "a2", "l2", "l2")
         .add(UnitsCredited, "a1", "l1", "l1")
-        .add(PersonRecorded, "p1", "x", "x", email="member@example.org")
+        .add(PersonRecorded, "p1", "x", "x", email="member@example.org", fax_number="+33199000001")
+        # A purchase with units is answered when it is paid, whatever is answered meanwhile; asked for again while its
+        # saga runs it is answered once. One with money is answered in its turn.
+        .add(AddOptionsPack, "b1", "b1", request_id="r1", price_units=3, key="a")
+        .add(AddOptionsPack, "b2", "b2", request_id="r1", price_units=3, key="a")
+        .add(ExtendAccount, "b3", "b3", request_id="r2", payment_reference="card/1", key="a")
+        .add(AccountExtended, "a3", "b3", "b3", key="a")
+        .add(OptionsPackAdded, "a4", "b1", "captured", key="a")
+        .add(InviteByEmail, "i1", "i1", email="other@example.org")
+        .add(SendInvitation, "s1", "i1", "i1", token="f" * 64)
+        .add(AcceptInvitation, "i2", "i2", token="f" * 64)
+        .add(MemberJoined, "j1", "i2", "i2")
+        .add(InvitationSent, "j2", "i1", "i1")
+        .add(InvitationAccepted, "j3", "i2", "i2")
+        # One leaves of their own, and one because their account is closed, which is no command to groups.
+        .add(LeaveGroup, "i3", "i3")
+        .add(MemberLeft, "j4", "i3", "i3", member_id="m", epoch=1)
+        .add(MemberLeft, "j5", "elsewhere", "elsewhere", member_id="m", epoch=2)
+        .add(PasswordLinkIssued, "k1", "x", "x", token_sha256="a" * 64, expires_at="2031-01-01T00:00:00+01:00")
+        .add(BalanceChanged, "v1", "l1", "l1", version=1, available_units=3)
+        .add(BalanceChanged, "v3", "l2", "l2", version=3, available_units=5)
+        .add(BalanceChanged, "v1", "l1", "l1", version=1, available_units=3)
     )
 
 
@@ -400,6 +1061,55 @@ def test_sees_nothing_wrong_in_a_sound_log() -> None:
 BROKEN_LOGS: list[tuple[str, Callable[[Log], Any], Code]] = [
     ("a command has no outcome", lambda log: log.add(CreateMemberAccount, "c4", "c4"), Code.OUTCOME_MISSING),
     ("a command has two outcomes", lambda log: log.add(MemberAccountRefused, "e4", "c1"), Code.OUTCOME_TWICE),
+    (
+        "an invitation has two outcomes",
+        lambda log: log.add(InvitationRefused, "e4", "i1", "i1"),
+        Code.OUTCOME_TWICE,
+    ),
+    (
+        "a purchase has no outcome",
+        lambda log: log.add(ExtendAccount, "b4", "b4", request_id="r3", price_units=1),
+        Code.OUTCOME_MISSING,
+    ),
+    (
+        "a purchase has two outcomes",
+        lambda log: log.add(PaidActionRefused, "a5", "b1", "captured", key="a"),
+        Code.OUTCOME_TWICE,
+    ),
+    (
+        "a late detachment ends the membership that followed",
+        lambda log: (
+            log.add(DetachMembers, "i4", "i4", group_id=str(GROUP), members=[{"member_id": str(MEMBER), "epoch": 1}])
+            .add(MembersDetached, "j6", "i4", "i4")
+            .add(MemberLeft, "j7", "i4", "i4", member_id=str(MEMBER), epoch=2)
+        ),
+        Code.EPOCH_IGNORED,
+    ),
+    (
+        "an older balance is told after a newer one",
+        lambda log: log.add(BalanceChanged, "v2", "l3", "l3", version=2),
+        Code.VERSION_NOT_RISING,
+    ),
+    (
+        "an event carries a token",
+        lambda log: log.add(MemberJoined, "j6", "x", "x", secret={"deep": "f" * 64}),
+        Code.TOKEN_EXPOSED,
+    ),
+    (
+        "what is called a digest hides a token beside it",
+        lambda log: log.add(PasswordLinkIssued, "k2", "x", "x", token="f" * 64, token_sha256="a" * 64),
+        Code.TOKEN_EXPOSED,
+    ),
+    (
+        "an event carries a telephone number",
+        lambda log: log.add(MemberJoined, "j6", "x", "x", forward_to="+33199000001"),
+        Code.PERSON_EXPOSED,
+    ),
+    (
+        "a key is an address",
+        lambda log: log.add(MemberJoined, "j6", "x", "x", key="who@example.org"),
+        Code.PERSON_EXPOSED,
+    ),
     ("an outcome has no command", lambda log: log.add(MemberAccountCreated, "e4", "nobody"), Code.OUTCOME_TWICE),
     ("a command of the ledger's is not answered", lambda log: log.add(CreditUnits, "l3", "l3"), Code.ANSWER_MISSING),
     (
@@ -442,9 +1152,75 @@ def test_sees_in_the_log_that(spoil: Callable[[Log], Any], code: Code) -> None:
     assert [violation.code for violation in check_log(log.records)] == [code]
 
 
+FIRST: dict[str, Any] = {"membership_id": str(MEMBERSHIP), "member_id": str(MEMBER), "epoch": 1}
+
+
+def members_log() -> Log:
+    """The member came, left and came again; another one came and left."""
+    return (
+        Log()
+        .add(MembershipRecorded, "m1", "x", key=str(MEMBERSHIP), **FIRST)
+        .add(MembershipEnded, "m2", "x", key=str(MEMBERSHIP))
+        .add(MembershipRecorded, "m3", "x", key="gone", **FIRST)
+        .add(MembershipRecorded, "m4", "x", key=str(MEMBERSHIP), **FIRST | {"epoch": 2})
+        .add(MembershipEnded, "m5", "x", key="gone")
+    )
+
+
+def test_sees_nothing_wrong_where_the_topic_tells_of_todays_members() -> None:
+    assert check_members(members_log().records, FACTS) == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda log: log.records.pop(),
+        lambda log: log.add(MembershipEnded, "m6", "x", key=str(MEMBERSHIP)),
+        lambda log: log.add(MembershipRecorded, "m6", "x", key=str(MEMBERSHIP), **FIRST),
+    ],
+    ids=["a tombstone is forgotten", "a member is not told", "another time in the group is told"],
+)
+def test_sees_in_the_topic_of_members_that(spoil: Callable[[Log], Any]) -> None:
+    log = members_log()
+    spoil(log)
+    assert [violation.code for violation in check_members(log.records, FACTS)] == [Code.MEMBERS_MISMATCH]
+
+
+TOKENS = ("1" * 64, "2" * 64)
+RENEWED = in_groups(invitations=changed(GROUPS.invitations, 0, token_hash=groups.hash_of(bytes.fromhex(TOKENS[1]))))
+
+
+def mails_log() -> Log:
+    key = str(INVITATION)
+    return (
+        Log()
+        .add(SendInvitation, "s2", "x", key=key, round=2, token=TOKENS[1])
+        .add(SendInvitation, "s1", "x", key=key, round=1, token=TOKENS[0])
+    )
+
+
+def test_sees_nothing_wrong_where_the_last_mails_token_opens() -> None:
+    assert check_tokens(mails_log().records, RENEWED) == []
+
+
+@pytest.mark.parametrize(
+    ("log", "facts"),
+    [
+        (mails_log(), in_groups(invitations=changed(RENEWED.groups.invitations, 0, round=1))),
+        (
+            mails_log(),
+            in_groups(invitations=changed(GROUPS.invitations, 0, token_hash=groups.hash_of(bytes.fromhex(TOKENS[0])))),
+        ),
+    ],
+    ids=["there was one mail more", "the token of an earlier mail opens"],
+)
+def test_sees_in_the_mails_that(log: Log, facts: Facts) -> None:
+    assert [violation.code for violation in check_tokens(log.records, facts)] == [Code.TOKEN_STALE]
+
+
 def test_every_invariant_is_shown_to_fail() -> None:
     shown = {code for case in [*BROKEN_BOOKS, *ALWAYS_WRONG, *WRONG_WHEN_SETTLED] for code in case[2]}
-    assert shown | {code for _, _, code in BROKEN_LOGS} == set(Code)
+    assert shown | {code for _, _, code in BROKEN_LOGS} | {Code.MEMBERS_MISMATCH, Code.TOKEN_STALE} == set(Code)
 
 
 def test_reads_a_record_by_its_envelope_and_leaves_out_one_without() -> None:

@@ -31,7 +31,7 @@ from deploy.invariants import LedgerFacts, check_ledger
 from services._platform.messages import Incoming, Outcome
 from services._platform.service import Moment, Service
 from services.ledger.consumers import LEDGER
-from services.ledger.domain import Account, AccountState, Entry, Hold, Transfer
+from services.ledger.domain import Account, AccountState, Correction, Entry, Hold, Transfer
 from services.ledger.messages import CorrectBalance
 from services.ledger.store import Books
 from tests.unit.given import NOW, given, id_of
@@ -187,6 +187,7 @@ class Ledger(RuleBasedStateMachine):
             holds=self._all(Hold),
             transfers=self._all(Transfer),
             entries=self._all(Entry),
+            corrections=self._all(Correction),
         )
         assert check_ledger(facts) == []
 

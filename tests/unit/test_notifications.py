@@ -277,6 +277,10 @@ class TestPeople:
             RECEIVED_MAIL,
         )
 
+    def test_an_invitation_that_comes_after_its_owner_was_erased_does_not_name_their_group(self) -> None:
+        nameless = replace(INVITED, params={**INVITED.params, "group_name": None})
+        given(NOTIFICATIONS, Erased(ADA)).when(INVITE).then().leaves(Erased(ADA), nameless)
+
     def test_leaves_what_was_sent_alone(self) -> None:
         done = [*sent(INVITED), *sent(RECEIVED_MAIL)]
         for gone in (ADA, BEA):

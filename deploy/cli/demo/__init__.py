@@ -1,10 +1,11 @@
-"""`popfax demo`: the whole product on this machine, and the story of its main job."""
+"""`popfax demo`: the whole product on this machine, and its story."""
 
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from uuid import UUID
 
 import typer
 from rich.box import ROUNDED
@@ -23,12 +24,12 @@ from deploy.cli.errors import Exit
 from deploy.cli.options import Directory, Json
 from deploy.cli.output import err, out, print_json
 from deploy.cli.running import running, wait_for_interrupt
-from deploy.cli.up import addresses
+from deploy.cli.up import addresses, links, people_of, show_links
 from deploy.local.product import Product
 
 
 def demo(directory: Directory = None, json: Json = False) -> None:
-    """Start it all afresh, play the main job and tell it as it happens, check it, and stay up until Ctrl-C.
+    """Start it all afresh, play its story and tell it as it happens, check it, and stay up until Ctrl-C.
 
     With DEMO_EXIT=1, or when the output is no terminal, it ends after the story: 0 if every expected thing was
     observed, 1 if not.
@@ -41,13 +42,13 @@ def demo(directory: Directory = None, json: Json = False) -> None:
         reader = Reader(connected, product.stack.mail.mails)
         narrator = Narrator(console, cast.names())
         results = checks(Story(connected, reader, narrator, cast).play())
-        narrator.scene(6, "What was expected, and what was read back")
+        narrator.scene("What was expected, and what was read back")
         show_checks(results, console)
         code = verdict(results, console)
         if json:
             print_json([asdict(each) | {"ok": each.ok} for each in results])
         if _stays():
-            _show_what_next(product, place, cast, console)
+            _show_what_next(product, people_of(connected, cast.anne.id), place, cast, console)
             wait_for_interrupt()
     raise typer.Exit(code)
 
@@ -83,32 +84,46 @@ def _stays() -> bool:
     return os.environ.get("DEMO_EXIT") != "1" and sys.stdout.isatty()
 
 
-def _show_what_next(product: Product, directory: Path, cast: Cast, console: Console) -> None:
-    places = addresses(product)
+def _show_what_next(
+    product: Product, people: Sequence[tuple[str, UUID]], directory: Path, cast: Cast, console: Console
+) -> None:
     at = "" if directory == connection.DIRECTORY else f" --env-file {_path(directory / connection.FILE_NAME)}"
     grid = Table.grid(padding=(0, 2, 0, 0))
-    for name in ("kafka", "postgresql"):
-        grid.add_row(Text({"kafka": "Kafka", "postgresql": "PostgreSQL"}[name], style="bold"), Text(places[name]))
-    grid.add_row(Text("mails", style="bold"), Text(_path(product.stack.mail.mails)))
-    for each in product.services:
-        grid.add_row(Text(str(each), style="bold"), Text(f"{places[each]}/metrics, /ready, /live"))
+    for name, place in _places(product):
+        grid.add_row(Text(name, style="bold"), Text(place))
     console.print()
     console.print(Panel(grid, box=ROUNDED, title="It is up", title_align="left"), width=min(console.width, MAX_WIDTH))
+    show_links(console, links(product, people))
     console.print(Text("In another terminal:", style="bold"))
-    for command in _commands(at, cast):
+    for command in (*(each + at for each in commands_to_try(cast)), "mail preview"):
         # Outside the box and never broken by us, so that it can be copied.
         console.print(Text(f"  .venv/bin/popfax {command}", style="cyan"), soft_wrap=True)
     console.print(Text("Ctrl-C stops it all.", style="bold"))
 
 
-def _commands(at: str, cast: Cast) -> tuple[str, ...]:
+def _places(product: Product) -> list[tuple[str, str]]:
+    """Say where everything is that a person may want to look at."""
+    found = addresses(product)
+    return [
+        ("Kafka", found["kafka"]),
+        ("PostgreSQL", found["postgresql"]),
+        ("mails", _path(product.stack.mail.mails)),
+        *((str(each), f"{found[each]}/metrics, /ready, /live") for each in product.services),
+    ]
+
+
+def commands_to_try(cast: Cast) -> tuple[str, ...]:
+    """Give what one may type now: Anne does something more, then one looks at what came of it."""
     anne = cast.anne.id
     return (
-        f"send credit-units --set account_id={anne} --set amount_units=100{at}",
         f"send create-member-account --actor {anne} --set plan=send_only --set price_units=60 "
-        f"--set email=zoe@branch.example --set first_name=Zoé --set last_name=Petit --set language=fr{at}",
-        f"saga list --all{at}",
-        f"ledger verify{at}",
+        "--set email=zoe@branch.example --set first_name=Zoé --set last_name=Petit --set language=fr",
+        f"send transfer-units --actor {anne} --set mode=amount --set amount_units=5 --set members=all",
+        f"send invite-by-email --actor {anne} --set email={cast.bruno.email}",
+        "saga list --all",
+        "ledger verify",
+        "audit",
+        "mail list",
     )
 
 

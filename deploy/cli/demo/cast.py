@@ -1,10 +1,20 @@
-"""Who plays in the demo."""
+"""Who plays in the demo, and the figures that they play with."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID, uuid4
 
 from contracts.fields import Language
 from contracts.provisioning import RegisterSubscriber
+
+PLAN, CHEAP_PLAN = "send_receive", "send_only"
+GROUP_NAME = "Cabinet Martin"
+BOUGHT_UNITS = 200
+MORE_UNITS = 300
+SHARED_UNITS = 60
+"""What Anne gives to each member, and later tops them up to: as much as an extension of the cheap plan costs."""
+FAX_UNITS = 12
+SMS_UNITS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,31 +32,35 @@ class Person:
         """First and last name."""
         return f"{self.first_name} {self.last_name}"
 
-    def register(self) -> RegisterSubscriber:
-        """Sign up with Popfax itself."""
+    def register(self, plan: str | None = None, expires_at: datetime | None = None) -> RegisterSubscriber:
+        """Sign up with Popfax itself, for an account that may have an end."""
         return RegisterSubscriber(
             subscriber_id=self.id,
             email=self.email,
             first_name=self.first_name,
             last_name=self.last_name,
             language=self.language,
+            plan=plan,
+            expires_at=expires_at,
         )
 
 
 @dataclass(frozen=True)
 class Cast:
-    """The owners, and the colleagues for whom they create accounts."""
+    """Anne and those around her; two more owners, who want the same colleague."""
 
     anne: Person = field(default_factory=lambda: Person("Anne", "Martin", "anne@popfax.example", Language.FR))
-    bruno: Person = field(default_factory=lambda: Person("Bruno", "Keller", "bruno@popfax.example", Language.FR))
-    chloe: Person = field(default_factory=lambda: Person("Chloé", "Weber", "chloe@popfax.example", Language.FR))
+    paul: Person = field(default_factory=lambda: Person("Paul", "Durand", "paul@popfax.example", Language.FR))
     sam: Person = field(default_factory=lambda: Person("Sam", "Taylor", "sam@branch.example", Language.EN))
     lea: Person = field(default_factory=lambda: Person("Léa", "Novak", "lea@branch.example", Language.FR))
+    nora: Person = field(default_factory=lambda: Person("Nora", "Silva", "nora@popfax.example", Language.EN))
+    bruno: Person = field(default_factory=lambda: Person("Bruno", "Keller", "bruno@popfax.example", Language.FR))
+    chloe: Person = field(default_factory=lambda: Person("Chloé", "Weber", "chloe@popfax.example", Language.FR))
 
     def kim(self, attempt: int) -> Person:
         """Give the colleague whom two owners want at once; somebody else at each attempt."""
         return Person("Kim", "Berg", f"kim{attempt or ''}@shared.example", Language.EN)
 
     def names(self) -> dict[UUID, str]:
-        """Give the owners' first names by their ids."""
-        return {person.id: person.first_name for person in (self.anne, self.bruno, self.chloe)}
+        """Give the subscribers' first names by their ids. Sam has none yet: an account will be created for him."""
+        return {each.id: each.first_name for each in (self.anne, self.paul, self.nora, self.bruno, self.chloe)}

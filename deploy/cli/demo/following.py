@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 
+from contracts.provisioning import AccountExpired, AccountExpiring
 from contracts.topics import TOPICS, Principal
-from deploy.cli.commands import short_name
 from deploy.cli.connection import Connection
 from deploy.cli.demo.reading import Reader
 from deploy.cli.wire import Seen, Sent, Watch
@@ -17,7 +17,6 @@ from services.notifications.consumers import NOTIFICATIONS
 from services.provisioning.consumers import PROVISIONING
 
 _SERVICES: tuple[Service, ...] = (GROUPS, LEDGER, PROVISIONING, NOTIFICATIONS)
-_QUIET_S = 0.2
 _HANDLED_WITHIN_S = 5.0
 _POLL_S = 0.02
 
@@ -33,6 +32,9 @@ def _handlers() -> Mapping[str, frozenset[Principal]]:
 
 HANDLERS = _handlers()
 
+BY_TIMER = frozenset({AccountExpiring.TYPE, AccountExpired.TYPE})
+"""What a timer tells, of those that appear here: its cause is on no topic."""
+
 Tell = Callable[[Seen, float, set[Principal]], None]
 
 
@@ -45,7 +47,7 @@ class Trail:
 
     def types(self, sent: Sent) -> tuple[str, ...]:
         """Give the short names of a command's messages, itself first."""
-        return tuple(short_name(seen.type) for seen in self.of(sent))
+        return tuple(seen.short_name for seen in self.of(sent))
 
     def of(self, sent: Sent) -> list[Seen]:
         """Give a command's messages."""
@@ -64,16 +66,18 @@ class Follower:
         """Stop reading."""
         self._watch.close()
 
-    def records_on(self, topic: str, count: int, timeout_s: float) -> list[Seen]:
-        """Give the records of one topic once there are so many of them."""
+    def wait_for(self, is_there: Callable[[list[Seen]], bool], topic: str, timeout_s: float) -> list[Seen]:
+        """Give the records of one topic once there are those that are waited for."""
         deadline = time.monotonic() + timeout_s
         while True:
             found = [seen for seen in self._unread.values() if seen.topic == topic]
-            if len(found) >= count or time.monotonic() > deadline:
+            if is_there(found) or time.monotonic() > deadline:
                 return found
             self._read(_POLL_S)
 
-    def follow(self, sent: Collection[Sent], ends: Callable[[Trail], bool], tell: Tell, timeout_s: float) -> Trail:
+    def follow(
+        self, sent: Collection[Sent], ends: Callable[[Trail], bool], tell: Tell, timeout_s: float, quiet_s: float
+    ) -> Trail:
         """Follow commands until `ends` says that all is seen, and nothing more comes; or until the timeout."""
         trail, correlations = Trail(), {str(each.id) for each in sent}
         started: datetime | None = None
@@ -87,7 +91,7 @@ class Follower:
                 tell(seen, (seen.at - started).total_seconds(), self._handled(seen, trail))
                 trail.seen.append(seen)
                 quiet_since = time.monotonic()
-            if not ready and ends(trail) and time.monotonic() - quiet_since > _QUIET_S:
+            if not ready and ends(trail) and time.monotonic() - quiet_since >= quiet_s:
                 break
         return trail
 
@@ -106,7 +110,7 @@ class Follower:
             for seen in self._unread.values()
             if seen.correlation_id in correlations
             and seen.id not in told
-            and (seen.id in correlations or seen.causation_id in told)
+            and (seen.id in correlations or seen.causation_id in told or seen.type in BY_TIMER)
         ]
         return sorted(ready, key=lambda seen: (seen.at, seen.topic))
 
@@ -119,6 +123,6 @@ class Follower:
             if found >= expected:
                 return found
             if time.monotonic() > deadline:
-                trail.unhandled.append(short_name(seen.type))
+                trail.unhandled.append(seen.short_name)
                 return found
             time.sleep(_POLL_S)

@@ -30,16 +30,20 @@ class Narrator:
         """`names` are of those whose ids appear; add to it whoever turns up later."""
         self._console = console
         self.names = names
+        self._scenes = 0
 
     @property
     def width(self) -> int:
         """How wide the story is told."""
         return min(self._console.width, MAX_WIDTH)
 
-    def scene(self, number: int, title: str) -> None:
+    def scene(self, title: str) -> None:
         """Begin a scene."""
+        self._scenes += 1
         self._console.print()
-        self._console.print(Rule(Text(f"{number}. {title}", style="bold"), align="left", style="dim"), width=self.width)
+        self._console.print(
+            Rule(Text(f"{self._scenes}. {title}", style="bold"), align="left", style="dim"), width=self.width
+        )
 
     def say(self, text: str, style: str = "") -> None:
         """Say a sentence."""
@@ -60,6 +64,17 @@ class Narrator:
             else Text("no service needs it", style="dim"),
         )
         row.add_row("", Text(details(seen.body, self.names), style="dim"), Text(_topic(seen), style="dim"))
+        self._console.print(row, width=self.width)
+
+    def brief(self, seen: Seen, offset_s: float) -> None:
+        """Tell a message in a line: when, from whom, what, its key fields."""
+        row = Table.grid(padding=(0, 2, 0, 0))
+        row.add_column(width=_TIME_WIDTH, justify="right", no_wrap=True)
+        row.add_column(width=self.width - _TIME_WIDTH - 2, overflow="fold")
+        text = Text(sentence(seen), style=_style(seen))
+        if about := details(seen.body, self.names):
+            text.append(f"  {about}", style="dim not bold")
+        row.add_row(Text(f"{offset_s:.3f} s", style="cyan"), text)
         self._console.print(row, width=self.width)
 
     def heading(self) -> None:
@@ -126,33 +141,72 @@ def _plain(value: Any, _: Names) -> str:
     return str(value or "")
 
 
+def _worded(pattern: str) -> Callable[[Any, Names], str]:
+    """Put a text into words."""
+    return lambda value, _: pattern.format(value) if isinstance(value, str) else ""
+
+
 def _named(pattern: str) -> Callable[[Any, Names], str]:
     """Name who has an id; ids of nobody in the story are noise."""
     return lambda value, names: pattern.format(names[value]) if value in names else ""
+
+
+def _mode(value: Any, _: Names) -> str:
+    return {"amount": "to each", "top_up_to": "as each one’s balance"}.get(value, "")
+
+
+def _meant(value: Any, names: Names) -> str:
+    """Say who is to get units, or to be detached."""
+    if value == "all":
+        return "all members"
+    ids = [each["member_id"] if isinstance(each, dict) else each for each in value or ()]
+    return ", ".join(names[id_] for id_ in ids if id_ in names)
+
+
+def _legs(value: Any, names: Names) -> str:
+    return ", ".join(_leg(leg, names) for leg in value or ())
+
+
+def _leg(leg: dict[str, Any], names: Names) -> str:
+    id_ = leg.get("account_id") or leg.get("member_id")
+    preset = leg.get("top_up_to_units")
+    return f"{names.get(id_, 'somebody') if id_ else ''} {leg['amount_units'] if preset is None else f'up to {preset}'}"
+
+
+def _outcomes(value: Any, names: Names) -> str:
+    return ", ".join(f"{names.get(each['member_id'], 'somebody')} {each['outcome']}" for each in value or ())
+
+
+def _offers(value: Any, _: Names) -> str:
+    return ", ".join(f"{each['plan']} {each['price_units']} POP" for each in value or ())
 
 
 def _until(value: Any, _: Names) -> str:
     return f"until {value:%Y-%m-%d}" if value else ""
 
 
-def _fax(value: Any, _: Names) -> str:
-    return f"fax number {value}" if isinstance(value, str) else ""  # a plan says whether it has one
-
-
-def _because(value: Any, _: Names) -> str:
-    return f"because: {value}" if value else ""
-
-
 _TELLING: dict[str, Callable[[Any, Names], str]] = {
-    "code": _because,
+    "code": _worded("because: {}"),
+    "name": _worded("“{}”"),
+    "group_name": _worded("“{}”"),
+    "purpose": _plain,
     "amount_units": _units,
+    "mode": _mode,
+    "members": _meant,
+    "token": lambda value, _: "with a token" if value else "",  # never which
     "plan": _plain,
+    "plans": _offers,
     "price_units": _units,
     "email": _plain,
     "account_id": _named("{}’s account"),
+    "source_id": _named("{}’s account"),
+    "legs": _legs,
+    "outcomes": _outcomes,
     "owner_id": _named("group of {}"),
     "member_id": _named("member {}"),
-    "fax_number": _fax,
+    "recipient_id": _named("to {}"),
+    "subscriber_id": _named("{}"),
+    "fax_number": _worded("fax number {}"),  # a plan only says whether it has one
     "expires_at": _until,
 }
 """The fields that are told, in this order, and how."""

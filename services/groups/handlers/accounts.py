@@ -1,12 +1,26 @@
-"""What groups does with each message that is not a saga's reply."""
+"""Accounts: creating one for a new member, and what groups learns of everybody's."""
+
+from dataclasses import replace
+from datetime import datetime
+from uuid import UUID
 
 from contracts.groups import CreateMemberAccount, MemberAccountRefused
+from contracts.ledger import BalanceChanged
 from contracts.message import group_of
-from contracts.provisioning import PersonRecorded, PlanPublished
-from services._platform.messages import Incoming, Outcome
+from contracts.provisioning import (
+    AccountClosed,
+    AccountExpired,
+    AccountExtended,
+    AccountProvisioned,
+    PlanPublished,
+    SubscriberRegistered,
+)
+from services._platform.messages import Effect, Incoming, Outcome
 from services._platform.service import Moment
-from services.groups.domain import Address, Code, Group, Plan, membership_of
-from services.groups.sagas import CREATE_MEMBER_ACCOUNT
+from services.groups import facts
+from services.groups.domain import AccountState, Code, InvitationState, Plan, membership_of
+from services.groups.handlers.ownership import owner_of, why_not_owner
+from services.groups.sagas import CREATE_MEMBER_ACCOUNT, SAGAS
 from services.groups.store import Roster, saga_of
 
 
@@ -18,37 +32,96 @@ def create_member_account(roster: Roster, message: Incoming[CreateMemberAccount]
     code = _why_not(roster, message)
     if code is not None:
         return [MemberAccountRefused(group_id=command.group_id, code=code, command_type=command.TYPE)]
-    data = command.model_dump(mode="json") | {"owner_id": str(message.actor)}
-    return CREATE_MEMBER_ACCOUNT.begin(roster.sagas, saga_of(message), data, message, moment)
+    owner_id, saga_id = owner_of(message), saga_of(message)
+    facts.creation_asked(roster, saga_id, command.group_id, owner_id, command.price_units, moment)
+    data = command.model_dump(mode="json") | {"owner_id": str(owner_id)}
+    return CREATE_MEMBER_ACCOUNT.begin(roster.sagas, saga_id, data, message, moment)
 
 
 def _why_not(roster: Roster, message: Incoming[CreateMemberAccount]) -> Code | None:
     """Look in the order that the contract promises. Provisioning looks at plan, price and address again: it decides."""
     command = message.body
-    if message.actor is None or group_of(message.actor) != command.group_id:
-        return Code.NOT_OWNER
+    if (code := why_not_owner(roster, message, command.group_id)) is not None:
+        return code
     plan = roster.plans.get(command.plan)
     if plan is None:
         return Code.UNKNOWN_PLAN
     if plan.price_units != command.price_units:
         return Code.PRICE_CHANGED
-    holder = roster.addresses.get(command.email)
-    if holder is None:
+    holder_id = roster.holder(command.email)
+    if holder_id is None:
         return None
-    membership = roster.memberships.get(membership_of(command.group_id, holder.subscriber_id))
-    return Code.ALREADY_MEMBER if membership is not None else Code.EMAIL_TAKEN
-
-
-def person_recorded(roster: Roster, message: Incoming[PersonRecorded], moment: Moment) -> Outcome:
-    """Learn who somebody is: their address is taken, and their group is called what they are called."""
-    person = message.body
-    group = Group(group_of(person.subscriber_id), person.subscriber_id, f"{person.first_name} {person.last_name}")
-    roster.groups.put(group)
-    roster.addresses.put(Address(person.email, person.subscriber_id))
-    return ()
+    membership = roster.memberships.get(membership_of(command.group_id, holder_id))
+    return Code.ALREADY_MEMBER if membership is not None and membership.active else Code.EMAIL_TAKEN
 
 
 def plan_published(roster: Roster, message: Incoming[PlanPublished], moment: Moment) -> Outcome:
     """Learn today's price of a plan."""
-    roster.plans.put(Plan(message.body.plan, message.body.price_units))
+    plan = message.body
+    roster.plans.put(Plan(plan.plan, plan.price_units, plan.validity_days))
     return ()
+
+
+def balance_changed(roster: Roster, message: Incoming[BalanceChanged], moment: Moment) -> Outcome:
+    """Learn what is on an account. What is older than what is known already changes nothing."""
+    told = message.body
+    known = roster.subscriber(told.account_id)
+    if told.version > known.balance_version:
+        roster.subscribers.put(replace(known, available_units=told.available_units, balance_version=told.version))
+    return ()
+
+
+def subscriber_registered(roster: Roster, message: Incoming[SubscriberRegistered], moment: Moment) -> Outcome:
+    """Learn until when the account of somebody who signed up with Popfax itself works."""
+    return _lasts(roster, message.body.subscriber_id, message.body.expires_at)
+
+
+def account_provisioned(roster: Roster, message: Incoming[AccountProvisioned], moment: Moment) -> Outcome:
+    """Learn until when a new account works; it may be the reply that a saga waits for."""
+    _lasts(roster, message.body.account_id, message.body.expires_at)
+    return SAGAS.reply(roster, message, moment)
+
+
+def account_extended(roster: Roster, message: Incoming[AccountExtended], moment: Moment) -> Outcome:
+    """Learn until when an account works now."""
+    return _lasts(roster, message.body.account_id, message.body.expires_at)
+
+
+def _lasts(roster: Roster, id_: UUID, expires_at: datetime | None) -> Outcome:
+    """An answer may be given again long after, and says what was true then: only a later end is news."""
+    known = roster.subscriber(id_)
+    is_later = expires_at is not None and (known.expires_at is None or expires_at > known.expires_at)
+    if is_later and known.state is not AccountState.CLOSED:
+        roster.subscribers.put(replace(known, state=AccountState.ACTIVE, expires_at=expires_at))
+    return ()
+
+
+def account_expired(roster: Roster, message: Incoming[AccountExpired], moment: Moment) -> Outcome:
+    """Learn that an account has ended."""
+    known = roster.subscriber(message.body.account_id)
+    if known.state is not AccountState.CLOSED:
+        roster.subscribers.put(replace(known, state=AccountState.EXPIRED, expires_at=message.body.expires_at))
+    return ()
+
+
+def account_closed(roster: Roster, message: Incoming[AccountClosed], moment: Moment) -> Outcome:
+    """End all that a subscriber had with groups: memberships, invitations, the group of their own; and forget them."""
+    id_ = message.body.account_id
+    group_id = group_of(id_)
+    known = roster.subscriber(id_)
+    if known.state is AccountState.CLOSED:
+        return ()
+    roster.subscribers.put(replace(known, state=AccountState.CLOSED))
+    roster.groups.put(replace(roster.group(group_id, id_), closed_at=moment.now))
+    facts.forgotten(roster, id_)
+    effects: list[Effect] = []
+    for invitation in roster.invitations.values():
+        if invitation.state is InvitationState.PENDING and id_ in (invitation.subscriber_id, invitation.owner_id):
+            reason = "account_closed" if invitation.subscriber_id == id_ else "group_closed"
+            effects += facts.revoked(roster, invitation, reason, moment)
+    for member in roster.memberships.values():
+        if member.active and member.group_id == group_id:
+            effects += facts.left(roster, member, "group_closed", moment)
+        elif member.active and member.member_id == id_:
+            effects += facts.left(roster, member, "account_closed", moment)
+    return effects

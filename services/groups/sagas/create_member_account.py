@@ -8,7 +8,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from contracts.fields import Language
-from contracts.groups import CreateMemberAccount, MemberAccountCreated, MemberAccountRefused, MemberJoined
+from contracts.groups import CreateMemberAccount, MemberAccountCreated, MemberAccountRefused
 from contracts.ledger import (
     CaptureHold,
     HoldCaptured,
@@ -22,7 +22,8 @@ from contracts.provisioning import AccountProvisioned, AccountRefused, CancelPro
 from services._platform.messages import Outcome
 from services._platform.sagas import Saga, SagaRow, Step
 from services._platform.service import Moment
-from services.groups.domain import Membership, account_of, membership_of
+from services.groups import facts
+from services.groups.domain import account_of
 from services.groups.store import Roster
 
 
@@ -64,28 +65,20 @@ def capture_hold(saga: SagaRow) -> CaptureHold:
 def add_membership(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
     """The account exists and is paid: it is a member at once."""
     group_id, owner_id, member_id = UUID(saga.data["group_id"]), owner(saga), account_of(saga.id)
-    membership = Membership(membership_of(group_id, member_id), group_id, member_id, 1, moment.now)
-    state.memberships.put(membership)
-    return [
-        MemberJoined(
-            group_id=group_id,
-            owner_id=owner_id,
-            member_id=member_id,
-            epoch=membership.epoch,
-            via="account_created",
-        ),
-        MemberAccountCreated(
-            group_id=group_id,
-            owner_id=owner_id,
-            member_id=member_id,
-            plan=saga.data["plan"],
-            price_units=saga.data["price_units"],
-        ),
-    ]
+    facts.creation_ended(state, saga.id, member_id, None, moment)
+    created = MemberAccountCreated(
+        group_id=group_id,
+        owner_id=owner_id,
+        member_id=member_id,
+        plan=saga.data["plan"],
+        price_units=saga.data["price_units"],
+    )
+    return [*facts.joined(state, group_id, owner_id, member_id, "account_created", saga.actor, moment), created]
 
 
 def refuse(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
     """Nothing happened: no account, no payment, no membership."""
+    facts.creation_ended(state, saga.id, None, saga.code, moment)
     return [
         MemberAccountRefused(
             group_id=UUID(saga.data["group_id"]), code=saga.code or "cancelled", command_type=CreateMemberAccount.TYPE

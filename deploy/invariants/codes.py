@@ -1,0 +1,147 @@
+"""The list of the invariants: each by the way in which it can be broken."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """Every invariant, by the way in which it can be broken."""
+
+    # --- the books ---
+    BOOKS_NOT_ZERO = "books_not_zero"
+    """All entries together sum to zero: units are moved, never made."""
+    MOVEMENT_NOT_ZERO = "movement_not_zero"
+    """The entries of each transfer, and of each captured hold, sum to zero."""
+    ORPHAN_ENTRY = "orphan_entry"
+    """Every entry belongs to a transfer that was done or to a hold that was captured."""
+    TRANSFER_MISMATCH = "transfer_mismatch"
+    """The entries of a transfer bring its targets what the transfer says."""
+    CAPTURE_MISMATCH = "capture_mismatch"
+    """A captured hold has exactly one entry on its account, of its amount: it is captured once."""
+    COUNTERPART_MISMATCH = "counterpart_mismatch"
+    """Bought units come out of sales, spent ones go to consumption, captured ones to subscriptions, and so on."""
+    CORRECTION_MISMATCH = "correction_mismatch"
+    """A correction that was done <=> a movement of its id, of its amount."""
+    BALANCE_MISMATCH = "balance_mismatch"
+    """An account's balance is the sum of its entries."""
+    CHAIN_BROKEN = "chain_broken"
+    """An account's entries are numbered 1..n, and each begins with the balance with which the one before ended."""
+    OVERDRAWN = "overdrawn"
+    """Available units, and held ones, are never negative."""
+    HELD_MISMATCH = "held_mismatch"
+    """What an account holds back is the sum of its open holds."""
+    ORPHAN_HOLD = "orphan_hold"
+    """An open hold has a saga that will close it; when all is settled none is open."""
+
+    # --- accounts: created, paid, closed ---
+    PAYMENT_WITHOUT_ACCOUNT = "payment_without_account"
+    ACCOUNT_WITHOUT_PAYMENT = "account_without_payment"
+    ACCOUNT_WITHOUT_MEMBERSHIP = "account_without_membership"
+    MEMBERSHIP_WITHOUT_PAYMENT = "membership_without_payment"
+    MEMBERSHIP_WITHOUT_ACCOUNT = "membership_without_account"
+    MEMBERSHIP_TWICE = "membership_twice"
+    MEMBERSHIP_WITHOUT_SAGA = "membership_without_saga"
+    """An account was created <=> exactly one capture <=> exactly one membership began with it <=> a completed saga."""
+    COMPLETED_WITHOUT_MEMBERSHIP = "completed_without_membership"
+    REFUSED_NOT_RELEASED = "refused_not_released"
+    """A refused saga left its hold released, refused or burned ..."""
+    REFUSED_WITH_ACCOUNT = "refused_with_account"
+    """... and no account."""
+    SAGA_NOT_ENDED = "saga_not_ended"
+    """Every saga ends."""
+    PERSONAL_DATA_KEPT = "personal_data_kept"
+    """A saga that has ended has forgotten the personal data that it carried."""
+    REQUEST_MISMATCH = "request_mismatch"
+    """A granted request has its account, and an account that nobody registered has its granted request."""
+    PURCHASE_WITHOUT_PAYMENT = "purchase_without_payment"
+    """What was bought with units is paid with as many: its hold is captured ..."""
+    PAYMENT_WITHOUT_PURCHASE = "payment_without_purchase"
+    """... and nothing is captured for what was refused, or not given yet."""
+    PURCHASE_UNDECIDED = "purchase_undecided"
+    """Every purchase is done or refused in the end."""
+    OPTIONS_MISMATCH = "options_mismatch"
+    """An account has the options pack <=> it was bought for it, once."""
+    EXTENSION_MISMATCH = "extension_mismatch"
+    """An account that was extended ends when its last extension says."""
+    STATE_MISMATCH = "state_mismatch"
+    """Provisioning says whether an account is active, expired or closed; ledger and groups know the same."""
+    FAX_NUMBER_TWICE = "fax_number_twice"
+    """A fax number is one subscriber's."""
+    FAX_NUMBER_MISMATCH = "fax_number_mismatch"
+    """A number is assigned <=> its subscriber has it."""
+    EMAIL_TWICE = "email_twice"
+    """No two live accounts have the same e-mail address."""
+    ADDRESS_MISMATCH = "address_mismatch"
+    """An address is taken <=> its subscriber has it."""
+    DIRECTORY_MISMATCH = "directory_mismatch"
+    """Groups and notifications know of each live account's holder what provisioning knows."""
+    NOT_ERASED = "not_erased"
+    """Nobody knows any more whose a closed account was: not provisioning, groups, a group's name, or a mail."""
+
+    # --- groups ---
+    EPOCHS_BROKEN = "epochs_broken"
+    """The history tells of a subscriber's times in a group: 1..epoch, each ended but the last of an active member."""
+    MEMBER_AND_INVITED = "member_and_invited"
+    """A member has no pending invitation into the same group."""
+    INVITATION_MISMATCH = "invitation_mismatch"
+    """An invitation is pending <=> it is the one that is between its group and its subscriber: there is one."""
+    TALLY_MISMATCH = "tally_mismatch"
+    """As many invitations are pending as were counted, of each owner and of each subscriber."""
+    OPEN_AFTER_CLOSING = "open_after_closing"
+    """A closed account is in no group, a closed group has no members, and neither a pending invitation."""
+    HISTORY_MISMATCH = "history_mismatch"
+    """Each invitation, creation and member of a transfer has its line of history, and the line says what was."""
+    TRANSFER_UNMATCHED = "transfer_unmatched"
+    """Groups and the ledger say the same of a transfer: done with the same units for each member, or refused."""
+    TRANSFER_UNDECIDED = "transfer_undecided"
+    """Every transfer is done or refused in the end."""
+    BALANCE_STALE = "balance_stale"
+    """What groups shows as available is what the ledger says, as of that version; in the end, of the newest."""
+
+    # --- mails ---
+    MAIL_TWICE = "mail_twice"
+    """Each fact brings the mails that it is worth, not two of them ..."""
+    MAIL_MISSING = "mail_missing"
+    """... nor none, unless nobody knows any more whom to write to ..."""
+    MAIL_WITHOUT_CAUSE = "mail_without_cause"
+    """... and no mail tells of what never was."""
+
+    # --- the log ---
+    OUTCOME_MISSING = "outcome_missing"
+    """A command to groups, a bounced mail or a purchase with units gets an outcome ..."""
+    OUTCOME_TWICE = "outcome_twice"
+    """... and only one."""
+    ANSWER_MISSING = "answer_missing"
+    """The ledger and provisioning answer every command that they are given."""
+    CONTENT_CHANGED = "content_changed"
+    """A message that is published again is the same to the byte."""
+    OUT_OF_ORDER = "out_of_order"
+    """On one key, answers are in the order of what they answer."""
+    KEY_ON_TWO_PARTITIONS = "key_on_two_partitions"
+    """All records of a key are on one partition of a topic: elsewhere there is no order."""
+    VERSION_NOT_RISING = "version_not_rising"
+    """An account's balances are told in the order in which they were."""
+    MEMBERS_MISMATCH = "members_mismatch"
+    """Whoever reads `popfax.groups.members` from its start has today's memberships."""
+    EPOCH_IGNORED = "epoch_ignored"
+    """Who names one of a subscriber's times in a group ends that one, and none that followed."""
+    TOKEN_STALE = "token_stale"  # noqa: S105  (a code, no token)
+    """An invitation is opened by the token of its last mail, and by no other."""
+    OWNER_EXPOSED = "owner_exposed"
+    """No event but the balances', which groups alone reads, tells what is on anybody's account."""
+    PERSON_EXPOSED = "person_exposed"
+    """No event but the directory's carries an e-mail address or a telephone number."""
+    TOKEN_EXPOSED = "token_exposed"  # noqa: S105  (a code, no token)
+    """A token is in the command that has it mailed, and in those that bring it back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Something that is not as it must be: what, of which thing, and the figures. Ids only, no personal data."""
+
+    code: Code
+    subject: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.subject}: {self.detail}"

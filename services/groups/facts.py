@@ -1,0 +1,394 @@
+"""What becomes true of a group: each function changes the roster, writes the history, and gives the messages that tell.
+
+Handlers and the saga decide; here it happens, in one way whoever asked for it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from uuid import UUID
+
+from contracts.groups import (
+    End,
+    InvitationAccepted,
+    InvitationBounced,
+    InvitationDeclined,
+    InvitationExpired,
+    InvitationRevoked,
+    InvitationSent,
+    MemberJoined,
+    MemberLeft,
+    MembershipEnded,
+    MembershipRecorded,
+    TransferredLeg,
+    UnitsReceived,
+    UnitsTransferred,
+    Via,
+)
+from contracts.ledger import TransfersPosted
+from contracts.message import Event, group_of
+from contracts.notifications import SendInvitation
+from services._platform.messages import ClearTimer, Effect, SetTimer
+from services._platform.service import Moment
+from services.groups.domain import (
+    INVITATION_LIFETIME,
+    AccountState,
+    HistoryEntry,
+    Invitation,
+    InvitationState,
+    Kind,
+    Membership,
+    Tally,
+    Transfer,
+    TransferState,
+    got_by,
+    hash_of,
+    history_of_leg,
+    history_of_membership,
+    made_by,
+)
+from services.groups.store import Roster
+from services.groups.timers import InvitationDue
+
+# --- people -----------------------------------------------------------------------------------------------------------
+
+
+def forgotten(roster: Roster, subscriber_id: UUID) -> None:
+    """Who somebody was is erased: their address, and their group's name, which may tell."""
+    known = roster.subscriber(subscriber_id)
+    roster.subscribers.put(replace(known, email=None, first_name=None, last_name=None, language=None))
+    group = roster.groups.get(group_of(subscriber_id))
+    if group is not None:
+        roster.groups.put(replace(group, name="", renamed=False))
+
+
+# --- accounts for new members -----------------------------------------------------------------------------------------
+
+
+def creation_asked(
+    roster: Roster, saga_id: UUID, group_id: UUID, owner_id: UUID, price_units: int, moment: Moment
+) -> None:
+    """An account is to be created for a new member. Who it is meant for is in the saga alone, until its end."""
+    roster.history.put(
+        HistoryEntry(
+            id=saga_id,
+            group_id=group_id,
+            kind=Kind.ACCOUNT,
+            at=moment.now,
+            actor_id=owner_id,
+            member_id=None,
+            reference_id=saga_id,
+            units=price_units,
+            outcome="pending",
+            code=None,
+            ended_at=None,
+        )
+    )
+
+
+def creation_ended(roster: Roster, saga_id: UUID, member_id: UUID | None, code: str | None, moment: Moment) -> None:
+    """The account is created, and is `member_id`'s; or it is refused, and `code` says why."""
+    outcome = "refused" if member_id is None else "created"
+    line = roster.history[saga_id]
+    roster.history.put(replace(line, member_id=member_id, outcome=outcome, code=code, ended_at=moment.now))
+
+
+# --- memberships ------------------------------------------------------------------------------------------------------
+
+
+def joined(
+    roster: Roster, group_id: UUID, owner_id: UUID, member_id: UUID, via: Via, actor_id: UUID | None, moment: Moment
+) -> list[Effect]:
+    """A subscriber becomes a member; an invitation that is pending still has lost its sense.
+
+    What ended meanwhile ends this at once: the owner's account, or the member's.
+    """
+    before = roster.membership(group_id, owner_id, member_id)
+    if before.active:
+        return []  # an account that is just being paid can be invited already, and have accepted
+    effects: list[Effect] = []
+    if before.invitation_id is not None:
+        invitation = roster.invitations[before.invitation_id]
+        effects += revoked(roster, invitation, "joined", moment)
+        before = roster.membership(group_id, owner_id, member_id)
+    member = replace(before, active=True, epoch=before.epoch + 1, joined_at=moment.now, ended_at=None)
+    roster.memberships.put(member)
+    _lock_group(roster, group_id, owner_id)
+    roster.history.put(
+        HistoryEntry(
+            id=history_of_membership(member.id, member.epoch),
+            group_id=group_id,
+            kind=Kind.MEMBERSHIP,
+            at=moment.now,
+            actor_id=actor_id,
+            member_id=member_id,
+            reference_id=member.id,
+            units=None,
+            outcome="active",
+            code=via,
+            ended_at=None,
+        )
+    )
+    effects += [
+        MemberJoined(group_id=group_id, owner_id=owner_id, member_id=member_id, epoch=member.epoch, via=via),
+        MembershipRecorded(
+            membership_id=member.id,
+            group_id=group_id,
+            owner_id=owner_id,
+            member_id=member_id,
+            epoch=member.epoch,
+            state="active",
+            joined_at=moment.now,
+        ),
+    ]
+    if roster.is_closed(group_id):
+        effects += left(roster, member, "group_closed", moment)
+    elif roster.subscriber(member_id).state is AccountState.CLOSED:
+        effects += left(roster, member, "account_closed", moment)
+    return effects
+
+
+def _lock_group(roster: Roster, group_id: UUID, owner_id: UUID) -> None:
+    """Make a group's row if its owner's record has not come yet: what closes a group must find who is in it."""
+    if roster.groups.get(group_id) is None:
+        roster.groups.put(roster.group(group_id, owner_id))
+
+
+def left(roster: Roster, member: Membership, via: End, moment: Moment) -> list[Effect]:
+    """A membership ends. The account and its units stay the member's."""
+    roster.memberships.put(replace(member, active=False, ended_at=moment.now))
+    entry = roster.history[history_of_membership(member.id, member.epoch)]
+    roster.history.put(replace(entry, outcome=via, ended_at=moment.now))
+    return [
+        MemberLeft(
+            group_id=member.group_id,
+            owner_id=member.owner_id,
+            member_id=member.member_id,
+            epoch=member.epoch,
+            via=via,
+        ),
+        MembershipEnded(membership_id=member.id),
+    ]
+
+
+# --- invitations ------------------------------------------------------------------------------------------------------
+
+
+def invited(
+    roster: Roster, invitation_id: UUID, group_id: UUID, owner_id: UUID, subscriber_id: UUID, moment: Moment
+) -> list[Effect]:
+    """A subscriber is invited: anew, with `invitation_id`, or with a new token for the invitation that is pending."""
+    membership = roster.membership(group_id, owner_id, subscriber_id)
+    token = moment.token_bytes(32)
+    renewed = membership.invitation_id is not None
+    if membership.invitation_id is not None:
+        invitation = roster.invitations[membership.invitation_id]
+        invitation = replace(
+            invitation,
+            round=invitation.round + 1,
+            token_hash=hash_of(token),
+            expires_at=moment.now + INVITATION_LIFETIME,
+        )
+    else:
+        invitation = Invitation(
+            id=invitation_id,
+            group_id=group_id,
+            owner_id=owner_id,
+            subscriber_id=subscriber_id,
+            state=InvitationState.PENDING,
+            round=1,
+            token_hash=hash_of(token),
+            made_at=moment.now,
+            expires_at=moment.now + INVITATION_LIFETIME,
+            ended_at=None,
+        )
+        roster.memberships.put(replace(membership, invitation_id=invitation.id))
+        roster.history.put(
+            HistoryEntry(
+                id=invitation.id,
+                group_id=group_id,
+                kind=Kind.INVITATION,
+                at=moment.now,
+                actor_id=owner_id,
+                member_id=subscriber_id,
+                reference_id=invitation.id,
+                units=None,
+                outcome=InvitationState.PENDING.value,
+                code=None,
+                ended_at=None,
+            )
+        )
+    roster.invitations.put(invitation)
+    _lock_group(roster, group_id, owner_id)
+    _count(roster, made_by(owner_id), 0 if renewed else 1, 0, moment)  # the day's were counted when it was asked for
+    _count(roster, got_by(subscriber_id), 0 if renewed else 1, 1, moment)
+    group = roster.groups.get(group_id)
+    return [
+        InvitationSent(
+            group_id=group_id,
+            owner_id=owner_id,
+            invitation_id=invitation.id,
+            subscriber_id=subscriber_id,
+            expires_at=invitation.expires_at,
+            renewed=renewed,
+        ),
+        SendInvitation(
+            invitation_id=invitation.id,
+            round=invitation.round,
+            recipient_id=subscriber_id,
+            owner_id=owner_id,
+            group_name=group.name if group is not None and group.renamed else None,
+            token=token.hex(),
+            expires_at=invitation.expires_at,
+        ),
+        SetTimer(invitation.id, invitation.expires_at, InvitationDue(invitation_id=invitation.id)),
+    ]
+
+
+def asked(roster: Roster, owner_id: UUID, moment: Moment) -> None:
+    """An owner asked for an invitation, whatever comes of it: it counts against their day."""
+    _count(roster, made_by(owner_id), 0, 1, moment)
+
+
+def tally(roster: Roster, id_: UUID, moment: Moment) -> Tally:
+    """Give a tally as it is today."""
+    day = moment.now.date()
+    return (roster.tallies.get(id_) or Tally(id_, 0, day, 0)).on(day)
+
+
+def _count(roster: Roster, id_: UUID, pending: int, today: int, moment: Moment) -> None:
+    before = tally(roster, id_, moment)
+    roster.tallies.put(replace(before, pending=before.pending + pending, today=before.today + today))
+
+
+def accepted(roster: Roster, invitation: Invitation, moment: Moment) -> list[Effect]:
+    """The invited subscriber accepts, and becomes a member."""
+    group_id, owner_id, subscriber_id = invitation.group_id, invitation.owner_id, invitation.subscriber_id
+    told = InvitationAccepted(
+        group_id=group_id, owner_id=owner_id, invitation_id=invitation.id, subscriber_id=subscriber_id
+    )
+    ending = _invitation_ended(roster, invitation, InvitationState.ACCEPTED, told, None, moment)
+    return [*ending, *joined(roster, group_id, owner_id, subscriber_id, "invitation_accepted", subscriber_id, moment)]
+
+
+def declined(roster: Roster, invitation: Invitation, moment: Moment) -> list[Effect]:
+    """The invited subscriber declines."""
+    told = InvitationDeclined(
+        group_id=invitation.group_id,
+        owner_id=invitation.owner_id,
+        invitation_id=invitation.id,
+        subscriber_id=invitation.subscriber_id,
+    )
+    return _invitation_ended(roster, invitation, InvitationState.DECLINED, told, None, moment)
+
+
+def revoked(roster: Roster, invitation: Invitation, reason: str, moment: Moment) -> list[Effect]:
+    """The invitation is void: the owner says so (`revoked`), or it has lost its sense."""
+    told = InvitationRevoked(
+        group_id=invitation.group_id,
+        owner_id=invitation.owner_id,
+        invitation_id=invitation.id,
+        subscriber_id=invitation.subscriber_id,
+        reason=reason,
+    )
+    code = None if reason == "revoked" else reason
+    return _invitation_ended(roster, invitation, InvitationState.REVOKED, told, code, moment)
+
+
+def expired(roster: Roster, invitation: Invitation, moment: Moment) -> list[Effect]:
+    """Nobody answered in time."""
+    told = InvitationExpired(
+        group_id=invitation.group_id,
+        owner_id=invitation.owner_id,
+        invitation_id=invitation.id,
+        subscriber_id=invitation.subscriber_id,
+    )
+    return _invitation_ended(roster, invitation, InvitationState.EXPIRED, told, None, moment)
+
+
+def bounced(roster: Roster, invitation: Invitation, reason: str, moment: Moment) -> list[Effect]:
+    """The invitation's mail came back."""
+    told = InvitationBounced(
+        group_id=invitation.group_id,
+        owner_id=invitation.owner_id,
+        invitation_id=invitation.id,
+        subscriber_id=invitation.subscriber_id,
+        reason=reason,
+    )
+    return _invitation_ended(roster, invitation, InvitationState.BOUNCED, told, reason, moment)
+
+
+def _invitation_ended(
+    roster: Roster, invitation: Invitation, state: InvitationState, told: Event, code: str | None, moment: Moment
+) -> list[Effect]:
+    roster.invitations.put(replace(invitation, state=state, ended_at=moment.now))
+    membership = roster.membership(invitation.group_id, invitation.owner_id, invitation.subscriber_id)
+    roster.memberships.put(replace(membership, invitation_id=None))
+    roster.history.put(replace(roster.history[invitation.id], outcome=state.value, code=code, ended_at=moment.now))
+    _count(roster, made_by(invitation.owner_id), -1, 0, moment)
+    _count(roster, got_by(invitation.subscriber_id), -1, 0, moment)
+    return [told, ClearTimer(invitation.id)]
+
+
+# --- transfers --------------------------------------------------------------------------------------------------------
+
+
+def asked_for(roster: Roster, transfer: Transfer, member_ids: Iterable[UUID]) -> None:
+    """A transfer is asked of the ledger: each member has a line that waits for its outcome."""
+    roster.transfers.put(transfer)
+    for member_id in member_ids:
+        roster.history.put(
+            HistoryEntry(
+                id=history_of_leg(transfer.id, member_id),
+                group_id=transfer.group_id,
+                kind=Kind.TRANSFER,
+                at=transfer.asked_at,
+                actor_id=transfer.owner_id,
+                member_id=member_id,
+                reference_id=transfer.id,
+                units=None,
+                outcome=TransferState.PENDING.value,
+                code=None,
+                ended_at=None,
+            )
+        )
+
+
+def transferred(roster: Roster, transfer: Transfer, posted: TransfersPosted, moment: Moment) -> list[Effect]:
+    """The ledger has moved the units: the owner's side learns of all, each member of theirs."""
+    roster.transfers.put(
+        replace(transfer, state=TransferState.DONE, total_units=posted.total_units, ended_at=moment.now)
+    )
+    for leg in posted.legs:
+        entry = roster.history[history_of_leg(transfer.id, leg.account_id)]
+        roster.history.put(
+            replace(entry, outcome=TransferState.DONE.value, units=leg.amount_units, ended_at=moment.now)
+        )
+    receipt = UnitsTransferred(
+        group_id=transfer.group_id,
+        owner_id=transfer.owner_id,
+        transfer_id=transfer.id,
+        mode=transfer.mode,
+        amount_units=transfer.amount_units,
+        legs=tuple(TransferredLeg(member_id=leg.account_id, amount_units=leg.amount_units) for leg in posted.legs),
+        total_units=posted.total_units,
+    )
+    received = [
+        UnitsReceived(
+            group_id=transfer.group_id,
+            owner_id=transfer.owner_id,
+            member_id=leg.account_id,
+            transfer_id=transfer.id,
+            amount_units=leg.amount_units,
+        )
+        for leg in posted.legs
+        if leg.amount_units
+    ]
+    return [receipt, *received]
+
+
+def refused(roster: Roster, transfer: Transfer, code: str, moment: Moment) -> None:
+    """The ledger has moved nothing."""
+    roster.transfers.put(replace(transfer, state=TransferState.REFUSED, code=code, ended_at=moment.now))
+    for entry in roster.history.values():
+        if entry.reference_id == transfer.id:
+            roster.history.put(replace(entry, outcome=TransferState.REFUSED.value, code=code, ended_at=moment.now))

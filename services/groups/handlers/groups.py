@@ -1,0 +1,71 @@
+"""The group itself, and who its owner is."""
+
+from dataclasses import replace
+
+from contracts.groups import GroupRenamed, RenameGroup, RenameRefused
+from contracts.message import group_of
+from contracts.provisioning import PersonErased, PersonRecorded
+from services._platform.messages import Incoming, Outcome
+from services._platform.service import Moment
+from services.groups import facts
+from services.groups.domain import AccountState, HistoryEntry, Kind
+from services.groups.handlers.ownership import owner_of, why_not_owner
+from services.groups.store import Roster, renaming_of
+
+
+def rename_group(roster: Roster, message: Incoming[RenameGroup], moment: Moment) -> Outcome:
+    """Call the group what its owner wants; from now on it does not follow their own name."""
+    command = message.body
+    code = why_not_owner(roster, message, command.group_id)
+    if code is not None:
+        return [RenameRefused(group_id=command.group_id, code=code, command_type=command.TYPE)]
+    owner_id, line_id = owner_of(message), renaming_of(message)
+    if roster.history.get(line_id) is not None:
+        return ()  # a repetition that the inbox, which forgets one day, let through: a newer name stays
+    roster.groups.put(replace(roster.group(command.group_id, owner_id), name=command.name, renamed=True))
+    roster.history.put(
+        HistoryEntry(
+            id=line_id,
+            group_id=command.group_id,
+            kind=Kind.NAME,
+            at=moment.now,
+            actor_id=owner_id,
+            member_id=None,
+            reference_id=command.group_id,
+            units=None,
+            outcome="renamed",
+            code=None,
+            ended_at=moment.now,
+        )
+    )
+    return [GroupRenamed(group_id=command.group_id, owner_id=owner_id)]
+
+
+def person_recorded(roster: Roster, message: Incoming[PersonRecorded], moment: Moment) -> Outcome:
+    """Learn who somebody is; their group follows their name until it is renamed.
+
+    Of somebody whose account is closed already nothing is learned any more.
+    """
+    person = message.body
+    known = roster.subscriber(person.subscriber_id)
+    if known.state is AccountState.CLOSED:
+        return ()
+    roster.subscribers.put(
+        replace(
+            known,
+            email=person.email,
+            first_name=person.first_name,
+            last_name=person.last_name,
+            language=person.language.value,
+        )
+    )
+    group = roster.group(group_of(person.subscriber_id), person.subscriber_id)
+    name = group.name if group.renamed else f"{person.first_name} {person.last_name}"
+    roster.groups.put(replace(group, name=name))
+    return ()
+
+
+def person_erased(roster: Roster, message: Incoming[PersonErased], moment: Moment) -> Outcome:
+    """Forget who somebody was."""
+    facts.forgotten(roster, message.body.subscriber_id)
+    return ()

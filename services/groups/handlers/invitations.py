@@ -1,0 +1,155 @@
+"""Invitations: made, answered, taken back, run out, come back. Exactly one end wins, whatever the order."""
+
+from uuid import UUID
+
+from contracts.groups import (
+    AcceptInvitation,
+    AccountCreationRequired,
+    DeclineInvitation,
+    InvitationAnswerRefused,
+    InvitationRefused,
+    InviteByEmail,
+    PlanOffer,
+    RevocationRefused,
+    RevokeInvitation,
+)
+from contracts.notifications import MailUndeliverable
+from services._platform.messages import Effect, Incoming, Outcome
+from services._platform.service import Moment
+from services.groups import facts
+from services.groups.domain import Code, Invitation, InvitationState, got_by, made_by
+from services.groups.handlers.ownership import owner_of, why_not_owner
+from services.groups.store import Roster, invitation_of
+from services.groups.timers import InvitationDue
+
+
+def invite_by_email(roster: Roster, message: Incoming[InviteByEmail], moment: Moment) -> Outcome:
+    """Invite the subscriber who has the address, or say what an account for it would cost."""
+    command = message.body
+    if roster.invitations.get(invitation_of(message)) is not None:
+        return ()  # a repetition that the inbox, which forgets one day, let through: it was sent, and may have ended
+    holder_id = roster.holder(command.email)
+    code = why_not_owner(roster, message, command.group_id) or _why_not_invited(roster, message, holder_id, moment)
+    if code is not None:
+        return [InvitationRefused(group_id=command.group_id, code=code, command_type=command.TYPE)]
+    owner_id, invitation_id = owner_of(message), invitation_of(message)
+    facts.asked(roster, owner_id, moment)
+    if holder_id is None:
+        return [AccountCreationRequired(group_id=command.group_id, owner_id=owner_id, plans=_offers(roster))]
+    return facts.invited(roster, invitation_id, command.group_id, owner_id, holder_id, moment)
+
+
+def _why_not_invited(
+    roster: Roster, message: Incoming[InviteByEmail], holder_id: UUID | None, moment: Moment
+) -> Code | None:
+    """Look in the order that the contract promises. An address that nobody has counts against the owner's day alone."""
+    quotas, owner_id = roster.quotas, owner_of(message)
+    made = facts.tally(roster, made_by(owner_id), moment)
+    if holder_id is None:
+        return Code.QUOTA_OWNER_DAY if made.today >= quotas.owner_day else None
+    if holder_id == owner_id:
+        return Code.OWN_ADDRESS
+    membership = roster.membership(message.body.group_id, owner_id, holder_id)
+    if membership.active:
+        return Code.ALREADY_MEMBER
+    got = facts.tally(roster, got_by(holder_id), moment)
+    is_new = membership.invitation_id is None
+    exceeded = (
+        (Code.QUOTA_OWNER_DAY, made.today >= quotas.owner_day),
+        (Code.QUOTA_OWNER_PENDING, is_new and made.pending >= quotas.owner_pending),
+        (Code.QUOTA_ADDRESS_DAY, got.today >= quotas.address_day),
+        (Code.QUOTA_ADDRESS_PENDING, is_new and got.pending >= quotas.address_pending),
+    )
+    return next((code for code, is_exceeded in exceeded if is_exceeded), None)
+
+
+def _offers(roster: Roster) -> tuple[PlanOffer, ...]:
+    plans = sorted(roster.plans.values(), key=lambda plan: plan.plan)
+    return tuple(
+        PlanOffer(plan=plan.plan, price_units=plan.price_units, validity_days=plan.validity_days) for plan in plans
+    )
+
+
+def accept_invitation(roster: Roster, message: Incoming[AcceptInvitation], moment: Moment) -> Outcome:
+    """Make the invited subscriber a member."""
+    invitation, refusal = _answerable(roster, message, moment)
+    return refusal if invitation is None else facts.accepted(roster, invitation, moment)
+
+
+def decline_invitation(roster: Roster, message: Incoming[DeclineInvitation], moment: Moment) -> Outcome:
+    """End the invitation, as the invited subscriber wants."""
+    invitation, refusal = _answerable(roster, message, moment)
+    return refusal if invitation is None else facts.declined(roster, invitation, moment)
+
+
+def _answerable(
+    roster: Roster, message: Incoming[AcceptInvitation | DeclineInvitation], moment: Moment
+) -> tuple[Invitation | None, Outcome]:
+    """Give the invitation if it can be answered, else what to say. One whose time is up, its timer being late, ends."""
+    command = message.body
+    invitation = roster.invitations.get(command.invitation_id)
+    code = _why_not_answered(message, invitation)
+    effects: list[Effect] = []
+    if code is None and invitation is not None and invitation.expires_at <= moment.now:
+        effects += facts.expired(roster, invitation, moment)
+        code = InvitationState.EXPIRED.refusal
+    if code is None:
+        return invitation, ()
+    told = InvitationAnswerRefused(invitation_id=command.invitation_id, code=code, command_type=command.TYPE)
+    return None, [*effects, told]
+
+
+def _why_not_answered(
+    message: Incoming[AcceptInvitation | DeclineInvitation], invitation: Invitation | None
+) -> str | None:
+    """The token speaks for the invited subscriber; without it they must be the actor. Nobody else will do."""
+    token, actor = message.body.token, message.actor
+    if invitation is None:
+        return Code.UNKNOWN_INVITATION
+    if (actor is None and token is None) or actor not in (None, invitation.subscriber_id):
+        return Code.NOT_INVITED
+    if token is not None and not invitation.is_opened_by(token):
+        return Code.TOKEN_INVALID
+    return None if invitation.state is InvitationState.PENDING else invitation.state.refusal
+
+
+def revoke_invitation(roster: Roster, message: Incoming[RevokeInvitation], moment: Moment) -> Outcome:
+    """Take an invitation back, as the owner wants."""
+    command = message.body
+    invitation = roster.invitations.get(command.invitation_id)
+    code = why_not_owner(roster, message, command.group_id) or _why_not_revoked(command, invitation)
+    if invitation is not None and code is None:
+        return facts.revoked(roster, invitation, "revoked", moment)
+    return [
+        RevocationRefused(
+            group_id=command.group_id,
+            invitation_id=command.invitation_id,
+            code=code or Code.UNKNOWN_INVITATION,
+            command_type=command.TYPE,
+        )
+    ]
+
+
+def _why_not_revoked(command: RevokeInvitation, invitation: Invitation | None) -> str | None:
+    if invitation is None or invitation.group_id != command.group_id:
+        return Code.UNKNOWN_INVITATION
+    return None if invitation.state is InvitationState.PENDING else invitation.state.refusal
+
+
+def invitation_due(roster: Roster, message: Incoming[InvitationDue], moment: Moment) -> Outcome:
+    """End an invitation that nobody answered; one that was renewed has another timer, and one that ended needs none."""
+    invitation = roster.invitations.get(message.body.invitation_id)
+    if invitation is None or invitation.state is not InvitationState.PENDING or moment.now < invitation.expires_at:
+        return ()
+    return facts.expired(roster, invitation, moment)
+
+
+def mail_undeliverable(roster: Roster, message: Incoming[MailUndeliverable], moment: Moment) -> Outcome:
+    """End an invitation whose last mail came back. An earlier mail's fate says nothing of the last one."""
+    told = message.body
+    if told.invitation_id is None:
+        return ()
+    invitation = roster.invitations.get(told.invitation_id)
+    if invitation is None or invitation.state is not InvitationState.PENDING or told.round != invitation.round:
+        return ()
+    return facts.bounced(roster, invitation, told.reason, moment)

@@ -1,0 +1,51 @@
+"""How memberships end: the owner detaches, or the member leaves."""
+
+from contracts.groups import (
+    DetachMembers,
+    Detachment,
+    DetachmentRefused,
+    LeaveGroup,
+    LeaveRefused,
+    MembersDetached,
+)
+from services._platform.messages import Effect, Incoming, Outcome
+from services._platform.service import Moment
+from services.groups import facts
+from services.groups.domain import Code, Membership, membership_of
+from services.groups.handlers.ownership import owner_of, why_not_owner
+from services.groups.store import Roster
+
+
+def detach_members(roster: Roster, message: Incoming[DetachMembers], moment: Moment) -> Outcome:
+    """End the memberships that the owner names, each for itself."""
+    command = message.body
+    code = why_not_owner(roster, message, command.group_id)
+    if code is not None:
+        return [DetachmentRefused(group_id=command.group_id, code=code, command_type=command.TYPE)]
+    effects: list[Effect] = []
+    outcomes: list[Detachment] = []
+    for named in command.members:
+        member = roster.memberships.get(membership_of(command.group_id, named.member_id))
+        if member is not None and _is_meant(member, named.epoch):
+            effects += facts.left(roster, member, "detached", moment)
+            outcomes.append(Detachment(member_id=named.member_id, outcome="detached"))
+        else:
+            outcomes.append(Detachment(member_id=named.member_id, outcome="not_member"))
+    told = MembersDetached(group_id=command.group_id, owner_id=owner_of(message), outcomes=tuple(outcomes))
+    return [told, *effects]
+
+
+def leave_group(roster: Roster, message: Incoming[LeaveGroup], moment: Moment) -> Outcome:
+    """End the actor's own membership."""
+    command = message.body
+    member = None
+    if message.actor is not None:
+        member = roster.memberships.get(membership_of(command.group_id, message.actor))
+    if member is None or not _is_meant(member, command.epoch):
+        return [LeaveRefused(group_id=command.group_id, code=Code.NOT_MEMBER, command_type=command.TYPE)]
+    return facts.left(roster, member, "left", moment)
+
+
+def _is_meant(member: Membership, epoch: int | None) -> bool:
+    """A message that names an epoch, and comes late, must not touch the membership that followed."""
+    return member.active and epoch in (None, member.epoch)

@@ -1,0 +1,22 @@
+"""Who may act for a group."""
+
+from typing import Any
+from uuid import UUID
+
+from contracts.message import group_of
+from services._platform.messages import Incoming
+from services.groups.domain import Code
+from services.groups.store import Roster
+
+
+def why_not_owner(roster: Roster, message: Incoming[Any], group_id: UUID) -> Code | None:
+    """Say why the actor may not do what an owner may, None if they may."""
+    if message.actor is None or group_of(message.actor) != group_id:
+        return Code.NOT_OWNER
+    return Code.GROUP_CLOSED if roster.is_closed(group_id) else None
+
+
+def owner_of(message: Incoming[Any]) -> UUID:
+    """Give the actor, whom `why_not_owner` has found to be the owner."""
+    assert message.actor is not None, "an owner is somebody"
+    return message.actor

@@ -1,0 +1,89 @@
+"""Units from an owner to members: groups says who may get them, the ledger whether they are there."""
+
+from uuid import UUID
+
+from contracts.groups import MAX_MEMBERS, TransferRefused, TransferUnits
+from contracts.ledger import Leg, PostTransfers, TransfersPosted, TransfersRefused
+from services._platform.messages import Incoming, Outcome
+from services._platform.service import Moment
+from services.groups import facts
+from services.groups.domain import Code, Transfer, TransferState, membership_of
+from services.groups.handlers.ownership import owner_of, why_not_owner
+from services.groups.store import Roster, transfer_of
+
+
+def transfer_units(roster: Roster, message: Incoming[TransferUnits], moment: Moment) -> Outcome:
+    """Ask the ledger for a transfer to those who are members now."""
+    command, id_ = message.body, transfer_of(message)
+    if roster.transfers.get(id_) is not None:
+        return ()  # a repetition that the inbox, which forgets one day, let through: the ledger answers it, or has
+    if (code := why_not_owner(roster, message, command.group_id)) is not None:
+        return [_refused(command.group_id, id_, code)]
+    member_ids = _meant(roster, command)
+    code, outsiders = _why_not(roster, command, member_ids)
+    if code is not None:
+        return [_refused(command.group_id, id_, code, outsiders)]
+    owner_id = owner_of(message)
+    transfer = Transfer(
+        id=id_,
+        group_id=command.group_id,
+        owner_id=owner_id,
+        mode=command.mode,
+        amount_units=command.amount_units,
+        state=TransferState.PENDING,
+        code=None,
+        total_units=None,
+        asked_at=moment.now,
+        ended_at=None,
+    )
+    facts.asked_for(roster, transfer, member_ids)
+    legs = tuple(_leg(command, member_id) for member_id in member_ids)
+    return [PostTransfers(transfer_id=id_, source_id=owner_id, reference=str(command.group_id), legs=legs)]
+
+
+def _meant(roster: Roster, command: TransferUnits) -> tuple[UUID, ...]:
+    if command.members == "all":
+        return tuple(member.member_id for member in roster.members(command.group_id))
+    return command.members
+
+
+def _why_not(
+    roster: Roster, command: TransferUnits, member_ids: tuple[UUID, ...]
+) -> tuple[Code | None, tuple[UUID, ...]]:
+    """Say why not, and who is no member."""
+    memberships = ((id_, roster.memberships.get(membership_of(command.group_id, id_))) for id_ in member_ids)
+    outsiders = tuple(id_ for id_, membership in memberships if membership is None or not membership.active)
+    if outsiders:
+        return Code.NOT_MEMBER, outsiders
+    if not member_ids:
+        return Code.NO_MEMBERS, ()
+    return (Code.TOO_MANY_MEMBERS if len(member_ids) > MAX_MEMBERS else None), ()
+
+
+def _leg(command: TransferUnits, member_id: UUID) -> Leg:
+    if command.mode == "top_up_to":
+        return Leg(account_id=member_id, top_up_to_units=command.amount_units)
+    return Leg(account_id=member_id, amount_units=command.amount_units)
+
+
+def transfers_posted(roster: Roster, message: Incoming[TransfersPosted], moment: Moment) -> Outcome:
+    """Tell both sides what a transfer of ours came to."""
+    transfer = roster.transfers.get(message.body.transfer_id)
+    if transfer is None or transfer.state is not TransferState.PENDING:
+        return ()
+    return facts.transferred(roster, transfer, message.body, moment)
+
+
+def transfers_refused(roster: Roster, message: Incoming[TransfersRefused], moment: Moment) -> Outcome:
+    """Tell the owner that the ledger has moved nothing, and why."""
+    transfer = roster.transfers.get(message.body.transfer_id)
+    if transfer is None or transfer.state is not TransferState.PENDING:
+        return ()
+    facts.refused(roster, transfer, message.body.code, moment)
+    return [_refused(transfer.group_id, transfer.id, message.body.code)]
+
+
+def _refused(group_id: UUID, transfer_id: UUID, code: str, outsiders: tuple[UUID, ...] = ()) -> TransferRefused:
+    return TransferRefused(
+        group_id=group_id, transfer_id=transfer_id, code=code, command_type=TransferUnits.TYPE, members=outsiders
+    )

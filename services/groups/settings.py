@@ -1,0 +1,59 @@
+"""What groups needs to be told beside what every service does."""
+
+from pydantic import Field, HttpUrl, field_validator
+
+from services._platform.settings import ServiceSettings
+from services.groups.domain import Quotas
+
+_DEFAULT = Quotas()
+
+
+class GroupsSettings(ServiceSettings):
+    """How many invitations are allowed, and how people are known who come over HTTP."""
+
+    invitations_owner_day: int = Field(
+        _DEFAULT.owner_day, ge=1, description="invitations that one owner may ask for on one day (UTC), renewals too"
+    )
+    invitations_owner_pending: int = Field(
+        _DEFAULT.owner_pending, ge=1, description="invitations of one owner that may be pending"
+    )
+    invitations_address_day: int = Field(
+        _DEFAULT.address_day, ge=1, description="invitation mails that one subscriber may get on one day, from anybody"
+    )
+    invitations_address_pending: int = Field(
+        _DEFAULT.address_pending, ge=1, description="invitations of one subscriber that may be pending, from anybody"
+    )
+
+    jwt_jwks: str | None = Field(
+        None,
+        description="the platform's public keys (JWKS): a file, or an `https://` address; without them neither API nor"
+        " page is served",
+    )
+    jwt_audience: str = Field("popfax-groups", min_length=1, description="the `aud` that a token must have")
+    jwt_issuer: str | None = Field(None, description="the `iss` that a token must have; none: any")
+    jwt_development_keys: bool = Field(
+        False, description="whether keys made for development (`kid` beginning with `dev-`) are good: here alone"
+    )
+    web_pool: int = Field(5, ge=1, le=50, description="connections to PostgreSQL for API and page, beside the others")
+    sse_connections: int = Field(500, ge=0, description="browsers that may wait for changes at the same time")
+    platform_url: HttpUrl = Field(
+        HttpUrl("https://www.popfax.example"), description="the platform's own site: where people log in, and pay money"
+    )
+
+    @field_validator("jwt_jwks")
+    @classmethod
+    def _not_in_the_clear(cls, place: str | None) -> str | None:
+        """Whoever can change the keys under way is anybody that they like."""
+        if place and "://" in place and not place.startswith(("https://", "http://127.0.0.1:", "http://localhost:")):
+            raise ValueError("give a file, or an https:// address")
+        return place or None
+
+    @property
+    def quotas(self) -> Quotas:
+        """Give them as the handlers know them."""
+        return Quotas(
+            owner_day=self.invitations_owner_day,
+            owner_pending=self.invitations_owner_pending,
+            address_day=self.invitations_address_day,
+            address_pending=self.invitations_address_pending,
+        )

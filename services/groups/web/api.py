@@ -1,0 +1,355 @@
+"""The query API, `/v1`: what is the asker's, what became of what they asked for, and what they ask for now.
+
+Routes are about whom the token speaks for. Somebody else's group is not there for them: 404, as for one that never was.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Annotated, Any, Generic, TypeVar
+from uuid import UUID
+
+from fastapi import Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
+from fastapi.openapi.utils import get_openapi
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from contracts import message as contract
+from contracts.message import group_of
+from services.groups.commands import POSTABLE
+from services.groups.domain import CommandState
+from services.groups.web import queries
+from services.groups.web.auth import Asker, BadToken, NoKeys
+from services.groups.web.changes import EventStream
+from services.groups.web.cursor import BadCursor, Cursor
+from services.groups.web.desk import Desk
+from services.groups.web.posting import IdConflict, command_of, id_for, is_about_own_group
+from services.groups.web.problems import (
+    Problem,
+    ProblemError,
+    answer_with_problems,
+    documented,
+    malformed,
+    not_found,
+    unavailable,
+)
+from services.groups.web.queries import Filter, View
+
+MAX_BODY_BYTES = 256 * 1024
+"""A thousand members fit in."""
+
+OPEN = "/openapi.json"
+"""What is shown without a token."""
+
+T = TypeVar("T")
+
+_ALWAYS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class Items(View, Generic[T]):
+    """All there are."""
+
+    items: tuple[T, ...]
+
+
+class Posted(View):
+    """A command that is on its way: `Location` says where to ask what became of it."""
+
+    id: UUID
+    state: CommandState = CommandState.PENDING
+
+
+def api(desk: Desk) -> FastAPI:
+    """Make the application, to be mounted under `/v1`."""
+    app = FastAPI(
+        title="Popfax Groups",
+        version="1",
+        summary="One subscriber runs, and pays for, the accounts of colleagues, branches or clients.",
+        openapi_url=OPEN,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(HTTPBearer(auto_error=False, bearerFormat="JWT"))],
+        responses=documented(*_ALWAYS),
+        generate_unique_id_function=lambda route: route.name,
+    )
+    answer_with_problems(app)
+    _add_own(app, desk)
+    _add_group(app, desk)
+    _add_commands(app, desk)
+    _add_events(app, desk)
+    app.add_middleware(_Door, desk=desk)
+    _complete_openapi(app)
+    return app
+
+
+class _Door:
+    """Lets nobody in without a good token, and reads nothing before. What leaves is for whoever asked alone."""
+
+    def __init__(self, app: ASGIApp, desk: Desk) -> None:
+        self._app = app
+        self._desk = desk
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(each for each in _HEADERS if each[0] not in given)]
+            await send(message)
+
+        request = Request(scope)
+        if request.url.path != f"{scope.get('root_path', '')}{OPEN}":
+            try:
+                request.state.asker = await _asker(self._desk, request.headers.get("authorization"))
+            except ProblemError as problem:
+                return await problem.response()(scope, receive, guarded)
+        return await self._app(scope, _bounded(receive), guarded)
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Read no more of a body than anybody needs to send."""
+    taken = 0
+
+    async def bounded() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > MAX_BODY_BYTES:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        return message
+
+    return bounded
+
+
+_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+
+
+async def _asker(desk: Desk, header: str | None) -> Asker:
+    scheme, _, token = (header or "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise _unauthorized("token_missing", "Bearer")
+    try:
+        return await desk.tokens.asker(token.strip())
+    except BadToken as bad:
+        raise _unauthorized(bad.code, f'Bearer error="invalid_token", error_description="{bad.code}"') from bad
+    except NoKeys as error:
+        raise unavailable("keys_unavailable", "Tokens can't be checked now") from error
+
+
+def _unauthorized(code: str, challenge: str) -> ProblemError:
+    title = "A good bearer token is needed"
+    return ProblemError(HTTPStatus.UNAUTHORIZED, code, title, headers={"WWW-Authenticate": challenge})
+
+
+def _whoever_asks(request: Request) -> Asker:
+    asker: Asker = request.state.asker
+    return asker
+
+
+Who = Annotated[Asker, Depends(_whoever_asks)]
+
+
+# --- what is the asker's ----------------------------------------------------------------------------------------------
+
+
+def _add_own(app: FastAPI, desk: Desk) -> None:
+    @app.get("/units")
+    async def units(who: Who) -> queries.Account:
+        """What the asker's own account says: what can be spent, and until when it works."""
+        async with desk.reading() as connection:
+            return await queries.account(connection, who.id)
+
+    @app.get("/memberships")
+    async def memberships(who: Who) -> Items[queries.JoinedGroup]:
+        """The groups of others that the asker is a member of. Of their owners: the name, and nothing else."""
+        async with desk.reading() as connection:
+            return Items(items=await queries.memberships_of(connection, who.id))
+
+    @app.get("/invitations")
+    async def invitations(who: Who) -> Items[queries.ReceivedInvitation]:
+        """The invitations that wait for the asker's answer."""
+        async with desk.reading() as connection:
+            return Items(items=await queries.invitations_to(connection, who.id))
+
+    @app.get("/plans")
+    async def plans() -> Items[queries.PlanOnSale]:
+        """The plans that an account can be created on, with today's prices."""
+        async with desk.reading() as connection:
+            return Items(items=await queries.plans_on_sale(connection))
+
+
+def _add_group(app: FastAPI, desk: Desk) -> None:
+    absent = documented(HTTPStatus.NOT_FOUND)
+
+    async def shown(owner_id: UUID) -> queries.OwnGroup:
+        async with desk.reading() as connection:
+            return await queries.group_of_owner(connection, owner_id)
+
+    async def told(owner_id: UUID, filter_: Filter, cursor: str | None, limit: int) -> queries.HistoryPage:
+        try:
+            after = None if cursor is None else Cursor.parse(cursor)
+        except BadCursor as error:
+            raise malformed([{"loc": ("query", "cursor"), "type": "not_a_cursor"}]) from error
+        async with desk.reading() as connection:
+            return await queries.history_of(connection, owner_id, filter_, after, limit)
+
+    @app.get("/group")
+    async def group(who: Who) -> queries.OwnGroup:
+        """The asker's own group: its name, its members with their state and units, its pending invitations."""
+        return await shown(who.id)
+
+    @app.get("/group/members")
+    async def group_members(who: Who) -> Items[queries.Member]:
+        """The members of the asker's own group, with their state and units."""
+        async with desk.reading() as connection:
+            return Items(items=await queries.members_of(connection, who.id))
+
+    @app.get("/group/invitations")
+    async def group_invitations(who: Who) -> Items[queries.PendingInvitation]:
+        """The pending invitations into the asker's own group."""
+        async with desk.reading() as connection:
+            return Items(items=await queries.invitations_by(connection, who.id))
+
+    @app.get("/history")
+    async def history(who: Who, stretch: _Stretch) -> queries.HistoryPage:
+        """The history of the asker's own group, newest first."""
+        return await told(who.id, stretch.filter, stretch.cursor, stretch.limit)
+
+    @app.get("/groups/{group_id}", responses=absent)
+    async def group_by_id(who: Who, group_id: UUID) -> queries.OwnGroup:
+        """The group with an id, for its owner."""
+        return await shown(_owner(who, group_id))
+
+    @app.get("/groups/{group_id}/history", responses=absent)
+    async def history_by_id(who: Who, group_id: UUID, stretch: _Stretch) -> queries.HistoryPage:
+        """The history of the group with an id, for its owner."""
+        return await told(_owner(who, group_id), stretch.filter, stretch.cursor, stretch.limit)
+
+
+class _StretchWanted(BaseModel):
+    """Which lines of a history, and how many."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    filter: Filter = Filter.ALL
+    cursor: str | None = Field(None, max_length=100, description="`next` of the page before")
+    limit: int = Field(50, ge=1, le=200)
+
+
+_Stretch = Annotated[_StretchWanted, Query()]
+
+
+def _owner(who: Asker, group_id: UUID) -> UUID:
+    if group_of(who.id) != group_id:
+        raise not_found()
+    return who.id
+
+
+# --- what the asker asks for ------------------------------------------------------------------------------------------
+
+_Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=r"^[!-~]{1,200}$",
+        description="the same key with the same command asks once; a UUID becomes the command's id",
+    ),
+]
+
+
+def _add_commands(app: FastAPI, desk: Desk) -> None:
+    @app.get("/commands/{id}", responses=documented(HTTPStatus.NOT_FOUND))
+    async def command(who: Who, id_: Annotated[UUID, Path(alias="id")]) -> queries.Command:
+        """What became of a command that the asker posted: pending, done, or refused with its code."""
+        async with desk.reading() as connection:
+            found = await queries.command(connection, id_, who.id)
+        if found is None:
+            raise not_found()
+        return found
+
+    for name, model in POSTABLE.items():
+        app.add_api_route(
+            f"/commands/{name}",
+            _poster(desk, model),
+            methods=["POST"],
+            name=f"post_{name.replace('-', '_')}",
+            summary=name,
+            description=model.__doc__,
+            status_code=HTTPStatus.ACCEPTED,
+            responses={
+                **documented(HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+                202: {"headers": {"Location": {"description": "what became of it", "schema": {"type": "string"}}}},
+            },
+        )
+
+
+def _poster(desk: Desk, model: type[contract.Command]) -> Callable[..., Awaitable[Posted]]:
+    async def post(who: Who, body: Any, request: Request, response: Response, key: _Key = None) -> Posted:
+        try:
+            command = command_of(model, body.model_dump(exclude_unset=True), who.id)
+        except ValidationError as error:
+            raise malformed([{**found, "loc": ("body", *found["loc"])} for found in error.errors()]) from error
+        id_ = id_for(key, who.id)
+        try:
+            await desk.post(command, who.id, id_)
+        except IdConflict as error:
+            title = "The same key came with another command"
+            raise ProblemError(HTTPStatus.CONFLICT, "id_conflict", title) from error
+        response.headers["Location"] = f"{request.scope.get('root_path', '')}/commands/{id_}"
+        return Posted(id=id_)
+
+    post.__annotations__["body"] = _body_of(model)
+    return post
+
+
+def _body_of(model: type[contract.Command]) -> type[BaseModel]:
+    """Make the model of what is posted: the command, without the group where that is the actor's own."""
+    left_out = {"group_id"} if is_about_own_group(model) else set()
+    fields: Mapping[str, Any] = {
+        name: (field.annotation, field) for name, field in model.model_fields.items() if name not in left_out
+    }
+    return create_model(
+        model.__name__, __config__=ConfigDict(extra="forbid", frozen=True), __doc__=model.__doc__, **fields
+    )
+
+
+# --- what changes -----------------------------------------------------------------------------------------------------
+
+
+def _add_events(app: FastAPI, desk: Desk) -> None:
+    responses: dict[int | str, dict[str, Any]] = {
+        200: {
+            "description": "`event: connected` at once, then `event: changed` whenever something of what the other"
+            " routes show the asker has changed, until the token ends",
+            "content": {EventStream.media_type: {"schema": {"type": "string"}}},
+        }
+    }
+
+    @app.get("/events", status_code=HTTPStatus.OK, response_class=EventStream, responses=responses)
+    async def events(
+        who: Who,
+        last_event_id: Annotated[str | None, Header(max_length=100, description="the last one that came")] = None,
+    ) -> Response:
+        """Server-sent events. Connect first, read afterwards: then no change is missed."""
+        if desk.feed.full:
+            raise unavailable("too_many_connections", "Too many are connected: ask again later, or poll")
+        return EventStream(desk.feed, who, last_event_id)
+
+
+# --- what OpenAPI says ------------------------------------------------------------------------------------------------
+
+
+def _complete_openapi(app: FastAPI) -> None:
+    """Describe problems once, as what they are: FastAPI knows errors of its own shape alone."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+            made["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+            app.openapi_schema = made
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,46 @@
+"""All that groups serves over HTTP beside its health."""
+
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from services._platform import postgres
+from services.groups.settings import GroupsSettings
+from services.groups.web.api import api
+from services.groups.web.desk import Desk, desk
+from services.groups.web.page.site import page
+
+log = structlog.get_logger(__name__)
+
+
+def web_app(at: Desk) -> Starlette:
+    """Make the application."""
+    return Starlette(routes=[Mount("/v1", api(at)), Mount("", page(at))])
+
+
+class Web:
+    """The application as the runtime wants it, with connections of its own: whoever reads never holds up a batch."""
+
+    def __init__(self, settings: GroupsSettings, committed: Callable[[], None]) -> None:
+        self._engine: AsyncEngine = postgres.engine(settings.database_url.get_secret_value(), settings.web_pool)
+        self._desk = desk(self._engine, settings, committed)
+        self.app = web_app(self._desk)
+
+    def hang_up(self) -> None:
+        """End what does not end by itself."""
+        self._desk.feed.close()
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._engine.dispose()
+
+
+def web(settings: GroupsSettings, committed: Callable[[], None]) -> Web | None:
+    """Give what there is to be served; nothing where nobody said with which keys people are known."""
+    if settings.jwt_jwks is None:
+        log.info("web_not_served", reason="jwt_jwks is not set")
+        return None
+    return Web(settings, committed)

@@ -1,0 +1,60 @@
+"""What routes stand on, whether they answer programs or people: who asks, what there is, and what is asked for."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from contracts.message import Command
+from services.groups.settings import GroupsSettings
+from services.groups.web import posting
+from services.groups.web.auth import Keys, Tokens
+from services.groups.web.changes import Feed
+
+
+@dataclass(frozen=True)
+class Desk:
+    """One for each process."""
+
+    engine: AsyncEngine
+    settings: GroupsSettings
+    tokens: Tokens
+    feed: Feed
+    committed: Callable[[], None]
+    """Tells the relay that there is something to publish."""
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Give a connection for reads, each statement for itself."""
+        async with read_only(self.engine) as connection:
+            yield connection
+
+    async def post(self, command: Command, actor_id: UUID, id_: UUID) -> None:
+        """Put a command on its way; raises `posting.IdConflict`."""
+        await posting.post(self.engine, command, actor_id, id_)
+        self.committed()
+
+
+@asynccontextmanager
+async def read_only(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Give a connection for reads, without a transaction to begin and to end around each."""
+    async with engine.connect() as connection:
+        yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def desk(engine: AsyncEngine, settings: GroupsSettings, committed: Callable[[], None] = lambda: None) -> Desk:
+    """Make one; nothing is connected, nor read, before it is used. The settings must name the platform's keys."""
+    assert settings.jwt_jwks is not None, "without keys nobody can be told from anybody else"
+    return Desk(
+        engine=engine,
+        settings=settings,
+        tokens=Tokens(
+            Keys(settings.jwt_jwks, development=settings.jwt_development_keys),
+            settings.jwt_audience,
+            settings.jwt_issuer,
+        ),
+        feed=Feed(lambda: read_only(engine), settings.sse_connections),
+        committed=committed,
+    )

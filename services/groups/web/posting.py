@@ -1,0 +1,71 @@
+"""Commands that are posted: into the outbox, with a row that says what becomes of each, in one transaction."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+from uuid import UUID, uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.ids import derive
+from contracts.message import Command, group_of
+from services._platform.messages import Outgoing
+from services._platform.postgres import PostgresDatabase
+from services.groups.commands import ANSWERS
+from services.groups.domain import CommandState
+from services.groups.tables import commands
+
+_OF_NO_OWN_GROUP = frozenset({"LeaveGroup"})
+
+
+class IdConflict(Exception):
+    """The id, or the idempotency key, was used for another command."""
+
+
+def is_about_own_group(model: type[Command]) -> bool:
+    """Say whether a command is always about the actor's own group, which then needs no naming."""
+    return model.KEY == "group_id" and model.__name__ not in _OF_NO_OWN_GROUP
+
+
+def command_of(model: type[Command], fields: Mapping[str, Any], actor_id: UUID) -> Command:
+    """Make the command that an actor means; raises pydantic's `ValidationError`."""
+    own = {"group_id": group_of(actor_id)} if is_about_own_group(model) else {}
+    return model.model_validate({**fields, **own})
+
+
+def id_for(key: str | None, actor_id: UUID) -> UUID:
+    """Give a command's id: the idempotency key if it is one, else one that follows from it; any other without a key."""
+    if key is None:
+        return uuid4()
+    try:
+        return UUID(key)
+    except ValueError:
+        return derive(actor_id, f"command/{key}")
+
+
+async def post(engine: AsyncEngine, command: Command, actor_id: UUID, id_: UUID) -> None:
+    """Put a command on its way, once, however often it is posted. Raises `IdConflict`."""
+    assert type(command) in ANSWERS, "nobody would note what becomes of it"
+    now = datetime.now(UTC)
+    value = command.to_json()
+    told = b"\0".join((command.TYPE.encode(), actor_id.bytes, value))
+    row = {
+        "id": id_,
+        "type": command.TYPE,
+        "actor_id": actor_id,
+        "content_hash": sha256(told).digest(),
+        "state": CommandState.PENDING.value,
+        "asked_at": now,
+    }
+    new = insert(commands).values(row).on_conflict_do_nothing().returning(commands.c.id)
+    known = sa.select(commands.c.content_hash).where(commands.c.id == id_)
+    async with PostgresDatabase(engine).begin() as tx:
+        if (await tx.connection.execute(new)).one_or_none() is None:
+            if (await tx.connection.execute(known)).scalar_one() != row["content_hash"]:
+                raise IdConflict
+            return
+        out = Outgoing(id_, command.TYPE, command.key(), value, str(id_), str(id_), actor_id, None)
+        await tx.send([out], now)

@@ -1,0 +1,125 @@
+"""What an error looks like: problem details (RFC 9457) with a stable `code`, whoever found it."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from services._platform.database import Outage
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+_MOST_ERRORS = 20
+
+_CODES = {
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too_large",
+}
+"""What the framework answers by itself."""
+
+
+class Problem(BaseModel):
+    """What went wrong."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str = Field(description="`urn:popfax:problem:` and the code")
+    title: str
+    status: int
+    code: str = Field(description="stable, and meant for programs")
+    errors: tuple[str, ...] | None = Field(
+        None, description="the fields that are not as they should be, and the rules that they break; no contents"
+    )
+
+
+class ProblemError(Exception):
+    """Ends a request with a problem."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        code: str,
+        title: str = "",
+        errors: Sequence[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(code)
+        self.status = status
+        self.headers = headers
+        self.problem = Problem(
+            type=f"urn:popfax:problem:{code}",
+            title=title or status.phrase,
+            status=status.value,
+            code=code,
+            errors=None if errors is None else tuple(errors[:_MOST_ERRORS]),
+        )
+
+    def response(self) -> Response:
+        """Give the answer."""
+        body = self.problem.model_dump_json(exclude_none=True)
+        return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+def not_found() -> ProblemError:
+    """It is not there; or it is, and not for the asker, who must not learn that."""
+    return ProblemError(HTTPStatus.NOT_FOUND, "not_found", "There is nothing here that you may see")
+
+
+def malformed(errors: Sequence[Mapping[str, Any]]) -> ProblemError:
+    """Name the fields and the rules that they break. What they hold is left out: it may be personal."""
+    found = [f"{'.'.join(map(str, error['loc'])) or 'body'}: {error['type']}" for error in errors]
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "malformed", "The request can't be read", found)
+
+
+def unavailable(code: str, title: str) -> ProblemError:
+    """It would work at another time."""
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, code, title, headers={"Retry-After": "2"})
+
+
+def answer_with_problems(app: FastAPI) -> None:
+    """Let every error of an application be a problem: ours, the framework's, the database's, and bugs."""
+
+    async def ours(_: Request, error: ProblemError) -> Response:
+        return error.response()
+
+    async def unreadable(_: Request, error: RequestValidationError) -> Response:
+        return malformed(error.errors()).response()
+
+    async def http(_: Request, error: HTTPException) -> Response:
+        status = HTTPStatus(error.status_code)
+        if status is HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body that is no text
+            return malformed([{"loc": ("body",), "type": "json_invalid"}]).response()
+        code = _CODES.get(status, "refused")
+        return ProblemError(status, code, headers=error.headers).response()
+
+    async def away(_: Request, error: Exception) -> Response:
+        log.warning("database_away", error=type(error).__name__)
+        return unavailable("database_away", "Please try again in a moment").response()
+
+    async def bug(_: Request, __: Exception) -> Response:
+        return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error").response()
+
+    app.add_exception_handler(ProblemError, ours)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, unreadable)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, http)  # type: ignore[arg-type]
+    for kind in (Outage, sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError):
+        app.add_exception_handler(kind, away)
+    app.add_exception_handler(Exception, bug)
+
+
+def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """Give what OpenAPI says of the problems that a route may answer with."""
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status.value: {"description": status.phrase, "content": {MEDIA_TYPE: schema}} for status in sorted(statuses)
+    }

@@ -1,0 +1,457 @@
+"""Reads of groups' own database, each one statement or a few, whatever the number of rows.
+
+Each takes who asks, and gives what is theirs to see. Of the owner of a group a member sees the name, and nothing else.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Literal
+from uuid import UUID
+
+import sqlalchemy as sa
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from contracts.message import group_of
+from services.groups.commands import short_name
+from services.groups.domain import AccountState, CommandState, Kind, saga_asked_by
+from services.groups.tables import (
+    commands,
+    groups,
+    history,
+    invitations,
+    memberships,
+    plans,
+    sagas,
+    subscribers,
+)
+from services.groups.web.cursor import Cursor
+
+
+class View(BaseModel):
+    """Something that is shown."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class Account(View):
+    """What the asker's own account says."""
+
+    state: AccountState
+    expires_at: AwareDatetime | None = Field(description="until when the account works; none is for ever")
+    available_units: int = Field(description="what can be spent now, as the ledger last told")
+
+
+class Member(View):
+    """A member of the asker's own group. Names and e-mail are none while the directory has not told them."""
+
+    member_id: UUID
+    first_name: str | None
+    last_name: str | None
+    email: str | None
+    state: AccountState
+    expires_at: AwareDatetime | None
+    available_units: int
+    epoch: int = Field(description="which of their memberships of this group it is, counted from 1")
+    joined_at: AwareDatetime
+
+
+class PendingInvitation(View):
+    """An invitation into the asker's own group that nobody has answered yet. Who it is, they tell when they accept."""
+
+    invitation_id: UUID
+    email: str | None
+    made_at: AwareDatetime
+    expires_at: AwareDatetime
+
+
+class OwnGroup(View):
+    """The asker's own group."""
+
+    group_id: UUID
+    name: str = Field(description="its own, or else its owner's; empty before anybody has told that")
+    renamed: bool = Field(description="whether it has a name of its own")
+    closed: bool = Field(description="whether the owner's account is closed, and the group with it")
+    account: Account
+    members: tuple[Member, ...]
+    invitations: tuple[PendingInvitation, ...]
+
+
+class JoinedGroup(View):
+    """Somebody else's group, of which the asker is a member."""
+
+    group_id: UUID
+    group_name: str
+    owner_name: str
+    epoch: int
+    joined_at: AwareDatetime
+
+
+class ReceivedInvitation(View):
+    """An invitation that waits for the asker's answer."""
+
+    invitation_id: UUID
+    group_name: str
+    owner_name: str
+    made_at: AwareDatetime
+    expires_at: AwareDatetime
+
+
+class Filter(StrEnum):
+    """Which lines of the history are wanted."""
+
+    INVITATIONS = "invitations"
+    """Invitations, and accounts created for new members."""
+    TRANSFERS = "transfers"
+    ALL = "all"
+
+
+class HistoryLine(View):
+    """A line of the history of the asker's own group."""
+
+    id: UUID
+    kind: Kind
+    at: AwareDatetime
+    by: Literal["owner", "member", "popfax"]
+    member_id: UUID | None
+    member_name: str | None = Field(description="of somebody who is, or was, a member")
+    member_email: str | None = Field(description="of a member of today, or of somebody who was invited")
+    units: int | None
+    outcome: str
+    code: str | None
+    ended_at: AwareDatetime | None
+
+
+class HistoryPage(View):
+    """A stretch of the history, newest first; `next` leads to what comes after it, and is none at the end."""
+
+    lines: tuple[HistoryLine, ...]
+    next: str | None
+
+
+class PlanOnSale(View):
+    """A plan and its price today."""
+
+    plan: str
+    price_units: int
+    validity_days: int
+
+
+class Command(View):
+    """What became of a command."""
+
+    id: UUID
+    type: str = Field(description="as it was posted, such as `invite-by-email`")
+    state: CommandState
+    code: str | None = Field(description="why it was refused")
+    step: str | None = Field(description="what an account's creation waits for")
+    result: dict[str, Any] | None = Field(description="`event`: how it was answered; and the ids that the answer names")
+    asked_at: AwareDatetime
+    ended_at: AwareDatetime | None
+
+
+# --- the asker's own --------------------------------------------------------------------------------------------------
+
+
+async def account(connection: AsyncConnection, subscriber_id: UUID) -> Account:
+    """Give what the asker's own account says; one of whom nothing was told yet has nothing to spend."""
+    query = sa.select(subscribers.c.state, subscribers.c.expires_at, subscribers.c.available_units).where(
+        subscribers.c.id == subscriber_id
+    )
+    row = (await connection.execute(query)).one_or_none()
+    return (
+        Account.model_validate(row) if row else Account(state=AccountState.ACTIVE, expires_at=None, available_units=0)
+    )
+
+
+async def group_of_owner(connection: AsyncConnection, owner_id: UUID) -> OwnGroup:
+    """Give the asker's own group; everybody has one, if nothing was done with it yet."""
+    group_id = group_of(owner_id)
+    query = sa.select(groups.c.name, groups.c.renamed, groups.c.closed_at).where(groups.c.id == group_id)
+    group = (await connection.execute(query)).one_or_none()
+    return OwnGroup(
+        group_id=group_id,
+        name=group.name if group else "",
+        renamed=bool(group and group.renamed),
+        closed=bool(group and group.closed_at),
+        account=await account(connection, owner_id),
+        members=await members_of(connection, owner_id),
+        invitations=await invitations_by(connection, owner_id),
+    )
+
+
+async def members_of(connection: AsyncConnection, owner_id: UUID) -> tuple[Member, ...]:
+    """Give the members of the asker's own group, by name."""
+    rows = await connection.execute(_MEMBERS, {"group_id": group_of(owner_id)})
+    return tuple(Member.model_validate(row) for row in rows)
+
+
+async def invitations_by(connection: AsyncConnection, owner_id: UUID) -> tuple[PendingInvitation, ...]:
+    """Give the pending invitations into the asker's own group, newest first."""
+    rows = await connection.execute(_INVITATIONS_BY, {"group_id": group_of(owner_id)})
+    return tuple(PendingInvitation.model_validate(row) for row in rows)
+
+
+async def memberships_of(connection: AsyncConnection, subscriber_id: UUID) -> tuple[JoinedGroup, ...]:
+    """Give the groups of others that the asker is a member of, oldest first."""
+    rows = await connection.execute(_MEMBERSHIPS_OF, {"subscriber_id": subscriber_id})
+    return tuple(JoinedGroup.model_validate(row) for row in rows)
+
+
+async def invitations_to(connection: AsyncConnection, subscriber_id: UUID) -> tuple[ReceivedInvitation, ...]:
+    """Give the invitations that the asker can answer now, newest first."""
+    rows = await connection.execute(_INVITATIONS_TO, {"subscriber_id": subscriber_id})
+    return tuple(ReceivedInvitation.model_validate(row) for row in rows)
+
+
+async def plans_on_sale(connection: AsyncConnection) -> tuple[PlanOnSale, ...]:
+    """Give today's plans, the dearest first."""
+    rows = await connection.execute(sa.select(plans).order_by(plans.c.price_units.desc(), plans.c.plan))
+    return tuple(PlanOnSale.model_validate(row) for row in rows)
+
+
+async def command(connection: AsyncConnection, id_: UUID, actor_id: UUID) -> Command | None:
+    """Give what became of a command of the asker's; None for somebody else's, as for one that was never posted."""
+    query = (
+        sa.select(commands, sagas.c.step)
+        .outerjoin(sagas, sagas.c.id == saga_asked_by(id_))
+        .where(commands.c.id == id_, commands.c.actor_id == actor_id)
+    )
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        return None
+    return Command(
+        id=row.id,
+        type=short_name(row.type),
+        state=CommandState(row.state),
+        code=row.code,
+        step=row.step if row.ended_at is None else None,
+        result=row.result,
+        asked_at=row.asked_at,
+        ended_at=row.ended_at,
+    )
+
+
+# --- history ----------------------------------------------------------------------------------------------------------
+
+_KINDS: Mapping[Filter, Sequence[Kind]] = {
+    Filter.INVITATIONS: (Kind.INVITATION, Kind.ACCOUNT),
+    Filter.TRANSFERS: (Kind.TRANSFER,),
+}
+
+
+async def history_of(
+    connection: AsyncConnection, owner_id: UUID, filter_: Filter, after: Cursor | None, limit: int
+) -> HistoryPage:
+    """Give a page of the history of the asker's own group: what comes after a cursor, or the newest lines."""
+    found = (await connection.execute(_history(group_of(owner_id), owner_id, filter_, after, limit + 1))).all()
+    shown = found[:limit]
+    more = len(found) > limit
+    return HistoryPage(
+        lines=tuple(HistoryLine.model_validate(row) for row in shown),
+        next=str(Cursor(shown[-1].at, shown[-1].id)) if more else None,
+    )
+
+
+def _history(
+    group_id: UUID, owner_id: UUID, filter_: Filter, after: Cursor | None, limit: int
+) -> sa.Select[tuple[Any, ...]]:
+    """A stretch of an index for each kind, the newest of which make the page; then who the lines are about."""
+    kinds = _KINDS.get(filter_)
+    stretches = [_stretch(group_id, kind, after, limit) for kind in kinds] if kinds else None
+    lines = (sa.union_all(*stretches) if stretches else _stretch(group_id, None, after, limit)).subquery("lines")
+    newest = sa.select(lines).order_by(lines.c.at.desc(), lines.c.id.desc()).limit(limit).subquery("newest")
+    person, between = subscribers, memberships
+    by = sa.case(
+        (newest.c.actor_id == owner_id, "owner"), (newest.c.actor_id == newest.c.member_id, "member"), else_="popfax"
+    )
+    known = between.c.epoch > 0
+    addressed = sa.or_(between.c.active, newest.c.kind == Kind.INVITATION.value)
+    return (
+        sa.select(
+            newest.c.id,
+            newest.c.kind,
+            newest.c.at,
+            by.label("by"),
+            newest.c.member_id,
+            sa.case((known, _name(person))).label("member_name"),
+            sa.case((addressed, person.c.email)).label("member_email"),
+            newest.c.units,
+            newest.c.outcome,
+            newest.c.code,
+            newest.c.ended_at,
+        )
+        .select_from(newest)
+        .outerjoin(person, person.c.id == newest.c.member_id)
+        .outerjoin(between, sa.and_(between.c.member_id == newest.c.member_id, between.c.group_id == group_id))
+        .order_by(newest.c.at.desc(), newest.c.id.desc())
+    )
+
+
+def _stretch(group_id: UUID, kind: Kind | None, after: Cursor | None, limit: int) -> sa.Select[tuple[Any, ...]]:
+    place = sa.tuple_(history.c.at, history.c.id)
+    query = sa.select(history).where(history.c.group_id == group_id)
+    if kind is not None:
+        query = query.where(history.c.kind == kind.value)
+    if after is not None:
+        query = query.where(place < sa.tuple_(sa.literal(after.at), sa.literal(after.id)))
+    # In a SELECT of its own: the parts of a union have no order else.
+    return sa.select(query.order_by(history.c.at.desc(), history.c.id.desc()).limit(limit).subquery())
+
+
+# --- what a page shows, in one number ---------------------------------------------------------------------------------
+
+
+async def fingerprints(connection: AsyncConnection, subscriber_ids: Collection[UUID]) -> Mapping[UUID, str]:
+    """Give for each of these a word that is another one as soon as what they are shown has changed."""
+    ids = list(subscriber_ids)
+    rows = await connection.execute(_FINGERPRINTS, {"ids": ids, "group_ids": [group_of(id_) for id_ in ids]})
+    return {row.id: f"{row.fingerprint & 0xFFFFFFFFFFFFFFFF:016x}" for row in rows}
+
+
+# Statements, made once.
+
+
+def _name(person: Any) -> sa.ColumnElement[str]:
+    return sa.func.nullif(sa.func.concat_ws(" ", person.c.first_name, person.c.last_name), "")
+
+
+def _hash(*columns: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+    return sa.func.hash_record_extended(sa.func.row(*columns), sa.literal_column("0"), type_=sa.BigInteger)
+
+
+def _hash_of_all(*columns: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+    return sa.func.coalesce(sa.func.bit_xor(_hash(*columns)), sa.literal_column("0"), type_=sa.BigInteger)
+
+
+_group_id = sa.bindparam("group_id", type_=sa.Uuid())
+_subscriber_id = sa.bindparam("subscriber_id", type_=sa.Uuid())
+_owner = subscribers.alias("owner")
+_PENDING = invitations.c.state == "pending"
+
+_MEMBERS = (
+    sa.select(
+        memberships.c.member_id,
+        subscribers.c.first_name,
+        subscribers.c.last_name,
+        subscribers.c.email,
+        sa.func.coalesce(subscribers.c.state, AccountState.ACTIVE.value).label("state"),
+        subscribers.c.expires_at,
+        sa.func.coalesce(subscribers.c.available_units, 0).label("available_units"),
+        memberships.c.epoch,
+        memberships.c.joined_at,
+    )
+    .outerjoin(subscribers, subscribers.c.id == memberships.c.member_id)
+    .where(memberships.c.group_id == _group_id, memberships.c.active)
+    .order_by(subscribers.c.last_name, subscribers.c.first_name, memberships.c.member_id)
+)
+_INVITATIONS_BY = (
+    sa.select(
+        invitations.c.id.label("invitation_id"), subscribers.c.email, invitations.c.made_at, invitations.c.expires_at
+    )
+    .outerjoin(subscribers, subscribers.c.id == invitations.c.subscriber_id)
+    .where(invitations.c.group_id == _group_id, _PENDING)
+    .order_by(invitations.c.made_at.desc(), invitations.c.id)
+)
+_MEMBERSHIPS_OF = (
+    sa.select(
+        memberships.c.group_id,
+        sa.func.coalesce(groups.c.name, "").label("group_name"),
+        sa.func.coalesce(_name(_owner), "").label("owner_name"),
+        memberships.c.epoch,
+        memberships.c.joined_at,
+    )
+    .outerjoin(groups, groups.c.id == memberships.c.group_id)
+    .outerjoin(_owner, _owner.c.id == memberships.c.owner_id)
+    .where(memberships.c.member_id == _subscriber_id, memberships.c.active)
+    .order_by(memberships.c.joined_at, memberships.c.id)
+)
+_INVITATIONS_TO = (
+    sa.select(
+        invitations.c.id.label("invitation_id"),
+        sa.func.coalesce(groups.c.name, "").label("group_name"),
+        sa.func.coalesce(_name(_owner), "").label("owner_name"),
+        invitations.c.made_at,
+        invitations.c.expires_at,
+    )
+    .outerjoin(groups, groups.c.id == invitations.c.group_id)
+    .outerjoin(_owner, _owner.c.id == invitations.c.owner_id)
+    .where(invitations.c.subscriber_id == _subscriber_id, _PENDING, invitations.c.expires_at > sa.func.now())
+    .order_by(invitations.c.made_at.desc(), invitations.c.id)
+)
+
+_asker = (
+    sa.func.unnest(
+        sa.bindparam("ids", type_=ARRAY(sa.Uuid())),
+        sa.bindparam("group_ids", type_=ARRAY(sa.Uuid())),
+    )
+    .table_valued(sa.column("id", sa.Uuid), sa.column("group_id", sa.Uuid), name="asker")
+    .render_derived()
+)
+
+
+def _part(*columns: sa.ColumnElement[Any], of: Any, where: Sequence[Any]) -> Any:
+    return sa.select(_hash_of_all(*columns)).select_from(of).where(*where).correlate(_asker).scalar_subquery()
+
+
+_newest_line = (
+    sa.select(history.c.at)
+    .where(history.c.group_id == _asker.c.group_id)
+    .order_by(history.c.at.desc(), history.c.id.desc())
+    .limit(1)
+    .correlate(_asker)
+    .scalar_subquery()
+)
+_FINGERPRINTS = sa.select(
+    _asker.c.id,
+    _hash(
+        _part(
+            subscribers.c.state,
+            subscribers.c.expires_at,
+            subscribers.c.available_units,
+            of=subscribers,
+            where=[subscribers.c.id == _asker.c.id],
+        ),
+        _part(groups.c.name, groups.c.closed_at, of=groups, where=[groups.c.id == _asker.c.group_id]),
+        _part(
+            memberships.c.id,
+            memberships.c.epoch,
+            subscribers.c.first_name,
+            subscribers.c.last_name,
+            subscribers.c.email,
+            subscribers.c.state,
+            subscribers.c.expires_at,
+            subscribers.c.available_units,
+            of=memberships.outerjoin(subscribers, subscribers.c.id == memberships.c.member_id),
+            where=[memberships.c.group_id == _asker.c.group_id, memberships.c.active],
+        ),
+        _part(
+            invitations.c.id,
+            invitations.c.round,
+            of=invitations,
+            where=[invitations.c.group_id == _asker.c.group_id, _PENDING],
+        ),
+        _part(
+            memberships.c.id,
+            memberships.c.epoch,
+            groups.c.name,
+            of=memberships.outerjoin(groups, groups.c.id == memberships.c.group_id),
+            where=[memberships.c.member_id == _asker.c.id, memberships.c.active],
+        ),
+        _part(
+            invitations.c.id,
+            invitations.c.round,
+            of=invitations,
+            where=[invitations.c.subscriber_id == _asker.c.id, _PENDING],
+        ),
+        _part(
+            commands.c.id,
+            of=commands,
+            where=[commands.c.actor_id == _asker.c.id, commands.c.state == CommandState.PENDING.value],
+        ),
+        _newest_line,
+    ).label("fingerprint"),
+).select_from(_asker)
+"""A line of the history that ends changes one of the others too: what somebody has, who is a member, who is invited;
+or what waits for its end."""

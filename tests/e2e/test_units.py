@@ -1,0 +1,130 @@
+"""Units through the whole product: given, topped up, spent; never made, never lost, never seen by who must not."""
+
+from typing import Literal
+from uuid import UUID, uuid4
+
+import pytest
+
+from contracts.groups import (
+    DetachMembers,
+    MemberRef,
+    MembersDetached,
+    TransferRefused,
+    TransferUnits,
+    UnitsReceived,
+    UnitsTransferred,
+)
+from contracts.ledger import SpendRefused, SpendUnits, UnitsSpent
+from contracts.message import group_of
+from contracts.topics import Principal
+from tests.e2e.driver import Owner, World, wait
+
+
+def transfer(
+    owner: Owner,
+    units: int,
+    members: tuple[UUID, ...] | Literal["all"] = "all",
+    mode: Literal["amount", "top_up_to"] = "amount",
+) -> TransferUnits:
+    return TransferUnits(group_id=group_of(owner.id), mode=mode, amount_units=units, members=members)
+
+
+def spend(account: Owner, units: int) -> SpendUnits:
+    return SpendUnits(
+        spend_id=uuid4(), account_id=account.id, amount_units=units, purpose="fax", reference=f"fax-{uuid4().hex[:8]}"
+    )
+
+
+@pytest.fixture
+def group(world: World) -> tuple[Owner, Owner, Owner]:
+    """An owner with two members who have nothing yet."""
+    owner = world.owner(units=100)
+    ben, eve = world.owners(2, units=0, name="member")
+    world.join(owner, ben, eve)
+    return owner, ben, eve
+
+
+def test_units_go_to_all_then_up_to_a_balance_and_are_spent(world: World, group: tuple[Owner, Owner, Owner]) -> None:
+    owner, ben, eve = group
+    given = world.ask(transfer(owner, 10), UnitsTransferred, TransferRefused, actor=owner.id)
+    assert (given["total_units"], {leg["amount_units"] for leg in given["legs"]}) == (20, {10})
+    spent = world.ask(spend(ben, 4), UnitsSpent, SpendRefused, actor=ben.id)
+    assert spent.says(UnitsSpent)
+    topped = world.ask(transfer(owner, 10, mode="top_up_to"), UnitsTransferred, TransferRefused, actor=owner.id)
+    assert {leg["member_id"]: leg["amount_units"] for leg in topped["legs"]} == {str(ben.id): 4, str(eve.id): 0}
+    received = world.log.wait(3, lambda seen: seen.says(UnitsReceived))
+    assert sorted((s["member_id"], s["amount_units"]) for s in received) == sorted(
+        [(str(ben.id), 10), (str(eve.id), 10), (str(ben.id), 4)]
+    )
+    world.settle()
+    assert [world.available(each) for each in group] == [76, 10, 10]
+    shown = "SELECT available_units FROM subscribers WHERE id = ANY(%s) ORDER BY available_units"
+    assert world.rows(Principal.GROUPS, shown, [each.id for each in group]) == [(10,), (10,), (76,)]
+    lines = "SELECT outcome, units FROM history WHERE group_id = %s AND kind = 'transfer' ORDER BY at, units"
+    assert world.rows(Principal.GROUPS, lines, group_of(owner.id)) == [("done", u) for u in (10, 10, 0, 4)]
+    assert len(world.mails_to(ben.email)) == 3, "the invitation, and each time that they got units"
+    world.check_log()
+
+
+def test_what_nobody_may_or_can_transfer_is_refused(world: World, group: tuple[Owner, Owner, Owner]) -> None:
+    owner, ben, eve = group
+    lone = world.owner()
+    codes = [
+        world.ask(transfer(owner, 1), TransferRefused, actor=ben.id)["code"],
+        world.ask(transfer(owner, 1, (ben.id, lone.id)), TransferRefused, actor=owner.id)["code"],
+        world.ask(transfer(lone, 1), TransferRefused, actor=lone.id)["code"],
+        world.ask(transfer(owner, 51), TransferRefused, actor=owner.id)["code"],
+    ]
+    assert codes == ["not_owner", "not_member", "no_members", "units_short"]
+    world.settle()
+    assert [world.available(each) for each in (owner, ben, eve)] == [100, 0, 0], "all of it, or nothing"
+
+
+def test_who_is_detached_first_gets_nothing_and_who_is_detached_after_keeps_it(
+    world: World, group: tuple[Owner, Owner, Owner]
+) -> None:
+    owner, ben, eve = group
+
+    def detach(member: Owner) -> DetachMembers:
+        return DetachMembers(group_id=group_of(owner.id), members=(MemberRef(member_id=member.id),))
+
+    first = [world.wire.send(body, owner.id) for body in (detach(ben), transfer(owner, 5, (ben.id,)))]
+    after = [world.wire.send(body, owner.id) for body in (transfer(owner, 7, (eve.id,)), detach(eve))]
+    world.wire.flush()
+    answers = world.answers([*first, *after], MembersDetached, UnitsTransferred, TransferRefused)
+    assert answers[first[1]]["code"] == "not_member"
+    assert answers[after[0]].says(UnitsTransferred)
+    world.settle()
+    assert [world.available(each) for each in (owner, ben, eve)] == [93, 0, 7]
+    world.check_log()
+
+
+def test_the_same_units_are_not_spent_twice_by_a_fax_and_a_transfer(
+    world: World, group: tuple[Owner, Owner, Owner]
+) -> None:
+    owner, ben, _ = group
+    sent = []
+    for _ in range(10):
+        sent.append(world.wire.send(spend(owner, 30), owner.id))
+        sent.append(world.wire.send(transfer(owner, 30, (ben.id,)), owner.id))
+    world.wire.flush()
+    answers = world.answers(sent, UnitsSpent, SpendRefused, UnitsTransferred, TransferRefused)
+    done = [each for each in answers.values() if each.says(UnitsSpent) or each.says(UnitsTransferred)]
+    assert len(done) == 3, "30 of 100, three times"
+    assert {each["code"] for each in answers.values() if each not in done} == {"units_short"}
+    world.settle()
+    assert world.available(owner) == 10
+
+
+def test_a_thousand_members_in_one_command(world: World) -> None:
+    owner = world.owner(units=5000)
+    joining = world.owners(1000, units=0, name="member")
+    world.join_without_mail(owner, joining)
+    members = [member.id for member in joining]
+    given = world.ask(transfer(owner, 3), UnitsTransferred, TransferRefused, actor=owner.id)
+    assert (len(given["legs"]), given["total_units"]) == (1000, 3000)
+    got = "SELECT count(*), sum(balance_units) FROM accounts WHERE id = ANY(%s)"
+    wait(lambda: world.rows(Principal.LEDGER, got, members) == [(1000, 3000)], "a thousand balances")
+    done = "SELECT count(*) FROM history WHERE group_id = %s AND kind = 'transfer' AND outcome = 'done' AND units = 3"
+    wait(lambda: world.rows(Principal.GROUPS, done, group_of(owner.id)) == [(1000,)], "a thousand lines")
+    assert world.available(owner) == 2000

@@ -1,0 +1,42 @@
+"""The stand-in for the platform's login on one machine."""
+
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
+
+import pytest
+
+from deploy.local.keys import AUDIENCE, DevelopmentKeys
+from services.groups.settings import GroupsSettings
+from services.groups.web.auth import BadToken, Keys, NoKeys, Tokens
+
+
+def test_groups_takes_its_tokens_for_what_the_service_expects() -> None:
+    assert GroupsSettings.model_fields["jwt_audience"].default == AUDIENCE
+    assert GroupsSettings.model_fields["jwt_development_keys"].default is False
+
+
+async def test_a_link_logs_in_whom_it_is_for_where_development_keys_are_good(tmp_path: Path) -> None:
+    keys, who = DevelopmentKeys(tmp_path / "keys"), uuid4()
+    link = urlsplit(keys.login_link("http://127.0.0.1:1", who))
+    token = parse_qs(link.query)["token"][0]
+    assert link.path == "/login"
+    assert (await Tokens(Keys(str(keys.key_set), development=True), AUDIENCE).asker(token)).id == who
+    with pytest.raises(NoKeys):
+        await Tokens(Keys(str(keys.key_set)), AUDIENCE).asker(token)
+
+
+async def test_a_link_is_good_for_its_time(tmp_path: Path) -> None:
+    keys = DevelopmentKeys(tmp_path)
+    over = keys.token(uuid4(), timedelta(minutes=-5))
+    with pytest.raises(BadToken, match="token_expired"):
+        await Tokens(Keys(str(keys.key_set), development=True), AUDIENCE).asker(over)
+
+
+def test_the_pair_is_made_once_and_its_private_half_is_its_owners(tmp_path: Path) -> None:
+    keys = DevelopmentKeys(tmp_path / "keys")
+    public = keys.key_set.read_text()
+    assert DevelopmentKeys(tmp_path / "keys").key_set.read_text() == public
+    assert '"d"' not in public
+    assert (tmp_path / "keys" / "private.json").stat().st_mode & 0o077 == 0

@@ -1,0 +1,244 @@
+"""Posted commands: whatever answers one, in whichever batch, is noted on its row; and nothing else is."""
+
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from contracts.fields import Language
+from contracts.groups import (
+    AcceptInvitation,
+    CreateMemberAccount,
+    DeclineInvitation,
+    DetachMembers,
+    InviteByEmail,
+    LeaveGroup,
+    MemberRef,
+    RenameGroup,
+    RevokeInvitation,
+    TransferUnits,
+)
+from contracts.ledger import HoldCaptured, HoldReleased, TransfersPosted, TransfersRefused, UnitsRefused, UnitsReserved
+from contracts.message import Command, Message, group_of
+from contracts.provisioning import AccountProvisioned, AccountRefused
+from services._platform.messages import Incoming
+from services.groups.commands import ANSWERS
+from services.groups.consumers import GROUPS
+from services.groups.domain import (
+    AccountState,
+    CommandState,
+    HistoryEntry,
+    Invitation,
+    InvitationState,
+    Kind,
+    Membership,
+    Plan,
+    PostedCommand,
+    Subscriber,
+    Tally,
+    account_of,
+    got_by,
+    hash_of,
+    history_of_membership,
+    made_by,
+    membership_of,
+    saga_asked_by,
+)
+from services.groups.web.posting import command_of, id_for, is_about_own_group
+from tests.unit.given import NOW, Scene, given, id_of, incoming
+
+ADA, BOB = id_of("Ada"), id_of("Bob")
+GROUP = group_of(ADA)
+BETWEEN = membership_of(GROUP, BOB)
+COMMAND = id_of("the posted command")
+INVITATION = id_of("invitation")
+
+RENAME = RenameGroup(group_id=GROUP, name="Ours")
+CREATE = CreateMemberAccount(
+    group_id=GROUP,
+    plan="send_only",
+    price_units=15,
+    email="new@example.com",
+    first_name="New",
+    last_name="Member",
+    language=Language.EN,
+)
+TRANSFER = TransferUnits(group_id=GROUP, mode="amount", amount_units=5, members=(BOB,))
+
+
+def _posted(model: type[Command], actor: UUID = ADA, **changed: Any) -> PostedCommand:
+    row = PostedCommand(COMMAND, model.TYPE, actor, b"", CommandState.PENDING, None, None, NOW, None)
+    return replace(row, **changed)
+
+
+def _of_it(body: Message, actor: UUID | None = ADA, id_: UUID | None = None) -> Incoming[Message]:
+    return replace(incoming(body, actor, id_), correlation_id=str(COMMAND))
+
+
+def _itself(body: Command, actor: UUID = ADA) -> Incoming[Message]:
+    return _of_it(body, actor, COMMAND)
+
+
+def _is_member() -> list[Any]:
+    entry = HistoryEntry(
+        history_of_membership(BETWEEN, 1), GROUP, Kind.MEMBERSHIP, NOW, ADA, BOB, BETWEEN, None, "active", None, None
+    )
+    return [Membership(BETWEEN, GROUP, ADA, BOB, True, 1, None, NOW, None), entry]
+
+
+def _is_invited() -> list[Any]:
+    entry = HistoryEntry(INVITATION, GROUP, Kind.INVITATION, NOW, ADA, BOB, INVITATION, None, "pending", None, None)
+    until = NOW.replace(year=NOW.year + 1)
+    invitation = Invitation(INVITATION, GROUP, ADA, BOB, InvitationState.PENDING, 1, hash_of(b""), NOW, until, None)
+    return [invitation, entry, Membership(BETWEEN, GROUP, ADA, BOB, False, 0, INVITATION, None, None), *_tallies()]
+
+
+def _tallies() -> list[Any]:
+    return [Tally(id_, 1, NOW.date(), 1) for id_ in (made_by(ADA), got_by(BOB))]
+
+
+def _outcome(scene: Scene) -> tuple[str, str | None, str | None]:
+    row: PostedCommand = scene.only(PostedCommand)
+    return row.state.value, row.code, row.result["event"] if row.result else None
+
+
+_BOB = Subscriber(BOB, "bob@example.com", "Bob", "Of-Bob", "en", AccountState.ACTIVE, None, 0, 0)
+
+DONE: list[tuple[Command, UUID, list[Any], str]] = [
+    (RENAME, ADA, [], "group-renamed"),
+    (InviteByEmail(group_id=GROUP, email="bob@example.com"), ADA, [_BOB], "invitation-sent"),
+    (InviteByEmail(group_id=GROUP, email="nobody@example.com"), ADA, [], "account-creation-required"),
+    (AcceptInvitation(invitation_id=INVITATION), BOB, _is_invited(), "invitation-accepted"),
+    (DeclineInvitation(invitation_id=INVITATION), BOB, _is_invited(), "invitation-declined"),
+    (RevokeInvitation(group_id=GROUP, invitation_id=INVITATION), ADA, _is_invited(), "invitation-revoked"),
+    (DetachMembers(group_id=GROUP, members=(MemberRef(member_id=BOB),)), ADA, _is_member(), "members-detached"),
+    (LeaveGroup(group_id=GROUP), BOB, _is_member(), "member-left"),
+]
+
+
+@pytest.mark.parametrize(("command", "actor", "rows", "answer"), DONE, ids=lambda v: getattr(v, "TYPE", None))
+def test_notes_what_is_done_at_once(command: Command, actor: UUID, rows: list[Any], answer: str) -> None:
+    scene = given(GROUPS, _posted(type(command), actor), *rows).when(_itself(command, actor))
+    assert _outcome(scene) == ("done", None, answer)
+    assert scene.only(PostedCommand).ended_at == NOW
+
+
+REFUSED: list[tuple[Command, UUID, str]] = [
+    (RENAME, BOB, "not_owner"),
+    (CREATE, ADA, "unknown_plan"),
+    (InviteByEmail(group_id=GROUP, email="x@example.com"), BOB, "not_owner"),
+    (AcceptInvitation(invitation_id=INVITATION), BOB, "unknown_invitation"),
+    (DeclineInvitation(invitation_id=INVITATION), BOB, "unknown_invitation"),
+    (RevokeInvitation(group_id=GROUP, invitation_id=INVITATION), ADA, "unknown_invitation"),
+    (DetachMembers(group_id=GROUP, members=(MemberRef(member_id=BOB),)), BOB, "not_owner"),
+    (LeaveGroup(group_id=GROUP), BOB, "not_member"),
+    (TRANSFER, ADA, "not_member"),
+]
+
+
+@pytest.mark.parametrize(("command", "actor", "code"), REFUSED, ids=lambda v: getattr(v, "TYPE", None))
+def test_notes_what_is_refused_at_once(command: Command, actor: UUID, code: str) -> None:
+    scene = given(GROUPS, _posted(type(command), actor)).when(_itself(command, actor))
+    assert _outcome(scene) == ("refused", code, None)
+
+
+def test_every_command_that_can_be_posted_is_shown_here() -> None:
+    at_once = {type(command) for command, *_ in DONE}
+    assert at_once | {CreateMemberAccount, TransferUnits} == set(ANSWERS)
+    assert {type(command) for command, *_ in REFUSED} == set(ANSWERS)
+
+
+def _transfer_id() -> UUID:
+    return _itself(TRANSFER).derive("transfer")
+
+
+def test_a_transfer_is_pending_until_the_ledger_has_answered() -> None:
+    scene = given(GROUPS, _posted(TransferUnits), *_is_member()).when(_itself(TRANSFER))
+    assert _outcome(scene) == ("pending", None, None)
+    legs = [{"account_id": BOB, "amount_units": 5}]
+    posted = TransfersPosted.model_validate(
+        {"transfer_id": _transfer_id(), "source_id": ADA, "reference": str(GROUP), "legs": legs, "total_units": 5}
+    )
+    scene.when(_of_it(posted))
+    assert _outcome(scene) == ("done", None, "units-transferred")
+    row = scene.only(PostedCommand)
+    assert row.result == {"event": "units-transferred", "transfer_id": str(_transfer_id()), "total_units": 5}
+
+
+def test_a_transfer_is_refused_when_the_ledger_says_so() -> None:
+    scene = given(GROUPS, _posted(TransferUnits), *_is_member()).when(_itself(TRANSFER))
+    refused = TransfersRefused(
+        transfer_id=_transfer_id(), source_id=ADA, reference=str(GROUP), code="units_short", command_type="x"
+    )
+    assert _outcome(scene.when(_of_it(refused))) == ("refused", "units_short", None)
+
+
+SAGA = saga_asked_by(COMMAND)
+
+
+def _creating() -> Scene:
+    scene = given(GROUPS, _posted(CreateMemberAccount), Plan("send_only", 15, 365)).when(_itself(CREATE))
+    assert _outcome(scene) == ("pending", None, None)
+    return scene
+
+
+def test_an_account_is_created_when_its_saga_has_completed() -> None:
+    scene = _creating()
+    account = account_of(SAGA)
+    scene.when(_of_it(UnitsReserved(hold_id=SAGA, account_id=ADA, amount_units=15)))
+    scene.when(
+        _of_it(
+            AccountProvisioned(
+                request_id=SAGA, account_id=account, plan="send_only", price_units=15, expires_at=NOW, fax_number=None
+            )
+        )
+    )
+    assert _outcome(scene) == ("pending", None, None)
+    scene.when(_of_it(HoldCaptured(hold_id=SAGA, account_id=ADA, amount_units=15)))
+    assert _outcome(scene) == ("done", None, "member-account-created")
+    assert scene.only(PostedCommand).result["member_id"] == str(account)
+
+
+def test_an_account_is_refused_with_what_its_saga_was_refused_with() -> None:
+    short = UnitsRefused(hold_id=SAGA, account_id=ADA, code="units_short", command_type="x")
+    assert _outcome(_creating().when(_of_it(short))) == ("refused", "units_short", None)
+
+
+def test_an_account_that_can_not_exist_is_refused_once_its_units_are_back() -> None:
+    scene = _creating().when(_of_it(UnitsReserved(hold_id=SAGA, account_id=ADA, amount_units=15)))
+    refused = AccountRefused(request_id=SAGA, account_id=account_of(SAGA), code="email_taken", command_type="x")
+    assert _outcome(scene.when(_of_it(refused))) == ("pending", None, None)
+    released = HoldReleased(hold_id=SAGA, account_id=ADA, amount_units=15)
+    assert _outcome(scene.when(_of_it(released))) == ("refused", "email_taken", None)
+
+
+def test_what_has_ended_stays_as_it_is() -> None:
+    ended = _posted(RenameGroup, state=CommandState.REFUSED, code="group_closed", ended_at=NOW)
+    scene = given(GROUPS, ended).when(_itself(RENAME))
+    assert scene.only(PostedCommand) == ended
+
+
+def test_a_command_that_was_not_posted_leaves_no_row() -> None:
+    scene = given(GROUPS).when(_itself(RENAME))
+    assert not [row for row in scene.rows() if isinstance(row, PostedCommand)]
+
+
+def test_the_answer_to_another_command_is_none_to_this_one() -> None:
+    scene = given(GROUPS, _posted(LeaveGroup)).when(_itself(RENAME))
+    assert _outcome(scene) == ("pending", None, None)
+
+
+def test_what_is_posted_is_about_the_own_group_and_no_other() -> None:
+    mine = command_of(RenameGroup, {"name": "Ours", "group_id": str(group_of(BOB))}, ADA)
+    assert mine == RENAME
+    theirs = command_of(LeaveGroup, {"group_id": str(group_of(BOB))}, ADA)
+    assert theirs == LeaveGroup(group_id=group_of(BOB))
+    others: set[type[Command]] = {LeaveGroup, AcceptInvitation, DeclineInvitation}
+    assert {model for model in ANSWERS if not is_about_own_group(model)} == others
+
+
+def test_the_same_key_gives_the_same_id_to_the_same_actor_alone() -> None:
+    assert id_for(str(COMMAND), ADA) == COMMAND
+    assert id_for("order 7", ADA) == id_for("order 7", ADA) != id_for("order 7", BOB)
+    assert id_for(None, ADA) != id_for(None, ADA)
