@@ -1,0 +1,54 @@
+"""What a form brings: text fields, some of them many times."""
+
+from collections.abc import Mapping, Sequence
+from urllib.parse import parse_qs
+
+from starlette.requests import Request
+
+MAX_BYTES = 256 * 1024
+"""A thousand members fit in, three times."""
+
+_MAX_FIELDS = 3000
+
+
+class BadForm(ValueError):
+    """No form of ours looks like this."""
+
+
+class Texts(dict[str, str]):
+    """Texts by name; one that is not there is empty."""
+
+    def __missing__(self, _: str) -> str:
+        return ""
+
+
+class Form:
+    """The fields of a form."""
+
+    def __init__(self, fields: Mapping[str, Sequence[str]]) -> None:
+        self._fields = fields
+
+    def one(self, name: str) -> str:
+        """Give a field, without the spaces around it; empty if it is not there."""
+        return self._fields.get(name, ("",))[0].strip()
+
+    def all(self, name: str) -> Sequence[str]:
+        """Give a field that may be there many times."""
+        return self._fields.get(name, ())
+
+    def some(self, *names: str) -> Texts:
+        """Give those of these fields that are there."""
+        return Texts({name: self.one(name) for name in names if name in self._fields})
+
+
+async def read_form(request: Request) -> Form:
+    """Read a form that was posted; raises `BadForm`."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise BadForm("too long")
+    try:
+        return Form(parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS))
+    except ValueError as error:
+        raise BadForm("not a form") from error

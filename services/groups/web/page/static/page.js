@@ -1,0 +1,101 @@
+// What htmx and the browser do not do by themselves. The page works without it.
+(() => {
+  "use strict";
+  const $ = (selector, root = document) => root.querySelector(selector);
+  const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const TOAST_MS = 6000;
+
+  // --- choosing members ----------------------------------------------------------------------------------------------
+
+  const boxes = () => $$("#members tbody input[name=member]");
+
+  function showAll() {
+    const all = $("#all");
+    if (!all) return;
+    const ticked = boxes().filter((box) => box.checked).length;
+    all.checked = ticked > 0 && ticked === boxes().length;
+    all.indeterminate = ticked > 0 && !all.checked;
+  }
+
+  document.addEventListener("change", (event) => {
+    if (event.target.id === "all") {
+      boxes().forEach((box) => { if (!box.closest("tr").hidden) box.checked = event.target.checked; });
+    }
+    if (event.target.closest("#members")) showAll();
+  });
+
+  function find() {
+    const wanted = ($("#find")?.value ?? "").trim().toLocaleLowerCase();
+    $$("#members tbody tr").forEach((row) => { row.hidden = !row.textContent.toLocaleLowerCase().includes(wanted); });
+  }
+
+  document.addEventListener("input", (event) => { if (event.target.id === "find") find(); });
+  document.addEventListener("keydown", (event) => {
+    if (event.target.id === "find" && event.key === "Enter") event.preventDefault();
+  });
+
+  // --- parts that are exchanged --------------------------------------------------------------------------------------
+
+  // A part in which somebody is at work stays as it is; who is ticked stays ticked.
+  document.addEventListener("htmx:oobBeforeSwap", (event) => {
+    const { target, fragment } = event.detail;
+    if (target.matches("[data-keep]") || (target.id === "history-list" && target.hasAttribute("data-paged"))) {
+      event.detail.shouldSwap = false;
+    }
+    if (target.id === "members") {
+      boxes().filter((box) => box.checked).forEach((box) => {
+        const again = fragment.querySelector(`input[value="${box.value}"]`);
+        if (again) again.checked = true;
+      });
+      const sought = $("#find");
+      const again = fragment.querySelector("#find");
+      if (sought && again) again.value = sought.value;
+    }
+  });
+
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    if (event.target.closest("[data-older]")) $("#history-list").setAttribute("data-paged", "");
+  });
+
+  document.addEventListener("htmx:afterSwap", (event) => {
+    const region = event.detail.target;
+    if (region?.tabIndex === -1 && document.activeElement === document.body) region.focus({ preventScroll: true });
+  });
+
+  htmx.onLoad((loaded) => {
+    const within = (selector) => (loaded.matches?.(selector) ? [loaded] : $$(selector, loaded));
+    within("dialog.confirm").forEach((dialog) => {
+      dialog.addEventListener("close", () => dialog.remove());
+      dialog.showModal();
+    });
+    within("[data-focus]").forEach((field) => { field.focus(); field.select(); });
+    within(".toast").forEach((toast) => setTimeout(() => toast.remove(), TOAST_MS));
+    if (within("#members").length) {
+      const field = $("#find");
+      if (field) field.hidden = false;
+      find();
+      showAll();
+      if ($("#amount")?.value) $("#selection").dispatchEvent(new Event("input", { bubbles: true }));
+    }
+  });
+
+  document.addEventListener("click", (event) => {
+    const dialog = event.target.closest("dialog");
+    if (!dialog) return;
+    if (event.target.closest("[data-close]") || event.target === dialog) {
+      event.preventDefault();
+      dialog.close();
+    }
+  });
+
+  // --- what went wrong on the way ------------------------------------------------------------------------------------
+
+  function lost() {
+    const toast = $("#lost")?.content.firstElementChild.cloneNode(true);
+    if (!toast || $("#toasts .bad")) return;
+    $("#toasts").append(toast);
+    setTimeout(() => toast.remove(), TOAST_MS);
+  }
+
+  ["htmx:responseError", "htmx:sendError", "htmx:timeout"].forEach((name) => document.addEventListener(name, lost));
+})();

@@ -1,0 +1,178 @@
+"""What the page shows, made ready: reads of groups' own database for one visitor, and what is made of them."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.groups.domain import AccountState, Kind
+from services.groups.tables import subscribers
+from services.groups.web import queries
+from services.groups.web.cursor import Cursor
+from services.groups.web.page.speech import Speech
+from services.groups.web.page.words import MARKS, NO_MARK, Mark
+from services.groups.web.queries import Filter
+
+HISTORY_LINES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who is there: what the header says, and the language that Popfax writes to them in."""
+
+    name: str
+    language: str | None
+
+
+async def visitor(connection: AsyncConnection, subscriber_id: UUID) -> Visitor:
+    """Give who is there; somebody of whom nothing was told yet has no name."""
+    columns = (subscribers.c.first_name, subscribers.c.last_name, subscribers.c.language)
+    row = (await connection.execute(sa.select(*columns).where(subscribers.c.id == subscriber_id))).one_or_none()
+    return Visitor(full_name(row.first_name, row.last_name), row.language) if row else Visitor("", None)
+
+
+def full_name(first_name: str | None, last_name: str | None) -> str:
+    """Give a name as it is said; empty for somebody whom nobody has told of."""
+    return f"{first_name or ''} {last_name or ''}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A member, in the list."""
+
+    id: str
+    chosen: str
+    """What the checkbox sends: who, and which of their times in the group it is."""
+    name: str
+    email: str
+    initials: str
+    hue: int
+    units: str
+    is_expired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the history."""
+
+    line: queries.HistoryLine
+    who: str
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A page of the history, and what leads to the next."""
+
+    filter: Filter
+    lines: tuple[Line, ...]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """All that the page shows."""
+
+    visitor: Visitor
+    group: queries.OwnGroup
+    members: tuple[Row, ...]
+    received: tuple[queries.ReceivedInvitation, ...]
+    joined: tuple[queries.JoinedGroup, ...]
+    history: Stretch
+    seen: str
+    """What `changes` calls this state, as it was before it was read: what changes from here on is told."""
+
+
+async def shown(connection: AsyncConnection, subscriber_id: UUID, filter_: Filter, speech: Speech) -> Shown:
+    """Read all that the page shows somebody."""
+    seen = (await queries.fingerprints(connection, [subscriber_id])).get(subscriber_id, "")
+    group = await queries.group_of_owner(connection, subscriber_id)
+    return Shown(
+        visitor=await visitor(connection, subscriber_id),
+        group=group,
+        members=tuple(rows_of(group.members, speech)),
+        received=await queries.invitations_to(connection, subscriber_id),
+        joined=await queries.memberships_of(connection, subscriber_id),
+        history=await stretch(connection, subscriber_id, filter_, None),
+        seen=seen,
+    )
+
+
+def rows_of(members: Iterable[queries.Member], speech: Speech) -> Iterable[Row]:
+    """Make the members' rows."""
+    for member in members:
+        name = full_name(member.first_name, member.last_name)
+        yield Row(
+            id=member.member_id.hex,
+            chosen=f"{member.member_id.hex}.{member.epoch}",
+            name=name or member.email or "",
+            email=member.email or "",
+            initials=f"{(member.first_name or '')[:1]}{(member.last_name or '')[:1]}".upper(),
+            hue=member.member_id.int % 6,
+            units=speech.units(member.available_units),
+            is_expired=member.state is AccountState.EXPIRED,
+        )
+
+
+async def stretch(connection: AsyncConnection, subscriber_id: UUID, filter_: Filter, after: Cursor | None) -> Stretch:
+    """Read a page of the history."""
+    page = await queries.history_of(connection, subscriber_id, filter_, after, HISTORY_LINES)
+    return Stretch(filter_, tuple(_line(each) for each in page.lines), page.next)
+
+
+def _line(line: queries.HistoryLine) -> Line:
+    who = line.member_name or line.member_email or ""
+    mark = MARKS.get((line.kind.value, line.outcome), NO_MARK)
+    if line.kind is Kind.INVITATION:  # who was invited is known by the address that was typed
+        who = line.member_email or line.member_name or ""
+    return Line(line, who, mark)
+
+
+# --- who is chosen, and what giving them units would cost -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Members of today that somebody has ticked."""
+
+    members: tuple[queries.Member, ...]
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Give them as checkboxes send them."""
+        return tuple(f"{member.member_id.hex}.{member.epoch}" for member in self.members)
+
+
+def choose(members: Iterable[queries.Member], ticked: Collection[str], everybody: bool) -> Choice:
+    """Find those who are ticked among those who are members."""
+    wanted = set(ticked)
+    return Choice(tuple(each for each in members if everybody or f"{each.member_id.hex}.{each.epoch}" in wanted))
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What a transfer would cost, as balances are known now; the ledger computes it again."""
+
+    mode: str
+    amount_units: int
+    choice: Choice
+    available_units: int
+
+    @property
+    def gains(self) -> Mapping[UUID, int]:
+        """Give what each would get."""
+        if self.mode == "top_up_to":
+            return {each.member_id: max(0, self.amount_units - each.available_units) for each in self.choice.members}
+        return dict.fromkeys((each.member_id for each in self.choice.members), self.amount_units)
+
+    @property
+    def cost(self) -> int:
+        """Give what it costs."""
+        return sum(self.gains.values())
+
+    @property
+    def left(self) -> int:
+        """Give what is left after it; below zero it is what is missing."""
+        return self.available_units - self.cost

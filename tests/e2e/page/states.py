@@ -1,0 +1,212 @@
+"""Every state of the page, by the way in which somebody gets there: for axe, and for the pictures."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from contracts.topics import Principal
+from tests.e2e.driver import SETTINGS
+from tests.e2e.page.cast import Cast
+from tests.e2e.page.people import Person
+from tests.e2e.page.visits import Visit
+
+Go = Callable[[Visit, Cast], None]
+
+
+@dataclass(frozen=True)
+class State:
+    """A state: whose page it is on, how it comes about, and what has to be away meanwhile."""
+
+    who: Callable[[Cast], Person | None]
+    go: Go
+    away: Principal | None = None
+
+
+def _owner(cast: Cast) -> Person:
+    return cast.anne
+
+
+def _new(cast: Cast) -> Person:
+    return cast.zoe
+
+
+def _whole(visit: Visit, _: Cast) -> None:
+    visit.page.wait_for_selector("#members")
+
+
+def _editing(visit: Visit, _: Cast) -> None:
+    visit.press("Modifier le nom du groupe", role="link")
+    visit.page.wait_for_selector("#name")
+
+
+def _bad_name(visit: Visit, cast: Cast) -> None:
+    _editing(visit, cast)
+    visit.page.evaluate("document.getElementById('name').removeAttribute('required')")
+    visit.fill("Nom du groupe", " ")
+    visit.press("Enregistrer")
+    visit.page.wait_for_selector("#name-error")
+
+
+def _bad_email(visit: Visit, _: Cast) -> None:
+    visit.fill("Adresse e-mail", "pas une adresse")
+    visit.press("Inviter / Créer")
+    visit.page.wait_for_selector("#email-error")
+
+
+def _refused(visit: Visit, cast: Cast) -> None:
+    visit.fill("Adresse e-mail", cast.members[0].email)
+    visit.press("Inviter / Créer")
+    visit.see("déjà membre de votre groupe")
+
+
+def _looking(visit: Visit, _: Cast) -> None:
+    visit.fill("Adresse e-mail", "quelqu.un@example.com")
+    visit.press("Inviter / Créer")
+    visit.page.wait_for_selector(".pending")
+
+
+def _plan(visit: Visit, _: Cast) -> None:
+    visit.fill("Adresse e-mail", "camille.roux@branch.example")
+    visit.press("Inviter / Créer")
+    visit.see("Choisissez une formule")
+
+
+def _person(visit: Visit, cast: Cast) -> None:
+    _plan(visit, cast)
+    visit.press("Continuer", "#flow")
+    visit.fill("Prénom", "Camille")
+    visit.fill("Nom", "Roux")
+
+
+def _bad_person(visit: Visit, cast: Cast) -> None:
+    _person(visit, cast)
+    visit.page.locator("#person-email").fill("camille.roux")
+    visit.press("Continuer", "#flow")
+    visit.page.wait_for_selector("#error-email")
+
+
+def _payment(visit: Visit, cast: Cast) -> None:
+    _person(visit, cast)
+    visit.press("Continuer", "#flow")
+    visit.see("Comment souhaitez-vous payer")
+
+
+def _progress(visit: Visit, cast: Cast) -> None:
+    _payment(visit, cast)
+    visit.press("Continuer", "#flow")
+    visit.page.wait_for_selector(".trail .now")
+
+
+def _short(visit: Visit, cast: Cast) -> None:
+    _payment(visit, cast)
+    visit.press("Continuer", "#flow")
+    visit.see("Vous n’avez pas assez")
+
+
+def _chosen(visit: Visit, cast: Cast) -> None:
+    visit.tick(cast.members[0].name, cast.members[2].name)
+    visit.page.locator("#amount").fill("20")
+    visit.see("Coût pour 2 membres", "#cost")
+
+
+def _too_dear(visit: Visit, cast: Cast) -> None:
+    visit.page.get_by_label("Tous").check()
+    visit.page.locator("#amount").fill("900")
+    visit.see("Il vous manque", "#cost")
+
+
+def _nobody_chosen(visit: Visit, _: Cast) -> None:
+    visit.press("Transférer")
+    visit.see("Choisissez d’abord", "#members-answer")
+
+
+def _confirm_transfer(visit: Visit, cast: Cast) -> None:
+    _chosen(visit, cast)
+    visit.press("Transférer")
+    visit.page.wait_for_selector("dialog[open]")
+
+
+def _confirm_detach(visit: Visit, cast: Cast) -> None:
+    visit.tick(cast.members[0].name, cast.members[4].name)
+    visit.press("Supprimer la sélection")
+    visit.page.wait_for_selector("dialog[open]")
+
+
+def _transferring(visit: Visit, cast: Cast) -> None:
+    visit.tick(cast.members[4].name)
+    visit.page.locator("#amount").fill("1")
+    visit.press("Transférer")
+    visit.press("Transférer 1\u00a0POP", "dialog")
+    visit.page.wait_for_selector("#members-answer .pending")
+
+
+def _confirm_leave(visit: Visit, _: Cast) -> None:
+    visit.press("Quitter (Durand & Fils)", role="link")
+    visit.page.wait_for_selector("dialog[open]")
+
+
+def _transfers(visit: Visit, _: Cast) -> None:
+    visit.press("Transferts", "#history", role="link")
+    visit.page.wait_for_selector("#tab-transfers[aria-current]")
+
+
+def _stranger(visit: Visit, _: Cast) -> None:
+    visit.expected.add(401)
+    visit.open()
+
+
+def _over(visit: Visit, _: Cast) -> None:
+    visit.expected.add(401)
+    visit.open("/login?token=over")
+
+
+def _nothing(visit: Visit, _: Cast) -> None:
+    visit.expected.add(404)
+    visit.open("/nothing")
+
+
+STATES: Mapping[str, State] = {
+    "owner": State(_owner, _whole),
+    "empty": State(_new, _whole),
+    "member-invited": State(lambda cast: cast.nora, _whole),
+    "name-edited": State(_owner, _editing),
+    "name-wrong": State(_owner, _bad_name),
+    "email-wrong": State(_owner, _bad_email),
+    "invitation-refused": State(_owner, _refused),
+    "plan": State(_owner, _plan),
+    "person": State(_owner, _person),
+    "person-wrong": State(_owner, _bad_person),
+    "payment": State(_owner, _payment),
+    "payment-short": State(_new, _payment),
+    "creation-refused": State(_new, _short),
+    "chosen": State(_owner, _chosen),
+    "chosen-too-dear": State(_owner, _too_dear),
+    "nobody-chosen": State(_owner, _nobody_chosen),
+    "transfer-confirmed": State(_owner, _confirm_transfer),
+    "removal-confirmed": State(_owner, _confirm_detach),
+    "leaving-confirmed": State(_owner, _confirm_leave),
+    "history-transfers": State(_owner, _transfers),
+    "stranger": State(lambda _: None, _stranger),
+    "visit-over": State(lambda _: None, _over),
+    "nothing": State(lambda _: None, _nothing),
+    "creation-in-progress": State(_owner, _progress, away=Principal.PROVISIONING),
+    "transfer-in-progress": State(_owner, _transferring, away=Principal.LEDGER),
+}
+
+
+@contextmanager
+def arranged(
+    state: State, visit_of: Callable[[Person | None], AbstractContextManager[Visit]], cast: Cast
+) -> Iterator[Visit]:
+    """Bring a page into a state. What had to be away is back in the end."""
+    with visit_of(state.who(cast)) as visit:
+        service = visit.product.services[state.away] if state.away else None
+        if service:
+            service.stop()
+        try:
+            state.go(visit, cast)
+            yield visit
+        finally:
+            if service:
+                service.launch(**SETTINGS)
+                service.wait_ready()
