@@ -1,8 +1,8 @@
 """Groups: what the platform asks on a subscriber's behalf, and the membership events that anyone inside may follow.
 
 The actor of a command is the subscriber on whose behalf it is. What an owner may do is refused to everybody else with
-`not_owner`, and with `group_closed` once the owner's account is closed. No message tells anything of the owner's
-account.
+`not_owner`, and with `group_closed` once the owner's account is closed. That it is closed is all that any message tells
+of the owner's account.
 """
 
 from typing import Annotated, Literal, Self
@@ -66,7 +66,8 @@ class InviteByEmail(Command, type="popfax.groups.invite-by-email.v1", topic=GROU
     A subscriber gets a mail, and `InvitationSent` answers; one who has a pending invitation already gets a new mail,
     and the link of the earlier one is void. For an address that nobody has, `AccountCreationRequired` answers. Refused
     by `InvitationRefused`, in this order, with `not_owner`, `group_closed`, `own_address`, `already_member`,
-    `quota_owner_day`, `quota_owner_pending`, `quota_address_day`, `quota_address_pending`.
+    `quota_owner_day`, `quota_owner_pending`, `quota_address_day`, `quota_address_pending`. A renewal counts as the mail
+    that it is, an unknown address against the owner's day, and what is refused for nothing.
     """
 
     group_id: UUID
@@ -102,7 +103,8 @@ class RevokeInvitation(Command, type="popfax.groups.revoke-invitation.v1", topic
     """Take a pending invitation into the actor's group back.
 
     Answered by `InvitationRevoked`; refused by `RevocationRefused` with `not_owner`, `group_closed`,
-    `unknown_invitation`, or what `AcceptInvitation` says of one that is not pending any more.
+    `unknown_invitation`, or what `AcceptInvitation` says of one that is not pending any more. One whose time is up can
+    be revoked, or renewed, until it has been found to have expired.
     """
 
     group_id: UUID
@@ -121,8 +123,9 @@ class MemberRef(BaseModel):
 class DetachMembers(Command, type="popfax.groups.detach-members.v1", topic=GROUPS_COMMANDS, key="group_id"):
     """End the memberships of some members of the actor's group; accounts and units stay theirs.
 
-    Each has its own outcome, which `MembersDetached` tells; a `MemberLeft` follows for each that ended. Refused, as a
-    whole, by `DetachmentRefused` with `not_owner` or `group_closed`.
+    Each has its own outcome, which `MembersDetached` tells; a `MemberLeft` follows for each that ended. Name the epochs
+    where they are known: a command that comes late then leaves later memberships alone. Refused, as a whole, by
+    `DetachmentRefused` with `not_owner` or `group_closed`.
     """
 
     group_id: UUID

@@ -178,16 +178,11 @@ def invited(
 ) -> list[Effect]:
     """A subscriber is invited: anew, with `invitation_id`, or with a new token for the invitation that is pending."""
     membership = roster.membership(group_id, owner_id, subscriber_id)
+    pending = membership.invitation_id and roster.invitations[membership.invitation_id]
     token = moment.token_bytes(32)
-    renewed = membership.invitation_id is not None
-    if membership.invitation_id is not None:
-        invitation = roster.invitations[membership.invitation_id]
-        invitation = replace(
-            invitation,
-            round=invitation.round + 1,
-            token_hash=hash_of(token),
-            expires_at=moment.now + INVITATION_LIFETIME,
-        )
+    token_hash, expires_at = hash_of(token), moment.now + INVITATION_LIFETIME
+    if pending:
+        invitation = replace(pending, round=pending.round + 1, token_hash=token_hash, expires_at=expires_at)
     else:
         invitation = Invitation(
             id=invitation_id,
@@ -196,41 +191,21 @@ def invited(
             subscriber_id=subscriber_id,
             state=InvitationState.PENDING,
             round=1,
-            token_hash=hash_of(token),
+            token_hash=token_hash,
             made_at=moment.now,
-            expires_at=moment.now + INVITATION_LIFETIME,
+            expires_at=expires_at,
             ended_at=None,
         )
         roster.memberships.put(replace(membership, invitation_id=invitation.id))
-        roster.history.put(
-            HistoryEntry(
-                id=invitation.id,
-                group_id=group_id,
-                kind=Kind.INVITATION,
-                at=moment.now,
-                actor_id=owner_id,
-                member_id=subscriber_id,
-                reference_id=invitation.id,
-                units=None,
-                outcome=InvitationState.PENDING.value,
-                code=None,
-                ended_at=None,
-            )
-        )
+        _invitation_begun(roster, invitation)
     roster.invitations.put(invitation)
     _lock_group(roster, group_id, owner_id)
+    renewed = invitation.round > 1
     _count(roster, made_by(owner_id), 0 if renewed else 1, 0, moment)  # the day's were counted when it was asked for
     _count(roster, got_by(subscriber_id), 0 if renewed else 1, 1, moment)
     group = roster.groups.get(group_id)
     return [
-        InvitationSent(
-            group_id=group_id,
-            owner_id=owner_id,
-            invitation_id=invitation.id,
-            subscriber_id=subscriber_id,
-            expires_at=invitation.expires_at,
-            renewed=renewed,
-        ),
+        InvitationSent(**_between(invitation), expires_at=invitation.expires_at, renewed=renewed),
         SendInvitation(
             invitation_id=invitation.id,
             round=invitation.round,
@@ -242,6 +217,24 @@ def invited(
         ),
         SetTimer(invitation.id, invitation.expires_at, InvitationDue(invitation_id=invitation.id)),
     ]
+
+
+def _invitation_begun(roster: Roster, invitation: Invitation) -> None:
+    roster.history.put(
+        HistoryEntry(
+            id=invitation.id,
+            group_id=invitation.group_id,
+            kind=Kind.INVITATION,
+            at=invitation.made_at,
+            actor_id=invitation.owner_id,
+            member_id=invitation.subscriber_id,
+            reference_id=invitation.id,
+            units=None,
+            outcome=InvitationState.PENDING.value,
+            code=None,
+            ended_at=None,
+        )
+    )
 
 
 def asked(roster: Roster, owner_id: UUID, moment: Moment) -> None:
@@ -263,58 +256,44 @@ def _count(roster: Roster, id_: UUID, pending: int, today: int, moment: Moment) 
 def accepted(roster: Roster, invitation: Invitation, moment: Moment) -> list[Effect]:
     """The invited subscriber accepts, and becomes a member."""
     group_id, owner_id, subscriber_id = invitation.group_id, invitation.owner_id, invitation.subscriber_id
-    told = InvitationAccepted(
-        group_id=group_id, owner_id=owner_id, invitation_id=invitation.id, subscriber_id=subscriber_id
-    )
+    told = InvitationAccepted(**_between(invitation))
     ending = _invitation_ended(roster, invitation, InvitationState.ACCEPTED, told, None, moment)
     return [*ending, *joined(roster, group_id, owner_id, subscriber_id, "invitation_accepted", subscriber_id, moment)]
 
 
 def declined(roster: Roster, invitation: Invitation, moment: Moment) -> list[Effect]:
     """The invited subscriber declines."""
-    told = InvitationDeclined(
-        group_id=invitation.group_id,
-        owner_id=invitation.owner_id,
-        invitation_id=invitation.id,
-        subscriber_id=invitation.subscriber_id,
-    )
+    told = InvitationDeclined(**_between(invitation))
     return _invitation_ended(roster, invitation, InvitationState.DECLINED, told, None, moment)
 
 
 def revoked(roster: Roster, invitation: Invitation, reason: str, moment: Moment) -> list[Effect]:
     """The invitation is void: the owner says so (`revoked`), or it has lost its sense."""
-    told = InvitationRevoked(
-        group_id=invitation.group_id,
-        owner_id=invitation.owner_id,
-        invitation_id=invitation.id,
-        subscriber_id=invitation.subscriber_id,
-        reason=reason,
-    )
+    told = InvitationRevoked(**_between(invitation), reason=reason)
     code = None if reason == "revoked" else reason
     return _invitation_ended(roster, invitation, InvitationState.REVOKED, told, code, moment)
 
 
 def expired(roster: Roster, invitation: Invitation, moment: Moment) -> list[Effect]:
     """Nobody answered in time."""
-    told = InvitationExpired(
-        group_id=invitation.group_id,
-        owner_id=invitation.owner_id,
-        invitation_id=invitation.id,
-        subscriber_id=invitation.subscriber_id,
-    )
+    told = InvitationExpired(**_between(invitation))
     return _invitation_ended(roster, invitation, InvitationState.EXPIRED, told, None, moment)
 
 
 def bounced(roster: Roster, invitation: Invitation, reason: str, moment: Moment) -> list[Effect]:
     """The invitation's mail came back."""
-    told = InvitationBounced(
-        group_id=invitation.group_id,
-        owner_id=invitation.owner_id,
-        invitation_id=invitation.id,
-        subscriber_id=invitation.subscriber_id,
-        reason=reason,
-    )
+    told = InvitationBounced(**_between(invitation), reason=reason)
     return _invitation_ended(roster, invitation, InvitationState.BOUNCED, told, reason, moment)
+
+
+def _between(invitation: Invitation) -> dict[str, UUID]:
+    """Give the ids that whatever is told of an invitation names."""
+    return {
+        "group_id": invitation.group_id,
+        "owner_id": invitation.owner_id,
+        "invitation_id": invitation.id,
+        "subscriber_id": invitation.subscriber_id,
+    }
 
 
 def _invitation_ended(

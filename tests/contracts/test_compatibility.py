@@ -2,6 +2,7 @@
 
 import copy as copying
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ TEXT_OR_NULL = {"anyOf": [TEXT, {"type": "null"}]}
 OLD_READER, NEW_READER, KAFKA = "an old reader", "today's reader", "its topic"
 
 """How what is said of a breaking change begins."""
+
+
+@pytest.fixture
+def copy(copy: Path) -> Path:
+    """A copy of the contracts with one release, the first, however many there are by now."""
+    for release in (copy / "contracts" / "released").iterdir():
+        if release.is_dir() and release.name != "1.0.0":
+            shutil.rmtree(release)
+    return copy
 
 
 def today() -> dict[str, Schema]:
@@ -120,18 +130,18 @@ def test_compatible_change_is_allowed(type_: str, change: Callable[[Schema], obj
     assert breaks(schemas.schema_of(MESSAGES[type_]), _changed(type_, change)) == []
 
 
-def test_change_that_breaks_a_released_version_is_found() -> None:
+def test_change_that_breaks_a_released_version_is_found(copy: Path) -> None:
     type_ = "popfax.ledger.reserve-units.v1"
     changed = today() | {type_: _changed(type_, _remove("hold_id"))}
-    assert releases.problems(CHECKOUT, changed) == [
+    assert releases.problems(copy, changed) == [
         f"{type_}: breaks 1.0.0: an old reader can't read every record that is written today, or loses a field of it"
     ]
 
 
-def test_released_type_that_is_gone_is_found() -> None:
+def test_released_type_that_is_gone_is_found(copy: Path) -> None:
     type_ = "popfax.ledger.reserve-units.v1"
     without = {name: schema for name, schema in today().items() if name != type_}
-    assert releases.problems(CHECKOUT, without) == [f"{type_}: breaks 1.0.0: the type is gone"]
+    assert releases.problems(copy, without) == [f"{type_}: breaks 1.0.0: the type is gone"]
 
 
 def test_every_exception_is_needed() -> None:

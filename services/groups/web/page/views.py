@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from services.groups.web.page.speech import Speech
 from services.groups.web.page.words import MARKS, NO_MARK, Mark
 from services.groups.web.queries import Filter
 
-HISTORY_LINES = 15
+HISTORY_LINES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,8 @@ def full_name(first_name: str | None, last_name: str | None) -> str:
     return f"{first_name or ''} {last_name or ''}".strip()
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A member, in the list."""
+class Row(NamedTuple):
+    """A member, in the list. There may be a thousand: the template takes it apart as the tuple that it is."""
 
     id: str
     chosen: str
