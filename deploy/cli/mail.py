@@ -16,7 +16,7 @@ from deploy.cli.errors import Failure
 from deploy.cli.options import EnvFile, Json
 from deploy.cli.output import ago, complain, print_json, print_table, say, short
 from deploy.cli.preview import write_previews
-from deploy.local import browser
+from deploy.local.browser import find as browser
 from services.notifications.domain import MailState
 from services.notifications.settings import NotificationsSettings
 from services.notifications.tables import deliveries, mails
@@ -85,7 +85,7 @@ def preview(
     directory: Annotated[Path, typer.Argument(help="Where to.")] = Path("mail-preview"),
 ) -> None:
     """Write every mail, with made-up facts, in both languages: HTML, text, and pictures if there is a Chromium."""
-    program = browser.find()
+    program = browser()
     if program is None:
         complain("no Chromium, Chrome or Playwright's Chromium is installed: no pictures are made")
     # The settings of the mails alone: nothing is connected to.

@@ -67,7 +67,7 @@ def test_a_refusal_says_why_and_leaves_no_trace(world: World, code: str) -> None
 def test_a_member_is_not_created_a_second_time(world: World) -> None:
     owner, email = world.owner(), f"nina.{world.mark}@example.com"
     assert world.outcome(world.create(owner, email)).says(MemberAccountCreated)
-    known = "SELECT 1 FROM addresses WHERE email = %s"
+    known = "SELECT 1 FROM subscribers WHERE email = %s"
     wait(lambda: world.rows(Principal.GROUPS, known, email), "groups knows the address")
     refused = world.outcome(world.create(owner, email.upper()))
     assert refused["code"] == "already_member"

@@ -228,7 +228,7 @@ def test_reads_the_history_from_the_newest_to_the_oldest_line(open_scene: Openin
     visit, say = scene.visit, scene.say
     visit.open()
     lines = visit.page.locator("#history .line")
-    expect(lines).to_have_count(15)
+    expect(lines).to_have_count(10)
     visit.press(say("Older"), "#history", role="link")
     expect(lines).to_have_count(20)
     expect(visit.page.locator("#history .older")).to_have_count(0)
@@ -236,7 +236,7 @@ def test_reads_the_history_from_the_newest_to_the_oldest_line(open_scene: Openin
     expect(lines).to_have_count(2)
     expect(visit.page.locator("#tab-invitations")).to_have_attribute("aria-current", "true")
     visit.press(say("Transfers"), "#history", role="link")
-    expect(lines).to_have_count(15)
+    expect(lines).to_have_count(10)
 
 
 def test_sees_at_once_what_others_change(open_scene: Opening) -> None:

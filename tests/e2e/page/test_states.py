@@ -9,7 +9,7 @@ from tests.e2e.page.people import Person
 from tests.e2e.page.states import STATES, arranged
 from tests.e2e.page.visits import DESKTOP, PHONE, Visit, visiting
 
-LOOKS = (("light", DESKTOP), ("dark", DESKTOP), ("light", PHONE))
+LOOKS = (("light", DESKTOP), ("dark", PHONE))
 
 
 @pytest.mark.parametrize("name", STATES)

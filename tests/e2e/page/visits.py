@@ -107,6 +107,6 @@ def visiting(
         if who is not None:
             visit.log_in()
         yield visit
-        assert visit.wrongs == []
+        assert visit.wrongs == [], visit.wrongs
     finally:
         context.close()
