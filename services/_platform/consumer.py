@@ -21,7 +21,7 @@ from services._platform.database import Outage
 from services._platform.service import Service
 from services._platform.settings import ServiceSettings
 from services._platform.shell import FromKafka, Shell
-from services._platform.tolerant import tolerate_header_names
+from services._platform.tolerant import tolerate_header_names, tolerate_lost_connections
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +37,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def __init__(self, service: Service, shell: Shell, broker: KafkaBroker, settings: ServiceSettings) -> None:
         tolerate_header_names()
+        tolerate_lost_connections()
         self.shell = shell
         self.broker = broker
         self.settings = settings

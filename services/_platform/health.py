@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 Check = Callable[[], Awaitable[bool]]
@@ -49,7 +49,10 @@ def health_app(live: Callable[[], bool], checks: dict[str, Check], site: Site | 
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     ours = [Route("/live", is_live), Route("/ready", is_ready), Route("/metrics", metrics)]
-    return Starlette(routes=[*ours, Mount("", site.app)] if site else ours)
+    app = Starlette(routes=ours)
+    if site is not None:
+        app.router.default = site.app  # a Mount would not match a path with a line break in it
+    return app
 
 
 async def _bounded(check: Check) -> bool:

@@ -1,16 +1,24 @@
-"""Lets aiokafka read a record whose header has a name that is not UTF-8.
+"""Lets aiokafka survive two things that it does not expect.
 
-It raises from the middle of a fetch otherwise, on every fetch again: its partition is stuck for good, and what had been
-drained from other partitions in the same call is passed over. Only a fetch that holds such a name comes here; it is
-then read by aiokafka's parser in Python, from where the fast one stopped.
+A record whose header has a name that is not UTF-8. It raises from the middle of a fetch otherwise, on every fetch
+again: its partition is stuck for good, and what had been drained from other partitions in the same call is passed over.
+Only a fetch that holds such a name comes here; it is then read by aiokafka's parser in Python, from where the fast one
+stopped.
+
+A connection that was lost in the very moment before something is written to it. uvloop raises `RuntimeError` then,
+where asyncio's own loop says nothing; nobody catches it, and it ends the client's task that keeps the cluster's
+metadata up to date: the client never finds a broker again. It becomes the error that it is, a broken connection.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
 from struct import unpack_from
 from typing import Any
 
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 
@@ -22,6 +30,28 @@ def tolerate_header_names() -> None:
     """Put ours in the place of the fetcher's two classes. Harmless when repeated."""
     fetcher.MemoryRecords = _KeptRecords
     fetcher.PartitionRecords = _TolerantRecords
+
+
+def tolerate_lost_connections() -> None:
+    """Put ours around what writes to a connection. Harmless when repeated."""
+    for name in ("send", "_send_sasl_token"):
+        method = getattr(AIOKafkaConnection, name)
+        if not hasattr(method, "__wrapped__"):
+            setattr(AIOKafkaConnection, name, _broken_if_lost(method))
+
+
+def _broken_if_lost(write: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(write)
+    def tolerant(connection: Any, *arguments: Any, **named: Any) -> Any:
+        try:
+            return write(connection, *arguments, **named)
+        except KafkaError:  # it is a RuntimeError too
+            raise
+        except RuntimeError as error:
+            connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=error)
+            raise KafkaConnectionError(f"Connection at {connection.host}:{connection.port} lost") from error
+
+    return tolerant
 
 
 class _KeptRecords:

@@ -266,6 +266,7 @@ class TestSettings:
             expected = {f"{prefix}_KAFKA_{name}" for name in ("BOOTSTRAP", "USERNAME", "PASSWORD")}
             expected |= {f"{prefix}_DATABASE_URL"} if principal in SERVICES else set()
             expected |= {"NOTIFICATIONS_SMTP_HOST", "NOTIFICATIONS_SMTP_PORT"} if prefix == "NOTIFICATIONS" else set()
+            expected |= {"GROUPS_JWT_JWKS", "GROUPS_JWT_DEVELOPMENT_KEYS"} if prefix == "GROUPS" else set()
             assert environment.keys() == expected
 
     def test_keeps_passwords_where_only_we_can_read_them(self, own: Stack) -> None:

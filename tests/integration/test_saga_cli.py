@@ -17,7 +17,6 @@ from services._platform.sagas import CancelSaga
 from tests.integration.recorder import execute, scratch_database
 from tests.unit.given import id_of
 
-NOW = datetime.now(UTC)
 INSERT = "INSERT INTO sagas VALUES (%s, %s, %s, 'reserve units', NULL, %s, 'c', %s, NULL, %s, %s, %s, 'opened')"
 
 CREATION, PURCHASE, ENDED, UNKNOWN = (id_of(name) for name in ("creation", "purchase", "ended", "unknown"))
@@ -30,7 +29,8 @@ def urls(stack: Stack) -> Iterator[Mapping[Principal, str]]:
         scratch_database(stack, Principal.GROUPS) as groups,
         scratch_database(stack, Principal.PROVISIONING) as provisioning,
     ):
-        minute, hour = NOW - timedelta(minutes=1), NOW - timedelta(hours=1)
+        now = datetime.now(UTC)
+        minute, hour = now - timedelta(minutes=1), now - timedelta(hours=1)
         _insert(groups, CREATION, "create-member-account", minute, None, {"plan": "send_only", "email": "a@b.c"})
         _insert(provisioning, PURCHASE, "paid-action", hour, None, {"action": "extension", "forward_to": "+331"})
         _insert(provisioning, ENDED, "paid-action", hour, minute, {})

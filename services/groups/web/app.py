@@ -6,19 +6,28 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from starlette.types import Receive, Scope, Send
 
 from services._platform import postgres
 from services.groups.settings import GroupsSettings
 from services.groups.web.api import api
 from services.groups.web.desk import Desk, desk
 from services.groups.web.page.site import page
+from services.groups.web.problems import not_found
 
 log = structlog.get_logger(__name__)
 
 
 def web_app(at: Desk) -> Starlette:
     """Make the application."""
-    return Starlette(routes=[Mount("/v1", api(at)), Mount("", page(at))])
+    app = Starlette(routes=[Mount("/v1", api(at)), Mount("", page(at))])
+    app.router.default = _nowhere
+    return app
+
+
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer what no Mount matches: a path with a line break in it."""
+    await not_found().response()(scope, receive, send)
 
 
 class Web:
