@@ -427,7 +427,9 @@ def test_a_message_that_was_not_handled_counts_in_whatever_scene(deed: str) -> N
     assert [each.what for each in checks(facts) if not each.ok] == ["messages not handled"]
 
 
-@pytest.mark.parametrize("command", [*commands_to_try(Cast()), "mail preview"])
+@pytest.mark.parametrize(
+    "command", [*commands_to_try(Cast()), "mail preview"], ids=lambda command: command.split(" --")[0]
+)
 def test_what_is_to_be_tried_can_be_typed(command: str) -> None:
     words, group = shlex.split(command), typer.main.get_command(app)
     while isinstance(group, click.Group):

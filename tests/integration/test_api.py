@@ -349,7 +349,7 @@ def test_what_became_of_a_command_is_for_whoever_posted_it(ada: Client, bob: Cli
     assert bob.get(location).problem == (404, "not_found")
 
 
-@pytest.mark.parametrize("key", [str(uuid4()), "order 7", None])
+@pytest.mark.parametrize("key", [str(uuid4()), "order 7", None], ids=["a UUID", "a text", "none"])
 def test_a_key_asks_once(url: str, ada: Client, bob: Client, key: str | None) -> None:
     if key == "order 7":
         key = "order-7"

@@ -223,7 +223,7 @@ class TestSagas:
             done = cli("saga", what, ended["id"])
             assert (done.exit_code, "has ended" in done.stderr) == (Exit.NO, True)
 
-    @pytest.mark.parametrize(("id_", "code"), [(str(uuid4()), Exit.NO), ("%", Exit.USAGE)])
+    @pytest.mark.parametrize(("id_", "code"), [(str(uuid4()), Exit.NO), ("%", Exit.USAGE)], ids=["unknown", "no id"])
     def test_says_no_to_what_is_none(self, cli: Cli, id_: str, code: Exit) -> None:
         assert cli("saga", "show", id_).exit_code == code
 
