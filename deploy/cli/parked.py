@@ -133,21 +133,21 @@ def drop(
     json: Json = False,
     env_file: EnvFile = None,
 ) -> None:
-    """Delete a parked message for good: it will never be handled. Its key flows again if nothing is left behind it."""
+    """Delete a parked message for good: it will never be handled. What is behind it on its key is retried."""
     connection = connect(env_file)
     found = _find(connection, message, service)
     if not yes:
         _ask(found)
+    left = _left_behind(connection, found)
     dropped = asyncio.run(_drop(connection.database_url(found.service), found))
     if not dropped:
         raise Failure(f"{found.row.id} is not parked any more: somebody else was first")
-    left = _left_behind(connection, found)
     if json:
         print_json({"id": found.row.id, "service": found.service, "dropped": True, "left_on_key": left})
         return
     say(f"✓ {found.row.id} is dropped", "green")
     if left:
-        say(f"  {left} behind it on the same key are still parked: retry or drop them, and the key flows again")
+        say(f"  {left} behind it on the same key are retried now, in their order")
 
 
 def _ask(found: Found) -> None:
@@ -169,8 +169,10 @@ async def _drop(url: str, found: Found) -> bool:
 
 
 def _left_behind(connection: Connection, found: Found) -> int:
+    """Count what stands in line behind a message; afterwards it would be too late, for a retry is quick."""
     same = (PARKED.c.topic == found.row.topic, PARKED.c.key == found.row.key, PARKED.c.why != Why.UNDECODABLE.value)
-    count = connection.rows(found.service, sa.select(sa.func.count()).select_from(PARKED).where(*same))
+    others = sa.select(sa.func.count()).select_from(PARKED).where(*same, PARKED.c.id != found.row.id)
+    count = connection.rows(found.service, others)
     return int(count[0][0])
 
 
