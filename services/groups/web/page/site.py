@@ -236,9 +236,9 @@ class Pages:
 
     async def history(self, visit: Visit) -> Response:
         """Show a page of the history."""
-        text = visit.request.query_params.get("cursor")
+        cursor = visit.request.query_params.get("cursor")
         try:
-            after = Cursor.parse(text) if text else None
+            after = Cursor.parse(cursor) if cursor else None
         except BadCursor as error:
             raise HTTPException(HTTPStatus.NOT_FOUND) from error
         async with self._desk.reading() as connection:
@@ -246,8 +246,11 @@ class Pages:
         facts = {**self._facts(visit), "history": stretch, "oob": False}
         if not visit.is_live:
             return HTMLResponse(visit.speech.render("history.html", **facts))
-        template = "parts/history_lines.html" if after else "parts/history.html"
-        return HTMLResponse(visit.speech.render(template, **facts))
+        if after:
+            return HTMLResponse(visit.speech.render("parts/history_lines.html", **facts))
+        # Whoever turns a tab stops a refresh on its way, which would turn it back; so one is due again.
+        text = visit.speech.render("parts/history.html", **facts)
+        return HTMLResponse(text, headers={"HX-Trigger-After-Settle": "refresh"})
 
     async def events(self, visit: Visit) -> Response:
         """Tell when something has changed, from what the page showed on."""
