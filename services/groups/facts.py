@@ -5,6 +5,7 @@ Handlers and the saga decide; here it happens, in one way whoever asked for it.
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime
 from uuid import UUID
 
 from contracts.groups import (
@@ -49,6 +50,27 @@ from services.groups.domain import (
 from services.groups.store import Roster
 from services.groups.timers import InvitationDue
 
+# --- history ----------------------------------------------------------------------------------------------------------
+
+
+def _begun(
+    roster: Roster,
+    id_: UUID,
+    group_id: UUID,
+    kind: Kind,
+    at: datetime,
+    actor_id: UUID | None,
+    reference_id: UUID,
+    outcome: str,
+    member_id: UUID | None = None,
+    units: int | None = None,
+    code: str | None = None,
+) -> None:
+    """Write the line that tells of something whose end is still to come."""
+    line = HistoryEntry(id_, group_id, kind, at, actor_id, member_id, reference_id, units, outcome, code, None)
+    roster.history.put(line)
+
+
 # --- people -----------------------------------------------------------------------------------------------------------
 
 
@@ -68,20 +90,16 @@ def creation_asked(
     roster: Roster, saga_id: UUID, group_id: UUID, owner_id: UUID, price_units: int, moment: Moment
 ) -> None:
     """An account is to be created for a new member. Who it is meant for is in the saga alone, until its end."""
-    roster.history.put(
-        HistoryEntry(
-            id=saga_id,
-            group_id=group_id,
-            kind=Kind.ACCOUNT,
-            at=moment.now,
-            actor_id=owner_id,
-            member_id=None,
-            reference_id=saga_id,
-            units=price_units,
-            outcome="pending",
-            code=None,
-            ended_at=None,
-        )
+    _begun(
+        roster,
+        id_=saga_id,
+        group_id=group_id,
+        kind=Kind.ACCOUNT,
+        at=moment.now,
+        actor_id=owner_id,
+        reference_id=saga_id,
+        units=price_units,
+        outcome="pending",
     )
 
 
@@ -113,20 +131,17 @@ def joined(
     member = replace(before, active=True, epoch=before.epoch + 1, joined_at=moment.now, ended_at=None)
     roster.memberships.put(member)
     _lock_group(roster, group_id, owner_id)
-    roster.history.put(
-        HistoryEntry(
-            id=history_of_membership(member.id, member.epoch),
-            group_id=group_id,
-            kind=Kind.MEMBERSHIP,
-            at=moment.now,
-            actor_id=actor_id,
-            member_id=member_id,
-            reference_id=member.id,
-            units=None,
-            outcome="active",
-            code=via,
-            ended_at=None,
-        )
+    _begun(
+        roster,
+        id_=history_of_membership(member.id, member.epoch),
+        group_id=group_id,
+        kind=Kind.MEMBERSHIP,
+        at=moment.now,
+        actor_id=actor_id,
+        member_id=member_id,
+        reference_id=member.id,
+        outcome="active",
+        code=via,
     )
     effects += [
         MemberJoined(group_id=group_id, owner_id=owner_id, member_id=member_id, epoch=member.epoch, via=via),
@@ -203,7 +218,7 @@ def invited(
     renewed = invitation.round > 1
     _count(roster, made_by(owner_id), 0 if renewed else 1, 0, moment)  # the day's were counted when it was asked for
     _count(roster, got_by(subscriber_id), 0 if renewed else 1, 1, moment)
-    group = roster.groups.get(group_id)
+    group = roster.groups[group_id]
     return [
         InvitationSent(**_between(invitation), expires_at=invitation.expires_at, renewed=renewed),
         SendInvitation(
@@ -211,7 +226,7 @@ def invited(
             round=invitation.round,
             recipient_id=subscriber_id,
             owner_id=owner_id,
-            group_name=group.name if group is not None and group.renamed else None,
+            group_name=group.name if group.renamed else None,
             token=token.hex(),
             expires_at=invitation.expires_at,
         ),
@@ -220,20 +235,16 @@ def invited(
 
 
 def _invitation_begun(roster: Roster, invitation: Invitation) -> None:
-    roster.history.put(
-        HistoryEntry(
-            id=invitation.id,
-            group_id=invitation.group_id,
-            kind=Kind.INVITATION,
-            at=invitation.made_at,
-            actor_id=invitation.owner_id,
-            member_id=invitation.subscriber_id,
-            reference_id=invitation.id,
-            units=None,
-            outcome=InvitationState.PENDING.value,
-            code=None,
-            ended_at=None,
-        )
+    _begun(
+        roster,
+        id_=invitation.id,
+        group_id=invitation.group_id,
+        kind=Kind.INVITATION,
+        at=invitation.made_at,
+        actor_id=invitation.owner_id,
+        member_id=invitation.subscriber_id,
+        reference_id=invitation.id,
+        outcome=InvitationState.PENDING.value,
     )
 
 
@@ -315,20 +326,16 @@ def asked_for(roster: Roster, transfer: Transfer, member_ids: Iterable[UUID]) ->
     """A transfer is asked of the ledger: each member has a line that waits for its outcome."""
     roster.transfers.put(transfer)
     for member_id in member_ids:
-        roster.history.put(
-            HistoryEntry(
-                id=history_of_leg(transfer.id, member_id),
-                group_id=transfer.group_id,
-                kind=Kind.TRANSFER,
-                at=transfer.asked_at,
-                actor_id=transfer.owner_id,
-                member_id=member_id,
-                reference_id=transfer.id,
-                units=None,
-                outcome=TransferState.PENDING.value,
-                code=None,
-                ended_at=None,
-            )
+        _begun(
+            roster,
+            id_=history_of_leg(transfer.id, member_id),
+            group_id=transfer.group_id,
+            kind=Kind.TRANSFER,
+            at=transfer.asked_at,
+            actor_id=transfer.owner_id,
+            member_id=member_id,
+            reference_id=transfer.id,
+            outcome=TransferState.PENDING.value,
         )
 
 
