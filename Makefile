@@ -35,7 +35,7 @@ screenshots: $(STAMP) ## Take a picture of every state of the page: build/screen
 contracts: $(STAMP) ## Write the contracts' schemas and AsyncAPI documents again
 	$(BIN)/python -m deploy.contracts
 
-release-contracts: $(STAMP) ## Freeze today's contracts: VERSION=1.1.0
+release-contracts: $(STAMP) ## Freeze today's contracts: VERSION=2.1.0
 	$(BIN)/python -m deploy.contracts release $(VERSION)
 
 lock: $(STAMP) ## Choose the packages' versions again: requirements/*.txt

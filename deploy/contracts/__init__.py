@@ -2,7 +2,7 @@
 
     python -m deploy.contracts                   write contracts/schemas and contracts/asyncapi again
     python -m deploy.contracts check             say what is stale, lacks an example, or breaks a released version
-    python -m deploy.contracts release 1.1.0     freeze today's contracts as a version
+    python -m deploy.contracts release 2.1.0     freeze today's contracts as a version
 
 No service imports it: a service needs the models alone.
 """

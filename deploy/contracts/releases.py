@@ -2,6 +2,8 @@
 
 `contracts/released/<version>/schemas` has the schemas of a version, `corpus` the records that it wrote, with their
 values as text. `exceptions.json` names types whose promise was taken back, and why: those are not compared.
+
+A major version is a fresh start: today's contracts are compared with the releases of `MAJOR`, and with no others.
 """
 
 from collections.abc import Mapping
@@ -14,7 +16,10 @@ from deploy.contracts.layout import RELEASED, Json, as_text, read, schema_path
 
 Version = tuple[int, int, int]
 
-_FIRST: Version = (1, 0, 0)
+MAJOR = 2
+"""The major version that is being worked on."""
+
+_FIRST: Version = (MAJOR, 0, 0)
 
 
 class ReleaseError(Exception):
@@ -22,21 +27,22 @@ class ReleaseError(Exception):
 
 
 def versions(root: Path) -> list[Version]:
-    """Give the released versions, the oldest first."""
-    return sorted(parse(path.name) for path in (root / RELEASED).glob("*") if path.is_dir())
+    """Return the released versions whose promises hold today, those of `MAJOR`, the oldest first."""
+    released = (parse(path.name) for path in (root / RELEASED).glob("*") if path.is_dir())
+    return sorted(version for version in released if version[0] == MAJOR)
 
 
 def parse(text: str) -> Version:
-    """Read `1.0.0`. Raises ReleaseError."""
+    """Read `2.0.0`. Raises ReleaseError."""
     parts = text.split(".")
     if len(parts) != len(_FIRST) or not all(part.isascii() and part.isdecimal() for part in parts):
-        raise ReleaseError(f"{text!r} is no version: say three numbers, such as 1.1.0")
+        raise ReleaseError(f"{text!r} is no version: say three numbers, such as 2.1.0")
     major, minor, patch = map(int, parts)
     return major, minor, patch
 
 
 def written(version: Version) -> str:
-    """Write `1.0.0`."""
+    """Write `2.0.0`."""
     return ".".join(map(str, version))
 
 
@@ -85,6 +91,8 @@ def current(root: Path) -> str:
 def release(root: Path, text: str) -> Path:
     """Freeze today's schemas and examples as a version. Raises ReleaseError when that breaks a promise."""
     version = parse(text)
+    if version[0] != MAJOR:
+        raise ReleaseError(f"{text} is no version {MAJOR}: today's contracts are compared with those alone")
     if version <= max(versions(root), default=(0, 0, 0)):
         raise ReleaseError(f"{text} is not newer than {written(max(versions(root)))}")
     if found := [*problems(root), *examples.problems(root)]:

@@ -6,15 +6,14 @@ from pathlib import Path
 import pytest
 
 from deploy.contracts.__main__ import generate
-from deploy.contracts.layout import CHECKOUT, EXAMPLES, RELEASED
+from deploy.contracts.layout import CHECKOUT, EXAMPLES
 
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The contracts' files with nothing stale."""
+    """The contracts' files with nothing stale and nothing released."""
     directory = tmp_path_factory.mktemp("contracts")
-    for place in (EXAMPLES, RELEASED):
-        shutil.copytree(CHECKOUT / place, directory / place)
+    shutil.copytree(CHECKOUT / EXAMPLES, directory / EXAMPLES)
     generate(directory)
     return directory
 

@@ -2,7 +2,6 @@
 
 import copy as copying
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from deploy.contracts.releases import ReleaseError
 
 Schema = Any
 
+RESERVE = "popfax.ledger.reserve-units.v1"
 SPEND = "popfax.ledger.spend-units.v1"
 REGISTER = "popfax.provisioning.register-subscriber.v1"
 TRANSFER = "popfax.groups.transfer-units.v1"
@@ -32,12 +32,14 @@ OLD_READER, NEW_READER, KAFKA = "an old reader", "today's reader", "its topic"
 """How what is said of a breaking change begins."""
 
 
+FIRST = f"{releases.MAJOR}.0.0"
+LATER = f"{releases.MAJOR}.7.0"
+
+
 @pytest.fixture
 def copy(copy: Path) -> Path:
-    """A copy of the contracts with one release, the first, however many there are by now."""
-    for release in (copy / "contracts" / "released").iterdir():
-        if release.is_dir() and release.name != "1.0.0":
-            shutil.rmtree(release)
+    """A copy of the contracts in which those of today are released, as the first of their major version."""
+    releases.release(copy, FIRST)
     return copy
 
 
@@ -131,17 +133,34 @@ def test_compatible_change_is_allowed(type_: str, change: Callable[[Schema], obj
 
 
 def test_change_that_breaks_a_released_version_is_found(copy: Path) -> None:
-    type_ = "popfax.ledger.reserve-units.v1"
-    changed = today() | {type_: _changed(type_, _remove("hold_id"))}
-    assert releases.problems(copy, changed) == [
-        f"{type_}: breaks 1.0.0: an old reader can't read every record that is written today, or loses a field of it"
-    ]
+    assert releases.problems(copy) == []
+    changed = today() | {RESERVE: _changed(RESERVE, _remove("hold_id"))}
+    said = "an old reader can't read every record that is written today, or loses a field of it"
+    assert releases.problems(copy, changed) == [f"{RESERVE}: breaks {FIRST}: {said}"]
 
 
-def test_released_type_that_is_gone_is_found(copy: Path) -> None:
-    type_ = "popfax.ledger.reserve-units.v1"
+@pytest.mark.parametrize(("type_", "change"), [case[1:3] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_breaking_change_of_a_released_version_is_found(
+    copy: Path, type_: str, change: Callable[[Schema], object]
+) -> None:
+    found = releases.problems(copy, today() | {type_: _changed(type_, change)})
+    assert found
+    assert all(line.startswith(f"{type_}: breaks {FIRST}: ") for line in found)
+
+
+@pytest.mark.parametrize("type_", sorted(MESSAGES))
+def test_released_type_that_is_gone_is_found(copy: Path, type_: str) -> None:
     without = {name: schema for name, schema in today().items() if name != type_}
-    assert releases.problems(copy, without) == [f"{type_}: breaks 1.0.0: the type is gone"]
+    assert releases.problems(copy, without) == [f"{type_}: breaks {FIRST}: the type is gone"]
+
+
+def test_release_of_another_major_version_is_not_compared(copy: Path) -> None:
+    """It promised something else, and a major version of its own says so."""
+    where = copy / "contracts" / "released"
+    (where / FIRST).rename(where / f"{releases.MAJOR - 1}.9.0")
+    assert releases.versions(copy) == []
+    assert releases.current(copy) == f"{FIRST}-dev"
+    assert releases.problems(copy, {}) == []
 
 
 def test_every_exception_is_needed() -> None:
@@ -152,22 +171,27 @@ def test_every_exception_is_needed() -> None:
 
 
 def test_release_freezes_schemas_and_examples(copy: Path) -> None:
-    where = releases.release(copy, "1.7.0")
-    assert where == copy / "contracts" / "released" / "1.7.0"
-    assert releases.schemas_of(copy, (1, 7, 0)) == today()
-    assert {record.type for record in releases.corpus_of(copy, (1, 7, 0))} == set(MESSAGES)
-    assert releases.current(copy) == "1.7.0"
+    where = releases.release(copy, LATER)
+    assert where == copy / "contracts" / "released" / LATER
+    assert releases.schemas_of(copy, releases.parse(LATER)) == today()
+    assert {record.type for record in releases.corpus_of(copy, releases.parse(LATER))} == set(MESSAGES)
+    assert releases.current(copy) == LATER
     generate(copy)
     assert stale(copy) == []
 
 
+def test_contracts_that_differ_from_the_newest_release_are_the_next_version(copy: Path) -> None:
+    _edit_release(copy, lambda schema: schema["properties"].pop("hold_id"))
+    assert releases.current(copy) == f"{releases.MAJOR}.1.0-dev"
+
+
 def test_every_released_version_is_compared_and_not_the_newest_alone(copy: Path) -> None:
-    releases.release(copy, "1.7.0")
-    changed = today() | {SPEND: _changed(SPEND, _remove("reference"))}
-    type_ = "popfax.ledger.reserve-units.v1"
-    changed[type_] = _changed(type_, _remove("hold_id"))
+    releases.release(copy, LATER)
+    changed = today() | {
+        type_: _changed(type_, _remove(field)) for type_, field in ((RESERVE, "hold_id"), (SPEND, "reference"))
+    }
     found = [line.split(": an old")[0] for line in releases.problems(copy, changed)]
-    assert found == [f"{type_}: breaks 1.0.0", f"{type_}: breaks 1.7.0", f"{SPEND}: breaks 1.7.0"]
+    assert found == [f"{type_}: breaks {version}" for version in (FIRST, LATER) for type_ in (RESERVE, SPEND)]
 
 
 def test_field_that_comes_back_as_another_type_is_found() -> None:
@@ -180,10 +204,11 @@ def test_field_that_comes_back_as_another_type_is_found() -> None:
 @pytest.mark.parametrize(
     ("version", "said"),
     [
-        ("1.0.0", "1.0.0 is not newer than 1.0.0"),
-        ("0.9.0", "not newer"),
-        ("1.1", "is no version"),
+        (FIRST, f"{FIRST} is not newer than {FIRST}"),
+        (f"{releases.MAJOR}.1", "is no version"),
         ("", "is no version"),
+        (f"{releases.MAJOR - 1}.9.0", f"is no version {releases.MAJOR}"),
+        (f"{releases.MAJOR + 1}.0.0", f"is no version {releases.MAJOR}"),
     ],
 )
 def test_refuses_release_of_a_version_that_is_none(copy: Path, version: str, said: str) -> None:
@@ -192,13 +217,17 @@ def test_refuses_release_of_a_version_that_is_none(copy: Path, version: str, sai
 
 
 def test_refuses_release_that_breaks_a_promise(copy: Path) -> None:
-    path = copy / "contracts" / "released" / "1.0.0" / "schemas" / "ledger" / "popfax.ledger.reserve-units.v1.json"
+    _edit_release(copy, lambda schema: schema["properties"].update(colour={"type": "string"}))
+    with pytest.raises(ReleaseError, match=rf"reserve-units\.v1: breaks {FIRST}"):
+        releases.release(copy, LATER)
+    assert releases.versions(copy) == [releases.parse(FIRST)]
+
+
+def _edit_release(root: Path, change: Callable[[Schema], object]) -> None:
+    path = root / "contracts" / "released" / FIRST / "schemas" / "ledger" / f"{RESERVE}.json"
     schema = json.loads(path.read_text())
-    schema["properties"]["colour"] = {"type": "string"}
+    change(schema)
     path.write_text(json.dumps(schema))
-    with pytest.raises(ReleaseError, match=r"reserve-units\.v1: breaks 1\.0\.0"):
-        releases.release(copy, "1.7.0")
-    assert releases.versions(copy) == [(1, 0, 0)]
 
 
 def _changed(type_: str, change: Callable[[Schema], object]) -> Schema:

@@ -125,7 +125,7 @@ def test_types_that_nobody_handles_are_the_known_ones() -> None:
 
 def test_record_that_today_can_not_read_is_found() -> None:
     (service,) = (service for service in SERVICES if service.principal == "ledger")
-    record = next(example for example in CORPORA["1.0.0"] if example.type == "popfax.ledger.reserve-units.v1")
+    record = next(example for example in CORPORA["today"] if example.type == "popfax.ledger.reserve-units.v1")
     broken = Example(record.type, record.name, record.headers, record.key, b'{"account_id": 1}')
     with pytest.raises(AssertionError, match="malformed_command"):
         incoming(service, [broken])
