@@ -80,7 +80,8 @@ class _PaidAction(Command):
     """Something bought for an account: with the account's own units, or with money that the platform has received.
 
     With units, `price_units` is the price that the holder was shown, and the actor is the holder. With money,
-    `payment_reference` is the platform's, and anybody may have paid.
+    `payment_reference` is the platform's, and anybody may have paid. A reference pays once: for one purchase, whatever
+    is bought and for whichever account; another one is refused with `payment_used`. A refused purchase uses no payment.
     """
 
     request_id: UUID
@@ -101,10 +102,10 @@ class ExtendAccount(
     """Extend an account by its plan's validity (a year), from its end, or from now if it has expired already.
 
     Paid with the account's own units (`price_units`, as the holder was shown; the actor is the holder) or with money
-    that the platform has received (`payment_reference`; whoever paid). Answered by `AccountExtended`; refused by
-    `PaidActionRefused`, in this order, with `id_conflict`, `unknown_account`, `not_holder`, `account_closed`,
-    `no_plan`, `price_changed`, and, once units were asked for, `units_short`, `timed_out` or `cancelled`. The same
-    `request_id` gets the same outcome again.
+    that the platform has received (`payment_reference`; whoever paid). Answered by `AccountExtended`, with the end
+    that this very extension gave; refused by `PaidActionRefused`, in this order, with `id_conflict`,
+    `unknown_account`, `not_holder`, `account_closed`, `no_plan`, `price_changed` or `payment_used`, and, once units
+    were asked for, `units_short`, `timed_out` or `cancelled`. The same `request_id` gets the same outcome again.
     """
 
 

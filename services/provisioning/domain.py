@@ -30,6 +30,7 @@ class Code(StrEnum):
     NO_PLAN = "no_plan"
     ALREADY_ADDED = "already_added"
     ALREADY_ENABLED = "already_enabled"
+    PAYMENT_USED = "payment_used"
 
 
 class NumberState(StrEnum):
@@ -160,7 +161,7 @@ class Purchase:
     """Something that somebody wants to buy for an account, and its outcome for ever: done, or refused (`code`).
 
     It has none yet while its saga runs: `decided_at` is None. `price_units` is None where it is paid with money.
-    `expires_at` is the end that the account had when its extension was done.
+    `expires_at` is the end that the account got from this very extension, known once it is given.
     """
 
     id: UUID
@@ -176,10 +177,17 @@ class Purchase:
         """Give it with its end: nothing was bought."""
         return replace(self, code=code, decided_at=now)
 
-    def done(self, account: Subscriber, now: datetime) -> Self:
-        """Give it with its end: the account has what was bought."""
-        expires_at = account.expires_at if self.action is Action.EXTENSION else None
-        return replace(self, expires_at=expires_at, decided_at=now)
+    def done(self, now: datetime) -> Self:
+        """Return it with its outcome: the account has what was bought, and it is paid."""
+        return replace(self, decided_at=now)
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """Money that the platform received, and the purchase that it paid for: no other, ever."""
+
+    reference: str
+    purchase_id: UUID
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from services.provisioning.domain import (
     Address,
     Code,
     NumberState,
+    Payment,
     Plan,
     Purchase,
     Request,
@@ -205,13 +206,15 @@ def _buy(registry: Registry, message: Incoming[Purchasing], forward_to: str | No
         refused = asked.refused(code.value, moment.now)
         registry.purchases.put(refused)
         return [outcome(refused)]
+    registry.purchases.put(asked)
     if command.price_units is not None:
-        registry.purchases.put(asked)
         data = command.model_dump(mode="json", exclude_none=True) | {"action": action.value}
         return PAID_ACTION.begin(registry.sagas, saga_of(command.request_id), data, message, moment)
+    assert command.payment_reference is not None, "what is not paid with units is paid with money"
     given = give(registry, asked, forward_to, moment)
     assert not isinstance(given, Code), "it was looked at just now"
-    done = asked.done(registry.subscribers[asked.account_id], moment.now)
+    registry.payments.put(Payment(command.payment_reference, command.request_id))
+    done = registry.purchases[command.request_id].done(moment.now)
     registry.purchases.put(done)
     return [outcome(done), *given]
 
@@ -226,9 +229,12 @@ def _why_not_buy(
     if asked.price_units is not None and message.actor != account.id:
         return Code.NOT_HOLDER
     code = account.why_not(asked.action, forward_to)
-    if code is None and asked.price_units not in (None, registry.price_units(asked.action, account)):
-        return Code.PRICE_CHANGED
-    return code
+    if code is not None:
+        return code
+    if asked.price_units is not None:
+        return None if asked.price_units == registry.price_units(asked.action, account) else Code.PRICE_CHANGED
+    used = registry.payments.get(message.body.payment_reference or "") is not None
+    return Code.PAYMENT_USED if used else None
 
 
 def disable_call_forwarding(registry: Registry, message: Incoming[DisableCallForwarding], moment: Moment) -> Outcome:

@@ -28,6 +28,7 @@ from services.provisioning.domain import (
     FaxNumber,
     NumberState,
     Option,
+    Payment,
     Plan,
     Purchase,
     Request,
@@ -37,6 +38,7 @@ from services.provisioning.tables import (
     ADDRESSES,
     FAX_NUMBERS,
     OPTIONS,
+    PAYMENTS,
     PLANS,
     PURCHASES,
     REQUESTS,
@@ -61,6 +63,7 @@ class Registry:
 
     sagas: Rows[UUID, SagaRow]
     purchases: Rows[UUID, Purchase]
+    payments: Rows[str, Payment]
     subscribers: Rows[UUID, Subscriber]
     addresses: Rows[str, Address]
     requests: Rows[UUID, Request]
@@ -82,7 +85,15 @@ class Registry:
 
     def changes(self) -> Sequence[Changes]:
         """Give what is to be saved."""
-        return (self.sagas, self.purchases, self.subscribers, self.addresses, self.requests, self.fax_numbers)
+        return (
+            self.sagas,
+            self.purchases,
+            self.payments,
+            self.subscribers,
+            self.addresses,
+            self.requests,
+            self.fax_numbers,
+        )
 
 
 @dataclass(slots=True)
@@ -91,6 +102,7 @@ class _Named:
 
     subscribers: set[UUID] = field(default_factory=set)
     purchases: set[UUID] = field(default_factory=set)
+    payments: set[str] = field(default_factory=set)
     emails: set[str] = field(default_factory=set)
     requests: set[UUID] = field(default_factory=set)
     plans: set[str] = field(default_factory=set)
@@ -128,6 +140,7 @@ class _Named:
             case ExtendAccount() | AddOptionsPack() | EnableCallForwarding():
                 self.subscribers.add(body.account_id)
                 self.purchases.add(body.request_id)
+                self.payments |= {body.payment_reference} if body.payment_reference else set()
                 self.options.add(ACTIONS[type(body)].value)
             case ChangeEmail():
                 self.leaving.add(body.account_id)
@@ -149,6 +162,7 @@ async def load(sagas: Sagas, tx: Transaction, batch: Sequence[Incoming[Message]]
     running = await tx.fetch(SAGAS, sagas.touched(batch))
     paid = [row.data for row in running.values()]
     purchases = await tx.fetch(PURCHASES, named.purchases | {UUID(data["request_id"]) for data in paid})
+    payments = await tx.fetch(PAYMENTS, named.payments)
     subscribers = await tx.fetch(
         SUBSCRIBERS, named.subscribers | named.leaving | {UUID(data["account_id"]) for data in paid}
     )
@@ -164,6 +178,7 @@ async def load(sagas: Sagas, tx: Transaction, batch: Sequence[Incoming[Message]]
     return Registry(
         sagas=running,
         purchases=purchases,
+        payments=payments,
         subscribers=subscribers,
         addresses=addresses,
         requests=requests,

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from services._platform.rows import Mapped
 from services._platform.sagas import SagaRow
 from services._platform.tables import Bytes, add_platform_tables, add_saga_table, timestamp
-from services.provisioning.domain import Address, FaxNumber, Option, Plan, Purchase, Request, Subscriber
+from services.provisioning.domain import Address, FaxNumber, Option, Payment, Plan, Purchase, Request, Subscriber
 
 metadata = sa.MetaData()
 add_platform_tables(metadata)
@@ -65,6 +65,14 @@ purchases = sa.Table(
     sa.Column("decided_at", timestamp()),
 )
 
+# As with addresses: of two purchases that claim one payment at the same time, one is told that it is used.
+payments = sa.Table(
+    "payments",
+    metadata,
+    sa.Column("reference", sa.Text, primary_key=True),
+    sa.Column("purchase_id", sa.Uuid, nullable=False, unique=True),
+)
+
 plans = sa.Table(
     "plans",
     metadata,
@@ -98,6 +106,7 @@ REQUESTS: Mapped[UUID, Request] = Mapped(requests, Request)
 PURCHASES: Mapped[UUID, Purchase] = Mapped(
     purchases, Purchase, constant=("account_id", "action", "price_units", "content")
 )
+PAYMENTS: Mapped[str, Payment] = Mapped(payments, Payment)
 PLANS: Mapped[str, Plan] = Mapped(plans, Plan)
 OPTIONS: Mapped[str, Option] = Mapped(options, Option)
 FAX_NUMBERS: Mapped[str, FaxNumber] = Mapped(fax_numbers, FaxNumber)

@@ -91,10 +91,10 @@ def _wait_for_state(world: World, account: Owner, state: str) -> None:
 def test_what_is_bought_for_an_account_is_paid_once(world: World, paid_with: str) -> None:
     account = subscriber(world, YEAR, units=500)
     world.settle()
-    payment: dict[str, Any] = {"payment_reference": "card-77"} if paid_with == "money" else {}
 
     def priced(units: int) -> dict[str, Any]:
-        return {"request_id": uuid4(), "account_id": account.id} | (payment or {"price_units": units})
+        payment = {"payment_reference": f"card-{uuid4()}"} if paid_with == "money" else {"price_units": units}
+        return {"request_id": uuid4(), "account_id": account.id, **payment}
 
     bought: list[tuple[Message, type[Message]]] = [
         (ExtendAccount.model_validate(priced(PRICES["send_only"])), AccountExtended),

@@ -259,6 +259,7 @@ ROWS: dict[str, tuple[Any, Any]] = {
         provisioning.Purchase(A, B, provisioning.Action.EXTENSION, 10, b"\x01"),
         provisioning.Purchase(A, B, provisioning.Action.EXTENSION, 10, b"\x01", "units_short", LATER, NOW),
     ),
+    "payment": (provisioning.Payment("card/1", A), provisioning.Payment("card/1", B)),
     "option": (provisioning.Option("options_pack", 30), provisioning.Option("options_pack", 31)),
     "plan": (provisioning.Plan("send_only", 10, 365, False), provisioning.Plan("send_only", 20, 30, True)),
     "fax number": (

@@ -252,7 +252,7 @@ def given_and_not_paid(registry: Registry, message: Incoming[UnitsReserved], mom
         return outcome
     registry.sagas.put(replace(saga, status=Status.COMPLETED, data={}, ended_at=moment.now))
     purchase = registry.purchases[UUID(saga.data["request_id"])]
-    registry.purchases.put(purchase.done(registry.subscribers[purchase.account_id], moment.now))
+    registry.purchases.put(purchase.done(moment.now))
     return [effect for effect in outcome if not isinstance(effect, CaptureHold)]
 
 

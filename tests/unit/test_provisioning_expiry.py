@@ -223,7 +223,7 @@ def test_an_account_that_begins_late_is_told_of_what_lies_ahead_alone() -> None:
 
 
 def extend(name: str = "extension") -> ExtendAccount:
-    return ExtendAccount(request_id=id_of(name), account_id=ADA, payment_reference="invoice/7")
+    return ExtendAccount(request_id=id_of(name), account_id=ADA, payment_reference=f"invoice/{name}")
 
 
 def test_extended_before_its_end_it_does_not_expire() -> None:

@@ -32,7 +32,7 @@ from contracts.provisioning import (
 from services._platform.messages import ClearTimer, SetTimer
 from services._platform.sagas import CancelSaga, RetrySaga, SagaDeadline, SagaRow, Status
 from services.provisioning.consumers import PROVISIONING
-from services.provisioning.domain import AccountState, Address, Option, Plan, Purchase, Subscriber
+from services.provisioning.domain import AccountState, Address, Option, Payment, Plan, Purchase, Subscriber
 from services.provisioning.handlers import _content
 from services.provisioning.store import saga_of
 from services.provisioning.timers import arm
@@ -142,7 +142,7 @@ def test_gives_at_once_what_is_paid_with_money_whoever_paid(make: Make, after: S
     scene.then(bought(command, after), *armed)
     end = after.expires_at if isinstance(command, ExtendAccount) else None
     purchase = Purchase(REQUEST, ADA, purchase_of(scene).action, None, _content(command), None, end, NOW)
-    scene.leaves(*ON_SALE, after, purchase)
+    scene.leaves(*ON_SALE, after, purchase, Payment("invoice/7", REQUEST))
     assert purchase.action == ACTIONS[type(command)]
 
 
@@ -156,8 +156,39 @@ def test_gives_once_what_is_paid_with_money_once(make: Make, after: Subscriber) 
 
 def test_gives_the_same_answer_when_the_account_is_extended_again() -> None:
     scene = given(PROVISIONING, *ON_SALE, ACCOUNT).when(extend(**MONEY))
-    scene.when(extend(**MONEY, request_id=id_of("another")))
+    scene.when(extend(price_units=None, payment_reference="invoice/8", request_id=id_of("another")))
     scene.when(extend(**MONEY)).then(bought(extend(**MONEY), EXTENDED))
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda: extend(**MONEY, request_id=id_of("another")),
+        lambda: add_pack(**MONEY, request_id=id_of("another")),
+        lambda: extend(**MONEY, request_id=id_of("another"), account_id=NEW),
+    ],
+    ids=["for the same", "for something else", "for another account"],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_payment_pays_once(again: Callable[[], Purchasing], at_once: bool) -> None:
+    other = replace(ACCOUNT, id=NEW, email="new@example.org")
+    scene = given(PROVISIONING, *ON_SALE, ACCOUNT, other)
+    second, told = again(), [bought(extend(**MONEY), EXTENDED), arm(EXTENDED)]
+    if at_once:
+        scene.when(extend(**MONEY), second).then(*told, refused(second, "payment_used"))
+    else:
+        scene.when(extend(**MONEY)).then(*told)
+        scene.when(second).then(refused(second, "payment_used"))
+    assert scene.database.contents.tables["payments"] == {"invoice/7": Payment("invoice/7", REQUEST)}
+
+
+def test_a_refused_purchase_uses_no_payment() -> None:
+    scene = given(PROVISIONING, *ON_SALE, WITH_PACK).when(add_pack(**MONEY))
+    scene.then(refused(add_pack(**MONEY), "already_added"))
+    scene.when(extend(**MONEY, request_id=id_of("another")))
+    scene.then(
+        AccountExtended(request_id=id_of("another"), account_id=ADA, expires_at=EXTENDED.expires_at), arm(EXTENDED)
+    )
 
 
 def test_asks_no_price_of_what_is_paid_with_money() -> None:
@@ -339,7 +370,7 @@ def test_two_purchases_of_one_thing_give_it_once() -> None:
     scene.then(ClearTimer(other), refused(add_pack(request_id=second), "already_added"))
 
 
-def test_two_extensions_that_end_out_of_order_tell_the_end_that_is() -> None:
+def test_two_extensions_that_end_out_of_order_tell_each_its_own_end() -> None:
     second = id_of("second")
     scene = given(PROVISIONING, *ON_SALE, ACCOUNT).when(extend(), extend(request_id=second), actor=ADA)
     other = saga_of(second)
@@ -348,8 +379,21 @@ def test_two_extensions_that_end_out_of_order_tell_the_end_that_is() -> None:
     scene.when(HoldCaptured(hold_id=other, account_id=ADA, amount_units=10), CAPTURED)
     scene.then(
         AccountExtended(request_id=second, account_id=ADA, expires_at=end, price_units=10),
-        AccountExtended(request_id=REQUEST, account_id=ADA, expires_at=end, price_units=10),
+        AccountExtended(request_id=REQUEST, account_id=ADA, expires_at=end - YEAR, price_units=10),
     )
+
+
+def test_an_extension_with_money_between_the_steps_of_one_with_units_keeps_their_ends_apart() -> None:
+    bought = id_of("second")
+    scene = opened(extend()).when(RESERVED)
+    scene.when(extend(**MONEY, request_id=bought))
+    end = NOW + timedelta(100) + 2 * YEAR
+    scene.then(
+        AccountExtended(request_id=bought, account_id=ADA, expires_at=end),
+        arm(replace(ACCOUNT, expires_at=end)),
+    )
+    scene.when(CAPTURED)
+    scene.then(AccountExtended(request_id=REQUEST, account_id=ADA, expires_at=end - YEAR, price_units=10))
 
 
 # --- calling off ---

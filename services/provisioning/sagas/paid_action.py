@@ -55,8 +55,7 @@ def capture_hold(saga: SagaRow) -> CaptureHold:
 
 def complete(state: Registry, saga: SagaRow, moment: Moment) -> Outcome:
     """It is given and paid."""
-    purchase = _purchase(state, saga)
-    done = purchase.done(state.subscribers[purchase.account_id], moment.now)
+    done = _purchase(state, saga).done(moment.now)
     state.purchases.put(done)
     return [outcome(done)]
 
@@ -78,7 +77,10 @@ def _purchase(state: Registry, saga: SagaRow) -> Purchase:
 
 
 def give(registry: Registry, purchase: Purchase, forward_to: str | None, moment: Moment) -> Outcome | Code:
-    """Give an account what was bought for it, and set its timer; or say why that can't be, and change nothing."""
+    """Give an account what was bought for it, and set its timer; or say why that can't be, and change nothing.
+
+    The purchase keeps the end that an extension gave: by the time that it is paid, another may have been given too.
+    """
     account = registry.subscribers[purchase.account_id]
     code = account.why_not(purchase.action, forward_to)
     if code is not None:
@@ -89,6 +91,7 @@ def give(registry: Registry, purchase: Purchase, forward_to: str | None, moment:
             end = max(moment.now, account.expires_at or moment.now)
             account = account.lasting(registry.plans[account.plan].expiry(end), moment.now)
             registry.subscribers.put(account)
+            registry.purchases.put(replace(purchase, expires_at=account.expires_at))
             return [arm(account)]
         case Action.OPTIONS_PACK:
             registry.subscribers.put(replace(account, options_pack=True))
