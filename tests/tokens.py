@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.utils import base64url_encode
 
 AUDIENCE = "popfax-groups"
 
@@ -50,6 +51,29 @@ def write_keys(directory: Path, *names: str) -> Path:
 def token(subscriber_id: UUID | str, key: str = "ec", kid: str | None = None, **claims: Any) -> str:
     """A good token, unless something else is said. A claim that is None is left out."""
     now = datetime.now(UTC)
-    facts = {"sub": str(subscriber_id), "aud": AUDIENCE, "exp": now + timedelta(minutes=5), "iat": now, **claims}
+    facts = {
+        "sub": str(subscriber_id),
+        "aud": AUDIENCE,
+        "exp": now + timedelta(minutes=5),
+        "iat": now,
+        "jti": uuid4().hex,
+        **claims,
+    }
     kept = {name: value for name, value in facts.items() if value is not None}
     return jwt.encode(kept, private_key(key), _ALGORITHMS[key.partition("-")[0]], {"kid": kid or key})
+
+
+def forged(key: str, header: dict[str, Any], claims: dict[str, Any]) -> str:
+    """A token with any header and claims, of any types, signed as a key's algorithm says. What is None is left out."""
+    now = int(datetime.now(UTC).timestamp())
+    algorithm = _ALGORITHMS[key.partition("-")[0]]
+    head = {"alg": algorithm, "kid": key, "typ": "JWT", **header}
+    facts = {"sub": str(UUID(int=1)), "aud": AUDIENCE, "exp": now + 300, "iat": now, **claims}
+    return sealed(key, *(json.dumps({k: v for k, v in part.items() if v is not None}) for part in (head, facts)))
+
+
+def sealed(key: str, head: str, body: str) -> str:
+    """Any texts as the two parts of a token, and a good signature below them."""
+    signer = jwt.get_algorithm_by_name(_ALGORITHMS[key.partition("-")[0]])
+    signed = b".".join(base64url_encode(part.encode()) for part in (head, body))
+    return b".".join((signed, base64url_encode(signer.sign(signed, private_key(key))))).decode()

@@ -37,6 +37,7 @@ def _die_with_parent(parent: int, death_signal: int) -> None:
 def main() -> None:
     """Never returns: it becomes the command."""
     parent, death_signal, user, *command = sys.argv[1:]
+    os.umask(0o077)  # what servers write holds addresses, mails and passwords
     if user != "-":
         _become(user)
     _die_with_parent(int(parent), int(death_signal))  # after the change of user, which would undo it

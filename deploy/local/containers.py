@@ -22,6 +22,7 @@ from deploy.local.kafka import (
     format_arguments,
 )
 from deploy.local.passwords import load_or_create
+from deploy.local.paths import private_directory
 from deploy.local.ports import LOOPBACK, Port, is_free
 from deploy.local.postgres import SERVICES, SETTINGS, SUPERUSER, create_databases, database_url, lets_in
 from deploy.local.process import wait_until
@@ -126,7 +127,7 @@ class KafkaContainer:
 
     def start(self) -> None:
         """Start, and return when it answers an authenticated request. Raises StackError."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        private_directory(self._directory)
         self._passwords = load_or_create(self._directory / "passwords.json", USERS)
         self._port.serve(self._start_on)
 
@@ -182,7 +183,7 @@ class PostgresContainer:
 
     def start(self) -> None:
         """Start, and return when every service's database is there. Raises StackError."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        private_directory(self._directory)
         self._passwords = load_or_create(self._directory / "passwords.json", (SUPERUSER, *SERVICES))
         self._port.serve(self._start_on)
         create_databases(self.superuser_url, {service: self._passwords[service] for service in SERVICES})

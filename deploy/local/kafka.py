@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from contracts.topics import RETENTION, Principal
 from deploy.local.errors import PortTakenError, StackError
 from deploy.local.passwords import load_or_create, write_private
-from deploy.local.paths import JARS
+from deploy.local.paths import JARS, private_directory
 from deploy.local.ports import LOOPBACK, Port, answers, free_port, is_free
 from deploy.local.process import Child, run
 
@@ -73,7 +73,7 @@ class KafkaBroker:
 
         Formats the storage the first time. Raises StackError, and leaves nothing running, when it does not get there.
         """
-        self._directory.mkdir(parents=True, exist_ok=True)
+        private_directory(self._directory)
         self._passwords = load_or_create(self._directory / "passwords.json", USERS)
         self._port.serve(self._start_on)
 
@@ -129,7 +129,7 @@ class KafkaBroker:
         command = _java(self._jars, "-Xmx128m", "-XX:TieredStopAtLevel=1", f"@{arguments}")
         run(command, self._directory, self._directory / "format.log", _FORMAT_TIMEOUT_S)
         arguments.unlink()
-        formatted.touch()
+        formatted.touch(0o600)
 
     @property
     def _properties(self) -> Path:

@@ -5,7 +5,6 @@ alone makes (`GROUPS_JWT_DEVELOPMENT_KEYS`).
 """
 
 import json
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlencode
@@ -20,7 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from services.groups.web.auth import DEVELOPMENT
+from deploy.local.passwords import write_private
+from deploy.local.paths import private_directory
+from services.groups.web.keys import DEVELOPMENT
 
 AUDIENCE = "popfax-groups"
 LIFETIME = timedelta(hours=12)
@@ -49,7 +50,7 @@ class DevelopmentKeys:
         assert self.key_set.exists()
         made = json.loads(self._private.read_text())
         now = datetime.now(UTC)
-        claims = {"sub": str(subscriber_id), "aud": AUDIENCE, "iat": now, "exp": now + lifetime}
+        claims = {"sub": str(subscriber_id), "aud": AUDIENCE, "iat": now, "exp": now + lifetime, "jti": str(uuid4())}
         key = load_pem_private_key(made["pem"].encode(), None)
         return jwt.encode(claims, key, _ALGORITHM, {"kid": made["kid"]})  # type: ignore[arg-type]
 
@@ -58,10 +59,9 @@ class DevelopmentKeys:
         return f"{url}/login?{urlencode({'token': self.token(subscriber_id, lifetime)})}"
 
     def _make(self, path: Path) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_directory(self._directory)
         name, key = f"{DEVELOPMENT}{uuid4()}", ec.generate_private_key(ec.SECP256R1())
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-        with os.fdopen(os.open(self._private, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump({"kid": name, "pem": pem}, file)
+        write_private(self._private, json.dumps({"kid": name, "pem": pem}))
         public = jwt.get_algorithm_by_name(_ALGORITHM).to_jwk(key.public_key(), as_dict=True)
-        path.write_text(json.dumps({"keys": [{**public, "kid": name, "alg": _ALGORITHM, "use": "sig"}]}))
+        write_private(path, json.dumps({"keys": [{**public, "kid": name, "alg": _ALGORITHM, "use": "sig"}]}))

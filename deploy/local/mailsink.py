@@ -25,7 +25,7 @@ from typing import cast
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from deploy.local.errors import PortTakenError, StackError
-from deploy.local.paths import CHECKOUT
+from deploy.local.paths import CHECKOUT, private_directory
 from deploy.local.ports import LOOPBACK, Port, answers, is_free
 from deploy.local.process import Child
 
@@ -73,7 +73,8 @@ class MailSink:
 
     def start(self) -> None:
         """Start, and return when it greets. Raises StackError, and leaves nothing running, when it does not."""
-        self.mails.mkdir(parents=True, exist_ok=True)
+        private_directory(self._directory)
+        private_directory(self.mails)
         self._child.end_earlier()
         self._port.serve(self._start_on)
 

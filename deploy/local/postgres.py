@@ -19,6 +19,7 @@ from psycopg import sql
 from contracts.topics import Principal
 from deploy.local.errors import PortTakenError, StackError
 from deploy.local.passwords import load_or_create, write_private
+from deploy.local.paths import private_directory
 from deploy.local.ports import LOOPBACK, Port, answers, is_free
 from deploy.local.process import Child, run
 
@@ -75,7 +76,7 @@ class PostgresServer:
 
         Makes the data directory the first time. Raises StackError, and leaves nothing running, when it fails.
         """
-        self._directory.mkdir(parents=True, exist_ok=True)
+        private_directory(self._directory, passable=True)
         self._passwords = load_or_create(self._directory / "passwords.json", (SUPERUSER, *SERVICES))
         self._child.end_earlier()
         self._initialise_once()
@@ -126,7 +127,7 @@ class PostgresServer:
         command = _initdb(self._data, password_file)
         run(command, self._directory, self._directory / "initdb.log", _INIT_TIMEOUT_S, user)
         password_file.unlink()
-        initialised.touch()
+        initialised.touch(0o600)
 
     @property
     def _data(self) -> Path:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import psutil
 
 from deploy.local.errors import StackError
+from deploy.local.passwords import write_private
 
 _LAUNCHER = Path(__file__).with_name("child.py")
 _RECORD_SUFFIX = ".process.json"
@@ -179,7 +180,7 @@ class Child:
 
     def _remember(self, pid: int) -> None:
         record = {"pid": pid, "created": psutil.Process(pid).create_time(), "directory": str(self._directory)}
-        self._record.write_text(json.dumps(record))
+        write_private(self._record, json.dumps(record))
 
 
 def _launched(command: Sequence[str], death_signal: signal.Signals, user: str | None) -> list[str]:

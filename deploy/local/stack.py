@@ -1,6 +1,7 @@
 """The product's infrastructure on this machine: Kafka, PostgreSQL and a mail sink, on the loopback interface."""
 
 import fcntl
+import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,7 +15,7 @@ from deploy.local.errors import StackError
 from deploy.local.kafka import KafkaBroker
 from deploy.local.keys import DevelopmentKeys
 from deploy.local.mailsink import MailSink
-from deploy.local.paths import JARS
+from deploy.local.paths import JARS, private_directory
 from deploy.local.ports import Port, Ports
 from deploy.local.postgres import SERVICES, PostgresServer
 from deploy.local.process import end_recorded
@@ -182,8 +183,8 @@ def remove_abandoned(state: Path, prefix: str) -> None:
 
 def _acquire(directory: Path) -> TextIO:
     """Make a directory ours. The kernel ends our claim when this process dies, however it dies. Raises StackError."""
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = (directory / _LOCK).open("w")
+    private_directory(directory, passable=True)
+    lock = os.fdopen(os.open(directory / _LOCK, os.O_WRONLY | os.O_CREAT, 0o600), "w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

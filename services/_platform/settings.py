@@ -1,15 +1,36 @@
 """Settings: environment variables with one prefix a service, or files with the same names in a secrets directory."""
 
 import os
-from typing import Literal, TypeVar, cast
+from ipaddress import ip_address
+from typing import Annotated, Literal, TypeVar, cast
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.topics import Principal
 
 SECRETS_DIRECTORY = "POPFAX_SECRETS_DIR"
 """Names a directory of files, one a setting (`ledger_database_url`), as container platforms mount secrets."""
+
+
+def _is_protected(url: HttpUrl) -> HttpUrl:
+    """Accept https, and http on this machine; no user name, for parsers differ in what they take for the host."""
+    if url.username is not None or url.password is not None:
+        raise ValueError("give an address without a user name")
+    if url.scheme != "https" and not _is_loopback(url.host or ""):
+        raise ValueError("give an https:// address")
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+ProtectedUrl = Annotated[HttpUrl, AfterValidator(_is_protected)]
+"""An address where nobody on the way can read or change anything: `https://`, or this very machine."""
 
 
 class KafkaSettings(BaseSettings):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, HttpUrl, SecretStr
 
-from services._platform.settings import ServiceSettings
+from services._platform.settings import ProtectedUrl, ServiceSettings
 
 
 class NotificationsSettings(ServiceSettings):
@@ -16,10 +16,10 @@ class NotificationsSettings(ServiceSettings):
     smtp_username: str | None = Field(None, description="who we are to the mail server, if it asks")
     smtp_password: SecretStr | None = Field(None, description="and our password there")
     mail_from: str = Field("no-reply@popfax.example", description="the sender's address; its domain names Message-IDs")
-    password_link: HttpUrl = Field(
+    password_link: ProtectedUrl = Field(
         HttpUrl("https://www.popfax.example/password"), description="the platform's page where a password is chosen"
     )
-    invitation_link: HttpUrl = Field(
+    invitation_link: ProtectedUrl = Field(
         HttpUrl("https://www.popfax.example/invitation"),
         description="the platform's page where an invitation is answered",
     )

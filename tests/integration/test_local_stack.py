@@ -34,7 +34,7 @@ from deploy import topics
 from deploy.local import jars
 from deploy.local.kafka import ADMIN, STRANGER, KafkaBroker, answers_authenticated
 from deploy.local.mailsink import read_mails
-from deploy.local.paths import CHECKOUT, JARS, STATE
+from deploy.local.paths import CHECKOUT, JARS, STATE, private_directory
 from deploy.local.ports import LOOPBACK, Port, Ports, free_port, is_free
 from deploy.local.postgres import SERVICES, PostgresServer
 from deploy.local.process import wait_until
@@ -273,6 +273,26 @@ class TestSettings:
         for path in own.directory.glob("*/*"):
             if path.is_file() and any(password in path.read_text() for password in _passwords(own)):
                 assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+    def test_keeps_data_logs_and_mails_where_nobody_else_can_read_them(self, own: Stack) -> None:
+        _send(own, "private")
+        seen = [own.directory, *own.directory.rglob("*")]
+        assert any(path.suffix == ".eml" for path in seen)
+        readable = [path for path in seen if not path.is_symlink() and path.stat().st_mode & 0o066]
+        assert readable == []
+        for name in ("kafka", "mail", "keys"):
+            directory = own.directory / name
+            if directory.exists():
+                assert stat.S_IMODE(directory.stat().st_mode) == 0o700, directory
+
+    def test_closes_directories_that_stood_open(self, directory: Path) -> None:
+        opened = directory / "opened"
+        opened.mkdir(mode=0o755, parents=True)
+        opened.chmod(0o755)
+        private_directory(opened, passable=True)
+        assert stat.S_IMODE(opened.stat().st_mode) == 0o711
+        private_directory(opened)
+        assert stat.S_IMODE(opened.stat().st_mode) == 0o700
 
     @embedded_only
     def test_shows_no_password_on_a_command_line(self, own: Stack) -> None:

@@ -14,16 +14,26 @@ COLUMNS = ("what", "accepts", "bound", "otherwise", "shown by")
 
 def rows(text: str) -> Iterator[tuple[str, ...]]:
     """Return the cells of each row of the tables with the columns above."""
+    return examples(text, COLUMNS)
+
+
+def examples(text: str, wanted: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Return the cells of each row of the tables that have these columns, without backticks around a cell."""
     columns: tuple[str, ...] = ()
     for line in text.splitlines():
         if not line.startswith("|"):
             columns = ()
             continue
-        cells = tuple(cell.strip() for cell in line.strip("|").split("|"))
+        cells = tuple(_bare(cell.strip()) for cell in line.strip("|").split("|"))
         if not columns:
             columns = cells
-        elif columns == COLUMNS and not set(line) <= set("|- "):
+        elif columns == wanted and not set(line) <= set("|- "):
             yield cells
+
+
+def _bare(cell: str) -> str:
+    inside = cell[1:-1]
+    return inside if cell == f"`{inside}`" and "`" not in inside else cell
 
 
 @cache

@@ -9,7 +9,8 @@ import pytest
 
 from deploy.local.keys import AUDIENCE, DevelopmentKeys
 from services.groups.settings import GroupsSettings
-from services.groups.web.auth import BadToken, Keys, NoKeys, Tokens
+from services.groups.web.auth import BadToken, Tokens
+from services.groups.web.keys import Keys, NoKeys
 
 
 def test_groups_takes_its_tokens_for_what_the_service_expects() -> None:

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.groups.domain import AccountState
-from services.groups.web.auth import BadToken, Keys, NoKeys, Tokens
+from services.groups.web.auth import BadToken, Tokens
+from services.groups.web.keys import Keys, NoKeys
 from services.groups.web.page import session
 from services.groups.web.page.forms import MAX_BYTES, BadForm, read_form
 from services.groups.web.page.views import Choice, Quote, choose

@@ -5,7 +5,6 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import jwt
 import pytest
@@ -13,8 +12,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from services.groups.web import auth
-from services.groups.web.auth import BadToken, Keys, NoKeys, Tokens, read_keys
-from tests.tokens import AUDIENCE, described, key_set, private_key, token, write_keys
+from services.groups.web.auth import BadToken, Tokens
+from services.groups.web.keys import Keys, NoKeys, read_keys
+from tests.tokens import AUDIENCE, described, private_key, token, write_keys
 from tests.unit.given import id_of
 
 ADA = id_of("Ada")
@@ -146,35 +146,3 @@ def test_refuses_what_is_no_set_of_keys(text: str) -> None:
 async def test_without_keys_nothing_can_be_checked(tmp_path: Path) -> None:
     with pytest.raises(NoKeys):
         await Tokens(Keys(str(tmp_path / "none.json")), AUDIENCE).asker(token(ADA))
-
-
-async def test_learns_a_new_key_but_does_not_ask_for_each_unknown_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fetched: list[str] = []
-    keys = ["ec"]
-
-    def read(place: str) -> bytes:
-        fetched.append(place)
-        return key_set(*keys).encode()
-
-    monkeypatch.setattr(auth, "_read", read)
-    tokens = Tokens(Keys("somewhere"), AUDIENCE)
-    await tokens.asker(token(ADA))
-    keys.append("rsa")
-    for _ in range(20):
-        assert await _refusal(tokens, token(ADA, "ec-mallory", kid=uuid4().hex)) == "unknown_key"
-    assert len(fetched) == 1
-    monkeypatch.setattr(auth, "PATIENCE_S", 0.0)
-    assert (await tokens.asker(token(ADA, "rsa"))).id == ADA
-    assert len(fetched) == 2
-
-
-async def test_keeps_the_keys_while_the_platform_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_keys(tmp_path)
-    tokens = Tokens(Keys(str(path)), AUDIENCE)
-    await tokens.asker(token(ADA))
-    path.unlink()
-    monkeypatch.setattr(auth, "PATIENCE_S", 0.0)
-    monkeypatch.setattr(auth, "LIFETIME_S", 0.0)
-    assert (await tokens.asker(token(ADA))).id == ADA

@@ -19,10 +19,11 @@ from contracts.message import group_of
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
 from services.groups.web import queries
-from services.groups.web.auth import Asker, BadToken, NoKeys
+from services.groups.web.auth import Asker, BadToken
 from services.groups.web.changes import EventStream
 from services.groups.web.cursor import BadCursor, Cursor
 from services.groups.web.desk import Desk
+from services.groups.web.keys import NoKeys
 from services.groups.web.posting import IdConflict, command_of, id_for, is_about_own_group
 from services.groups.web.problems import (
     Problem,

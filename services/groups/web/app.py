@@ -44,6 +44,7 @@ class Web:
 
     async def close(self) -> None:
         """Let go of the connections."""
+        await self._desk.tokens.close()
         await self._engine.dispose()
 
 

@@ -10,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts.message import Command
 from services.groups.settings import GroupsSettings
 from services.groups.web import posting
-from services.groups.web.auth import Keys, Tokens
+from services.groups.web.auth import Tokens
 from services.groups.web.changes import Feed
+from services.groups.web.keys import Keys
 
 
 @dataclass(frozen=True)

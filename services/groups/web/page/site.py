@@ -27,10 +27,11 @@ from services._platform.database import Outage
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
 from services.groups.web import queries
-from services.groups.web.auth import Asker, BadToken, NoKeys
+from services.groups.web.auth import Asker, BadToken
 from services.groups.web.changes import EventStream
 from services.groups.web.cursor import BadCursor, Cursor
 from services.groups.web.desk import Desk
+from services.groups.web.keys import NoKeys
 from services.groups.web.page import session, views
 from services.groups.web.page.forms import BadForm, Form, Texts, read_form
 from services.groups.web.page.guard import Guard, Static
