@@ -1,185 +1,365 @@
 """The consumer: batches off Kafka into the shell, and their offsets back, after the database has committed.
 
-Offsets are committed lazily (they only save work after a restart: the inbox knows what was done), explicitly for each
-partition, and never beyond a batch that is done. When partitions are taken away, the batch in hand is finished and
-committed first, so that two consumers do not work on the same records.
+One thread owns librdkafka's consumer and does all that concerns it, from top to bottom: fetch, have the batch handled
+in the event loop, note how far that got, commit. A rebalance, which librdkafka tells from within `poll` alone, so never
+meets a batch that is being handled, and nothing here needs a lock.
+
+Three things are not left to the client:
+
+- **Its position behind a batch that it could not unpack.** librdkafka goes on behind it, or at an offset that it
+  misread. Here the partition stops where it is (`partitions`) and is tried again; all others flow.
+- **A position in a topic that was deleted and made again.** librdkafka goes on at the old offset. Here offsets are
+  committed with the topic's id, and a topic with another id is read from its start (`topic_ids`).
+- **Its health.** `trouble` is what the client says of itself now (`client_state`), not what a callback once said.
+
+Offsets are committed lazily, for they only save work after a restart: the inbox knows what was done.
 """
 
 import asyncio
+import logging
+import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Coroutine, Sequence
+from dataclasses import dataclass
+from operator import methodcaller
+from typing import Any, TypeVar
 
 import structlog
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
-from faststream import AckPolicy
-from faststream.kafka import KafkaBroker, KafkaMessage
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer as Client
 
-from services._platform import metrics
+from services._platform import kafka, metrics
+from services._platform.client_state import ClientState
 from services._platform.database import Outage
+from services._platform.partitions import Place, Stop, Stops
 from services._platform.service import Service
 from services._platform.settings import ServiceSettings
 from services._platform.shell import FromKafka, Shell
-from services._platform.tolerant import tolerate_header_names, tolerate_lost_connections
+from services._platform.topic_ids import TopicIds
 
 log = structlog.get_logger(__name__)
 
-REVOKE_WAIT_S = 20.0
-"""How long a rebalance waits for the batch in hand; less than `rebalance_timeout_ms`."""
+T = TypeVar("T")
+Headers = Sequence[tuple[str, bytes | None]]
+
+POLL_S = 0.5
+"""How long a poll waits for the first record of a batch."""
 
 STALLED_S = 120.0
 """A batch that neither ends nor tries again for so long means that the loop hangs: the process is not alive."""
 
+STOP_S = 8.0
+"""How long the end may take: the batch in hand, its offsets, the farewell to the group (with Kafka away, to nobody)."""
 
-class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]
+UNREADABLE_HEADERS: Headers = (("headers that can't be read", None),)
+"""In the place of headers of which one has a name that is not UTF-8: the client hands over none of them then."""
+
+
+_headers_of = methodcaller("headers")
+"""confluent-kafka makes a list with a null pointer in it of a header whose name is not UTF-8, and returns that with an
+exception set. Python refuses it when it is called from C, as here; a call in Python's own bytecode, once specialized,
+lets it through, and it ends in a crash. The client keeps that list, too: ask it once.
+"""
+
+
+class FencedError(Exception):
+    """Another process has joined the group under this replica's name."""
+
+
+@dataclass(slots=True)
+class Fetched:
+    """A record as it came from Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+class Consumer:
     """Consumes a service's topics."""
 
-    def __init__(self, service: Service, shell: Shell, broker: KafkaBroker, settings: ServiceSettings) -> None:
-        tolerate_header_names()
-        tolerate_lost_connections()
+    def __init__(self, service: Service, shell: Shell, settings: ServiceSettings, stops: Stops) -> None:
         self.shell = shell
-        self.broker = broker
         self.settings = settings
-        self.assigned = False
-        self.database_away = False
+        self._topics = [topic.name for topic in service.topics]
+        self._stops = stops
         self._source = FromKafka()
-        self._busy = asyncio.Lock()
-        self._stopping = False
-        self._done: dict[TopicPartition, int] = {}
-        self._revoked: set[TopicPartition] = set()
-        self._committed_at = 0.0
-        self._beat = time.monotonic()
-        self.subscriber = broker.subscriber(
-            *(topic.name for topic in service.topics),
-            batch=True,
-            group_id=service.principal.value,
-            group_instance_id=settings.replica,
-            ack_policy=AckPolicy.MANUAL,
-            auto_offset_reset="earliest",
-            max_records=settings.batch_records,
-            # FastStream waits this long for a batch, and again when there was none: the broker does the real waiting.
-            batch_timeout_ms=50,
-            fetch_max_wait_ms=settings.fetch_wait_ms,
-            fetch_min_bytes=settings.fetch_min_bytes,
-            max_partition_fetch_bytes=4 << 20,
-            session_timeout_ms=10_000,
-            heartbeat_interval_ms=1_000,
-            max_poll_interval_ms=10 * 60_000,
-            listener=self,
-            parser=_as_it_is,
-            decoder=_undecoded,
-            no_reply=True,
+        self._state = ClientState()
+        self._client = Client(
+            kafka.consumer(settings, service.principal)
+            | {"stats_cb": self._state.take, "error_cb": _count, "on_commit": self._on_commit},
+            logger=logging.getLogger("librdkafka"),
         )
-        self.subscriber(self._consume)
+        self._ids = TopicIds(kafka.librdkafka(settings), self._topics)
+        for name in self._topics:
+            metrics.PARTITION_FAULTS.labels(name)
+        self._owned: set[Place] = set()
+        self._next: dict[Place, int] = {}
+        self._done: dict[Place, int] = {}
+        self._stopped: dict[Place, Stop] = {}
+        self._early: list[Message] = []
+        self._committed_at = 0.0
+        self._beat = 0.0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="consumer", daemon=True)
+        self._ended: asyncio.Future[None] | None = None
+
+    async def run(self) -> None:
+        """Consume until `stop`. Raises `FencedError`, and whatever else ended the thread."""
+        self._loop = asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
+        self._thread.start()
+        await asyncio.shield(self._ended)
+
+    async def stop(self) -> None:
+        """Finish the batch in hand, commit its offsets, leave the group. Raises `TimeoutError` after `STOP_S`."""
+        self._stopping.set()
+        if self._ended is not None:
+            await asyncio.wait_for(asyncio.shield(self._ended), STOP_S)
 
     @property
     def alive(self) -> bool:
-        """Say whether the consume loop gets on: it waits for records, or its batch has been seen to move."""
-        loops = self.subscriber.tasks
-        running = bool(loops) and not any(task.done() for task in loops)
-        return running and (not self._busy.locked() or time.monotonic() - self._beat < STALLED_S)
+        """Say whether the thread gets on: it polls, or its batch has been seen to move."""
+        return not self._thread.is_alive() or time.monotonic() - self._beat < STALLED_S
 
-    async def start(self) -> None:
-        """Join the group."""
-        await self.broker.start()
+    def trouble(self) -> str | None:
+        """Say why this replica does not consume as it should; None if it does. Without partitions it stands by."""
+        if self._ids.missing:
+            return f"there is no topic {min(self._ids.missing)}"
+        for (topic, partition), stop in self._stopped.items():
+            if stop.attempts > 1:
+                return f"{topic}/{partition} stopped at {stop.position}: {stop.error}"
+        return self._state.trouble()
 
-    async def stop(self) -> None:
-        """Finish the batch in hand, commit its offsets, leave the group."""
-        self._stopping = True
-        async with self._busy:
-            await self._commit()
-        await self.broker.stop()
+    # What follows runs in the thread.
 
-    async def _consume(self, message: KafkaMessage) -> None:
-        records: Sequence[ConsumerRecord] = message.raw_message
-        async with self._busy:
-            if self._stopping:
-                return
-            self._revoked.clear()
-            if await self._until_done(records):
-                self._note(records)
-                if time.monotonic() - self._committed_at >= self.settings.offset_commit_s:
-                    await self._commit()
+    def _work(self) -> None:
+        failure: BaseException | None = None
+        try:
+            self._client.subscribe(
+                self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
+            while not self._stopping.is_set():
+                self._round()
+            self._commit()
+        except BaseException as error:
+            failure = error
+        finally:
+            self._client.close()
+            self._loop.call_soon_threadsafe(self._end, failure)
 
-    async def _until_done(self, records: Sequence[ConsumerRecord]) -> bool:
-        """Try until the batch is done, for the next one must not overtake it. False if we are told to stop first."""
-        pause = 0.1
-        started = time.monotonic()
-        while not self._stopping:
-            self._beat = time.monotonic()
-            try:
-                await self.shell.process(records, self._source)
-            except Outage as error:
-                self.database_away = True
-                metrics.OUTAGES.inc()
-                log.warning("database_away", error=str(error), retry_in_s=round(pause, 1))
-            except Exception as error:
-                log.error("batch_not_done", error=type(error).__name__, exc_info=True)
-            else:
-                self.database_away = False
-                metrics.BATCH_SECONDS.observe(time.monotonic() - started)
-                return True
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 2.0)
-        return False
-
-    def _note(self, records: Sequence[ConsumerRecord]) -> None:
-        for record in records:
-            partition = TopicPartition(record.topic, record.partition)
-            if partition not in self._revoked:
-                self._done[partition] = record.offset + 1
-
-    async def _commit(self) -> None:
-        """Commit the offsets of what is done. A failure costs nothing but work: the inbox knows the messages.
-
-        Those that are still ours are committed with the next ones: a partition may get no other record for long.
-        """
-        consumer: AIOKafkaConsumer | None = self.subscriber.consumer
-        offsets, self._done = self._done, {}
-        self._committed_at = time.monotonic()
-        if consumer is None or not offsets:
+    def _end(self, failure: BaseException | None) -> None:
+        assert self._ended is not None
+        if self._ended.done():
             return
+        if failure is None:
+            self._ended.set_result(None)
+        else:
+            self._ended.set_exception(failure)
+
+    def _round(self) -> None:
+        self._beat = time.monotonic()
+        for topic in self._ids.made_anew():
+            self._read_from_start(topic)
+        self._try_stopped()
+        if records := self._fetch():
+            handled = self._until_handled(records)
+            self._done |= {(record.topic, record.partition): record.offset + 1 for record in handled}
+        if self._beat - self._committed_at >= self.settings.offset_commit_s:
+            self._commit()
+
+    def _fetch(self) -> list[Fetched]:
+        """Wait for records, and take what there is. What stands behind a fault comes again when that is over."""
+        messages, self._early = self._early, []
+        if not messages and (first := self._client.poll(POLL_S)) is not None:
+            messages = [first, *self._client.consume(max(self.settings.batch_records - 1, 1), 0)]
+        records: list[Fetched] = []
+        faulty: set[Place] = set()
+        for message in messages:
+            place: Place = (message.topic() or "", message.partition() or 0)
+            if (error := message.error()) is not None:
+                self._on_error(place, message, error, faulty)
+            elif place in self._owned and place not in faulty:
+                records.append(record := _fetched(message, place))
+                self._next[place] = record.offset + 1
+                if place in self._stopped:
+                    self._flows(place)
+        return records
+
+    def _until_handled(self, records: list[Fetched]) -> list[Fetched]:
+        """Try until the batch is handled, for the next one must not overtake it.
+
+        Returns what was handled: less than was given if partitions were taken away meanwhile, and nothing if the
+        service is to stop first.
+        """
+        started, pause = time.monotonic(), 0.1
+        while records and not self._stopping.is_set():
+            if self._await(self._attempt(records)):
+                metrics.BATCH_SECONDS.observe(time.monotonic() - started)
+                return records
+            self._wait(pause)
+            pause = min(pause * 2, 2.0)
+            records = [record for record in records if (record.topic, record.partition) in self._owned]
+        return []
+
+    async def _attempt(self, records: Sequence[Fetched]) -> bool:
         try:
-            await asyncio.wait_for(consumer.commit(offsets), 5)
-        except (KafkaError, TimeoutError) as error:
-            log.warning("offsets_not_committed", error=type(error).__name__)
-            ours = consumer.assignment() - self._revoked
-            self._done = {partition: at for partition, at in offsets.items() if partition in ours} | self._done
+            await self.shell.process(records, self._source)
+        except Outage as error:
+            metrics.OUTAGES.inc()
+            log.warning("database_away", error=str(error))
+            return False
+        except Exception as error:
+            log.error("batch_not_done", error=type(error).__name__, exc_info=True)
+            return False
+        return True
 
-    async def commit_when_idle(self) -> None:
-        """Commit what the last batch of a burst left uncommitted."""
-        while True:
-            await asyncio.sleep(self.settings.offset_commit_s)
-            if self._done and not self._busy.locked():
-                async with self._busy:
-                    await self._commit()
+    def _wait(self, seconds: float) -> None:
+        """Let time pass, and stay in the group: it is left by who does not poll."""
+        held = _partitions(self._owned)
+        self._client.pause(held)
+        if (message := self._client.poll(seconds)) is not None:  # of a partition that we got just now
+            self._early.append(message)
+        self._client.resume([place for place in held if (place.topic, place.partition) in self._running()])
+        self._beat = time.monotonic()
 
-    async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        """Let the batch in hand finish, and commit, before anybody else gets its partitions."""
-        self.assigned = False
+    def _await(self, work: Coroutine[Any, Any, T]) -> T:
+        """Have something done in the event loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    # Offsets.
+
+    def _commit(self, places: Collection[Place] | None = None) -> None:
+        """Send the offsets of what is done. A failure costs nothing but work: the inbox knows the messages."""
+        wanted = {place: at for place, at in self._done.items() if places is None or place in places}
+        self._committed_at = time.monotonic()
+        if not wanted:
+            return
+        self._done = {place: at for place, at in self._done.items() if place not in wanted}
+        offsets = [
+            TopicPartition(topic, partition, at, self._ids.known.get(topic, ""))
+            for (topic, partition), at in wanted.items()
+        ]
         try:
-            async with asyncio.timeout(REVOKE_WAIT_S), self._busy:
-                await self._commit()
-        except TimeoutError:
-            # It goes on, and it is safe: whoever gets the records next meets our ids in the inbox. Only its offsets
-            # are no longer ours to commit.
-            log.warning("revoked_while_busy", partitions=len(revoked))
-        self._revoked.update(revoked)
-        for partition in revoked:
-            self._done.pop(partition, None)
+            self._client.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            self._on_commit(error.args[0], offsets)
 
-    async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        """Note that we are part of the group. A replica without partitions is ready too: it stands by."""
-        self.assigned = True
-        log.info("partitions_assigned", partitions=len(assigned))
+    def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
+        """Send those that failed, and are still ours, with the next: a partition may get no other record for long."""
+        failed = [each for each in offsets if error is not None or each.error is not None]
+        if failed:
+            log.warning("offsets_not_committed", error=(error or failed[0].error).name())  # type: ignore[union-attr]
+        again = {(each.topic, each.partition): each.offset for each in failed}
+        self._done = {place: at for place, at in again.items() if place in self._owned} | self._done
+
+    # What the group gives and takes.
+
+    def _on_assign(self, client: Client, partitions: list[TopicPartition]) -> None:
+        ids = self._ids.wait()
+        try:
+            committed = client.committed(partitions, timeout=5)
+        except KafkaException:  # the client asks again by itself, and only the check of the topics' ids is missed
+            committed = partitions
+        for place in committed:
+            if place.metadata and ids.get(place.topic, place.metadata) != place.metadata:
+                log.warning("topic_made_anew", topic=place.topic, partition=place.partition)
+                place.offset = OFFSET_BEGINNING
+        client.incremental_assign(committed)
+        self._owned |= _places(partitions)
+        log.info("partitions_assigned", new=len(partitions), all=len(self._owned))
+
+    def _on_revoke(self, client: Client, partitions: list[TopicPartition]) -> None:
+        self._commit(_places(partitions))
+        self._on_lost(client, partitions)
+
+    def _on_lost(self, client: Client, partitions: list[TopicPartition]) -> None:
+        """Whoever gets the records next meets our ids in the inbox; their offsets are no longer ours to commit."""
+        gone = _places(partitions)
+        self._owned -= gone
+        for place in gone:
+            for kept in (self._done, self._next, self._stopped):
+                kept.pop(place, None)
+        metrics.PARTITIONS_STOPPED.set(len(self._stopped))
+        client.incremental_unassign(partitions)
+        log.info("partitions_revoked", gone=len(gone), all=len(self._owned))
+
+    def _read_from_start(self, topic: str) -> None:
+        log.warning("topic_made_anew", topic=topic)
+        for place in [place for place in self._owned if place[0] == topic]:
+            self._done.pop(place, None)
+            self._next.pop(place, None)
+            self._seek(place, OFFSET_BEGINNING)
+
+    def _seek(self, place: Place, offset: int) -> None:
+        self._client.seek(TopicPartition(*place, offset))
+
+    # What can't be read.
+
+    def _on_error(self, place: Place, message: Message, error: KafkaError, faulty: set[Place]) -> None:
+        if error.code() == KafkaError._FATAL:
+            raise FencedError(error.str())
+        offset = message.offset()
+        if place not in self._owned or offset is None or offset < 0:
+            _count(error)  # of the connection or the topic as a whole: the client goes on by itself
+        elif place not in faulty:
+            faulty.add(place)
+            self._stop(place, self._next.get(place, offset), error.name())
+
+    def _stop(self, place: Place, position: int, error: str) -> None:
+        """Stop a partition at its first record that was not fetched, whatever the client made of it."""
+        stop = self._stopped.setdefault(place, Stop(position, error))
+        stop.failed(position, error)
+        metrics.PARTITION_FAULTS.labels(place[0]).inc()
+        metrics.PARTITIONS_STOPPED.set(len(self._stopped))
+        log.error("partition_stopped", topic=place[0], partition=place[1], position=position, error=error)
+        self._client.pause(_partitions([place]))
+        self._seek(place, position)
+        self._await(self._stops.stopped(place, stop))
+
+    def _try_stopped(self) -> None:
+        """Fetch again what could not be unpacked, from where an operator wants it."""
+        for place, stop in list(self._stopped.items()):
+            if stop.is_over():
+                self._flows(place)
+            elif stop.is_due():
+                skip_to = self._await(self._stops.skip_to(place, stop.position))
+                if skip_to is not None:
+                    log.warning("partition_skips", topic=place[0], partition=place[1], at=stop.position, to=skip_to)
+                    self._seek(place, skip_to)
+                    self._next[place] = skip_to
+                stop.trying()
+                self._client.resume(_partitions([place]))
+
+    def _flows(self, place: Place) -> None:
+        del self._stopped[place]
+        metrics.PARTITIONS_STOPPED.set(len(self._stopped))
+        log.info("partition_flows", topic=place[0], partition=place[1])
+        self._await(self._stops.ended(place))
+
+    def _running(self) -> set[Place]:
+        return {place for place in self._owned if place not in self._stopped or self._stopped[place].is_tried()}
 
 
-async def _as_it_is(message: Any, original: Any) -> Any:
-    """Parse nothing: FastStream's own parser drops a batch over one header that is not UTF-8."""
-    return KafkaMessage(body=b"", raw_message=message, headers={}, content_type=None, consumer=None)  # type: ignore[arg-type]
+def _fetched(message: Message, place: Place) -> Fetched:
+    try:
+        headers = _headers_of(message) or ()
+    except SystemError:
+        headers = UNREADABLE_HEADERS
+    return Fetched(*place, message.offset(), message.key(), message.value(), headers)  # type: ignore[arg-type]
 
 
-async def _undecoded(message: Any, original: Any) -> Any:
-    """Decode nothing: the shell does, record by record."""
-    return None
+def _partitions(places: Collection[Place]) -> list[TopicPartition]:
+    return [TopicPartition(*place) for place in places]
+
+
+def _places(partitions: Collection[TopicPartition]) -> set[Place]:
+    return {(each.topic, each.partition) for each in partitions}
+
+
+def _count(error: KafkaError) -> None:
+    """Count what the client also logs, and mends by itself."""
+    metrics.CLIENT_ERRORS.inc()

@@ -1,7 +1,8 @@
 """What an orchestrator of containers, and Prometheus, ask a service over HTTP.
 
 `/live`: the consume loop gets on (restart me if not). `/ready`: the database answers and has this version's migrations,
-and Kafka has taken us into the group. `/metrics`: Prometheus' text.
+and Kafka's client is in the group and gets answers about every partition that is ours; each check that fails says why.
+`/metrics`: Prometheus' text.
 """
 
 import asyncio
@@ -18,7 +19,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-Check = Callable[[], Awaitable[bool]]
+Check = Callable[[], Awaitable[str | None]]
+"""Returns why a service is not ready; None if nothing speaks against it."""
 
 
 class Site(Protocol):
@@ -43,7 +45,9 @@ def health_app(live: Callable[[], bool], checks: dict[str, Check], site: Site | 
 
     async def is_ready(_: Request) -> Response:
         found = dict(zip(checks, await asyncio.gather(*(_bounded(check) for check in checks.values())), strict=True))
-        return JSONResponse(found, 200 if all(found.values()) else 503)
+        passed = {name: reason is None for name, reason in found.items()}
+        why = {name: reason for name, reason in found.items() if reason is not None}
+        return JSONResponse(passed | {"why": why} if why else passed, 503 if why else 200)
 
     async def metrics(_: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
@@ -55,12 +59,12 @@ def health_app(live: Callable[[], bool], checks: dict[str, Check], site: Site | 
     return app
 
 
-async def _bounded(check: Check) -> bool:
+async def _bounded(check: Check) -> str | None:
     """A check that does not answer, or fails, is one that says no."""
     try:
         return await asyncio.wait_for(check(), 3)
-    except Exception:
-        return False
+    except Exception as error:
+        return type(error).__name__
 
 
 class HttpServer(uvicorn.Server):

@@ -1,6 +1,7 @@
 """How a service connects to Kafka: security, and the few choices that must not be left to defaults."""
 
 import asyncio
+import os
 import ssl
 from contextlib import suppress
 from functools import lru_cache
@@ -9,34 +10,58 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from faststream.kafka import KafkaBroker
-from faststream.security import SASLScram512
 
-from services._platform.settings import KafkaSettings
+from contracts.topics import Principal
+from services._platform.settings import KafkaSettings, ServiceSettings
+from services._platform.tolerant import tolerate_lost_connections
 
 
-def broker(settings: KafkaSettings) -> KafkaBroker:
-    """Make FastStream's broker, for consuming. Nothing connects before it is started."""
-    context = ssl.create_default_context() if settings.kafka_security == "SASL_SSL" else None
-    security = SASLScram512(
-        username=settings.kafka_username,
-        password=settings.kafka_password.get_secret_value(),
-        ssl_context=context,
-        use_ssl=context is not None,
-    )
-    return KafkaBroker(
-        settings.kafka_bootstrap.split(","),
-        security=security,
-        client_id=settings.kafka_username,
-        allow_auto_create_topics=False,
-        retry_backoff_ms=500,
-        graceful_timeout=8.0,
-        logger=None,
-    )
+def consumer(settings: ServiceSettings, principal: Principal) -> dict[str, Any]:
+    """Return the configuration of a service's consumer: nothing that counts is left to a default."""
+    return librdkafka(settings) | {
+        "group.id": principal.value,
+        **({"group.instance.id": settings.replica} if settings.replica else {}),
+        "auto.offset.reset": "earliest",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "isolation.level": "read_committed",
+        "check.crcs": True,
+        # A rebalance takes away only what moves; the rest is consumed meanwhile.
+        "partition.assignment.strategy": "cooperative-sticky",
+        "fetch.wait.max.ms": settings.fetch_wait_ms,
+        "fetch.min.bytes": settings.fetch_min_bytes,
+        "max.partition.fetch.bytes": 4 << 20,
+        # What is fetched ahead: some batches, and not the default of 100,000 records.
+        "queued.min.messages": 3 * settings.batch_records,
+        "fetch.queue.backoff.ms": 50,
+        "session.timeout.ms": 10_000,
+        "heartbeat.interval.ms": 1_000,
+        "max.poll.interval.ms": 120_000,
+        "topic.metadata.refresh.interval.ms": 10_000,
+        "allow.auto.create.topics": False,
+        "statistics.interval.ms": 1_000,
+    }
+
+
+def librdkafka(settings: KafkaSettings) -> dict[str, Any]:
+    """Return the configuration with which every client on librdkafka connects."""
+    return {
+        "bootstrap.servers": settings.kafka_bootstrap,
+        "client.id": settings.kafka_username,
+        "security.protocol": settings.kafka_security,
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": settings.kafka_username,
+        "sasl.password": settings.kafka_password.get_secret_value(),
+        "ssl.ca.location": os.environ.get("SSL_CERT_FILE", "probe"),
+        "socket.timeout.ms": 10_000,  # the default of a minute is how long a frozen broker would be believed
+        "reconnect.backoff.max.ms": 2_000,
+        "log.connection.close": False,
+    }
 
 
 async def producer(settings: KafkaSettings) -> AIOKafkaProducer:
     """Start an idempotent producer; raises `KafkaError` when there is no broker to be had, after at most 10 s."""
+    tolerate_lost_connections()
     made = AIOKafkaProducer(
         **client(settings), acks="all", enable_idempotence=True, linger_ms=0, max_batch_size=1 << 20
     )

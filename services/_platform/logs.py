@@ -50,7 +50,7 @@ def configure_logs(service: str, form: Literal["json", "console"], level: str) -
     root.handlers = [handler]
     root.setLevel(level.upper())
     structlog.contextvars.bind_contextvars(service=service)
-    for name in ("aiokafka", "alembic", "faststream", "uvicorn"):
+    for name in ("aiokafka", "alembic", "librdkafka", "uvicorn"):
         noisy = logging.getLogger(name)
         noisy.setLevel(logging.WARNING)
     for name in (
@@ -60,7 +60,8 @@ def configure_logs(service: str, form: Literal["json", "console"], level: str) -
         "aiokafka.consumer.fetcher",
     ):
         logging.getLogger(name).addFilter(_Quiet())
-    logging.getLogger("aiokafka").addFilter(_Quiet())
+    for name in ("aiokafka", "librdkafka"):
+        logging.getLogger(name).addFilter(_Quiet())
 
 
 def _tracebacks(form: str) -> structlog.typing.Processor:

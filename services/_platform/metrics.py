@@ -16,3 +16,10 @@ RELAY_ROUND_SIZE = Histogram(
 RELAY_LEADER = Gauge("popfax_relay_leader", "1 while this replica's relay holds the lock")
 RELAY_FAILURES = Counter("popfax_relay_failures_total", "Times the relay had to start anew")
 TIMERS_FIRED = Counter("popfax_timers_fired_total", "Timers that were due and handed to their handlers")
+PARTITION_FAULTS = Counter(
+    "popfax_partition_faults_total",
+    "Times that a batch on one of a topic's partitions could not be unpacked",
+    ["topic"],
+)
+PARTITIONS_STOPPED = Gauge("popfax_partitions_stopped", "Partitions that stand still at such a batch")
+CLIENT_ERRORS = Counter("popfax_kafka_client_errors_total", "Errors that Kafka's client told and mends by itself")

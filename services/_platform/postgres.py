@@ -46,6 +46,7 @@ OUTBOX = _METADATA.tables["outbox"]
 TIMER = _METADATA.tables["timers"]
 PARKED = _METADATA.tables["parked"]
 PARKED_KEYS = _METADATA.tables["parked_keys"]
+PARTITION_STOPS = _METADATA.tables["partition_stops"]
 
 
 def engine(url: str, pool_size: int = 8) -> AsyncEngine:

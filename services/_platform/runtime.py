@@ -7,21 +7,21 @@ either. SIGTERM finishes the batch in hand, commits, leaves the group, and exits
 import asyncio
 import gc
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 import structlog
 import uvloop
-from aiokafka.errors import KafkaError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.topics import RETENTION
-from services._platform import kafka, migrate, postgres
-from services._platform.consumer import Consumer
+from services._platform import migrate, postgres
+from services._platform.consumer import Consumer, FencedError
 from services._platform.health import HttpServer, Site, health_app
 from services._platform.logs import configure_logs
+from services._platform.partitions import Stops
 from services._platform.postgres import INBOX, PostgresDatabase
 from services._platform.pruning import prune
 from services._platform.relay import Relay
@@ -67,10 +67,9 @@ class _Process:
         self.engine = postgres.engine(settings.database_url.get_secret_value(), settings.database_pool)
         self.relay = Relay(service.principal, self.engine, settings)
         self.shell = Shell(service, PostgresDatabase(self.engine), committed=self.relay.wake)
-        self.consumer = Consumer(service, self.shell, kafka.broker(settings), settings)
+        self.consumer = Consumer(service, self.shell, settings, Stops(self.engine))
         self.background = background
         self.site = site(settings, self.relay.wake) if site else None
-        self.consuming = False
         self.tasks: list[asyncio.Task[None]] = []
         self.stopped = asyncio.Event()
 
@@ -91,64 +90,57 @@ class _Process:
         failed = [t for t in (starting, serving, *self.tasks) if t.done() and not t.cancelled() and t.exception()]
         await self._stop(http, serving, starting)
         if failed:
-            raise SystemExit(f"{self.service.principal}: {failed[0].exception()!r}")
+            raise SystemExit(f"{self.service.principal}: {self._cause(failed[0].exception())}")
         log.info("stopped")
 
     async def _start(self) -> None:
         """Wait for what we need, then begin: the relay first, for it may have rows of an earlier life."""
-        await self._until("database", self._migrated, (sa.exc.SQLAlchemyError, OSError))
+        while reason := await self._not_migrated():
+            log.info("waiting", what="database", reason=reason)
+            await asyncio.sleep(1)
         self.tasks = [
             asyncio.create_task(self.relay.run()),
-            asyncio.create_task(self.consumer.commit_when_idle()),
+            asyncio.create_task(self.consumer.run()),
             asyncio.create_task(run_timers(self.shell, self.settings.timer_poll_s)),
             asyncio.create_task(run_retries(self.shell, max(1.0, self.settings.timer_poll_s))),
             # Message ids that no topic can bring again.
             asyncio.create_task(prune(self.engine, INBOX.c.received_at, retention(self.settings))),
             *(asyncio.create_task(job(self.engine, self.settings)) for job in self.background),
         ]
-        await self._until("kafka", self._join, (KafkaError, OSError, TimeoutError))
         # What is there now stays: the collector need not look at it again, and at garbage less often (a fifth of
         # all CPU otherwise).
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)
 
-    async def _until(
-        self, what: str, attempt: Callable[[], Awaitable[bool]], passing: tuple[type[Exception], ...]
-    ) -> None:
-        while True:
-            try:
-                if await attempt():
-                    return
-                reason = "not migrated to this version"
-            except passing as error:
-                reason = type(error).__name__
-            log.info("waiting", what=what, reason=reason)
-            await asyncio.sleep(1)
+    async def _not_migrated(self) -> str | None:
+        try:
+            migrated = await migrate.at_head(self.service.principal, self.engine)
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            return f"it does not answer: {type(error).__name__}"
+        return None if migrated else "it is not migrated to this version"
 
-    async def _migrated(self) -> bool:
-        return await migrate.at_head(self.service.principal, self.engine)
-
-    async def _join(self) -> bool:
-        await asyncio.wait_for(self.consumer.start(), 30)
-        self.consuming = True
-        return True
+    async def _not_consuming(self) -> str | None:
+        return self.consumer.trouble()
 
     def _health(self) -> Any:
-        async def in_group() -> bool:
-            return self.consumer.assigned
-
         return health_app(
-            live=lambda: not self.consuming or self.consumer.alive,
-            checks={"database": self._migrated, "kafka": in_group},
+            live=lambda: self.consumer.alive,
+            checks={"database": self._not_migrated, "kafka": self._not_consuming},
             site=self.site,
         )
+
+    def _cause(self, error: BaseException | None) -> str:
+        if isinstance(error, FencedError):
+            variable = f"{self.service.principal.upper()}_REPLICA={self.settings.replica}"
+            return f"{variable} is taken: another process has joined under this name ({error})"
+        return repr(error)
 
     async def _stop(self, http: HttpServer, serving: asyncio.Task[None], starting: asyncio.Task[None]) -> None:
         starting.cancel()
         try:
-            await asyncio.wait_for(self.consumer.stop(), 8)
-        except (KafkaError, TimeoutError, OSError) as error:
+            await self.consumer.stop()
+        except Exception as error:  # what ended it early has been noted, or Kafka is away and hears no farewell
             log.warning("consumer_not_stopped", error=type(error).__name__)
         for task in self.tasks:
             task.cancel()

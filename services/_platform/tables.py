@@ -101,6 +101,29 @@ def add_platform_tables(metadata: sa.MetaData) -> None:
         sa.Column("topic", sa.Text, primary_key=True),
         sa.Column("key", Bytes, primary_key=True),
     )
+    add_partition_stops(metadata)
+
+
+def add_partition_stops(metadata: sa.MetaData) -> sa.Table:
+    """Declare the table of partitions that have stopped at what can't be unpacked."""
+    table = sa.Table(
+        "partition_stops",
+        metadata,
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column("topic", sa.Text, nullable=False),
+        sa.Column("partition", sa.Integer, nullable=False),
+        sa.Column("position", sa.BigInteger, nullable=False),
+        sa.Column("error", sa.Text, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("stopped_at", timestamp(), nullable=False),
+        sa.Column("skip_to", sa.BigInteger),
+        sa.Column("skip_reason", sa.Text),
+        sa.Column("skip_requested_at", timestamp()),
+        sa.Column("ended_at", timestamp()),
+    )
+    open_ = table.c.ended_at.is_(None)
+    sa.Index("partition_stops_open", table.c.topic, table.c.partition, unique=True, postgresql_where=open_)
+    return table
 
 
 def add_saga_table(metadata: sa.MetaData) -> sa.Table:

@@ -30,9 +30,9 @@ BUSINESS = frozenset(
 
 NOT_BUSINESS = frozenset(
     {
-        "group_id",  # Kafka's consumer group
-        "group_instance_id",
-        "in_group",
+        "group.id",  # Kafka's consumer group
+        "group.instance.id",
+        "GroupCoordinator",
         "aiokafka.consumer.group_coordinator",
         "-c plan_cache_mode=force_custom_plan -c timezone=UTC -c lock_timeout=10s",  # PostgreSQL's query plans
         "a stable name of this replica (static membership)",  # of Kafka's consumer group

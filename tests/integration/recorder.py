@@ -15,10 +15,11 @@ from contracts.ledger import CreditUnits, LedgerCommandMalformed, UnitsCredited
 from contracts.message import Message
 from contracts.topics import LEDGER_COMMANDS, Principal
 from deploy.local.stack import Stack
-from services._platform import kafka, migrate, postgres
+from services._platform import migrate, postgres
 from services._platform.consumer import Consumer
 from services._platform.database import Transaction
 from services._platform.messages import Incoming, Outcome
+from services._platform.partitions import Stops
 from services._platform.postgres import PostgresDatabase
 from services._platform.rows import Appended, AppendOnly, Changes
 from services._platform.service import Moment, Service
@@ -169,15 +170,14 @@ async def consuming(stack: Stack, url: str, service: Service, **more: Any) -> As
     """A replica of a service that consumes, without a relay."""
     engine = postgres.engine(url)
     given = settings(stack, url, service.principal, **more)
-    consumer = Consumer(service, Shell(service, PostgresDatabase(engine)), kafka.broker(given), given)
-    await consumer.start()
-    idle = asyncio.create_task(consumer.commit_when_idle())
+    consumer = Consumer(service, Shell(service, PostgresDatabase(engine)), given, Stops(engine))
+    running = asyncio.create_task(consumer.run())
     try:
         yield consumer
     finally:
+        await asyncio.sleep(0)  # it may not have begun
         await consumer.stop()
-        idle.cancel()
-        await asyncio.gather(idle, return_exceptions=True)
+        await running
         await engine.dispose()
 
 

@@ -1,0 +1,57 @@
+"""What librdkafka says of itself each second, and what that means for readiness."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic_core import from_json
+
+SILENT_S = 15.0
+"""A broker that has not answered for so long is away, whatever the state of its connection: it may be frozen.
+
+An idle partition is asked for many times a second, the group's coordinator hears a heartbeat each second.
+"""
+
+
+class ClientState:
+    """The client's last statistics, judged (librdkafka's STATISTICS.md says what is in them)."""
+
+    def __init__(self) -> None:
+        self._told_at = time.monotonic()
+        self._found: str | None = "it has not joined yet"
+
+    def take(self, statistics: str) -> None:
+        """Judge new statistics: librdkafka's `stats_cb`."""
+        told: Mapping[str, Any] = from_json(statistics)
+        self._told_at = time.monotonic()
+        self._found = next(_troubles(told), None)
+
+    def trouble(self) -> str | None:
+        """Say why the client does not consume as it should; None if it does."""
+        silent_s = time.monotonic() - self._told_at
+        return self._found if silent_s < SILENT_S else f"the client has said nothing for {silent_s:.0f} s"
+
+
+def _troubles(told: Mapping[str, Any]) -> Iterator[str]:
+    joining = told.get("cgrp", {})
+    if joining.get("state") != "up" or joining.get("join_state") != "steady":
+        yield f"it has not joined: {joining.get('state')}, {joining.get('join_state')}"
+    brokers = told["brokers"]
+    if silent := _silent(brokers.get("GroupCoordinator", {})):
+        yield f"the coordinator {silent}"
+    by_id = {broker["nodeid"]: broker for broker in brokers.values() if broker["source"] != "logical"}
+    for topic in told["topics"].values():
+        for partition in topic["partitions"].values():
+            if not partition["desired"]:
+                continue
+            if partition["fetch_state"] != "active":
+                yield f"{topic['topic']}/{partition['partition']} is not fetched: {partition['fetch_state']}"
+            if partition["fetchq_cnt"] == 0 and (silent := _silent(by_id.get(partition["leader"], {}))):
+                yield f"the leader of {topic['topic']}/{partition['partition']} {silent}"
+
+
+def _silent(broker: Mapping[str, Any]) -> str | None:
+    if broker.get("state") != "UP":
+        return f"is not connected: {broker.get('state', 'unknown')}"
+    idle_s = broker["rxidle"] / 1e6
+    return f"has not answered for {idle_s:.0f} s" if idle_s > SILENT_S else None

@@ -1,0 +1,101 @@
+"""Partitions that stop: a batch on them can't be unpacked, and nothing behind it is handled until it can be.
+
+Each stop is a row, from the fault to its end: either the batch could be read after all, or an operator had it skipped,
+and then the row says which offsets were passed over, and why. Rows are kept: they are the only trace of what was never
+handled.
+"""
+
+import time
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services._platform.postgres import PARTITION_STOPS
+
+log = structlog.get_logger(__name__)
+
+Place = tuple[str, int]
+"""A topic, and a partition of it."""
+
+LONGEST_PAUSE_S = 30.0
+
+FLOWS_AFTER_S = 10.0
+"""A partition that was tried and has not failed for so long flows, if it has no record to show it by."""
+
+
+@dataclass(slots=True)
+class Stop:
+    """A partition that has stopped, as the consumer remembers it."""
+
+    position: int
+    error: str
+    attempts: int = 0
+    _again_at: float = 0.0
+    _tried_at: float | None = None
+
+    def failed(self, position: int, error: str) -> None:
+        """Note one more failure: the next attempt is due after a pause that doubles each time."""
+        self.position, self.error = position, error
+        self.attempts += 1
+        self._tried_at = None
+        self._again_at = time.monotonic() + min(2.0 ** (self.attempts - 1), LONGEST_PAUSE_S)
+
+    def is_due(self) -> bool:
+        """Say whether it is to be tried again."""
+        return self._tried_at is None and time.monotonic() >= self._again_at
+
+    def trying(self) -> None:
+        """Note that it is tried: it flows, or fails once more."""
+        self._tried_at = time.monotonic()
+
+    def is_tried(self) -> bool:
+        """Say whether it is being tried."""
+        return self._tried_at is not None
+
+    def is_over(self) -> bool:
+        """Say whether it was tried, and has not failed again."""
+        return self._tried_at is not None and time.monotonic() - self._tried_at > FLOWS_AFTER_S
+
+
+_OPEN = PARTITION_STOPS.c.ended_at.is_(None)
+
+
+class Stops:
+    """The rows. A database that is away costs only the row: the partition stops all the same."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def stopped(self, place: Place, stop: Stop) -> None:
+        """Write down a stop, or that it has lasted for another attempt."""
+        now = {"position": stop.position, "error": stop.error, "attempts": stop.attempts}
+        row = insert(PARTITION_STOPS).values(topic=place[0], partition=place[1], stopped_at=sa.func.now(), **now)
+        await self._execute(
+            row.on_conflict_do_update(index_elements=["topic", "partition"], index_where=_OPEN, set_=now)
+        )
+
+    async def skip_to(self, place: Place, position: int) -> int | None:
+        """Return the offset at which an operator wants a partition that stopped at `position` to go on."""
+        query = sa.select(PARTITION_STOPS.c.skip_to).where(*_of(place), PARTITION_STOPS.c.position == position)
+        found = await self._execute(query)
+        return found[0][0] if found else None
+
+    async def ended(self, place: Place) -> None:
+        """Write down that a partition flows again."""
+        await self._execute(sa.update(PARTITION_STOPS).values(ended_at=sa.func.now()).where(*_of(place)))
+
+    async def _execute(self, statement: sa.Executable) -> list[tuple[int | None]]:
+        try:
+            async with self._engine.begin() as connection:
+                result = await connection.execute(statement)
+                return [(row[0],) for row in result] if result.returns_rows else []
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            log.warning("partition_stop_not_written", error=type(error).__name__)
+            return []
+
+
+def _of(place: Place) -> tuple[sa.ColumnElement[bool], ...]:
+    return PARTITION_STOPS.c.topic == place[0], PARTITION_STOPS.c.partition == place[1], _OPEN

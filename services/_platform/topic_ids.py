@@ -1,0 +1,60 @@
+"""Which topic it is that bears a name: one that was deleted and made again has another id, and begins at offset 0."""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+
+EVERY_S = 5.0
+"""How often the cluster is asked: a topic that was made anew is noticed within this time and a little more."""
+
+TIMEOUT_S = 5.0
+
+
+class TopicIds:
+    """The ids of some topics, as the cluster tells them. A question that gets no answer changes nothing."""
+
+    def __init__(self, config: Mapping[str, Any], topics: Sequence[str]) -> None:
+        self.known: dict[str, str] = {}
+        self.missing: set[str] = set()
+        self._admin = AdminClient({**config, "log_level": 0})
+        self._topics = topics
+        self._asked: dict[str, Future[Any]] = {}
+        self._ask_at = 0.0
+
+    def made_anew(self) -> Collection[str]:
+        """Return the topics whose id is another one than before, each once. Never waits."""
+        if self._asked and all(answer.done() for answer in self._asked.values()):
+            answers, self._asked = self._asked, {}
+            return [topic for topic, answer in answers.items() if self._is_new(topic, answer)]
+        self._ask()
+        return ()
+
+    def wait(self) -> Mapping[str, str]:
+        """Return the ids; before the first answer it waits for that, for at most `TIMEOUT_S`."""
+        if not self.known:
+            self._ask()
+            for topic, answer in self._asked.items():
+                self._is_new(topic, answer)
+        return self.known
+
+    def _ask(self) -> None:
+        if not self._asked and time.monotonic() >= self._ask_at:
+            self._asked = self._admin.describe_topics(TopicCollection(list(self._topics)), request_timeout=TIMEOUT_S)
+            self._ask_at = time.monotonic() + EVERY_S
+
+    def _is_new(self, topic: str, answer: "Future[Any]") -> bool:
+        try:
+            id_ = str(answer.result(TIMEOUT_S).topic_id)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                self.missing.add(topic)
+            return False
+        except TimeoutError:
+            return False
+        self.missing.discard(topic)
+        before, self.known[topic] = self.known.get(topic), id_
+        return before is not None and before != id_

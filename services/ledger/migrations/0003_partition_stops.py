@@ -1,0 +1,13 @@
+"""Partitions that have stopped at a batch which can't be unpacked."""
+
+from alembic import op
+
+from services._platform.migrations.plumbing_0002 import CREATE_PARTITION_STOPS
+
+revision = "ledger_0003"
+down_revision = "ledger_0002"
+
+
+def upgrade() -> None:
+    """Apply."""
+    op.execute(CREATE_PARTITION_STOPS)
