@@ -8,9 +8,9 @@ of the owner's account.
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from contracts.fields import Code, Email, GroupName, Language, Name, PlanName, Units, UnitsOrNone
+from contracts.fields import Code, Email, GroupName, Language, Name, PlanName, Timestamp, Units, UnitsOrNone
 from contracts.message import Command, Event, MalformedCommand, Refusal
 from contracts.notifications import Token
 from contracts.topics import GROUPS_COMMANDS, GROUPS_EVENTS, GROUPS_MEMBERS
@@ -272,7 +272,7 @@ class MembershipRecorded(Event, type="popfax.groups.membership-recorded.v1", top
     epoch: int
     state: Code
     """`active`. More may come."""
-    joined_at: AwareDatetime
+    joined_at: Timestamp
 
 
 class MembershipEnded(
@@ -293,7 +293,7 @@ class InvitationSent(Event, type="popfax.groups.invitation-sent.v1", topic=GROUP
     owner_id: UUID
     invitation_id: UUID
     subscriber_id: UUID
-    expires_at: AwareDatetime
+    expires_at: Timestamp
     renewed: bool
 
 

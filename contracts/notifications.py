@@ -1,12 +1,11 @@
 """Messages to people: what notifications is asked, and what it tells the others of them."""
 
-from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
-from contracts.fields import Code, GroupName
+from contracts.fields import Code, StoredName, Timestamp
 from contracts.message import Command, Event, MalformedCommand, Refusal
 from contracts.topics import NOTIFICATIONS_COMMANDS, NOTIFICATIONS_EVENTS
 
@@ -26,9 +25,9 @@ class SendInvitation(
     round: Annotated[int, Field(strict=True, ge=1)]
     recipient_id: UUID
     owner_id: UUID
-    group_name: GroupName | None
+    group_name: StoredName | None
     token: Token
-    expires_at: AwareDatetime
+    expires_at: Timestamp
 
 
 class MailBounced(Command, type="popfax.notifications.mail-bounced.v1", topic=NOTIFICATIONS_COMMANDS, key="mail_id"):
@@ -69,7 +68,7 @@ class PasswordLinkIssued(
 
     member_id: UUID
     token_sha256: str
-    expires_at: datetime
+    expires_at: Timestamp
 
 
 class NotificationsCommandMalformed(

@@ -4,13 +4,24 @@ An account is a subscriber's, and has their id. It is `active`, `expired` (it ke
 `closed`, for ever.
 """
 
-from datetime import datetime
 from typing import Annotated, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import Field, model_validator
 
-from contracts.fields import CanonicalEmail, Code, Email, Language, Name, PhoneNumber, PlanName, Reference, Units
+from contracts.fields import (
+    CanonicalEmail,
+    Code,
+    Email,
+    Language,
+    Name,
+    PhoneNumber,
+    PlanName,
+    Reference,
+    StoredName,
+    Timestamp,
+    Units,
+)
 from contracts.message import Command, Event, MalformedCommand, Refusal
 from contracts.topics import (
     PROVISIONING_COMMANDS,
@@ -35,7 +46,7 @@ class RegisterSubscriber(
     last_name: Name
     language: Language
     plan: PlanName | None = None
-    expires_at: AwareDatetime | None = None
+    expires_at: Timestamp | None = None
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
@@ -58,8 +69,8 @@ class ProvisionAccount(
     plan: PlanName
     price_units: Units
     email: CanonicalEmail
-    first_name: Name
-    last_name: Name
+    first_name: StoredName
+    last_name: StoredName
     language: Language
 
 
@@ -170,7 +181,7 @@ class SubscriberRegistered(
     """The subscriber is known, and their personal data is in the directory."""
 
     subscriber_id: UUID
-    expires_at: AwareDatetime | None = None
+    expires_at: Timestamp | None = None
 
 
 class RegistrationRefused(
@@ -189,7 +200,7 @@ class AccountProvisioned(
     request_id: UUID
     account_id: UUID
     plan: PlanName
-    expires_at: datetime
+    expires_at: Timestamp
 
 
 class AccountRefused(
@@ -208,7 +219,7 @@ class AccountExtended(
 
     request_id: UUID
     account_id: UUID
-    expires_at: AwareDatetime
+    expires_at: Timestamp
     price_units: Units | None = None
 
 
@@ -276,7 +287,7 @@ class AccountExpiring(
 
     account_id: UUID
     days: Annotated[int, Field(strict=True, gt=0)]
-    expires_at: AwareDatetime
+    expires_at: Timestamp
     late: bool = False
 
 
@@ -284,7 +295,7 @@ class AccountExpired(Event, type="popfax.provisioning.account-expired.v1", topic
     """The account has ended at `expires_at`. It keeps its units, and can be extended."""
 
     account_id: UUID
-    expires_at: AwareDatetime
+    expires_at: Timestamp
 
 
 class AccountClosed(Event, type="popfax.provisioning.account-closed.v1", topic=PROVISIONING_EVENTS, key="account_id"):
@@ -326,8 +337,8 @@ class PersonRecorded(
 
     subscriber_id: UUID
     email: CanonicalEmail
-    first_name: Name
-    last_name: Name
+    first_name: StoredName
+    last_name: StoredName
     language: Language
     fax_number: str | None = None
 

@@ -3,9 +3,9 @@
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field
 
-from contracts.fields import MAX_UNITS, Name
+from contracts.fields import MAX_UNITS, Line
 from contracts.message import Message
 
 
@@ -25,10 +25,5 @@ class CorrectBalance(Message, type="popfax.ledger.correct-balance", key="account
     correction_id: UUID
     account_id: UUID
     amount_units: Annotated[int, Field(strict=True, ge=-MAX_UNITS, le=MAX_UNITS), AfterValidator(_not_zero)]
-    reason: Annotated[
-        str,
-        StringConstraints(
-            strip_whitespace=True, min_length=3, max_length=200, pattern=r"^[^\x00-\x1f\x7f\x85\u2028\u2029]+$"
-        ),
-    ]
-    operator: Name
+    reason: Annotated[Line, Field(min_length=3)]
+    operator: Line

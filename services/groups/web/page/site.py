@@ -273,8 +273,8 @@ class Pages:
         name = visit.form.one("name")
         try:
             command_of(POSTABLE["rename-group"], {"name": name}, visit.asker.id)
-        except ValidationError:
-            error = visit.speech.say(N_("Give a name of one line, with at most 100 characters."))
+        except ValidationError as invalid:
+            error = visit.speech.say(_wrong_name(invalid.errors()[0]["type"]))
             return await self._respond(visit, Answer("title", "title_form.html", {"name": name, "error": error}))
         return await self._post(visit, "rename-group", {"name": name})
 
@@ -571,17 +571,25 @@ def _errors(visit: Visit, given: Mapping[str, str], price: int) -> Texts:
     try:
         command_of(POSTABLE["create-member-account"], fields, visit.asker.id)
     except ValidationError as error:
-        named = {str(each["loc"][0]) for each in error.errors()}
-        return Texts({name: visit.speech.say(_WRONG.get(name, _WRONG["first_name"])) for name in named})
+        found = {str(each["loc"][0]): each["type"] for each in error.errors()}
+        return Texts({name: visit.speech.say(_WRONG.get(name) or _wrong_name(kind)) for name, kind in found.items()})
     return Texts()
 
 
 _WRONG = {
     "email": N_("This does not look like an e-mail address."),
-    "first_name": N_("Give a name of one line, with at most 100 characters."),
-    "last_name": N_("Give a name of one line, with at most 100 characters."),
     "language": N_("Choose a language."),
 }
+
+_WRONG_NAMES = {
+    "web_address": N_("A name can’t hold a web address. If it is none, put a space after the dot."),
+    "hidden_character": N_("This name holds a character that can’t be seen everywhere. Please type it again."),
+    "stacked_marks": N_("This name holds more accents than a letter has. Please type it again."),
+}
+
+
+def _wrong_name(kind: str) -> str:
+    return _WRONG_NAMES.get(kind, N_("Give a name of one line, with at most 100 characters."))
 
 
 def _is_done(command: queries.Command) -> bool:
