@@ -78,7 +78,7 @@ CLUSTER = Durability(replication_factor=3, min_insync_replicas=2)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Acl:
-    """A permission, from any host: a principal may do an operation on one topic or one consumer group."""
+    """A permission, from any host: a principal may do an operation on a topic, a group or a transactional id."""
 
     principal: str
     operation: str
@@ -137,7 +137,7 @@ def expected_config(topic: Topic, durability: Durability) -> dict[str, str]:
 
 def expected_acls() -> set[Acl]:
     """Every permission there is."""
-    return {acl for topic in TOPICS for acl in _topic_acls(topic)} | {_group_acl(each) for each in Principal}
+    return {acl for topic in TOPICS for acl in _topic_acls(topic)} | {acl for each in Principal for acl in _own(each)}
 
 
 def _topic_acls(topic: Topic) -> Iterator[Acl]:
@@ -149,9 +149,10 @@ def _topic_acls(topic: Topic) -> Iterator[Acl]:
         yield Acl(f"User:{either}", "DESCRIBE", "TOPIC", topic.name)
 
 
-def _group_acl(principal: Principal) -> Acl:
-    """A principal's consumer group has its name."""
-    return Acl(f"User:{principal}", "READ", "GROUP", str(principal))
+def _own(principal: Principal) -> Iterator[Acl]:
+    """A principal's consumer group has its name, and so has its transactional id (a relay's fence)."""
+    yield Acl(f"User:{principal}", "READ", "GROUP", str(principal))
+    yield Acl(f"User:{principal}", "WRITE", "TRANSACTIONAL_ID", str(principal))
 
 
 def _compare(client: AdminClient, durability: Durability) -> list[Difference]:

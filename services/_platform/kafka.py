@@ -3,13 +3,11 @@
 import asyncio
 import os
 import ssl
-from contextlib import suppress
 from functools import lru_cache
 from struct import unpack
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
 from contracts.topics import Principal
 from services._platform.settings import KafkaSettings, ServiceSettings
@@ -59,17 +57,29 @@ def librdkafka(settings: KafkaSettings) -> dict[str, Any]:
     }
 
 
-async def producer(settings: KafkaSettings) -> AIOKafkaProducer:
-    """Start an idempotent producer; raises `KafkaError` when there is no broker to be had, after at most 10 s."""
+async def producer(settings: KafkaSettings, fence: str | None = None) -> AIOKafkaProducer:
+    """Start an idempotent producer; raises `KafkaError` when there is no broker to be had, after at most 10 s.
+
+    With a `fence`, a transactional id, it shuts out whoever started with the same before: the coordinator raises the
+    producer id's epoch, and a partition that has a record of the new epoch refuses those of older ones (KIP-98).
+    """
     tolerate_lost_connections()
     made = AIOKafkaProducer(
-        **client(settings), acks="all", enable_idempotence=True, linger_ms=0, max_batch_size=1 << 20
+        **client(settings),
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=0,
+        max_batch_size=1 << 20,
+        transactional_id=fence,
     )
     try:
         await asyncio.wait_for(made.start(), 10)
     except BaseException:
         await stop(made)
         raise
+    # The epoch was all that we wanted: from here on it writes like any idempotent producer, without transactions.
+    # They would cost a round 2 to 25 ms, and keep readers waiting for one that its writer left open.
+    made._txn_manager.transactional_id = None
     return made
 
 
@@ -88,9 +98,28 @@ def client(settings: KafkaSettings) -> dict[str, Any]:
 
 
 async def stop(producer: AIOKafkaProducer) -> None:
-    """Stop a producer, and not for ever: with its broker gone it would hang."""
-    with suppress(KafkaError, TimeoutError):  # it is being thrown away
-        await asyncio.wait_for(producer.stop(), 5)
+    """Stop a producer at once. What it has not delivered is dropped: it must not go out when nobody waits for it.
+
+    Its own `stop` delivers that first, however long the broker takes, and goes on doing so when it is cancelled.
+    """
+    producer._closed = True
+    client, sender = producer.client, producer._sender.sender_task
+    client._maybe_wait_metadata = _at_once  # nobody fetches them any more
+    if sender is not None:
+        sender.cancel()  # it waits for requests in flight: closing the connections ends them
+    await client.close()
+    if sender is not None:
+        await asyncio.wait({sender})
+
+
+async def _at_once() -> None:
+    """Wait for nothing."""
+
+
+async def check(producer: AIOKafkaProducer) -> None:
+    """Wait until a broker answers a producer that has nothing to send."""
+    while not await producer.client.force_metadata_update():  # noqa: ASYNC110  (its answer is no event)
+        await asyncio.sleep(0.2)
 
 
 @lru_cache(maxsize=65536)

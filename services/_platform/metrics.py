@@ -13,7 +13,9 @@ RELAYED = Counter("popfax_messages_relayed_total", "Outbox rows that Kafka ackno
 RELAY_ROUND_SIZE = Histogram(
     "popfax_relay_round_rows", "Outbox rows in a round", buckets=(1, 3, 10, 30, 100, 300, 1000)
 )
-RELAY_LEADER = Gauge("popfax_relay_leader", "1 while this replica's relay holds the lock")
+RELAY_LEADER = Gauge(
+    "popfax_relay_leader", "1 while this replica's relay can publish: it holds the lock, and Kafka answers"
+)
 RELAY_FAILURES = Counter("popfax_relay_failures_total", "Times the relay had to start anew")
 TIMERS_FIRED = Counter("popfax_timers_fired_total", "Timers that were due and handed to their handlers")
 PARTITION_FAULTS = Counter(

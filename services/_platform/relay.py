@@ -1,12 +1,15 @@
 """The relay: publishes the outbox to Kafka, in order on each key, and deletes what Kafka has acknowledged.
 
-One relay a service at a time: it holds an advisory lock on the very connection that deletes, so a relay that has lost
-the lock has lost the power to delete as well. A crash between Kafka's answer and the deletion publishes again; every
-consumer has an inbox. After any failure everything is made anew (connection, lock, producer): an idempotent producer
-that failed once keeps failing.
+One relay per service at a time, and two fences. The advisory lock is held on the very connection that deletes: a relay
+that has lost the lock has lost the power to delete. The producer has an epoch that each new leader raises: what a
+relay that was paused still has in hand, the broker refuses once its successor has published the same rows.
+
+A crash between Kafka's answer and the deletion publishes again; every consumer has an inbox. After any failure
+everything is made anew (connection, lock, producer): an idempotent producer that failed once keeps failing.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -42,6 +45,19 @@ STAND_BY_S = 0.5
 POLL_S = 0.1
 """How often the outbox is looked at unasked: for rows that another replica has committed."""
 
+ANSWER_S = 10.0
+"""The longest wait for Kafka, whatever it is asked for: whoever may reach it better gets the lock then."""
+
+PAUSE_S = 15
+"""The server ends the session of a relay that says nothing for so long, and frees its lock; more than `ANSWER_S`."""
+
+CHECK_S = 5.0
+"""How often a relay that has nothing to publish makes sure that it could."""
+
+RENEW_S = 3600.0
+"""How often the epoch is raised although nobody else leads: the coordinator forgets ids that it has not heard of for
+`transactional.id.expiration.ms` (7 days), and the epoch with them."""
+
 
 class Unsent(NamedTuple):
     """An outbox row. Ids and the moment are text, as they travel: PostgreSQL writes them faster than we do."""
@@ -74,6 +90,11 @@ _SNAPSHOT = sa.select(
     sa.cast(sa.cast(sa.func.pg_snapshot_xmin(_now), sa.Text), sa.BigInteger),
     sa.cast(sa.cast(sa.func.pg_snapshot_xmax(_now), sa.Text), sa.BigInteger),
 )
+_SESSION = sa.select(
+    # A deletion lost in a crash is a duplicate, and duplicates are expected: no need to wait for the disk.
+    sa.func.set_config("synchronous_commit", "off", False),
+    sa.func.set_config("idle_session_timeout", f"{PAUSE_S}s", False),
+)
 _DELETE = sa.delete(OUTBOX).where(OUTBOX.c.seq == sa.any_(sa.bindparam("seqs", type_=ARRAY(sa.BigInteger))))
 
 
@@ -81,6 +102,7 @@ class Relay:
     """Publishes one service's outbox."""
 
     def __init__(self, principal: Principal, engine: AsyncEngine, settings: KafkaSettings) -> None:
+        self.principal = principal
         self.source = f"popfax/{principal.value}"
         self.engine = engine
         self.settings = settings
@@ -89,6 +111,7 @@ class Relay:
         self._floor = 0
         self._last = 0
         self._mark: tuple[int, int] | None = None
+        self._checked_at = 0.0
 
     def wake(self) -> None:
         """Say that there is something to publish."""
@@ -102,9 +125,6 @@ class Relay:
             except (KafkaError, OSError, TimeoutError, sa.exc.SQLAlchemyError, psycopg.Error, UnknownType) as error:
                 metrics.RELAY_FAILURES.inc()
                 log.warning("relay_failed", error=type(error).__name__)
-            finally:
-                self.working = False
-                metrics.RELAY_LEADER.set(0)
             await asyncio.sleep(0.5)
 
     async def _lead(self) -> None:
@@ -112,25 +132,32 @@ class Relay:
         async with self.engine.connect() as plain:
             try:
                 connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
+                await connection.execute(_SESSION)
                 while not (await connection.execute(sa.select(sa.func.pg_try_advisory_lock(LOCK)))).scalar():  # noqa: ASYNC110
                     await asyncio.sleep(STAND_BY_S)
-                # A deletion lost in a crash is a duplicate, and duplicates are expected: no need to wait for the disk.
-                await connection.execute(sa.text("SET synchronous_commit = off"))
                 driver = await driver_of(connection)
-                producer = await kafka.producer(self.settings)
-                try:
-                    log.info("relay_leads")
-                    self.working = True
-                    metrics.RELAY_LEADER.set(1)
-                    self._floor, self._last, self._mark = 0, 0, None
-                    while True:
-                        await self._round(driver, producer)
-                finally:
-                    await kafka.stop(producer)
+                while True:
+                    await self._relay(driver)
             finally:
                 # Closes it, whatever state it is in. The pool must never have it back: the lock would stay taken, and
                 # the service's own transactions would be committed without waiting for the disk.
                 await plain.invalidate()
+
+    async def _relay(self, driver: Driver) -> None:
+        """Relay for `RENEW_S`. Nothing is read before the producer has fenced off those of earlier leaders."""
+        producer = await kafka.producer(self.settings, fence=self.principal.value)
+        try:
+            log.info("relay_leads")
+            self.working = True
+            metrics.RELAY_LEADER.set(1)
+            self._floor, self._last, self._mark = 0, 0, None
+            begun = self._checked_at = time.monotonic()
+            while time.monotonic() < begun + RENEW_S:
+                await self._round(driver, producer)
+        finally:
+            self.working = False
+            metrics.RELAY_LEADER.set(0)
+            await kafka.stop(producer)
 
     async def _round(self, driver: Driver, producer: AIOKafkaProducer) -> None:
         self._wake.clear()
@@ -138,11 +165,15 @@ class Relay:
         cursor = await driver.execute(sql_of(_READ), {"floor": self._floor, "most": ROWS})
         rows = [Unsent._make(row) for row in await cursor.fetchall()]
         if rows:
-            await publish(producer, rows, self.source)
+            await asyncio.wait_for(publish(producer, rows, self.source), ANSWER_S)
+            self._checked_at = time.monotonic()
             await driver.execute(sql_of(_DELETE), {"seqs": [row.seq for row in rows]})
             self._last = max(self._last, rows[-1].seq)
             metrics.RELAYED.inc(len(rows))
             metrics.RELAY_ROUND_SIZE.observe(len(rows))
+        elif time.monotonic() > self._checked_at + CHECK_S:
+            await asyncio.wait_for(kafka.check(producer), ANSWER_S)
+            self._checked_at = time.monotonic()
         self._floor = settled if len(rows) < ROWS else min(settled, rows[-1].seq)
         if len(rows) < ROWS:
             with suppress(TimeoutError):
@@ -187,7 +218,7 @@ async def publish(producer: AIOKafkaProducer, rows: Sequence[Unsent], source: st
     acknowledged = []
     for (topic_name, partition), batch_rows in by_partition.items():
         acknowledged += await _send(producer, topic_name, partition, batch_rows, source)
-    await asyncio.wait_for(asyncio.gather(*acknowledged), 30)
+    await asyncio.gather(*acknowledged)
 
 
 async def _send(

@@ -1,0 +1,114 @@
+"""A relay in a process of its own that is paused, as a frozen host would be, when it has read rows and sent none.
+
+It says what happens, a line each: `holds`, then `published` or what refused it. Told to vanish, it also discards
+whatever comes to its connections from then on, as if its host had gone: nothing acknowledges the servers' packets.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvloop
+
+from contracts.topics import Principal
+from services._platform import kafka, postgres, relay
+from services._platform.settings import ServiceSettings
+
+SO_ATTACH_FILTER = 26
+_DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)
+"""A packet filter of one instruction: keep no byte."""
+
+
+class Paused:
+    """The process, from outside."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+
+    def says(self) -> str:
+        """Wait for what it says next."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def resume(self) -> None:
+        """Let it go on from where it was paused."""
+        self.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def paused_relay(
+    settings: ServiceSettings, principal: Principal, *, fenced: bool = True, vanish: bool = False
+) -> Iterator[Paused]:
+    """Start one on a database; it is killed at the end."""
+    given = settings.model_dump(mode="json") | {
+        "kafka_password": settings.kafka_password.get_secret_value(),
+        "database_url": settings.database_url.get_secret_value(),
+    }
+    told = json.dumps({"settings": given, "principal": principal, "fenced": fenced, "vanish": vanish})
+    command = [sys.executable, "-m", "tests.integration.paused_relay"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdin, process.stdout:
+        print(told, file=process.stdin, flush=True)
+        try:
+            yield Paused(process)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def vanish() -> None:
+    """Discard everything that comes to this process's connections."""
+    program = ctypes.create_string_buffer(_DROP_ALL)
+    for path in list(Path("/proc/self/fd").iterdir()):
+        with suppress(OSError):  # closed meanwhile
+            if str(path.readlink()).startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(path.name))) as found:
+                    if found.family == socket.AF_INET:
+                        pointer = struct.pack("HP", 1, ctypes.addressof(program))
+                        found.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, pointer)
+
+
+def main() -> None:
+    told = json.loads(sys.stdin.readline())
+    publish, producer = relay.publish, kafka.producer
+
+    async def paused(made: Any, rows: Sequence[relay.Unsent], source: str) -> None:
+        print("holds", flush=True)
+        if told["vanish"]:
+            vanish()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        try:
+            await publish(made, rows, source)
+        except BaseException as error:
+            print(type(error).__name__, flush=True)
+            raise
+        print("published", flush=True)
+
+    async def unfenced(settings: ServiceSettings, fence: str | None = None) -> Any:
+        return await producer(settings)
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    relay.ANSWER_S = 60  # the broker is to refuse it, not the clock
+    relay.publish = paused  # type: ignore[assignment]
+    if not told["fenced"]:
+        kafka.producer = unfenced  # type: ignore[assignment]
+    settings = ServiceSettings.model_validate(told["settings"])
+    engine = postgres.engine(settings.database_url.get_secret_value(), 3)
+    uvloop.run(relay.Relay(Principal(told["principal"]), engine, settings).run())
+
+
+if __name__ == "__main__":
+    main()
