@@ -3,7 +3,8 @@
 Amounts are whole Pop units. Every command names the id of the thing that it makes (`credit_id`, `hold_id`,
 `transfer_id`, `spend_id`), chosen by who asks: the same id with the same content gets the same outcome again, with
 other content it is refused with `id_conflict`. A balance is never in a message that others than its holder's side may
-read: those travel on `popfax.ledger.balances` alone.
+read: those travel on `popfax.ledger.balances` alone. What changed one names the version of the `BalanceChanged` that
+tells it, so that whoever waits for the change knows when they see it: there is no order between two topics.
 
 An account that has expired keeps its units and can receive more, but spends them on its own extension alone; one that
 is closed does neither.
@@ -17,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from contracts.fields import Code, Reference, Units, UnitsOrNone
 from contracts.message import Command, Event, MalformedCommand, Refusal
 from contracts.topics import LEDGER_BALANCES, LEDGER_COMMANDS, LEDGER_EVENTS
+
+BalanceVersion = Annotated[int, Field(strict=True, ge=0)]
+"""From which version on a balance shows what an event tells; 0 of an account on which nothing ever changed."""
 
 
 class CreditUnits(Command, type="popfax.ledger.credit-units.v1", topic=LEDGER_COMMANDS, key="account_id"):
@@ -151,6 +155,7 @@ class HoldCaptured(Event, type="popfax.ledger.hold-captured.v1", topic=LEDGER_EV
     hold_id: UUID
     account_id: UUID
     amount_units: Units
+    version: BalanceVersion = 0
 
 
 class CaptureRefused(Refusal, type="popfax.ledger.capture-refused.v1", topic=LEDGER_EVENTS, key="account_id"):
@@ -166,6 +171,7 @@ class HoldReleased(Event, type="popfax.ledger.hold-released.v1", topic=LEDGER_EV
     hold_id: UUID
     account_id: UUID
     amount_units: UnitsOrNone
+    version: BalanceVersion = 0
 
 
 class ReleaseRefused(Refusal, type="popfax.ledger.release-refused.v1", topic=LEDGER_EVENTS, key="account_id"):
@@ -182,15 +188,17 @@ class PostedLeg(BaseModel):
 
     account_id: UUID
     amount_units: UnitsOrNone
+    version: BalanceVersion = 0
 
 
 class TransfersPosted(Event, type="popfax.ledger.transfers-posted.v1", topic=LEDGER_EVENTS, key="source_id"):
-    """Every target has its units, and the source has paid for them."""
+    """Every target has its units, and the source has paid for them. `version` is the source's."""
 
     transfer_id: UUID
     source_id: UUID
     legs: tuple[PostedLeg, ...]
     total_units: Annotated[int, Field(strict=True, ge=0)]
+    version: BalanceVersion = 0
 
 
 class TransfersRefused(Refusal, type="popfax.ledger.transfers-refused.v1", topic=LEDGER_EVENTS, key="source_id"):

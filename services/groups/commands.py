@@ -2,12 +2,18 @@
 
 Whoever posts a command can't follow Kafka. Every message carries the id of the command that began it, so what handlers
 return is looked through for the answer in one place, here. The platform's own commands have no row, and cost nothing.
+
+Done means that whoever asked sees it. What groups learns of balances and of people comes over other topics than the
+answer, and between two topics there is no order: so the answer names what it changed, up to which version, and the
+command is pending until groups has that. The subscribers' rows, which every balance locks anyway, say who waits for
+what; the command's own counts what is missing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import wraps
 from typing import Any, Protocol
+from uuid import UUID
 
 from contracts.groups import (
     AcceptInvitation,
@@ -30,11 +36,20 @@ from contracts.groups import (
     TransferUnits,
     UnitsTransferred,
 )
-from contracts.ledger import HoldCaptured, HoldReleased, TransfersPosted, TransfersRefused, UnitsRefused
+from contracts.ledger import (
+    BalanceChanged,
+    HoldCaptured,
+    HoldReleased,
+    TransfersPosted,
+    TransfersRefused,
+    UnitsRefused,
+)
 from contracts.message import Command, Event, Message, Refusal
+from contracts.provisioning import AccountClosed, PersonRecorded
 from services._platform.messages import Effect, Incoming, Outcome
+from services._platform.rows import Rows
 from services._platform.service import Handler, Moment
-from services.groups.domain import CommandState, PostedCommand
+from services.groups.domain import Change, PostedCommand, Subscriber
 
 ANSWERS: Mapping[type[Command], tuple[type[Event], ...]] = {
     CreateMemberAccount: (MemberAccountCreated,),
@@ -69,19 +84,66 @@ POSTABLE: Mapping[str, type[Command]] = {short_name(model.TYPE): model for model
 _ANSWERS_TO = {model.TYPE: answers for model, answers in ANSWERS.items()}
 
 
+def _changed_by_transfer(posted: TransfersPosted) -> list[Change]:
+    targets = (Change(leg.account_id, leg.version) for leg in posted.legs)
+    return [Change(posted.source_id, posted.version), *targets]
+
+
+def _changed_by_hold(closed: HoldCaptured | HoldReleased) -> list[Change]:
+    return [Change(closed.account_id, closed.version)]
+
+
+def _changed_by_creation(created: MemberAccountCreated) -> list[Change]:
+    return [Change(created.member_id, None)]
+
+
+_CHANGES: Mapping[type[Message], Callable[[Any], list[Change]]] = {
+    TransfersPosted: _changed_by_transfer,
+    HoldCaptured: _changed_by_hold,
+    HoldReleased: _changed_by_hold,
+    MemberAccountCreated: _changed_by_creation,
+}
+"""What a reply, or an answer, says has changed that another topic tells. All else is in groups' own hands."""
+
+SHOWING: frozenset[type[Message]] = frozenset({BalanceChanged, PersonRecorded, AccountClosed})
+"""What shows a change, or says that it never will be shown. Their key is the subscriber's id."""
+
+
+def changed_by(message: Message) -> list[Change]:
+    """Give what a message says has changed and another topic tells."""
+    find = _CHANGES.get(type(message))
+    return [] if find is None else find(message)
+
+
+def awaiting(subscribers: Iterable[Subscriber]) -> set[UUID]:
+    """Give the commands that wait to see something of these."""
+    return {Change.parse(each.id, line)[0] for each in subscribers for line in each.awaited}
+
+
 class HasCommands(Protocol):
     """The state of a service to which commands can be posted."""
+
+    @property
+    def commands(self) -> Rows[UUID, PostedCommand]:
+        """Give the commands that a batch may answer, or whose changes it may show."""
+
+    @property
+    def subscribers(self) -> Rows[UUID, Subscriber]:
+        """Give the subscribers of whom a batch may tell something."""
 
     def posted(self, correlation_id: str) -> PostedCommand | None:
         """Give the command that began a message, if it was posted."""
 
-    def note(self, command: PostedCommand) -> None:
-        """Keep what became of a command."""
+    def subscriber(self, id_: UUID) -> Subscriber:
+        """Give a subscriber, known or not."""
 
 
 def answered(handlers: Mapping[type[Message], Handler]) -> dict[type[Message], Handler]:
-    """Give the same handlers, which also note what became of a posted command."""
-    return {model: _noting(handler) if model in ANSWERING else handler for model, handler in handlers.items()}
+    """Give the same handlers, which also note what became of a posted command, and when it is to be seen."""
+    return {
+        model: _noting(handler) if model in ANSWERING else _showing(handler) if model in SHOWING else handler
+        for model, handler in handlers.items()
+    }
 
 
 def _noting(handler: Handler) -> Handler:
@@ -89,22 +151,56 @@ def _noting(handler: Handler) -> Handler:
     def handle(state: HasCommands, message: Incoming[Any], moment: Moment) -> Outcome:
         outcome = handler(state, message, moment)
         command = state.posted(message.correlation_id)
-        if command is not None and command.state is CommandState.PENDING:
+        if command is not None and not command.is_answered:
             for effect in outcome:
-                if (ended := _ended(command, effect, moment)) is not None:
-                    state.note(ended)
+                if (answer := _answer(command, effect)) is not None:
+                    changes = [*changed_by(message.body), *changed_by(effect)]  # type: ignore[arg-type]
+                    state.commands.put(answer.awaiting(_await(state, command, changes), moment.now))
                     break
         return outcome
 
     return handle
 
 
-def _ended(command: PostedCommand, effect: Effect, moment: Moment) -> PostedCommand | None:
-    """Give the command as an effect leaves it, None if that is no answer to it."""
+def _await(state: HasCommands, command: PostedCommand, changes: Iterable[Change]) -> int:
+    """Write a command down wherever one of its changes is still to be seen; give how many those are."""
+    unseen = [change for change in changes if not state.subscriber(change.subscriber_id).shows(change)]
+    for change in unseen:
+        known = state.subscriber(change.subscriber_id)
+        state.subscribers.put(replace(known, awaited=(*known.awaited, change.line(command.id))))
+    return len(unseen)
+
+
+def _showing(handler: Handler) -> Handler:
+    @wraps(handler)
+    def handle(state: HasCommands, message: Incoming[Any], moment: Moment) -> Outcome:
+        outcome = handler(state, message, moment)
+        known = state.subscriber(getattr(message.body, message.body.KEY))
+        if known.awaited:
+            _tell(state, known, moment)
+        return outcome
+
+    return handle
+
+
+def _tell(state: HasCommands, known: Subscriber, moment: Moment) -> None:
+    """Cross off what is to be seen of a subscriber now. A command of which that was the last thing has ended."""
+    unseen = []
+    for line in known.awaited:
+        command_id, change = Change.parse(known.id, line)
+        if not known.shows(change):
+            unseen.append(line)
+        elif (command := state.commands.get(command_id)) is not None:  # it may be forgotten, after a very long time
+            state.commands.put(command.awaiting(command.awaits - 1, moment.now))
+    state.subscribers.put(replace(known, awaited=tuple(unseen)))
+
+
+def _answer(command: PostedCommand, effect: Effect) -> PostedCommand | None:
+    """Give the command as an effect answers it, None if that is no answer to it."""
     if isinstance(effect, Refusal) and effect.command_type == command.type:
-        return replace(command, state=CommandState.REFUSED, code=effect.code, ended_at=moment.now)
+        return replace(command, code=effect.code)
     if isinstance(effect, _ANSWERS_TO[command.type]):
-        return replace(command, state=CommandState.DONE, result=_result(effect), ended_at=moment.now)
+        return replace(command, result=_result(effect))
     return None
 
 

@@ -106,7 +106,8 @@ class Group:
 class Subscriber:
     """What groups knows of somebody: who they are, and what their account says.
 
-    The former is None before it is told, and again after the account is closed.
+    The former is None before it is told, and again after the account is closed. `awaited` is what posted commands wait
+    to see here, a line each: see `Change`.
     """
 
     id: UUID
@@ -118,6 +119,36 @@ class Subscriber:
     expires_at: datetime | None
     available_units: int
     balance_version: int
+    awaited: tuple[str, ...] = ()
+
+    def shows(self, change: "Change") -> bool:
+        """Say whether a change is to be seen. Of an account that is closed nothing more will come."""
+        if self.state is AccountState.CLOSED:
+            return True
+        if change.balance_version is None:
+            return self.email is not None
+        return self.balance_version >= change.balance_version
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a command changed of a subscriber, and another topic tells: who they are, or, with a version, their balance.
+
+    A newer version shows it as well.
+    """
+
+    subscriber_id: UUID
+    balance_version: int | None
+
+    def line(self, command_id: UUID) -> str:
+        """Give what is kept with the subscriber while a command waits for the change."""
+        return f"{command_id} {'' if self.balance_version is None else self.balance_version}"
+
+    @classmethod
+    def parse(cls, subscriber_id: UUID, line: str) -> "tuple[UUID, Change]":
+        """Give the command that waits, and for what."""
+        command_id, _, version = line.partition(" ")
+        return UUID(command_id), cls(subscriber_id, int(version) if version else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +265,8 @@ class PostedCommand:
     """A command that somebody posted over HTTP, and what became of it.
 
     `content_hash` tells a repetition from another command under the same id. `code` says why it was refused; `result`
-    names the event that answered, and the ids in it.
+    names the event that answered, and the ids in it. It is pending until all that it changed is to be seen: once it is
+    answered, `awaits` counts the changes that are not.
     """
 
     id: UUID
@@ -246,6 +278,19 @@ class PostedCommand:
     result: dict[str, Any] | None
     asked_at: datetime
     ended_at: datetime | None
+    awaits: int = 0
+
+    @property
+    def is_answered(self) -> bool:
+        """Say whether its outcome is known, to be seen or not."""
+        return self.state is not CommandState.PENDING or self.awaits > 0
+
+    def awaiting(self, changes: int, now: datetime) -> "PostedCommand":
+        """Give the answered command while so many changes are still to be seen; without any, it has ended."""
+        if changes:
+            return replace(self, awaits=changes)
+        state = CommandState.DONE if self.code is None else CommandState.REFUSED
+        return replace(self, state=state, awaits=0, ended_at=now)
 
 
 def saga_asked_by(command_id: UUID) -> UUID:

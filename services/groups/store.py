@@ -33,7 +33,7 @@ from services._platform.database import Transaction
 from services._platform.messages import Incoming
 from services._platform.rows import Changes, Rows
 from services._platform.sagas import SagaRow, Sagas
-from services.groups.commands import ANSWERING
+from services.groups.commands import ANSWERING, awaiting, changed_by
 from services.groups.domain import (
     Group,
     HistoryEntry,
@@ -121,10 +121,6 @@ class Roster:
         id_ = self.posted_ids.get(correlation_id)
         return None if id_ is None else self.commands.get(id_)
 
-    def note(self, command: PostedCommand) -> None:
-        """Keep what became of a command."""
-        self.commands.put(command)
-
     def members(self, group_id: UUID) -> list[Membership]:
         """Give the members of a group whose members were asked for, in one order for ever."""
         found = (m for m in self.memberships.values() if m.group_id == group_id and m.active)
@@ -157,6 +153,8 @@ async def load(sagas: Sagas, quotas: Quotas, tx: Transaction, batch: Sequence[In
         note = _NOTES.get(type(message.body))
         if note is not None:
             note(wanted, message)
+    posted = await tx.keys(COMMANDS, {"id": _correlation_ids(batch)})
+    wanted.note_changes(batch, {str(id_) for id_ in posted})
     running = await tx.fetch(SAGAS, wanted.sagas | sagas.touched(batch))
     wanted.history.update(saga.id for saga in running.values())
     wanted.note_ends(map(running.get, wanted.ending_sagas))
@@ -175,7 +173,7 @@ async def load(sagas: Sagas, quotas: Quotas, tx: Transaction, batch: Sequence[In
     transfers = await tx.fetch(TRANSFERS, wanted.transfers)
     told = {transfer.id for transfer in transfers.values()}
     wanted.history |= await tx.keys(HISTORY, {"reference_id": told}) | wanted.invitations
-    commands = await tx.fetch(COMMANDS, _correlation_ids(batch))
+    commands = await tx.fetch(COMMANDS, posted | awaiting(subscribers.values()))
     return Roster(
         quotas=quotas,
         sagas=running,
@@ -261,6 +259,12 @@ class _Wanted:
     tallies: set[UUID] = field(default_factory=set)
     transfers: set[UUID] = field(default_factory=set)
     history: set[UUID] = field(default_factory=set)
+
+    def note_changes(self, batch: Iterable[Incoming[Message]], posted: Collection[str]) -> None:
+        """What a posted command changed is looked for, and perhaps awaited, where it is shown."""
+        for message in batch if posted else ():
+            if message.correlation_id in posted:
+                self.subscribers.update(change.subscriber_id for change in changed_by(message.body))
 
     def note_ends(self, sagas: Iterable[SagaRow | None]) -> None:
         """A saga that ends well adds a membership."""

@@ -47,6 +47,7 @@ subscribers = sa.Table(
     sa.Column("expires_at", timestamp()),
     sa.Column("available_units", sa.BigInteger, nullable=False),
     sa.Column("balance_version", sa.BigInteger, nullable=False),
+    sa.Column("awaited", sa.Text, nullable=False, server_default=""),
     info={"storage": {"fillfactor": "60"}},
 )
 
@@ -157,6 +158,7 @@ commands = sa.Table(
     sa.Column("result", JSONB),
     sa.Column("asked_at", timestamp(), nullable=False),
     sa.Column("ended_at", timestamp()),
+    sa.Column("awaits", sa.Integer, nullable=False, server_default="0"),
     sa.Index("commands_by_age", "asked_at", postgresql_using="brin"),
 )
 sa.Index("commands_pending", commands.c.actor_id, postgresql_where=commands.c.state == "pending")

@@ -186,7 +186,13 @@ def capture_hold(books: Books, message: Incoming[CaptureHold], moment: Moment) -
         books.entries.add(own_entry(hold.id, SUBSCRIPTIONS, hold.amount_units, moment.now))
         books.holds.put(_closed(hold, HoldState.CAPTURED, moment))
         changed = [_changed(books, after)]
-    return [HoldCaptured(hold_id=hold.id, account_id=hold.account_id, amount_units=hold.amount_units), *changed]
+    answer = HoldCaptured(
+        hold_id=hold.id,
+        account_id=hold.account_id,
+        amount_units=hold.amount_units,
+        version=_version(books, hold.account_id),
+    )
+    return [answer, *changed]
 
 
 def release_hold(books: Books, message: Incoming[ReleaseHold], moment: Moment) -> Outcome:
@@ -206,7 +212,13 @@ def release_hold(books: Books, message: Incoming[ReleaseHold], moment: Moment) -
         hold = _closed(hold, HoldState.RELEASED, moment)
         books.holds.put(hold)
     given_back = hold.amount_units if hold.state is HoldState.RELEASED else 0
-    return [HoldReleased(hold_id=hold.id, account_id=command.account_id, amount_units=given_back), *changed]
+    answer = HoldReleased(
+        hold_id=hold.id,
+        account_id=command.account_id,
+        amount_units=given_back,
+        version=_version(books, command.account_id),
+    )
+    return [answer, *changed]
 
 
 def _why_not_released(hold: Hold, command: ReleaseHold) -> Code | None:
@@ -232,12 +244,15 @@ def post_transfers(books: Books, message: Incoming[PostTransfers], moment: Momen
         known, changed = _post(books, command, content, moment)
     if known.code is not None:
         return [_transfers_refused(command, Code(known.code))]
-    posted = zip(command.legs, known.amounts_units, strict=True)
     answer = TransfersPosted(
         transfer_id=command.transfer_id,
         source_id=command.source_id,
-        legs=tuple(PostedLeg(account_id=leg.account_id, amount_units=amount) for leg, amount in posted),
+        legs=tuple(
+            PostedLeg(account_id=id_, amount_units=amount, version=_version(books, id_))
+            for id_, amount in zip((leg.account_id for leg in command.legs), known.amounts_units, strict=True)
+        ),
         total_units=sum(known.amounts_units),
+        version=_version(books, command.source_id),
     )
     return [answer, *changed]
 
@@ -372,6 +387,11 @@ def _changed(books: Books, account: Account) -> BalanceChanged:
         balance_units=account.balance_units,
         available_units=account.available_units,
     )
+
+
+def _version(books: Books, account_id: UUID) -> int:
+    """Give from which version on a balance shows what is answered: today's, when it is answered again."""
+    return books.account(account_id).revision
 
 
 def _text(code: Code | None) -> str | None:

@@ -196,6 +196,17 @@ def lines_stay_as_they_were(roster: Roster, message: Incoming[TransfersPosted], 
     return outcome
 
 
+def done_before_it_is_seen(roster: Roster, message: Incoming[TransfersPosted], moment: Moment) -> Outcome:
+    legs = tuple(leg.model_copy(update={"version": 0}) for leg in message.body.legs)
+    body = message.body.model_copy(update={"version": 0, "legs": legs})
+    return GROUPS.handlers[TransfersPosted](roster, replace(message, body=body), moment)
+
+
+def created_before_it_is_paid(roster: Roster, message: Incoming[HoldCaptured], moment: Moment) -> Outcome:
+    body = message.body.model_copy(update={"version": 0})
+    return GROUPS.handlers[HoldCaptured](roster, replace(message, body=body), moment)
+
+
 def closed_and_still_a_member(roster: Roster, message: Incoming[AccountClosed], moment: Moment) -> Outcome:
     before = [each for each in roster.memberships.values() if each.member_id == message.body.account_id]
     outcome = GROUPS.handlers[AccountClosed](roster, message, moment)
@@ -341,6 +352,8 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "the topic of members keeps who was detached": _with(GROUPS, {DetachMembers: no_tombstone}),
     "a declined invitation counts as pending": _with(GROUPS, {DeclineInvitation: declined_and_still_counted}),
     "the history waits for a transfer that is done": _with(GROUPS, {TransfersPosted: lines_stay_as_they_were}),
+    "a transfer is done before it is to be seen": _with(GROUPS, {TransfersPosted: done_before_it_is_seen}),
+    "an account is created before its payment is to be seen": _with(GROUPS, {HoldCaptured: created_before_it_is_paid}),
     "a closed account stays a member": _with(GROUPS, {AccountClosed: closed_and_still_a_member}),
     "an account's timer is not set anew": _with(PROVISIONING, {ExpiryDue: never_expires}),
     "a closed account keeps its address": _with(PROVISIONING, {CloseAccount: address_stays_taken}),

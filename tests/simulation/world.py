@@ -38,6 +38,7 @@ from services.provisioning.tables import FAX_NUMBERS, OPTIONS, PLANS, SUBSCRIBER
 from tests.simulation import commands
 from tests.simulation.bus import PARTITIONS, Bus, BusRecord, Consumer
 from tests.simulation.commands import Cast, Sent
+from tests.simulation.posts import Posts
 
 T = TypeVar("T")
 
@@ -102,6 +103,7 @@ class FaultyDatabase(MemoryDatabase):
     def __init__(self) -> None:
         super().__init__()
         self.fault: Fault | None = None
+        self.committed: Callable[[], None] = lambda: None
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[MemoryTransaction]:
@@ -115,6 +117,7 @@ class FaultyDatabase(MemoryDatabase):
                 raise Outage("at commit")
             if fault is Fault.RACE:
                 raise Race("40001")
+        self.committed()
         if fault is Fault.AFTER_COMMIT:
             raise Outage("after commit")
 
@@ -194,6 +197,9 @@ class World:
         self.bus = Bus()
         self.nodes = [self._node(service, database()) for service in services]
         self.by_name = {node.principal: node for node in self.nodes}
+        groups, ledger = (self.by_name[name].database for name in (Principal.GROUPS, Principal.LEDGER))
+        self.posts = Posts(self.random, groups, ledger)
+        groups.committed, ledger.committed = self.posts.groups_committed, self.posts.ledger_committed
         self.cast = Cast(self.random, self.bus, self._rows, lambda: self.clock.now)
         self.findings: list[str] = []
         self.step = 0
@@ -314,6 +320,7 @@ class World:
             ]
             found += [finding for node in self.nodes for finding in self._left_behind(node)]
             found += [failure for node in self.nodes for failure in node.shell.failures]
+            found += [*self.posts.findings, *self.posts.unended()]
         self.findings += found
 
     def _left_behind(self, node: Node) -> list[str]:
@@ -493,6 +500,9 @@ class World:
     # --- how it happens ---
 
     def _send(self, command: Sent) -> None:
+        if self.posts.take(command, self.clock.now):
+            self.tell("posts", "somebody", f"{command.topic.name} {command.key}")
+            return
         self.tell("sends", "platform", self.bus.publish(command.topic, command.key, command.value, command.headers))
 
     def _deliver(self, node: Node, batch: Sequence[BusRecord]) -> None:

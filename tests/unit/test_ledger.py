@@ -91,15 +91,16 @@ def release(account_id: UUID = ADA) -> ReleaseHold:
     return ReleaseHold(hold_id=HOLD, account_id=account_id)
 
 
-def released(units: int) -> HoldReleased:
-    return HoldReleased(hold_id=HOLD, account_id=ADA, amount_units=units)
+def released(units: int, version: int = 2) -> HoldReleased:
+    return HoldReleased(hold_id=HOLD, account_id=ADA, amount_units=units, version=version)
 
 
 def capture(account_id: UUID = ADA) -> CaptureHold:
     return CaptureHold(hold_id=HOLD, account_id=account_id)
 
 
-CAPTURED = HoldCaptured(hold_id=HOLD, account_id=ADA, amount_units=10)
+def captured(version: int = 2) -> HoldCaptured:
+    return HoldCaptured(hold_id=HOLD, account_id=ADA, amount_units=10, version=version)
 
 
 def credit(units: int, account_id: UUID = ADA) -> CreditUnits:
@@ -199,7 +200,7 @@ def test_refuses_reservation_of_an_account_that_may_not_pay(
 
 def test_an_expired_account_pays_for_its_own_extension() -> None:
     scene = given(LEDGER, account(ADA, 30, state=EXPIRED)).when(reserve(extends=True), capture())
-    scene.then(reserved(), changed(ADA, 30, 10), CAPTURED, changed(ADA, 20, revision=3))
+    scene.then(reserved(), changed(ADA, 30, 10), captured(3), changed(ADA, 20, revision=3))
     assert scene.only(Account) == account(ADA, 20, version=2, revision=3, state=EXPIRED)
 
 
@@ -239,7 +240,7 @@ def test_answers_a_reservation_of_a_known_id_and_changes_nothing(
 
 
 def test_release_before_reservation_burns_the_hold() -> None:
-    scene = given(LEDGER, account(ADA, 100)).when(release()).then(released(0))
+    scene = given(LEDGER, account(ADA, 100)).when(release()).then(released(0, 1))
     burned = hold(HoldState.BURNED, 0)
     scene.leaves(account(ADA, 100), burned)
     scene.when(reserve()).then(not_reserved("hold_cancelled")).leaves(account(ADA, 100), burned)
@@ -247,7 +248,7 @@ def test_release_before_reservation_burns_the_hold() -> None:
 
 def test_release_and_late_reservation_in_one_batch_hold_nothing() -> None:
     scene = given(LEDGER, account(ADA, 100)).when(release(), reserve())
-    scene.then(released(0), not_reserved("hold_cancelled")).leaves(account(ADA, 100), hold(HoldState.BURNED, 0))
+    scene.then(released(0, 1), not_reserved("hold_cancelled")).leaves(account(ADA, 100), hold(HoldState.BURNED, 0))
 
 
 def test_release_gives_held_units_back_once() -> None:
@@ -259,13 +260,13 @@ def test_release_gives_held_units_back_once() -> None:
 @pytest.mark.parametrize("state", [EXPIRED, CLOSED])
 def test_what_was_held_before_an_account_ended_is_still_captured_or_released(state: AccountState) -> None:
     ada = account(ADA, 100, 30, state=state)
-    given(LEDGER, ada, hold(HoldState.OPEN)).when(capture()).then(CAPTURED, changed(ADA, 90, 20))
+    given(LEDGER, ada, hold(HoldState.OPEN)).when(capture()).then(captured(), changed(ADA, 90, 20))
     given(LEDGER, ada, hold(HoldState.OPEN)).when(release()).then(released(10), changed(ADA, 100, 20))
 
 
 def test_release_of_a_refused_hold_gives_nothing_back() -> None:
     rows = [account(ADA, 100), hold(HoldState.REFUSED)]
-    given(LEDGER, *rows).when(release()).then(released(0)).leaves(*rows)
+    given(LEDGER, *rows).when(release()).then(released(0, 1)).leaves(*rows)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +286,7 @@ def test_refuses_release(known: Hold, by: UUID, code: str) -> None:
 
 def test_capture_pays_popfax_what_was_held() -> None:
     scene = given(LEDGER, account(ADA, 100, 30), hold(HoldState.OPEN)).when(capture())
-    scene.then(CAPTURED, changed(ADA, 90, 20))
+    scene.then(captured(), changed(ADA, 90, 20))
     scene.leaves(
         account(ADA, 90, 20, version=2, revision=2),
         hold(HoldState.CAPTURED),
@@ -296,9 +297,9 @@ def test_capture_pays_popfax_what_was_held() -> None:
 
 def test_capture_pays_once_however_often_it_is_asked_for() -> None:
     scene = given(LEDGER, account(ADA, 100, 10), hold(HoldState.OPEN)).when(capture(), capture())
-    scene.then(CAPTURED, changed(ADA, 90), CAPTURED)
+    scene.then(captured(), changed(ADA, 90), captured())
     rows = scene.rows()
-    scene.when(capture()).then(CAPTURED).leaves(*rows)
+    scene.when(capture()).then(captured()).leaves(*rows)
     assert scene.only(Account).balance_units == 90
 
 
@@ -326,9 +327,15 @@ def post(*legs: Leg, source: UUID = ADA, reference: str | None = None) -> PostTr
     return PostTransfers(transfer_id=TRANSFER, source_id=source, legs=legs, reference=reference)
 
 
-def posted(*amounts: tuple[UUID, int]) -> TransfersPosted:
-    legs = tuple(PostedLeg(account_id=id_, amount_units=units) for id_, units in amounts)
-    return TransfersPosted(transfer_id=TRANSFER, source_id=ADA, legs=legs, total_units=sum(u for _, u in amounts))
+def posted(*legs: tuple[UUID, int, int], version: int = 2) -> TransfersPosted:
+    """Each leg's account, what it got, and the version of its balance from then on; and the source's version."""
+    return TransfersPosted(
+        transfer_id=TRANSFER,
+        source_id=ADA,
+        legs=tuple(PostedLeg(account_id=id_, amount_units=units, version=at) for id_, units, at in legs),
+        total_units=sum(units for _, units, _ in legs),
+        version=version,
+    )
 
 
 def not_posted(code: str, source: UUID = ADA) -> TransfersRefused:
@@ -340,7 +347,7 @@ TO_BOB, TO_CLEO = Leg(account_id=BOB, amount_units=10), Leg(account_id=CLEO, top
 
 def test_moves_fixed_amounts_and_tops_others_up() -> None:
     scene = given(LEDGER, account(ADA, 100), account(CLEO, 8, 3)).when(post(TO_BOB, TO_CLEO), actor=ADA)
-    answer = posted((BOB, 10), (CLEO, 20))  # 5 are available to Cleo, so 20 bring her up to 25
+    answer = posted((BOB, 10, 1), (CLEO, 20, 2))  # 5 are available to Cleo, so 20 bring her up to 25
     scene.then(answer, changed(ADA, 70), changed(BOB, 10, revision=1), changed(CLEO, 28, 3))
     scene.leaves(
         account(ADA, 70, version=2, revision=2),
@@ -355,13 +362,13 @@ def test_moves_fixed_amounts_and_tops_others_up() -> None:
 
 def test_tops_up_nobody_who_has_enough() -> None:
     rows = [account(ADA, 100), account(CLEO, 25)]
-    scene = given(LEDGER, *rows).when(post(TO_CLEO), actor=ADA).then(posted((CLEO, 0)))
+    scene = given(LEDGER, *rows).when(post(TO_CLEO), actor=ADA).then(posted((CLEO, 0, 1), version=1))
     scene.leaves(*rows, Transfer(TRANSFER, "transfer", ADA, scene.only(Transfer).content, None, (0,), NOW))
 
 
 def test_tells_the_balance_only_of_those_who_got_something() -> None:
     scene = given(LEDGER, account(ADA, 100), account(CLEO, 25)).when(post(TO_CLEO, TO_BOB), actor=ADA)
-    scene.then(posted((CLEO, 0), (BOB, 10)), changed(ADA, 90), changed(BOB, 10, revision=1))
+    scene.then(posted((CLEO, 0, 1), (BOB, 10, 1)), changed(ADA, 90), changed(BOB, 10, revision=1))
 
 
 def test_keeps_what_a_transfer_is_for() -> None:
@@ -379,7 +386,7 @@ def test_moves_nothing_at_all_when_units_are_short(source: Account) -> None:
 def test_gives_the_same_transfer_the_same_answer_and_moves_nothing_again() -> None:
     scene = given(LEDGER, account(ADA, 100)).when(post(TO_BOB, TO_CLEO), actor=ADA)
     rows = scene.rows()
-    scene.when(post(TO_BOB, TO_CLEO), actor=ADA).then(posted((BOB, 10), (CLEO, 25))).leaves(*rows)
+    scene.when(post(TO_BOB, TO_CLEO), actor=ADA).then(posted((BOB, 10, 1), (CLEO, 25, 1))).leaves(*rows)
 
 
 def test_stays_with_a_refused_transfer_when_units_have_come_meanwhile() -> None:
@@ -405,7 +412,7 @@ def test_refuses_a_credits_id_for_a_transfer() -> None:
 def test_refuses_a_transfer_of_a_stranger_and_leaves_its_id_to_the_holder(actor: UUID | None) -> None:
     scene = given(LEDGER, account(ADA, 100)).when(post(TO_BOB), actor=actor).then(not_posted("not_holder"))
     scene.leaves(account(ADA, 100))
-    scene.when(post(TO_BOB), actor=ADA).then(posted((BOB, 10)), changed(ADA, 90), changed(BOB, 10, revision=1))
+    scene.when(post(TO_BOB), actor=ADA).then(posted((BOB, 10, 1)), changed(ADA, 90), changed(BOB, 10, revision=1))
 
 
 @pytest.mark.parametrize("state", [EXPIRED, CLOSED])
@@ -439,7 +446,7 @@ def test_refuses_a_transfer_in_the_contracts_order_and_remembers_why(
 
 def test_an_expired_account_receives() -> None:
     scene = given(LEDGER, account(ADA, 100), account(BOB, 1, state=EXPIRED)).when(post(TO_BOB), actor=ADA)
-    scene.then(posted((BOB, 10)), changed(ADA, 90), changed(BOB, 11))
+    scene.then(posted((BOB, 10, 2)), changed(ADA, 90), changed(BOB, 11))
 
 
 def test_one_closed_target_stops_the_whole_transfer_even_if_it_would_get_nothing() -> None:
@@ -450,7 +457,7 @@ def test_one_closed_target_stops_the_whole_transfer_even_if_it_would_get_nothing
 
 def test_units_that_a_batch_brings_can_be_spent_in_it() -> None:
     scene = given(LEDGER).when(credit(10), post(TO_BOB), reserve(), actor=ADA)
-    assert answers(scene) == [credited(10), posted((BOB, 10)), not_reserved("units_short")]
+    assert answers(scene) == [credited(10), posted((BOB, 10, 1)), not_reserved("units_short")]
     assert scene.database.contents.tables["accounts"][ADA] == account(ADA, 0, version=2, revision=2)
 
 
@@ -540,7 +547,7 @@ def test_spending_first_leaves_too_little_to_transfer() -> None:
 
 def test_a_transfer_first_leaves_too_little_to_spend() -> None:
     scene = given(LEDGER, account(ADA, 15)).when(post(TO_BOB), spend(), actor=ADA)
-    scene.then(posted((BOB, 10)), changed(ADA, 5), changed(BOB, 10, revision=1), not_spent("units_short"))
+    scene.then(posted((BOB, 10, 1)), changed(ADA, 5), changed(BOB, 10, revision=1), not_spent("units_short"))
 
 
 # --- the life of an account ---

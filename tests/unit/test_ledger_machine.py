@@ -4,7 +4,7 @@ The commands are drawn by Hypothesis; loading, handling and saving are the servi
 the machine finds a ledger that breaks a promise is shown with ledgers that do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
@@ -19,11 +19,14 @@ from contracts.ledger import (
     BalanceChanged,
     CaptureHold,
     CreditUnits,
+    HoldCaptured,
+    HoldReleased,
     Leg,
     PostTransfers,
     ReleaseHold,
     ReserveUnits,
     SpendUnits,
+    TransfersPosted,
 )
 from contracts.message import Message, Refusal
 from contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
@@ -149,7 +152,7 @@ class Ledger(RuleBasedStateMachine):
             return
         known, outcome = self.decided[id_]
         if body == known or isinstance(body, CorrectBalance):
-            assert answers == outcome, "the same content, the same answer"
+            assert _lasting(answers) == _lasting(outcome), "the same content, the same answer"
         else:
             assert _codes(answers) == [_cancelled(outcome) or "id_conflict"]
 
@@ -162,6 +165,8 @@ class Ledger(RuleBasedStateMachine):
             assert change.version == now.revision == self.revisions.get(now.id, 0) + 1
             assert (change.balance_units, change.available_units) == (now.balance_units, now.available_units)
             self.revisions[now.id] = now.revision
+        for id_, version in _versions(effects):
+            assert version == self.revisions.get(id_, 0), "an answer names the balance that shows it, which is told"
         return [effect for effect in effects if isinstance(effect, Message) and effect not in told]
 
     def _live(self, event: AccountExtended | AccountExpired | AccountClosed, state: AccountState) -> None:
@@ -215,6 +220,22 @@ def _hold(number: int) -> UUID:
 
 def _codes(answers: list[Message]) -> list[str]:
     return [answer.code for answer in answers if isinstance(answer, Refusal)]
+
+
+def _versions(effects: Iterable[object]) -> Iterator[tuple[UUID, int]]:
+    """Give the versions of balances that answers name."""
+    for effect in effects:
+        if isinstance(effect, TransfersPosted):
+            yield effect.source_id, effect.version
+            yield from ((leg.account_id, leg.version) for leg in effect.legs)
+        elif isinstance(effect, HoldCaptured | HoldReleased):
+            yield effect.account_id, effect.version
+
+
+def _lasting(answers: list[Message]) -> list[object]:
+    """Give answers without the versions, which go on while the answer stays."""
+    left_out: Any = {"version": True, "legs": {"__all__": {"version"}}}
+    return [(type(answer), answer.model_dump(exclude=left_out)) for answer in answers]
 
 
 def _cancelled(outcome: list[Message]) -> str | None:

@@ -1,6 +1,9 @@
 """Posted commands: whatever answers one, in whichever batch, is noted on its row; and nothing else is."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
+from itertools import permutations
 from typing import Any
 from uuid import UUID
 
@@ -19,14 +22,24 @@ from contracts.groups import (
     RevokeInvitation,
     TransferUnits,
 )
-from contracts.ledger import HoldCaptured, HoldReleased, TransfersPosted, TransfersRefused, UnitsRefused, UnitsReserved
+from contracts.ledger import (
+    BalanceChanged,
+    HoldCaptured,
+    HoldReleased,
+    PostedLeg,
+    TransfersPosted,
+    TransfersRefused,
+    UnitsRefused,
+    UnitsReserved,
+)
 from contracts.message import Command, Message, group_of
-from contracts.provisioning import AccountProvisioned, AccountRefused
+from contracts.provisioning import AccountClosed, AccountProvisioned, AccountRefused, PersonRecorded
 from services._platform.messages import Incoming
 from services.groups.commands import ANSWERS
 from services.groups.consumers import GROUPS
 from services.groups.domain import (
     AccountState,
+    Change,
     CommandState,
     HistoryEntry,
     Invitation,
@@ -48,7 +61,7 @@ from services.groups.domain import (
 from services.groups.web.posting import command_of, id_for, is_about_own_group
 from tests.unit.given import NOW, Scene, given, id_of, incoming
 
-ADA, BOB = id_of("Ada"), id_of("Bob")
+ADA, BOB, CLEO = id_of("Ada"), id_of("Bob"), id_of("Cleo")
 GROUP = group_of(ADA)
 BETWEEN = membership_of(GROUP, BOB)
 COMMAND = id_of("the posted command")
@@ -80,11 +93,12 @@ def _itself(body: Command, actor: UUID = ADA) -> Incoming[Message]:
     return _of_it(body, actor, COMMAND)
 
 
-def _is_member() -> list[Any]:
+def _is_member(id_: UUID = BOB) -> list[Any]:
+    between = membership_of(GROUP, id_)
     entry = HistoryEntry(
-        history_of_membership(BETWEEN, 1), GROUP, Kind.MEMBERSHIP, NOW, ADA, BOB, BETWEEN, None, "active", None, None
+        history_of_membership(between, 1), GROUP, Kind.MEMBERSHIP, NOW, ADA, id_, between, None, "active", None, None
     )
-    return [Membership(BETWEEN, GROUP, ADA, BOB, True, 1, None, NOW, None), entry]
+    return [Membership(between, GROUP, ADA, id_, True, 1, None, NOW, None), entry]
 
 
 def _is_invited() -> list[Any]:
@@ -195,7 +209,7 @@ def test_an_account_is_created_when_its_saga_has_completed() -> None:
         )
     )
     assert _outcome(scene) == ("pending", None, None)
-    scene.when(_of_it(HoldCaptured(hold_id=SAGA, account_id=ADA, amount_units=15)))
+    scene.when(_of_it(HoldCaptured(hold_id=SAGA, account_id=ADA, amount_units=15)), _record(account))
     assert _outcome(scene) == ("done", None, "member-account-created")
     assert scene.only(PostedCommand).result["member_id"] == str(account)
 
@@ -211,6 +225,141 @@ def test_an_account_that_can_not_exist_is_refused_once_its_units_are_back() -> N
     assert _outcome(scene.when(_of_it(refused))) == ("pending", None, None)
     released = HoldReleased(hold_id=SAGA, account_id=ADA, amount_units=15)
     assert _outcome(scene.when(_of_it(released))) == ("refused", "email_taken", None)
+
+
+# --- done means that whoever asked sees it ----------------------------------------------------------------------------
+
+
+def _record(id_: UUID) -> PersonRecorded:
+    return PersonRecorded(
+        subscriber_id=id_, email=f"{id_}@example.com", first_name="A", last_name="Z", language=Language.EN
+    )
+
+
+def _balance(id_: UUID, version: int) -> BalanceChanged:
+    return BalanceChanged(account_id=id_, version=version, balance_units=version, available_units=version)
+
+
+def _reply(versions: Mapping[UUID, int]) -> Incoming[Message]:
+    legs = tuple(PostedLeg(account_id=id_, amount_units=5, version=versions[id_]) for id_ in (BOB, CLEO))
+    posted = TransfersPosted(
+        transfer_id=_transfer_id(), source_id=ADA, legs=legs, total_units=10, version=versions[ADA]
+    )
+    return _of_it(posted)
+
+
+_VERSIONS = {ADA: 7, BOB: 3, CLEO: 1}
+
+
+def _transferring() -> Scene:
+    both = TransferUnits(group_id=GROUP, mode="amount", amount_units=5, members=(BOB, CLEO))
+    members = [*_is_member(), *_is_member(CLEO)]
+    return given(GROUPS, _posted(TransferUnits), *members).when(_itself(both))
+
+
+def _is_all_told(scene: Scene) -> bool:
+    lines = [line for row in scene.rows() if isinstance(row, Subscriber) for line in row.awaited]
+    return not lines and scene.only(PostedCommand).awaits == 0
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "in one batch"])
+@pytest.mark.parametrize("order", list(permutations(["reply", ADA, BOB, CLEO])))
+def test_a_transfer_is_done_once_every_balance_shows_it(order: Sequence[UUID | str], together: bool) -> None:
+    told = [incoming(_balance(each, _VERSIONS[each])) if isinstance(each, UUID) else None for each in order]
+    messages = [message or _reply(_VERSIONS) for message in told]
+    scene = _transferring()
+    if together:
+        scene.when(*messages)
+    else:
+        for message in messages[:-1]:
+            scene.when(message)
+            assert _outcome(scene)[0] == "pending"
+        scene.when(messages[-1], at=NOW + timedelta(seconds=2))
+        assert scene.only(PostedCommand).ended_at == NOW + timedelta(seconds=2)
+    assert _outcome(scene) == ("done", None, "units-transferred")
+    assert _is_all_told(scene)
+
+
+def test_an_older_balance_does_not_show_a_transfer_and_a_newer_one_does() -> None:
+    scene = _transferring().when(_reply(_VERSIONS), _balance(ADA, 7), _balance(CLEO, 1), _balance(BOB, 2))
+    assert _outcome(scene)[0] == "pending"
+    scene.when(_balance(BOB, 2))
+    assert _outcome(scene)[0] == "pending"
+    scene.when(_balance(BOB, 9))  # Bob spent what he got, and compaction, or the ledger's batch, kept the newest alone
+    assert _outcome(scene)[0] == "done"
+
+
+def test_balances_that_are_told_again_count_once() -> None:
+    scene = _transferring().when(_reply(_VERSIONS))
+    for _ in range(3):
+        scene.when(_balance(BOB, 3), _balance(BOB, 4))
+    assert scene.only(PostedCommand).awaits == 2
+    scene.when(_reply(_VERSIONS))
+    assert scene.only(PostedCommand).awaits == 2
+    assert _outcome(scene.when(_balance(ADA, 7), _balance(CLEO, 1))) == ("done", None, "units-transferred")
+
+
+@pytest.mark.parametrize("closed_first", [True, False])
+def test_nothing_is_awaited_of_an_account_that_is_closed(closed_first: bool) -> None:
+    messages: list[Message | Incoming[Message]] = [AccountClosed(account_id=BOB), _reply(_VERSIONS)]
+    scene = _transferring().when(_balance(ADA, 7), _balance(CLEO, 1))
+    for message in messages if closed_first else messages[::-1]:
+        scene.when(message)
+    assert _outcome(scene) == ("done", None, "units-transferred")
+    assert _is_all_told(scene)
+
+
+def test_two_commands_wait_for_one_balance_each_for_its_own_version() -> None:
+    other = replace(_posted(TransferUnits), id=id_of("another"), awaits=1, result={"event": "units-transferred"})
+    waiting = replace(_BOB, awaited=(Change(BOB, 5).line(other.id),))
+    scene = given(GROUPS, _posted(TransferUnits), other, waiting, *_is_member(), *_is_member(CLEO))
+    scene.when(_itself(TransferUnits(group_id=GROUP, mode="amount", amount_units=5, members=(BOB, CLEO))))
+    scene.when(_reply(_VERSIONS), _balance(ADA, 7), _balance(CLEO, 1))
+
+    def states() -> dict[UUID, str]:
+        return {row.id: row.state.value for row in scene.rows() if isinstance(row, PostedCommand)}
+
+    assert states() == {COMMAND: "pending", other.id: "pending"}
+    scene.when(_balance(BOB, 3))
+    assert states() == {COMMAND: "done", other.id: "pending"}
+    scene.when(_balance(BOB, 5))
+    assert states() == {COMMAND: "done", other.id: "done"}
+
+
+def test_an_account_is_created_once_its_holder_and_the_payment_are_to_be_seen() -> None:
+    account = account_of(SAGA)
+    captured = HoldCaptured(hold_id=SAGA, account_id=ADA, amount_units=15, version=4)
+    provisioned = AccountProvisioned(request_id=SAGA, account_id=account, plan="send_only", expires_at=NOW)
+    told: list[Message | Incoming[Message]] = [_of_it(captured), _record(account), _balance(ADA, 4)]
+    for order in permutations(told):
+        scene = _creating().when(_of_it(UnitsReserved(hold_id=SAGA, account_id=ADA, amount_units=15)))
+        scene.when(_of_it(provisioned))
+        for message in order:
+            assert _outcome(scene)[0] == "pending"
+            scene.when(message)
+        assert _outcome(scene) == ("done", None, "member-account-created")
+        assert _is_all_told(scene)
+
+
+def test_an_account_is_refused_once_the_units_are_seen_to_be_back() -> None:
+    scene = _creating().when(_of_it(UnitsReserved(hold_id=SAGA, account_id=ADA, amount_units=15)))
+    refused = AccountRefused(request_id=SAGA, account_id=account_of(SAGA), code="email_taken", command_type="x")
+    scene.when(_of_it(refused), _balance(ADA, 3))
+    scene.when(_of_it(HoldReleased(hold_id=SAGA, account_id=ADA, amount_units=15, version=4)))
+    assert scene.only(PostedCommand).state is CommandState.PENDING
+    assert _outcome(scene.when(_balance(ADA, 4))) == ("refused", "email_taken", None)
+
+
+def test_a_command_of_the_platforms_awaits_nothing() -> None:
+    command = TransferUnits(group_id=GROUP, mode="amount", amount_units=5, members=(BOB, CLEO))
+    scene = given(GROUPS, *_is_member(), *_is_member(CLEO)).when(_itself(command))
+    scene.when(_reply(_VERSIONS))
+    assert not [row for row in scene.rows() if isinstance(row, Subscriber)], "nobody was even looked at"
+
+
+def test_a_command_that_was_forgotten_is_awaited_by_nobody() -> None:
+    waiting = replace(_BOB, awaited=(Change(BOB, 5).line(COMMAND),))
+    assert given(GROUPS, waiting).when(_balance(BOB, 5)).only(Subscriber).awaited == ()
 
 
 def test_what_has_ended_stays_as_it_is() -> None:

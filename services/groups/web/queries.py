@@ -221,13 +221,14 @@ async def command(connection: AsyncConnection, id_: UUID, actor_id: UUID) -> Com
     row = (await connection.execute(query)).one_or_none()
     if row is None:
         return None
+    ended = row.ended_at is not None  # what is answered, and not yet to be seen, is nobody's answer yet
     return Command(
         id=row.id,
         type=short_name(row.type),
         state=CommandState(row.state),
-        code=row.code,
-        step=row.step if row.ended_at is None else None,
-        result=row.result,
+        code=row.code if ended else None,
+        step=None if ended else row.step,
+        result=row.result if ended else None,
         asked_at=row.asked_at,
         ended_at=row.ended_at,
     )

@@ -1,0 +1,108 @@
+"""Commands that are posted over HTTP, and what whoever posted them must see as soon as they are told of the end.
+
+What the ledger and the directory have told is known here by looking, not by what their answers say of it: a command's
+end is compared with the books as they were when its units moved.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from contracts.groups import CreateMemberAccount, TransferUnits
+from contracts.ids import derive
+from contracts.message import Command
+from services._platform.memory import MemoryDatabase
+from services._platform.messages import Outgoing
+from services._platform.rows import Mapped
+from services.groups.commands import POSTABLE
+from services.groups.domain import AccountState, CommandState, PostedCommand, Subscriber, account_of, saga_asked_by
+from services.groups.tables import COMMANDS, SUBSCRIBERS
+from services.ledger.domain import HoldState
+from services.ledger.tables import ACCOUNTS, ENTRIES, HOLDS
+from tests.simulation.commands import Sent
+
+_MODELS: Mapping[str, type[Command]] = {model.TYPE: model for model in POSTABLE.values()}
+
+
+class Posts:
+    """The posted commands of one product."""
+
+    def __init__(self, random: Random, groups: MemoryDatabase, ledger: MemoryDatabase) -> None:
+        self._random = random
+        self._groups = groups
+        self._ledger = ledger
+        self._moved: dict[UUID, dict[UUID, int]] = {}
+        """By transfer or hold: whose balance it changed, and the version that was told of it."""
+        self._seen_entries = 0
+        self._sent: set[bytes] = set()
+        self._told: set[UUID] = set()
+        self.findings: list[str] = []
+
+    def take(self, sent: Sent, now: datetime) -> bool:
+        """Post what the platform would send, if it can be read, and now and then; say whether it was."""
+        headers = dict(sent.headers)
+        id_, model = headers.get("ce_id") or b"", _MODELS.get((headers.get("ce_type") or b"").decode("latin-1"))
+        again = id_ in self._sent
+        self._sent.add(id_)
+        if again or model is None or "ce_actor" not in headers or self._random.random() < 0.5:
+            return False
+        with suppress(ValueError):
+            body = model.from_json(sent.value)
+            if body.key() == sent.key:
+                self._post(body, UUID(id_.decode()), UUID((headers["ce_actor"] or b"").decode()), now)
+                return True
+        return False
+
+    def _post(self, body: Command, id_: UUID, actor: UUID, now: datetime) -> None:
+        contents = self._groups.contents
+        row = PostedCommand(id_, body.TYPE, actor, b"", CommandState.PENDING, None, None, now, None)
+        contents.tables.setdefault(COMMANDS.table.name, {})[id_] = row
+        contents.outbox.append(Outgoing(id_, body.TYPE, body.key(), body.to_json(), str(id_), str(id_), actor, None))
+
+    def ledger_committed(self) -> None:
+        """Take note of what has moved, and of the versions that are told of it: a batch tells its last ones alone."""
+        accounts = _rows(self._ledger, ACCOUNTS)
+        entries = self._ledger.contents.appended.get(ENTRIES.table.name, [])
+        for entry in entries[self._seen_entries :]:
+            if entry.account_id in accounts:
+                moved = self._moved.setdefault(entry.transfer_id, {})
+                moved[entry.account_id] = accounts[entry.account_id].revision
+        self._seen_entries = len(entries)
+        for hold in _rows(self._ledger, HOLDS).values():
+            if hold.state is HoldState.RELEASED and hold.id not in self._moved:
+                self._moved[hold.id] = {hold.account_id: accounts[hold.account_id].revision}
+
+    def groups_committed(self) -> None:
+        """Look at what has ended just now as whoever posted it does: all that it changed must be there."""
+        for command in _rows(self._groups, COMMANDS).values():
+            if command.state is not CommandState.PENDING and command.id not in self._told:
+                self._told.add(command.id)
+                self.findings += [
+                    f"{command.id} is {command.state.value}, unseen: {what}" for what in self._lacks(command)
+                ]
+
+    def _lacks(self, command: PostedCommand) -> Iterator[str]:
+        subscribers: Mapping[UUID, Subscriber] = _rows(self._groups, SUBSCRIBERS)
+        made = derive(command.id, "transfer") if command.type == TransferUnits.TYPE else saga_asked_by(command.id)
+        for account_id, version in self._moved.get(made, {}).items():
+            known = subscribers.get(account_id)
+            if known is None or (known.state is not AccountState.CLOSED and known.balance_version < version):
+                yield f"the balance of {account_id}, version {version}"
+        if command.type == CreateMemberAccount.TYPE and command.state is CommandState.DONE:
+            holder = subscribers.get(account_of(made))
+            if holder is None or (holder.state is not AccountState.CLOSED and holder.email is None):
+                yield "who the new member is"
+
+    def unended(self) -> list[str]:
+        """Give what was posted and has not ended, or is still waited for."""
+        commands = _rows(self._groups, COMMANDS).values()
+        found = [f"{each.id} ({each.type}) has not ended" for each in commands if each.state is CommandState.PENDING]
+        subscribers = _rows(self._groups, SUBSCRIBERS).values()
+        return found + [f"{each.id} is awaited: {each.awaited}" for each in subscribers if each.awaited]
+
+
+def _rows(database: MemoryDatabase, mapped: Mapped[Any, Any]) -> dict[Any, Any]:
+    return database.contents.tables.get(mapped.table.name, {})
