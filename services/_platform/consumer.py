@@ -208,10 +208,8 @@ class Consumer:
     async def _attempt(self, records: Sequence[Fetched]) -> bool:
         try:
             await self.shell.process(records, self._source)
-        except Outage as error:
-            metrics.OUTAGES.inc()
-            log.warning("database_away", error=str(error))
-            return False
+        except Outage:
+            return False  # told by `shell.outages`
         except Exception as error:
             log.error("batch_not_done", error=type(error).__name__, exc_info=True)
             return False

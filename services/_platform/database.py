@@ -19,12 +19,49 @@ Key = tuple[str, bytes]
 """A topic and a record's key on it: the unit of order, and of parking."""
 
 
+UNIQUE_VIOLATION = "23505"
+
+
+class Cause(StrEnum):
+    """What is wrong with the world around a service."""
+
+    AWAY = "away"
+    """The database can't be reached, is stopping, or an operator ended what we did."""
+    LOCKED = "locked"
+    """Somebody holds a lock for long: a backup, a migration that waits."""
+    CONTENDED = "contended"
+    """Every attempt lost a race: deadlocks, serialization failures."""
+    SCHEMA = "schema"
+    """Tables or columns are not what this version knows."""
+    PRIVILEGE = "privilege"
+    """Our role may not do what it must."""
+    READ_ONLY = "read_only"
+    RESOURCES = "resources"
+    """The server's disk or memory is full, or its connections are all taken."""
+    PROCESS = "process"
+    """Our own process is broken: its memory, its files, its deployment."""
+    BUG = "bug"
+    """Message after message fails, and none succeeds: that is hardly the messages' fault."""
+    OTHER = "other"
+    """Whatever else a database says. What is not known to be a message's fault is the world's."""
+
+
 class Outage(Exception):
-    """The database is away. Whoever sees it waits and tries the same again."""
+    """The world is in no state to handle messages. Whoever sees it waits and tries the same again."""
+
+    def __init__(self, detail: str = "", cause: Cause = Cause.AWAY) -> None:
+        super().__init__(detail)
+        self.cause = cause
 
 
 class Conflict(Exception):
     """Another transaction was first (deadlock, serialization, a key no longer free). Load and try again."""
+
+    def __init__(self, state: str = "") -> None:
+        """`state` is the SQLSTATE."""
+        super().__init__(state)
+        self.may_be_own = state == UNIQUE_VIOLATION
+        """Whether a handler that makes the same row twice looks like this, too: then it never stops."""
 
 
 class Why(StrEnum):
@@ -69,6 +106,12 @@ class Transaction(Protocol):
 
     async def park(self, parked: Sequence[Parked], now: datetime) -> None:
         """Keep messages for an operator, in order; a failed one blocks its key."""
+
+    async def require_known_schema(self) -> None:
+        """Raise `Outage` unless the database is one that this version knows.
+
+        Before a message is blamed: what its saving failed on may be a schema that was changed under us.
+        """
 
     async def fetch(self, mapped: Mapped[K, R], keys: Iterable[K], *, for_update: bool = True) -> Rows[K, R]:
         """Load rows by key; lock them, in one order for every transaction, unless they are only read."""

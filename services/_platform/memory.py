@@ -144,6 +144,9 @@ class MemoryTransaction:
             if message.why is Why.FAILED and message.record.key is not None:
                 self.contents.blocked.add((message.record.topic, message.record.key))
 
+    async def require_known_schema(self) -> None:
+        """There is no other."""
+
     async def fetch(self, mapped: Mapped[K, R], keys: Iterable[K], *, for_update: bool = True) -> Rows[K, R]:
         """Load rows by key."""
         rows = self.contents.tables.get(mapped.table.name, {})

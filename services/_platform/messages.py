@@ -19,6 +19,9 @@ from contracts.message import Message
 M = TypeVar("M", bound=Message)
 M_co = TypeVar("M_co", bound=Message, covariant=True)
 
+BROKEN_PROCESS = (MemoryError, ImportError, OSError)
+"""What is our own process' fault, whichever message is at hand."""
+
 TIMERS = "timers"
 """The topic that a timer's record names. It exists in no broker."""
 
@@ -142,6 +145,8 @@ def decode(
         return _undecodable(record, headers, "wrong_topic", (f"ce_type: belongs on {belongs}",))
     try:
         body = model.from_record(record.key, record.value)
+    except BROKEN_PROCESS:
+        raise
     except Exception as error:  # whatever a value does to its validators: what can't be read is parked, and never loops
         return _undecodable(record, headers, "malformed_command", _reasons(error))
     if record.key != body.key().encode():

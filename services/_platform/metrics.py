@@ -1,12 +1,30 @@
-"""What Prometheus reads off a service. Labels never hold ids of people."""
+"""What Prometheus reads off a service. Labels never hold ids of people.
+
+Every series is there from the start, with 0: a series that appears with its first event hides that event from `rate`.
+"""
+
+from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from services._platform.database import Cause, Why
+
+
+def labelled(name: str, documentation: str, label: str, values: Iterable[str]) -> Counter:
+    """Make a counter with one label, and all of its series."""
+    made = Counter(name, documentation, [label])
+    for value in values:
+        made.labels(value)
+    return made
+
+
 HANDLED = Counter("popfax_messages_handled_total", "Messages whose handler ran and whose effect was committed")
 DUPLICATES = Counter("popfax_messages_duplicate_total", "Messages that the inbox knew already")
-PARKED = Counter("popfax_messages_parked_total", "Messages put aside for an operator", ["why"])
+PARKED = labelled("popfax_messages_parked_total", "Messages put aside for an operator", "why", Why)
 CONFLICTS = Counter("popfax_batch_conflicts_total", "Batches that lost a race in the database and were tried again")
-OUTAGES = Counter("popfax_outages_total", "Batches that found the database away")
+OUTAGES = labelled(
+    "popfax_outages_total", "Attempts that the world around the service stopped, and that wait", "cause", Cause
+)
 BATCH_SIZE = Histogram("popfax_batch_messages", "Messages in a batch", buckets=(1, 3, 10, 30, 100, 300, 1000, 3000))
 BATCH_SECONDS = Histogram("popfax_batch_seconds", "Time from a batch's arrival to its commit")
 RELAYED = Counter("popfax_messages_relayed_total", "Outbox rows that Kafka acknowledged")

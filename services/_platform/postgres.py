@@ -5,8 +5,8 @@ and one statement however many rows). Rows are locked in the order of their keys
 """
 
 import base64
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from functools import cache
 from operator import attrgetter
@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from contracts.message import Message
-from services._platform.database import Conflict, Key, Outage, Parked, Why
+from services._platform.database import UNIQUE_VIOLATION, Cause, Conflict, Key, Outage, Parked, Why
 from services._platform.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_record
 from services._platform.rows import Appended, AppendOnly, Changes, Code, Mapped, Rows
 from services._platform.tables import add_platform_tables
@@ -33,11 +33,25 @@ Driver: TypeAlias = psycopg.AsyncConnection[Any]
 K = TypeVar("K")
 R = TypeVar("R")
 
-# deadlock, serialization failure, lock not available, unique violation (somebody else made the row first)
-_CONFLICTS = frozenset({"40P01", "40001", "55P03", "23505"})
-# connection exceptions, insufficient resources, operator intervention (shutdown), system errors; and the server that is
-# still starting or recovering
-_OUTAGES = ("08", "53", "57", "58")
+# What a message may be blamed for, by SQLSTATE or its class: values that do not fit, break a constraint, or are too
+# large to be indexed. All else, whatever it is, is the world's.
+_OF_A_MESSAGE = ("22", "23", "54000")
+# Deadlocks and serialization failures; and a key that is not free, for somebody else made the row first.
+_CONFLICTS = ("40", UNIQUE_VIOLATION)
+_CAUSES = {
+    "08": Cause.AWAY,
+    "57": Cause.AWAY,
+    "55P03": Cause.LOCKED,
+    "25006": Cause.READ_ONLY,
+    "42501": Cause.PRIVILEGE,
+    "28": Cause.PRIVILEGE,
+    "42": Cause.SCHEMA,
+    "3F": Cause.SCHEMA,
+    "0A": Cause.SCHEMA,  # "cached plan must not change result type"
+    "53": Cause.RESOURCES,
+}
+_NOT_SENT = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
+"""What psycopg itself raises, without a SQLSTATE, for values that it can't send."""
 
 _METADATA = sa.MetaData()
 add_platform_tables(_METADATA)
@@ -49,8 +63,17 @@ PARKED_KEYS = _METADATA.tables["parked_keys"]
 PARTITION_STOPS = _METADATA.tables["partition_stops"]
 
 
-def engine(url: str, pool_size: int = 8) -> AsyncEngine:
-    """Make an engine; nothing connects before its first use.
+_SETTINGS = {
+    # Generic plans are made while the tables are still empty, and then kept: measured at a fifth of all CPU.
+    "plan_cache_mode": "force_custom_plan",
+    "timezone": "UTC",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+
+
+def engine(url: str, pool_size: int = 8, **settings: str) -> AsyncEngine:
+    """Make an engine; nothing connects before its first use. `settings` are the server's, for its sessions.
 
     Raises `sqlalchemy.exc.ArgumentError` for what is no URL. Parameters never appear in an error's text.
     """
@@ -64,9 +87,7 @@ def engine(url: str, pool_size: int = 8) -> AsyncEngine:
         connect_args={
             "connect_timeout": 5,
             "prepare_threshold": 0,
-            # Generic plans are made while the tables are still empty, and then kept: measured at a fifth of all CPU.
-            "options": "-c plan_cache_mode=force_custom_plan -c timezone=UTC -c lock_timeout=10s"
-            " -c idle_in_transaction_session_timeout=60s",
+            "options": " ".join(f"-c {name}={value}" for name, value in (_SETTINGS | settings).items()),
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
@@ -80,23 +101,35 @@ def engine(url: str, pool_size: int = 8) -> AsyncEngine:
     return made
 
 
+Suits = Callable[[AsyncConnection], Awaitable[bool]]
+"""Says whether a database is one that this version of a service knows."""
+
+
 class PostgresDatabase:
     """A service's own PostgreSQL database, as the shell wants it."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, suits: Suits | None = None) -> None:
+        """Without `suits` the schema is taken to be known."""
         self.engine = engine
+        self._suits = suits
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator["PostgresTransaction"]:
         """Open a transaction (READ COMMITTED: rows that count are locked). Raises `Outage` and `Conflict`."""
-        with _translated():
-            async with self.engine.begin() as connection:
-                yield await PostgresTransaction.on(connection)
+        try:
+            with translated():
+                async with self.engine.begin() as connection:
+                    yield await PostgresTransaction.on(connection, self._suits)
+        except Outage:
+            # Some of what may be wrong clings to a connection (a role's settings, a plan for another schema), and most
+            # of the others are as bad as this one. The next attempt begins with new ones.
+            await self.engine.dispose()
+            raise
 
     async def due_timers(self, now: datetime, limit: int) -> Sequence[StoredRecord]:
         """Give timers that are due, oldest first, without locking them."""
         query = sa.select(TIMER).where(TIMER.c.due_at <= now).order_by(TIMER.c.due_at, TIMER.c.id).limit(limit)
-        with _translated():
+        with translated():
             async with self.engine.connect() as connection:
                 rows = await connection.execute(query)
                 return [
@@ -111,7 +144,7 @@ class PostgresDatabase:
         same = sa.and_(PARKED.c.topic == found.c.topic, PARKED.c.key.is_not_distinct_from(found.c.key))
         query = sa.select(PARKED).join(found, same).order_by(PARKED.c.seq)
         runs: dict[tuple[str, bytes | None], list[StoredRecord]] = {}
-        with _translated():
+        with translated():
             async with self.engine.connect() as connection:
                 for row in await connection.execute(query):
                     if row.why == Why.UNDECODABLE and row.retry_requested_at is None:
@@ -124,7 +157,7 @@ class PostgresDatabase:
         row = sa.select(PARKED.c.topic, PARKED.c.key).where(PARKED.c.id == id_).subquery()
         same = sa.and_(PARKED.c.topic == row.c.topic, PARKED.c.key.is_not_distinct_from(row.c.key))
         changed = {"code": code, "detail": detail, "attempts": PARKED.c.attempts + 1}
-        with _translated():
+        with translated():
             async with self.engine.begin() as connection:
                 await connection.execute(sa.update(PARKED).values(retry_requested_at=None).where(same))
                 await connection.execute(sa.update(PARKED).values(changed).where(PARKED.c.id == id_))
@@ -133,14 +166,15 @@ class PostgresDatabase:
 class PostgresTransaction:
     """One transaction on PostgreSQL; see `database.Transaction` for what each method means."""
 
-    def __init__(self, connection: AsyncConnection, driver: Driver) -> None:
+    def __init__(self, connection: AsyncConnection, driver: Driver, suits: Suits | None) -> None:
         self.connection = connection
         self._driver = driver
+        self._suits = suits
 
     @classmethod
-    async def on(cls, connection: AsyncConnection) -> "PostgresTransaction":
+    async def on(cls, connection: AsyncConnection, suits: Suits | None = None) -> "PostgresTransaction":
         """Make one of a connection that is in a transaction, and leave its end to whoever opened it."""
-        return cls(connection, await driver_of(connection))
+        return cls(connection, await driver_of(connection), suits)
 
     async def _run(self, statement: sa.Executable, parameters: Mapping[str, Any]) -> "psycopg.AsyncCursor[Any]":
         """Execute what every batch executes. SQLAlchemy writes the statement, once; psycopg executes it.
@@ -206,6 +240,11 @@ class PostgresTransaction:
         ]
         if blocked:
             await self.connection.execute(insert(PARKED_KEYS).on_conflict_do_nothing(), blocked)
+
+    async def require_known_schema(self) -> None:
+        """Raise `Outage` unless the database is one that this version knows."""
+        if self._suits is not None and not await self._suits(self.connection):
+            raise Outage("another version's schema", Cause.SCHEMA)
 
     async def fetch(self, mapped: Mapped[K, R], keys: Iterable[K], *, for_update: bool = True) -> Rows[K, R]:
         """Load rows by key, and lock them unless they are only read."""
@@ -334,25 +373,32 @@ def _headers_to_json(headers: Iterable[tuple[str, bytes | None]]) -> list[list[s
     ]
 
 
-class _translated:  # noqa: N801  (reads as a word of its `with` statement)
-    """Tell the batch's own failures from the database's: `Outage` and `Conflict` for the latter."""
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise `Outage` and `Conflict` for what is the world's; leave what a message may be blamed for as it is."""
+    try:
+        yield
+    except Exception as error:
+        if (of_the_world := translate(error)) is not None:
+            raise of_the_world from error
+        raise
 
-    def __enter__(self) -> None:
+
+def translate(error: BaseException) -> Outage | Conflict | None:
+    """Tell whether an error is the world's; None if it is not, or is none of the database's."""
+    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    if isinstance(cause, sa.exc.TimeoutError):  # no connection came free in the pool
+        return Outage(type(cause).__name__)
+    if not isinstance(cause, psycopg.Error):
         return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-        if isinstance(error, sa.exc.TimeoutError):  # no connection came free in the pool
-            raise Outage(type(error).__name__) from error
-        if not isinstance(cause, psycopg.Error):
-            return
-        state = cause.sqlstate
-        if state in _CONFLICTS:
-            raise Conflict(state) from error
-        no_answer = isinstance(cause, psycopg.OperationalError) and state is None
-        closed = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
-        if no_answer or closed or (state is not None and state.startswith(_OUTAGES)):
-            raise Outage(state or type(cause).__name__) from error
+    state = cause.sqlstate
+    if state is None:
+        return None if isinstance(cause, _NOT_SENT) else Outage(type(cause).__name__)
+    if state.startswith(_CONFLICTS):
+        return Conflict(state)
+    if state.startswith(_OF_A_MESSAGE):
+        return None
+    return Outage(state, _CAUSES.get(state) or _CAUSES.get(state[:2]) or Cause.OTHER)
 
 
 # Statements. They are made, and written as SQL, once.

@@ -8,9 +8,15 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services._platform.postgres import PostgresDatabase
+from services._platform.shell import describe
+
 log = structlog.get_logger(__name__)
 
 EVERY_S = 3600.0
+AGAIN_S = 60.0
+"""How long it waits after a failure: a lock, or a database that is away, for a while."""
+
 AT_ONCE = 10_000
 
 
@@ -20,10 +26,11 @@ async def prune(engine: AsyncEngine, moment: "sa.Column[Any]", keep: timedelta) 
     (key,) = table.primary_key.columns
     old = sa.select(key).where(moment < sa.func.now() - keep).limit(AT_ONCE)
     while True:
-        pruned = 0
         try:
-            async with engine.begin() as connection:
-                pruned = (await connection.execute(sa.delete(table).where(key.in_(old)))).rowcount
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            log.warning("not_pruned", table=table.name, error=type(error).__name__)
-        await asyncio.sleep(0.1 if pruned == AT_ONCE else EVERY_S)
+            async with PostgresDatabase(engine).begin() as tx:
+                pruned = (await tx.connection.execute(sa.delete(table).where(key.in_(old)))).rowcount
+        except Exception as error:  # whatever it is, it waits for the next time; nobody waits for it
+            log.warning("not_pruned", table=table.name, error=describe(error), detail=str(error))
+            await asyncio.sleep(AGAIN_S)
+        else:
+            await asyncio.sleep(0.1 if pruned == AT_ONCE else EVERY_S)

@@ -21,6 +21,7 @@ from services._platform import migrate, postgres
 from services._platform.consumer import Consumer, FencedError
 from services._platform.health import HttpServer, Site, health_app
 from services._platform.logs import configure_logs
+from services._platform.outages import Outages
 from services._platform.partitions import Stops
 from services._platform.postgres import INBOX, PostgresDatabase
 from services._platform.pruning import prune
@@ -34,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T", bound=ServiceSettings)
 
-Background = Callable[[AsyncEngine, T], Coroutine[Any, Any, None]]
+Background = Callable[[AsyncEngine, T, Outages], Coroutine[Any, Any, None]]
 """Something a service does beside its messages, until cancelled (the mail sender is one)."""
 
 SiteOf = Callable[[T, Callable[[], None]], Site | None]
@@ -105,7 +106,7 @@ class _Process:
             asyncio.create_task(run_retries(self.shell, max(1.0, self.settings.timer_poll_s))),
             # Message ids that no topic can bring again.
             asyncio.create_task(prune(self.engine, INBOX.c.received_at, retention(self.settings))),
-            *(asyncio.create_task(job(self.engine, self.settings)) for job in self.background),
+            *(asyncio.create_task(job(self.engine, self.settings, self.shell.outages)) for job in self.background),
         ]
         # What is there now stays: the collector need not look at it again, and at garbage less often (a fifth of
         # all CPU otherwise).
@@ -123,10 +124,13 @@ class _Process:
     async def _not_consuming(self) -> str | None:
         return self.consumer.trouble()
 
+    async def _waiting(self) -> str | None:
+        return self.shell.outages.trouble()
+
     def _health(self) -> Any:
         return health_app(
             live=lambda: self.consumer.alive,
-            checks={"database": self._not_migrated, "kafka": self._not_consuming},
+            checks={"database": self._not_migrated, "kafka": self._not_consuming, "work": self._waiting},
             site=self.site,
         )
 

@@ -5,10 +5,12 @@ simulation, on a dictionary.
 """
 
 import asyncio
+import logging
 import traceback
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from secrets import token_bytes
 from typing import Protocol, TypeAlias
 from uuid import UUID
@@ -17,8 +19,9 @@ import structlog
 
 from contracts.message import Message
 from services._platform import metrics
-from services._platform.database import Conflict, Database, Key, Outage, Parked, Transaction, Why
+from services._platform.database import Cause, Conflict, Database, Key, Outage, Parked, Transaction, Why
 from services._platform.messages import (
+    BROKEN_PROCESS,
     Incoming,
     Outgoing,
     Record,
@@ -28,6 +31,7 @@ from services._platform.messages import (
     decode,
     outgoing,
 )
+from services._platform.outages import Outages
 from services._platform.rows import Changes
 from services._platform.service import Moment, Service, State
 
@@ -42,7 +46,14 @@ ATTEMPTS = 3
 """How often a message that fails by itself is tried before it is parked."""
 
 CONFLICT_ATTEMPTS = 10
-"""How often a batch that lost a race is tried again before its loss counts as a failure."""
+"""How often a batch that lost a race is tried again at once. After that it waits, as in any outage."""
+
+PARKED_AT_ONCE = 10
+PARK_PAUSE = timedelta(minutes=1)
+"""So many messages may be parked as failed while none succeeds; so many more after each pause.
+
+A broken deployment fails them all. It must not park a whole topic, and what only looks like one must not stop for good.
+"""
 
 
 class StillUndecodable(Exception):
@@ -74,6 +85,8 @@ class RealClock:
 class Source(Protocol):
     """Where a batch came from, which decides how its messages are claimed and what becomes of one that fails."""
 
+    name: str
+    """What its loop is called where outages are told."""
     parks: bool
     """Whether its messages go to the parked ones, and stand in line behind those."""
 
@@ -84,6 +97,7 @@ class Source(Protocol):
 class FromKafka:
     """Records off the topics: the inbox tells the new from the repeated."""
 
+    name = "messages"
     parks = True
 
     async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
@@ -94,6 +108,7 @@ class FromKafka:
 class FromTimers:
     """Timers that are due: whoever deletes one has fired it."""
 
+    name = "timers"
     parks = True
 
     async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
@@ -106,6 +121,7 @@ class FromTimers:
 class FromParked:
     """Parked messages that an operator wants retried: their ids have been in the inbox since they were parked."""
 
+    name = "retries"
     parks = False
 
     async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
@@ -141,6 +157,37 @@ class _Decided:
     clear_timers: list[UUID]
 
 
+@contextmanager
+def _of_the_process() -> Iterator[None]:
+    """Raise `Outage` for what no message is to blame for, though it is no database's word."""
+    try:
+        yield
+    except BROKEN_PROCESS as error:
+        raise Outage(type(error).__name__, Cause.PROCESS) from error
+
+
+class _Brake:
+    """Bounds how much is parked while nothing succeeds."""
+
+    def __init__(self) -> None:
+        self._parked = 0
+        self._since = datetime.min.replace(tzinfo=UTC)
+
+    def release(self) -> None:
+        """Note that something succeeded: what fails beside it fails by itself."""
+        self._parked = 0
+
+    def allows(self, now: datetime) -> bool:
+        """Say whether one more may be parked."""
+        return self._parked < PARKED_AT_ONCE or now - self._since >= PARK_PAUSE
+
+    def count(self, now: datetime) -> None:
+        """Note that one was parked."""
+        if self._parked % PARKED_AT_ONCE == 0:
+            self._parked, self._since = 0, now
+        self._parked += 1
+
+
 class Shell:
     """Carries batches of one service through its database."""
 
@@ -155,57 +202,71 @@ class Shell:
         self.service = service
         self.database = database
         self.clock = clock or RealClock()
+        self.outages = Outages()
         self._committed = committed
+        self._brake = _Brake()
         self._types = {model.TYPE.encode(): model for model in service.handlers}
 
     async def process(self, records: Sequence[Record], source: Source) -> None:
         """Handle a batch to its end: each message has had its effect, was a duplicate, or is parked.
 
-        Raises `Outage` while the database is away: nothing has happened then, and the same batch is to be tried again.
-        Raises whatever a parked message failed with when it fails again (`source.parks` is false).
+        Raises `Outage` while the world is in no state for it: the same batch is to be tried again, and what of it was
+        handled is known then. Raises whatever a parked message failed with when it fails again (`source.parks` is
+        false).
         """
-        arrivals = [
-            arrival
-            for record in records
-            if (arrival := decode(record, self._types, self.service.commands.name)) is not None
-        ]
-        if arrivals:
-            await self._process(arrivals, source)
+        with self.outages.watching(source.name), _of_the_process():
+            arrivals = [
+                arrival
+                for record in records
+                if (arrival := decode(record, self._types, self.service.commands.name)) is not None
+            ]
+            held: set[Key] = set()
+            await self._process(arrivals, source, held)
+            if held:
+                raise Outage("message after message fails", Cause.BUG)
 
-    async def _process(self, arrivals: Sequence[Arrival], source: Source) -> None:
+    async def _process(self, arrivals: Sequence[Arrival], source: Source, held: set[Key]) -> None:
+        """Handle what it can. What fails by itself is parked, or, with its key, `held` for another attempt."""
+        arrivals = [arrival for arrival in arrivals if _key(arrival) not in held]
+        if not arrivals:
+            return
         try:
-            await self._with_patience(arrivals, source)
-        except Outage:
+            await self._with_patience(arrivals, source, 1 if held else ATTEMPTS)
+        except (Outage, *BROKEN_PROCESS):
             raise
         except Exception as error:
             if len(arrivals) > 1:
                 # Something in here fails by itself. Halving finds it in few steps and keeps the order.
                 log.warning("batch_failed", size=len(arrivals), error=describe(error))
                 middle = len(arrivals) // 2
-                await self._process(arrivals[:middle], source)
-                await self._process(arrivals[middle:], source)
-            elif source.parks:
+                await self._process(arrivals[:middle], source, held)
+                await self._process(arrivals[middle:], source, held)
+            elif not source.parks:
+                raise
+            elif self._brake.allows(self.clock.moment().now):
                 await self._park_failed(arrivals[0], error, source)
             else:
-                raise
+                held.add(_key(arrivals[0]))
 
-    async def _with_patience(self, arrivals: Sequence[Arrival], source: Source) -> None:
+    async def _with_patience(self, arrivals: Sequence[Arrival], source: Source, attempts: int) -> None:
         """Try once; again at once when a race was lost; again with pauses when one message fails by itself."""
         conflicts, failures = 0, 0
         while True:
             try:
                 return await self._commit(arrivals, source)
-            except Outage:
+            except (Outage, *BROKEN_PROCESS):
                 raise
-            except Conflict:
+            except Conflict as conflict:
                 conflicts += 1
                 metrics.CONFLICTS.inc()
                 if conflicts == CONFLICT_ATTEMPTS:
-                    raise
+                    if conflict.may_be_own:
+                        raise
+                    raise Outage(str(conflict), Cause.CONTENDED) from conflict
                 await self.clock.sleep(0.01 * conflicts)
             except Exception:
                 failures += 1
-                if len(arrivals) > 1 or failures == ATTEMPTS or not source.parks:
+                if len(arrivals) > 1 or failures == attempts or not source.parks:
                     raise
                 await self.clock.sleep(0.2 * failures)
 
@@ -229,6 +290,8 @@ class Shell:
                 await tx.clear_timers(decided.clear_timers)
                 await tx.set_timers(list(decided.set_timers.values()))
         self._committed()
+        if readable:
+            self._brake.release()
         self._observe(arrivals, fresh, readable, parked)
 
     async def _divert(
@@ -293,13 +356,16 @@ class Shell:
 
     async def _park_failed(self, arrival: Arrival, error: Exception, source: Source) -> None:
         """Put a message aside that failed by itself, and with it whatever follows on its key."""
-        code, detail = describe(error), where(error)
-        log.error("message_parked", message_id=str(arrival.id), topic=arrival.record.topic, code=code, detail=detail)
+        parked = Parked(arrival.id, arrival.record, Why.FAILED, describe(error), where(error))
         moment = self.clock.moment()
         async with self.database.begin() as tx:
-            if await source.claim(tx, [arrival], moment.now):
-                await tx.park([Parked(arrival.id, arrival.record, Why.FAILED, code, detail)], moment.now)
-        metrics.PARKED.labels(Why.FAILED).inc()
+            await tx.require_known_schema()
+            claimed = await source.claim(tx, [arrival], moment.now)
+            if claimed:
+                await tx.park([parked], moment.now)
+        if claimed:
+            self._brake.count(moment.now)
+            _tell_parked(parked)
 
     def _observe(
         self,
@@ -312,15 +378,7 @@ class Shell:
         metrics.HANDLED.inc(len(readable))
         metrics.DUPLICATES.inc(len(arrivals) - len(fresh))
         for aside in parked:
-            metrics.PARKED.labels(aside.why).inc()
-            log.warning(
-                "message_parked",
-                message_id=str(aside.id),
-                topic=aside.record.topic,
-                why=aside.why,
-                code=aside.code,
-                detail=aside.detail,
-            )
+            _tell_parked(aside)
         if log.is_enabled_for(10):  # DEBUG: one line a message costs more than handling it
             for message in readable:
                 log.debug(
@@ -332,8 +390,29 @@ class Shell:
                 )
 
 
+def _key(arrival: Arrival) -> Key:
+    """Return what order is kept by. What could be read has a key."""
+    return arrival.record.topic, arrival.record.key or b""
+
+
+def _tell_parked(parked: Parked) -> None:
+    """Count and log what is parked, once it is."""
+    metrics.PARKED.labels(parked.why).inc()
+    log.log(
+        logging.ERROR if parked.why is Why.FAILED else logging.WARNING,
+        "message_parked",
+        message_id=str(parked.id),
+        topic=parked.record.topic,
+        why=parked.why,
+        code=parked.code,
+        detail=parked.detail,
+    )
+
+
 def describe(error: BaseException) -> str:
     """Name an error without its text, which may quote personal data: its class, and the database's own code if any."""
+    if isinstance(error, Conflict) and error.__cause__ is not None:
+        error = error.__cause__
     original = getattr(error, "orig", None) or error
     state = getattr(original, "sqlstate", None)
     constraint = getattr(getattr(original, "diag", None), "constraint_name", None)

@@ -32,7 +32,8 @@ async def run_timers(shell: Shell, poll_s: float) -> None:
 
 async def fire_due(shell: Shell) -> int:
     """Hand the timers that are due to their handlers; give how many."""
-    due = await shell.database.due_timers(shell.clock.moment().now, TIMERS_AT_ONCE)
+    with shell.outages.watching(FromTimers.name):
+        due = await shell.database.due_timers(shell.clock.moment().now, TIMERS_AT_ONCE)
     if due:
         await shell.process(due, FromTimers())
         metrics.TIMERS_FIRED.inc(len(due))

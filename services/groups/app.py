@@ -2,6 +2,7 @@
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services._platform.outages import Outages
 from services._platform.pruning import prune
 from services._platform.runtime import retention, run
 from services._platform.settings import load_settings
@@ -11,7 +12,7 @@ from services.groups.tables import commands
 from services.groups.web.app import web
 
 
-async def forget_commands(engine: AsyncEngine, settings: GroupsSettings) -> None:
+async def forget_commands(engine: AsyncEngine, settings: GroupsSettings, _: Outages) -> None:
     """Forget posted commands whose message ids are forgotten, too."""
     await prune(engine, commands.c.asked_at, retention(settings))
 

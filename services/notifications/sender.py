@@ -21,6 +21,9 @@ from prometheus_client import Counter
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from services._platform.database import Conflict, Outage
+from services._platform.outages import Outages
+from services._platform.postgres import PostgresDatabase
 from services.notifications.domain import WAITING, Delivery, MailState, Person
 from services.notifications.rendering import render
 from services.notifications.settings import NotificationsSettings
@@ -34,6 +37,9 @@ RETRIED = Counter("popfax_mails_retried_total", "Attempts that the mail server p
 UNCERTAIN = Counter("popfax_mails_uncertain_total", "Mails sent again because a crash hid the server's answer")
 
 EXCHANGE_TIMEOUT_S = 20.0
+
+RECORD_AGAIN_S = 1.0
+"""How long it waits until it tries again to write down what the server said."""
 
 
 @dataclass(slots=True)
@@ -60,27 +66,57 @@ class Answer:
     uncertain: bool = False
 
 
-async def send_mails(engine: AsyncEngine, settings: NotificationsSettings) -> None:
+async def send_mails(engine: AsyncEngine, settings: NotificationsSettings, outages: Outages) -> None:
     """Send mails until cancelled."""
     while True:
+        found = 0
         try:
-            found = await send_due(engine, settings)
-        except (sa.exc.SQLAlchemyError, OSError) as error:
-            log.warning("mails_not_sent", error=type(error).__name__)
-            found = 0
+            with outages.watching("mails"):
+                found = await send_due(engine, settings, outages)
+        except (Outage, Conflict):
+            pass  # the next round is the next attempt
+        except Exception as error:
+            log.error("mails_not_sent", error=type(error).__name__, exc_info=True)
         if not found:
             await asyncio.sleep(settings.mail_poll_s)
 
 
-async def send_due(engine: AsyncEngine, settings: NotificationsSettings) -> int:
-    """Do one round; give how many mails it took on."""
-    async with engine.begin() as connection:
-        due = await _take(connection, settings, datetime.now(UTC))
+async def send_due(engine: AsyncEngine, settings: NotificationsSettings, outages: Outages | None = None) -> int:
+    """Do one round; give how many mails it took on. Raises `Outage` and `Conflict` before anything was sent."""
+    database = PostgresDatabase(engine)
+    async with database.begin() as tx:
+        due = await _take(tx.connection, settings, datetime.now(UTC))
     if due:
         answers = await _deliver(due, settings)
-        async with engine.begin() as connection:
-            await _record(connection, answers, settings, datetime.now(UTC))
+        await _until_recorded(database, answers, settings, outages or Outages())
     return len(due)
+
+
+async def _until_recorded(
+    database: PostgresDatabase, answers: Sequence[Answer], settings: NotificationsSettings, outages: Outages
+) -> None:
+    """Write down what the server said, however long the database takes: what is not recorded is sent again."""
+    while True:
+        try:
+            with outages.watching("mails"):
+                async with database.begin() as tx:
+                    await _record(tx.connection, answers, settings, datetime.now(UTC))
+        except (Outage, Conflict):
+            await asyncio.sleep(RECORD_AGAIN_S)
+        else:
+            return _tell(answers)
+
+
+def _tell(answers: Sequence[Answer]) -> None:
+    """Count and log what was recorded."""
+    for answer in answers:
+        if answer.final:
+            (SENT if answer.sent else REFUSED).inc()
+            continue
+        RETRIED.inc()
+        if answer.uncertain:
+            _uncertain(answer.mail.id)
+        log.info("mail_put_off", mail_id=str(answer.mail.id), answer=answer.text)
 
 
 async def _take(connection: AsyncConnection, settings: NotificationsSettings, now: datetime) -> list[Due]:
@@ -235,17 +271,12 @@ async def _record(
     ends: list[dict[str, Any]] = []
     pauses: list[dict[str, Any]] = []
     for answer in answers:
-        mail, said = answer.mail, {"p_id": answer.mail.id, "p_answer": answer.text[:200]}
+        mail, said = answer.mail, {"p_id": answer.mail.id, "p_answer": _storable(answer.text)}
         if answer.final:
-            (SENT if answer.sent else REFUSED).inc()
             state = MailState.SENT if answer.sent else MailState.REFUSED
             ends.append(said | {"p_state": state.value, "p_sent_at": now if answer.sent else None})
             continue
-        RETRIED.inc()
-        if answer.uncertain:
-            _uncertain(mail.id)
         pause = settings.mail_backoff_s[min(mail.attempts, len(settings.mail_backoff_s)) - 1]
-        log.info("mail_put_off", mail_id=str(mail.id), answer=answer.text, retry_in_s=pause)
         pauses.append(said | {"p_next": now + timedelta(seconds=pause), "p_uncertain": int(answer.uncertain)})
     if ends:
         await connection.execute(_ENDED, ends)
@@ -253,6 +284,11 @@ async def _record(
     if pauses:
         await connection.execute(_PUT_OFF, pauses)
         await connection.execute(_LATER, pauses)
+
+
+def _storable(answer: str) -> str:
+    """Return a server's answer as PostgreSQL's text can hold it: a server may say anything."""
+    return answer[:200].encode("ascii", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
 _ids = sa.any_(sa.bindparam("p_ids", type_=ARRAY(sa.Uuid)))

@@ -34,7 +34,8 @@ NOT_BUSINESS = frozenset(
         "group.instance.id",
         "GroupCoordinator",
         "aiokafka.consumer.group_coordinator",
-        "-c plan_cache_mode=force_custom_plan -c timezone=UTC -c lock_timeout=10s",  # PostgreSQL's query plans
+        "plan_cache_mode",
+        "force_custom_plan",  # PostgreSQL's query plans
         "a stable name of this replica (static membership)",  # of Kafka's consumer group
     }
 )

@@ -81,6 +81,8 @@ class Recorder:
     """The service, and the message ids that it fails on."""
 
     broken: set[UUID] = field(default_factory=set)
+    before: Callable[[], None] = lambda: None
+    """Called before each message is handled."""
 
     @property
     def service(self) -> Service:
@@ -94,6 +96,7 @@ class Recorder:
         )
 
     def _record(self, state: State, message: Incoming[CreditUnits], moment: Moment) -> Outcome:
+        self.before()
         if message.id in self.broken:
             raise RuntimeError("told to fail")
         body = message.body

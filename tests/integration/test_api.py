@@ -325,6 +325,31 @@ def test_a_database_that_is_away_is_another_time(stack: Stack, tmp_path: Path) -
         assert answer.headers["retry-after"] == "2"
 
 
+WRONG: dict[str, tuple[str, str]] = {
+    "a missing table": ("ALTER TABLE groups RENAME TO gone", "ALTER TABLE gone RENAME TO groups"),
+    "a missing column": ("ALTER TABLE groups RENAME name TO gone", "ALTER TABLE groups RENAME gone TO name"),
+}
+
+
+@pytest.mark.parametrize(("breaks", "mends"), WRONG.values(), ids=WRONG)
+def test_a_request_that_meets(url: str, ada: Client, breaks: str, mends: str) -> None:
+    execute(url, breaks)
+    try:
+        assert ada.get("/v1/group").problem == (503, "database_away")
+    finally:
+        execute(url, mends)
+    assert ada.get("/v1/group").status == 200
+
+
+def test_a_command_can_be_posted_again_once_the_database_takes_it(url: str, ada: Client) -> None:
+    execute(url, "ALTER TABLE commands RENAME TO gone")
+    try:
+        assert ada.post("rename-group", {"name": "New"}, "again").problem == (503, "database_away")
+    finally:
+        execute(url, "ALTER TABLE gone RENAME TO commands")
+    assert ada.post("rename-group", {"name": "New"}, "again").status == 202
+
+
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 

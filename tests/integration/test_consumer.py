@@ -249,7 +249,9 @@ def _held(url: str, statement: str) -> Iterator[None]:
 def _metric(service: ServiceProcess, name: str) -> float:
     with urllib.request.urlopen(f"{service.url}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+    found = [line.rsplit(" ", 1) for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
+    assert found, f"{name} has no series"
+    return sum(float(value) for _, value in found)
 
 
 class TestReplicas:

@@ -25,6 +25,7 @@ from contracts.topics import Principal
 from deploy.local.mailsink import MailSink, read_mails
 from deploy.local.stack import Stack
 from services._platform import postgres
+from services._platform.outages import Outages
 from services._platform.postgres import PostgresDatabase
 from services._platform.shell import FromKafka, Shell
 from services.notifications import sender
@@ -288,7 +289,7 @@ class TestOnce:
         other = postgres.engine(post.url)
         began = time.monotonic()
         tasks = [
-            asyncio.create_task(send_mails(engine, settings(stack, post.url, mails_at_once=7)))
+            asyncio.create_task(send_mails(engine, settings(stack, post.url, mails_at_once=7), Outages()))
             for engine in (post.engine, other)
         ]
         await eventually(lambda: _all_sent(post), "all mails sent", 60)
@@ -379,6 +380,40 @@ class TestTrouble:
         assert ids == [f"<{row.id}@popfax.example>"] * 2
         assert (await post.row(member)).uncertain == 1
         assert sender.UNCERTAIN._value.get() - uncertain == 2  # the owner's, too
+
+    async def test_what_the_server_said_is_recorded_once_the_database_takes_it_and_the_mail_is_not_sent_again(
+        self, post: Post, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        member, outages, deliver = post.person("Nora"), Outages(), sender._deliver
+        await post.create(post.person("Omar"), member)
+
+        async def deliver_and_break(*given: Any) -> Any:
+            answers = await deliver(*given)
+            execute(post.url, "ALTER TABLE deliveries RENAME TO gone")
+            return answers
+
+        monkeypatch.setattr(sender, "_deliver", deliver_and_break)
+        round_ = asyncio.create_task(send_due(post.engine, post.settings, outages))
+        await eventually(lambda: "mails" in outages.waits, "the sender waits, and says so")
+        execute(post.url, "ALTER TABLE gone RENAME TO deliveries")
+        assert await round_ == 2
+        row = await post.row(member)
+        assert (row.state, row.uncertain, row.in_flight_since) == ("sent", 0, None)
+        await post.make_due()
+        assert await send_due(post.engine, post.settings) == 0
+        assert len(post.arrived(member)) == 1
+
+    async def test_a_sender_goes_on_once_the_database_is_as_it_knows_it(self, stack: Stack, post: Post) -> None:
+        member, outages = post.person("Noah"), Outages()
+        await post.create(post.person("Ole"), member)
+        execute(post.url, "ALTER TABLE mails RENAME TO gone")
+        sending = asyncio.create_task(send_mails(post.engine, post.settings, outages))
+        await eventually(lambda: "mails" in outages.waits, "the sender waits, and says so")
+        execute(post.url, "ALTER TABLE gone RENAME TO mails")
+        await eventually(lambda: post.arrived(member), "the mail arrives")
+        await eventually(lambda: not outages.waits, "the wait is over")
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
 
     async def test_a_sender_that_dies_in_flight_leaves_a_mail_that_is_counted_and_sent_again(self, post: Post) -> None:
         member = post.person("Nina")
@@ -517,7 +552,7 @@ class TestErasure:
     async def test_erasures_while_a_sender_works_leave_nobody_behind(self, post: Post, stack: Stack) -> None:
         pairs = [(post.person(f"O{i}x"), post.person(f"N{i}x")) for i in range(30)]
         await post.tell(*(message for owner, member in pairs for message in (owner, member, created(owner, member))))
-        working = asyncio.create_task(send_mails(post.engine, settings(stack, post.url, mails_at_once=5)))
+        working = asyncio.create_task(send_mails(post.engine, settings(stack, post.url, mails_at_once=5), Outages()))
         for start in range(0, 30, 3):
             await post.tell(*(gone(member) for _, member in pairs[start : start + 3]))
         await eventually(lambda: _all_ended(post), "all mails ended", 60)

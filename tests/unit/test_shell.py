@@ -22,7 +22,7 @@ from contracts.ledger import (
 )
 from contracts.message import Message
 from contracts.topics import GROUPS_COMMANDS, LEDGER_COMMANDS, LEDGER_EVENTS, Topic
-from services._platform.database import Conflict, Outage, Why
+from services._platform.database import Cause, Conflict, Outage, Why
 from services._platform.memory import MemoryDatabase, MemoryTransaction
 from services._platform.messages import ClearTimer, Incoming, Outcome, Outgoing, SetTimer, position_id
 from services._platform.sagas import SagaDeadline
@@ -31,6 +31,8 @@ from services._platform.shell import (
     ATTEMPTS,
     CONFLICT_ATTEMPTS,
     MAX_VALUE_BYTES,
+    PARK_PAUSE,
+    PARKED_AT_ONCE,
     FromKafka,
     FromParked,
     Shell,
@@ -502,10 +504,73 @@ def test_a_lost_race_is_run_again_without_halving() -> None:
     assert (kitchen.balance(ADA), kitchen.parked()) == (30, [])
 
 
-def test_who_loses_every_race_is_parked() -> None:
+def test_who_loses_every_race_waits() -> None:
     kitchen = Kitchen(database=Stormy(Conflict, CONFLICT_ATTEMPTS))
+    record = kitchen.record(credit("c"), "m")
+    with pytest.raises(Outage):
+        kitchen.comes(record)
+    assert kitchen.shell.outages.waits["messages"].cause is Cause.CONTENDED
+    kitchen.comes(record)
+    assert (kitchen.balance(ADA), kitchen.parked()) == (10, [])
+
+
+def test_who_makes_a_row_that_is_always_there_is_parked() -> None:
+    kitchen = Kitchen(database=Stormy(lambda: Conflict("23505"), CONFLICT_ATTEMPTS))
     kitchen.comes(kitchen.record(credit("c"), "m"))
     assert kitchen.parked() == [(id_of("m"), Why.FAILED)]
+
+
+# --- a fault that hits every message alike ---
+
+
+def all_failing(count: int) -> tuple[Kitchen, list[BusRecord]]:
+    kitchen = Kitchen()
+    kitchen.failing = {id_of(f"m{n}") for n in range(count)}
+    return kitchen, [kitchen.record(credit(f"c{n}", id_of(f"a{n}")), f"m{n}") for n in range(count)]
+
+
+def tried(kitchen: Kitchen, records: Sequence[BusRecord]) -> bool:
+    """Whether a batch is done; if not, it waits for what is hardly the messages' fault."""
+    try:
+        kitchen.comes(*records)
+    except Outage as outage:
+        return outage.cause is not Cause.BUG
+    return True
+
+
+def test_while_nothing_succeeds_few_are_parked_and_so_many_more_after_each_pause() -> None:
+    kitchen, records = all_failing(3 * PARKED_AT_ONCE)
+    for _ in range(3):
+        assert not tried(kitchen, records)
+        assert len(kitchen.parked()) == PARKED_AT_ONCE
+    kitchen.clock.now += PARK_PAUSE
+    assert not tried(kitchen, records)
+    assert len(kitchen.parked()) == 2 * PARKED_AT_ONCE
+    kitchen.clock.now += PARK_PAUSE
+    assert tried(kitchen, records)
+
+
+def test_what_fails_beside_what_succeeds_is_parked_however_much_it_is() -> None:
+    kitchen, records = all_failing(3 * PARKED_AT_ONCE)
+    good = kitchen.record(credit("good", BOB), "good")
+    attempts = 0
+    while not tried(kitchen, [*records, kitchen.record(credit(f"good {attempts}", BOB), f"good {attempts}")]):
+        attempts += 1
+    assert attempts <= 3
+    kitchen.comes(good)
+    assert len(kitchen.parked()) == 3 * PARKED_AT_ONCE
+
+
+def test_no_message_overtakes_one_of_its_key_that_was_held() -> None:
+    kitchen, records = all_failing(PARKED_AT_ONCE + 1)
+    last = id_of(f"a{PARKED_AT_ONCE}")
+    behind = kitchen.record(credit("behind", last), "behind")
+    assert not tried(kitchen, [*records, behind])
+    assert kitchen.balance(last) == 0
+    kitchen.failing.clear()
+    assert tried(kitchen, [*records, behind])
+    assert kitchen.balance(last) == 20
+    assert kitchen.answers() == ids(f"m{PARKED_AT_ONCE}", "behind")
 
 
 # --- timers ---

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from services._platform.database import Outage
+from services._platform.database import Conflict, Outage
+from services._platform.postgres import translate
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +27,10 @@ _CODES = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "too_large",
 }
 """What the framework answers by itself."""
+
+
+DATABASE_ERRORS = (Outage, Conflict, sa.exc.SQLAlchemyError)
+"""What comes of a database: its state, mostly (`is_of_the_world`)."""
 
 
 class Problem(BaseModel):
@@ -102,8 +107,9 @@ def answer_with_problems(app: FastAPI) -> None:
         code = _CODES.get(status, "refused")
         return ProblemError(status, code, headers=error.headers).response()
 
-    async def away(_: Request, error: Exception) -> Response:
-        log.warning("database_away", error=type(error).__name__)
+    async def database(_: Request, error: Exception) -> Response:
+        if not is_of_the_world(error):
+            raise error  # a bug, and it goes the way of all others
         return unavailable("database_away", "Please try again in a moment").response()
 
     async def bug(_: Request, __: Exception) -> Response:
@@ -112,9 +118,17 @@ def answer_with_problems(app: FastAPI) -> None:
     app.add_exception_handler(ProblemError, ours)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, unreadable)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, http)  # type: ignore[arg-type]
-    for kind in (Outage, sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError):
-        app.add_exception_handler(kind, away)
+    for kind in DATABASE_ERRORS:
+        app.add_exception_handler(kind, database)
     app.add_exception_handler(Exception, bug)
+
+
+def is_of_the_world(error: Exception) -> bool:
+    """Say whether a request failed on the state of the database, and would work at another time; log it if so."""
+    cause = error if isinstance(error, Outage | Conflict) else translate(error)
+    if cause is not None:
+        log.warning("database_away", error=type(cause).__name__, detail=str(cause))
+    return cause is not None
 
 
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:

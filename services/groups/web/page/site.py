@@ -12,7 +12,6 @@ from secrets import token_hex
 from typing import Any
 from uuid import UUID
 
-import sqlalchemy as sa
 import structlog
 from markupsafe import Markup
 from pydantic import ValidationError
@@ -23,7 +22,6 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 
 from contracts.ids import derive
-from services._platform.database import Outage
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
 from services.groups.web import queries
@@ -39,6 +37,7 @@ from services.groups.web.page.speech import LANGUAGES, Speech, choose
 from services.groups.web.page.waiting import wait_for
 from services.groups.web.page.words import DONE, N_, PENDING, STEPS
 from services.groups.web.posting import command_of
+from services.groups.web.problems import DATABASE_ERRORS, is_of_the_world
 from services.groups.web.queries import Filter
 
 log = structlog.get_logger(__name__)
@@ -101,7 +100,7 @@ def page(desk: Desk) -> Starlette:
         HTTPException: pages.http_error,
         BadForm: pages.bad_form,
         NoKeys: pages.away,
-        **dict.fromkeys((Outage, sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError), pages.away),
+        **dict.fromkeys(DATABASE_ERRORS, pages.database),
         Exception: pages.bug,
     }
     app = Starlette(routes=[*pages.routes(), Mount("/static", Static())], exception_handlers=errors)
@@ -521,6 +520,12 @@ class Pages:
         log.warning("page_away", error=type(error).__name__)
         message = N_("We can't be reached at the moment. Please try again shortly.")
         return self._failure(_browsers(request), request, HTTPStatus.SERVICE_UNAVAILABLE, message)
+
+    async def database(self, request: Request, error: Exception) -> Response:
+        """Say that it would work at another time, unless it would not."""
+        if not is_of_the_world(error):
+            raise error
+        return await self.away(request, error)
 
     async def bug(self, request: Request, _: Exception) -> Response:
         """Say that it is our fault."""

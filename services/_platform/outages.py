@@ -1,0 +1,76 @@
+"""What each loop of a service waits for, and since when: a service that waits for the world is not ready.
+
+Every loop that meets the database (messages, timers, retries, mails) watches itself here, so that an outage is counted
+by its cause, logged without flooding the log, and seen by `/ready`, whoever meets it.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from services._platform import metrics
+from services._platform.database import Cause, Outage
+
+log = structlog.get_logger(__name__)
+
+LOG_EVERY_S = 30.0
+"""How often a wait that goes on is logged again."""
+
+FORGOTTEN_S = 60.0
+"""A wait that was not met again for so long is over: who waited had its work taken away. No attempt takes longer."""
+
+
+@dataclass(slots=True)
+class Wait:
+    """One loop's wait. Moments are in seconds of the clock that `Outages` was given."""
+
+    cause: Cause
+    detail: str
+    since: float
+    met_at: float
+    logged_at: float
+
+
+class Outages:
+    """What the loops of one process wait for."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._waits: dict[str, Wait] = {}
+
+    @property
+    def waits(self) -> Mapping[str, Wait]:
+        """Return what is waited for now, by loop; empty while all is well."""
+        now = self._clock()
+        return {who: wait for who, wait in self._waits.items() if now - wait.met_at < FORGOTTEN_S}
+
+    def trouble(self) -> str | None:
+        """Say what is waited for, and since when; None while all is well."""
+        now = self._clock()
+        waits = [f"{who} wait: {w.cause} {w.detail}, for {now - w.since:.0f} s" for who, w in self.waits.items()]
+        return "; ".join(waits) or None
+
+    @contextmanager
+    def watching(self, who: str) -> Iterator[None]:
+        """Note an `Outage` of the block, and raise it further; a block that ends well ends the wait."""
+        try:
+            yield
+        except Outage as outage:
+            self._met(who, outage)
+            raise
+        if (over := self._waits.pop(who, None)) is not None:
+            log.info("goes_on", what=who, waited_s=round(self._clock() - over.since, 1))
+
+    def _met(self, who: str, outage: Outage) -> None:
+        metrics.OUTAGES.labels(outage.cause).inc()
+        now, detail = self._clock(), str(outage)
+        known = self.waits.get(who)
+        wait = known if known is not None and known.cause is outage.cause else Wait(outage.cause, detail, now, now, 0)
+        if not wait.logged_at or now - wait.logged_at >= LOG_EVERY_S:
+            wait.logged_at = now
+            log.warning("waiting", what=who, cause=wait.cause, detail=detail, since_s=round(now - wait.since, 1))
+        wait.met_at, wait.detail = now, detail
+        self._waits[who] = wait

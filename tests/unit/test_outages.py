@@ -1,0 +1,104 @@
+"""What a service waits for, as it tells of it; and that every series of a metric is there from the start."""
+
+import pytest
+from prometheus_client import REGISTRY
+
+from services._platform.database import Cause, Outage, Why
+from services._platform.outages import FORGOTTEN_S, LOG_EVERY_S, Outages
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def outages(clock: Clock) -> Outages:
+    return Outages(clock)
+
+
+def meet(outages: Outages, who: str = "messages", cause: Cause = Cause.LOCKED) -> None:
+    with pytest.raises(Outage), outages.watching(who):
+        raise Outage("55P03", cause)
+
+
+def test_a_wait_says_its_cause_and_since_when_until_it_is_over(outages: Outages, clock: Clock) -> None:
+    assert outages.waits == {}
+    for clock.now in (1000.0, 1010.0, 1020.0):
+        meet(outages)
+    wait = outages.waits["messages"]
+    assert (wait.cause, wait.detail, wait.since, wait.met_at) == (Cause.LOCKED, "55P03", 1000.0, 1020.0)
+    with outages.watching("messages"):
+        pass
+    assert outages.waits == {}
+
+
+def test_what_goes_well_for_one_ends_no_other_ones_wait(outages: Outages) -> None:
+    meet(outages, "timers")
+    with outages.watching("messages"):
+        pass
+    assert list(outages.waits) == ["timers"]
+
+
+def test_what_is_no_outage_neither_begins_a_wait_nor_ends_one(outages: Outages) -> None:
+    meet(outages)
+    with pytest.raises(ValueError, match="a bug"), outages.watching("messages"):
+        raise ValueError("a bug")
+    assert list(outages.waits) == ["messages"]
+
+
+def test_a_wait_that_nobody_meets_again_is_over(outages: Outages, clock: Clock) -> None:
+    meet(outages)
+    clock.now += FORGOTTEN_S
+    assert outages.waits == {}
+
+
+def test_another_cause_is_another_wait(outages: Outages, clock: Clock) -> None:
+    meet(outages)
+    clock.now += 5
+    meet(outages, cause=Cause.AWAY)
+    wait = outages.waits["messages"]
+    assert (wait.cause, wait.since) == (Cause.AWAY, 1005.0)
+
+
+def test_a_wait_that_goes_on_is_logged_now_and_then(
+    outages: Outages, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+
+    class Log:
+        def warning(self, event: str, **_: object) -> None:
+            lines.append(event)
+
+        info = warning
+
+    monkeypatch.setattr("services._platform.outages.log", Log())
+    for _ in range(60):
+        meet(outages)
+        clock.now += 1
+    assert lines == ["waiting"] * int(60 / LOG_EVERY_S)
+    with outages.watching("messages"):
+        pass
+    assert lines[-1] == "goes_on"
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "values"),
+    [("popfax_messages_parked_total", "why", Why), ("popfax_outages_total", "cause", Cause)],
+)
+def test_every_series_is_there_before_anything_happens(name: str, label: str, values: type[Why] | type[Cause]) -> None:
+    found = {sample.labels[label] for family in REGISTRY.collect() for sample in family.samples if sample.name == name}
+    assert found == {value.value for value in values}
+
+
+def test_no_metric_of_ours_lacks_its_series() -> None:
+    empty = {f.name for f in REGISTRY.collect() if f.name.startswith("popfax_") and not f.samples}
+    assert empty <= {"popfax_partition_faults"}, "a consumer makes those of its topics"
