@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 Place = tuple[str, int]
 """A topic, and a partition of it."""
 
-LONGEST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 5.0
 
 FLOWS_AFTER_S = 10.0
 """A partition that was tried and has not failed for so long flows, if it has no record to show it by."""
@@ -70,7 +70,8 @@ class Stops:
         self._engine = engine
 
     async def stopped(self, place: Place, stop: Stop) -> None:
-        """Write down a stop, or that it has lasted for another attempt."""
+        """Write down a stop, or that it has lasted for another attempt. At another position it is another stop."""
+        await self._execute(_end(place, PARTITION_STOPS.c.position != stop.position))
         now = {"position": stop.position, "error": stop.error, "attempts": stop.attempts}
         row = insert(PARTITION_STOPS).values(topic=place[0], partition=place[1], stopped_at=sa.func.now(), **now)
         await self._execute(
@@ -79,13 +80,14 @@ class Stops:
 
     async def skip_to(self, place: Place, position: int) -> int | None:
         """Return the offset at which an operator wants a partition that stopped at `position` to go on."""
-        query = sa.select(PARTITION_STOPS.c.skip_to).where(*_of(place), PARTITION_STOPS.c.position == position)
+        here = (*_of(place), PARTITION_STOPS.c.position == position, PARTITION_STOPS.c.skip_to > position)
+        query = sa.select(PARTITION_STOPS.c.skip_to).where(*here)
         found = await self._execute(query)
         return found[0][0] if found else None
 
     async def ended(self, place: Place) -> None:
         """Write down that a partition flows again."""
-        await self._execute(sa.update(PARTITION_STOPS).values(ended_at=sa.func.now()).where(*_of(place)))
+        await self._execute(_end(place))
 
     async def _execute(self, statement: sa.Executable) -> list[tuple[int | None]]:
         try:
@@ -99,3 +101,7 @@ class Stops:
 
 def _of(place: Place) -> tuple[sa.ColumnElement[bool], ...]:
     return PARTITION_STOPS.c.topic == place[0], PARTITION_STOPS.c.partition == place[1], _OPEN
+
+
+def _end(place: Place, *which: sa.ColumnElement[bool]) -> sa.Update:
+    return sa.update(PARTITION_STOPS).values(ended_at=sa.func.now()).where(*_of(place), *which)

@@ -1,0 +1,316 @@
+"""What Kafka and its client really do: codecs, bad bytes, topics made again, a frozen broker, a name that is taken."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from confluent_kafka import Consumer as GroupReader
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.ledger import CreditUnits
+from contracts.topics import LEDGER_COMMANDS, Principal
+from deploy import topics
+from deploy.local.kafka import ADMIN, KafkaBroker
+from deploy.local.product import ServiceProcess
+from deploy.local.stack import Stack
+from services._platform import kafka
+from tests.e2e.driver import wait
+from tests.integration.recorder import Recorder, consuming, count, credit, effects, eventually, execute
+
+TOPIC = LEDGER_COMMANDS.name
+CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
+
+
+def _producer(stack: Stack, codec: str = "none") -> Producer:
+    return Producer(
+        stack.kafka.client_config(Principal.PLATFORM)
+        | {"compression.type": codec, "linger.ms": "50", "partitioner": "murmur2_random", "log_level": "0"}
+    )
+
+
+def _send(producer: Producer, body: CreditUnits) -> None:
+    headers: list[tuple[str, str | bytes | None]] = [("ce_id", str(uuid4())), ("ce_type", body.TYPE)]
+    producer.produce(TOPIC, key=body.key(), value=body.to_json(), headers=headers)
+
+
+def _accounts_on(partition: int, many: int) -> list[UUID]:
+    found: list[UUID] = []
+    while len(found) < many:
+        account = uuid4()
+        if kafka.partition_of(str(account), LEDGER_COMMANDS.partitions) == partition:
+            found.append(account)
+    return found
+
+
+async def _amounts(engine: AsyncEngine, account: UUID) -> list[int]:
+    return [effect.amount_units for effect in await effects(engine, [account])]
+
+
+async def _are(engine: AsyncEngine, wanted: int) -> bool:
+    return await count(engine, "effects") == wanted
+
+
+@pytest.fixture
+def fresh(fragile: Stack) -> Stack:
+    """The stack whose servers may be ended, with the topic made again: empty, and no offsets of the group's."""
+    _make_anew(fragile)
+    return fragile
+
+
+def _admin(stack: Stack) -> AdminClient:
+    return AdminClient({**stack.kafka.client_config(ADMIN)})
+
+
+def _make_anew(stack: Stack, name: str = TOPIC) -> None:
+    admin = _admin(stack)
+    admin.delete_topics([name])[name].result()
+    wait(lambda: name not in admin.list_topics(timeout=5).topics, "the topic is gone")
+    wait(lambda: not topics.apply(stack.kafka.client_config(ADMIN)), "the topic is there again")
+
+
+class TestCodecs:
+    async def test_every_codec_of_kafka_is_read_and_none_costs_another_partition_anything(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine
+    ) -> None:
+        account, others = uuid4(), [uuid4() for _ in range(48)]
+        async with consuming(stack, ledger_url, Recorder().service) as consumer:
+            await eventually(lambda: consumer.trouble() is None, "it consumes")
+            for number, codec in enumerate(CODECS):
+                producer = _producer(stack, codec)
+                for _ in range(20):
+                    _send(producer, credit(account, number + 1))
+                for other in others:
+                    _send(producer, credit(other, number + 1))
+                producer.flush()
+            wanted = len(CODECS) * (20 + len(others))
+
+            async def all_handled() -> bool:
+                return len(await effects(ledger_engine, [account, *others])) >= wanted
+
+            await eventually(all_handled, "every record in every codec")
+        assert await _amounts(ledger_engine, account) == [n + 1 for n in range(len(CODECS)) for _ in range(20)]
+        assert len(await effects(ledger_engine, others)) == len(CODECS) * len(others)
+
+
+def _corrupt(stack: Stack, partition: int, number: int) -> tuple[int, int]:
+    """Change a byte in a partition's n-th batch, as a bad disk would. Returns its first offset and that of the next."""
+    (log,) = stack.directory.rglob(f"{TOPIC}-{partition}/00000000000000000000.log")
+    data, at, batches = bytearray(log.read_bytes()), 0, []
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at + 8 : at + 12], "big")
+        batches.append((at, length, int.from_bytes(data[at : at + 8], "big")))
+        at += 12 + length
+    start, length, first = batches[number]
+    data[start + 12 + length - 3] ^= 0xFF
+    log.write_bytes(bytes(data))
+    return first, batches[number + 1][2]
+
+
+def _committed(stack: Stack, partition: int) -> int:
+    group = GroupReader(
+        stack.kafka.client_config(Principal.LEDGER) | {"group.id": Principal.LEDGER.value, "log_level": "0"}
+    )
+    try:
+        return int(group.committed([TopicPartition(TOPIC, partition)], timeout=10)[0].offset)
+    finally:
+        group.close()
+
+
+class TestBatchThatCannotBeUnpacked:
+    async def test_stops_its_own_partition_alone_until_an_operator_has_it_skipped(
+        self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine
+    ) -> None:
+        bad, good = _accounts_on(3, 1)[0], _accounts_on(5, 4)
+        for first in (1, 11, 21, 31):  # four batches on partition 3
+            producer = _producer(fresh)
+            for amount in range(first, first + 10):
+                _send(producer, credit(bad, amount))
+                for account in good:
+                    _send(producer, credit(account, amount))
+            producer.flush()
+        fresh.kafka.stop()
+        begins, ends = _corrupt(fresh, 3, 1)
+        assert (begins, ends) == (10, 20)
+        fresh.kafka.start()
+
+        async with consuming(fresh, ledger_url, Recorder().service) as consumer:
+            await eventually(lambda: _are(ledger_engine, 10 + 4 * 40), "all but what is behind the bad batch")
+            await eventually(lambda: "stopped at 10" in (consumer.trouble() or ""), "it says so", 40)
+            assert await _amounts(ledger_engine, bad) == list(range(1, 11))
+            await eventually(lambda: _committed(fresh, 5) == 160, "the offsets of the others")
+            assert _committed(fresh, 3) == 10, "no position beyond what was handled"
+            row = _stop_row(ledger_url)
+            assert (row["topic"], row["partition"], row["position"], row["ended_at"]) == (TOPIC, 3, 10, None)
+            assert row["error"] == "_BAD_MSG"
+
+            assert await asyncio.to_thread(_popfax, fresh, ledger_url, "list") == 0
+            assert (
+                await asyncio.to_thread(_popfax, fresh, ledger_url, "skip", TOPIC, "3", "--reason", "a bad disk") == 2
+            )
+            skipped = ("skip", TOPIC, "3", "--reason", "a bad disk", "--yes")
+            assert await asyncio.to_thread(_popfax, fresh, ledger_url, *skipped) == 0
+            await eventually(lambda: _are(ledger_engine, 30 + 4 * 40), "what was behind it", 60)
+            await eventually(lambda: consumer.trouble() is None, "it is well again")
+            await eventually(lambda: _stop_row(ledger_url)["ended_at"] is not None, "the stop has its end")
+            assert await _amounts(ledger_engine, bad) == [*range(1, 11), *range(21, 41)]
+            await eventually(lambda: _committed(fresh, 3) == 40, "its offsets")
+        row = _stop_row(ledger_url)
+        assert await asyncio.to_thread(_popfax, fresh, ledger_url, "list", "--all") == 0
+        assert (row["position"], row["skip_to"], row["skip_reason"]) == (10, 20, "a bad disk")
+
+
+def _popfax(stack: Stack, ledger_url: str, *words: str) -> int:
+    """`popfax partitions …`, with this stack's broker and this database."""
+    environment = {**os.environ, **stack.service_environment(ADMIN), "LEDGER_DATABASE_URL": ledger_url}
+    command = [str(Path(sys.executable).with_name("popfax")), "partitions", *words, "--service", "ledger"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    print(done.stdout, done.stderr)
+    return done.returncode
+
+
+def _stop_row(url: str) -> dict[str, object]:
+    names = ("topic", "partition", "position", "error", "attempts", "skip_to", "skip_reason", "ended_at")
+    rows = execute(url, f"SELECT {', '.join(names)} FROM partition_stops")
+    assert len(rows) == 1, "one stop is one row, however often it was tried"
+    return dict(zip(names, rows[0], strict=True))
+
+
+class TestTopicMadeAgain:
+    async def test_is_read_from_its_start_by_a_consumer_that_was_further(
+        self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine
+    ) -> None:
+        account = _accounts_on(3, 1)[0]
+        async with consuming(fresh, ledger_url, Recorder().service, offset_commit_s=0.1) as consumer:
+            _publish(fresh, account, range(1, 51))
+            await eventually(lambda: _are(ledger_engine, 50), "the first topic's")
+            await eventually(lambda: _committed(fresh, 3) == 50, "its offset")
+            _make_anew(fresh)
+            _publish(fresh, account, range(101, 201))  # more than there were: the old offset is one of the new topic's
+            await eventually(lambda: _are(ledger_engine, 150), "all of the second topic's")
+            await eventually(lambda: consumer.trouble() is None, "it is well")
+        assert sorted(await _amounts(ledger_engine, account)) == [*range(1, 51), *range(101, 201)]
+
+    async def test_is_read_from_its_start_though_offsets_of_its_predecessor_were_committed_after_it_was_made(
+        self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine
+    ) -> None:
+        account = _accounts_on(3, 1)[0]
+        _publish(fresh, account, range(1, 101))
+        stale = TopicPartition(TOPIC, 3, 60, "the id of a topic that is no more")
+        group = GroupReader(
+            fresh.kafka.client_config(Principal.LEDGER) | {"group.id": Principal.LEDGER.value, "log_level": "0"}
+        )
+        wait(lambda: _commits(group, stale), "the group is empty")
+        group.close()
+        async with consuming(fresh, ledger_url, Recorder().service):
+            await eventually(lambda: _are(ledger_engine, 100), "all of them")
+
+    async def test_one_that_is_gone_makes_the_service_unready(
+        self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine
+    ) -> None:
+        async with consuming(fresh, ledger_url, Recorder().service) as consumer:
+            await eventually(lambda: consumer.trouble() is None, "it consumes")
+            admin = _admin(fresh)
+            admin.delete_topics([TOPIC])[TOPIC].result()
+            await eventually(lambda: consumer.trouble() == f"there is no topic {TOPIC}", "it says so")
+            wait(lambda: not topics.apply(fresh.kafka.client_config(ADMIN)), "the topic is there again")
+            await eventually(lambda: consumer.trouble() is None, "it is well again")
+
+
+def _publish(stack: Stack, account: UUID, amounts: range) -> None:
+    def done() -> bool:
+        producer = _producer(stack)
+        for amount in amounts:
+            _send(producer, credit(account, amount))
+        return producer.flush(20) == 0
+
+    assert done()
+
+
+def _commits(group: GroupReader, offset: TopicPartition) -> bool:
+    try:
+        return all(each.error is None for each in group.commit(offsets=[offset], asynchronous=False) or [])
+    except KafkaException:
+        return False
+
+
+class TestMembership:
+    async def test_kafka_that_is_frozen_makes_the_service_unready_and_the_service_comes_back_by_itself(
+        self, fragile: Stack, ledger_url: str, ledger_engine: AsyncEngine
+    ) -> None:
+        async with consuming(fragile, ledger_url, Recorder().service) as consumer:
+            await eventually(lambda: consumer.trouble() is None, "it consumes")
+            _signal(fragile, signal.SIGSTOP)
+            try:
+                began = time.monotonic()
+                await eventually(lambda: consumer.trouble() is not None, "it says so")
+                assert time.monotonic() - began < 20
+            finally:
+                _signal(fragile, signal.SIGCONT)
+            await eventually(lambda: consumer.trouble() is None, "it consumes again", 60)
+            account = uuid4()
+            _publish(fragile, account, range(1, 2))
+            await eventually(lambda: _has_one(ledger_engine, account), "what came then")
+
+    async def test_a_service_that_started_while_kafka_was_frozen_is_one_member_and_reads_all(
+        self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine
+    ) -> None:
+        _signal(fresh, signal.SIGSTOP)
+        service = ServiceProcess(Principal.LEDGER, fresh)
+        try:
+            service.launch(database_url=ledger_url)
+            await asyncio.sleep(15)  # longer than the client waits for an answer, and than a session lasts
+        finally:
+            _signal(fresh, signal.SIGCONT)
+        try:
+            await asyncio.to_thread(service.wait_ready)
+            accounts = [uuid4() for _ in range(60)]
+            for account in accounts:
+                _publish(fresh, account, range(1, 2))
+
+            def done() -> bool:
+                found = execute(ledger_url, "SELECT count(*) FROM accounts WHERE id = ANY(%s)", accounts)
+                return bool(found[0][0] == len(accounts))
+
+            await eventually(done, "the commands on all partitions")
+            assert _members(fresh) == 1
+        finally:
+            service.stop()
+
+    async def test_of_two_with_one_name_the_first_ends_and_says_why(self, stack: Stack, ledger_url: str) -> None:
+        first, second = ServiceProcess(Principal.LEDGER, stack), ServiceProcess(Principal.LEDGER, stack)
+        second._child = type(first._child)("ledger-again", stack.directory)
+        first.launch(database_url=ledger_url, replica="a")
+        try:
+            await asyncio.to_thread(first.wait_ready)
+            second.launch(database_url=ledger_url, replica="a")
+            await asyncio.to_thread(second.wait_ready)
+            await eventually(lambda: not first._child.running, "the first has ended")
+            assert first._child.stop(signal.SIGTERM, 5) == 1
+            assert "LEDGER_REPLICA=a is taken" in first._child.log.read_text()
+            assert second.ready()
+        finally:
+            first.stop()
+            second.stop()
+
+
+def _signal(stack: Stack, number: signal.Signals) -> None:
+    assert isinstance(stack.kafka, KafkaBroker)
+    os.kill(stack.kafka.pid, number)
+
+
+async def _has_one(engine: AsyncEngine, account: UUID) -> bool:
+    return await _amounts(engine, account) == [1]
+
+
+def _members(stack: Stack) -> int:
+    admin = _admin(stack)
+    group = admin.describe_consumer_groups([Principal.LEDGER.value])[Principal.LEDGER.value].result()
+    return len(group.members)
