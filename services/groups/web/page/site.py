@@ -125,7 +125,7 @@ class Pages:
             "/name": self.name_form,
             "/invite": self.invite_form,
             "/groups/{id:uuid}/leave": self.confirm_leaving,
-            "/commands/{id:uuid}": self.follow_page,
+            "/commands/{id:uuid}": self.follow,
         }
         done: Mapping[str, Handler] = {
             "/logout": self.log_out,
@@ -144,7 +144,7 @@ class Pages:
             "/invitations/{id:uuid}/accept": partial(self.answer_invitation, "accept-invitation"),
             "/invitations/{id:uuid}/decline": partial(self.answer_invitation, "decline-invitation"),
             "/groups/{id:uuid}/leave": self.leave,
-            "/commands/{id:uuid}": self.follow_form,
+            "/commands/{id:uuid}": self.follow,
         }
         return [
             Route("/login", self.log_in, methods=["GET"]),
@@ -243,14 +243,11 @@ class Pages:
             raise HTTPException(HTTPStatus.NOT_FOUND) from error
         async with self._desk.reading() as connection:
             stretch = await views.stretch(connection, visit.asker.id, _filter(visit), after)
-        facts = {**self._facts(visit), "history": stretch, "oob": False}
+        facts = {**self._facts(visit), "history": stretch, "oob": visit.is_live}
         if not visit.is_live:
             return HTMLResponse(visit.speech.render("history.html", **facts))
-        if after:
-            return HTMLResponse(visit.speech.render("parts/history_lines.html", **facts))
-        # Whoever turns a tab stops a refresh on its way, which would turn it back; so one is due again.
-        text = visit.speech.render("parts/history.html", **facts)
-        return HTMLResponse(text, headers={"HX-Trigger-After-Settle": "refresh"})
+        template = "parts/history_lines.html" if after else "parts/history.html"
+        return HTMLResponse(visit.speech.render(template, **facts))
 
     async def events(self, visit: Visit) -> Response:
         """Tell when something has changed, from what the page showed on."""
@@ -432,14 +429,14 @@ class Pages:
                 return RedirectResponse(f"/commands/{id_}", HTTPStatus.SEE_OTHER)
         return await self._follow(visit, id_)
 
-    async def follow_form(self, visit: Visit) -> Response:
-        """Show what has become of a command by now; the form carries what is needed to go on."""
-        return await self._follow(visit, visit.request.path_params["id"])
+    async def follow(self, visit: Visit) -> Response:
+        """Show what has become of a command; whoever can't ask again by themselves is answered once it has ended.
 
-    async def follow_page(self, visit: Visit) -> Response:
-        """Show what becomes of a command, to whoever has no JavaScript."""
+        A form carries what is needed to go on.
+        """
         id_ = visit.request.path_params["id"]
-        await wait_for(self._desk, id_, visit.asker.id)
+        if not visit.is_live:
+            await wait_for(self._desk, id_, visit.asker.id)
         return await self._follow(visit, id_)
 
     async def _follow(self, visit: Visit, id_: UUID) -> Response:

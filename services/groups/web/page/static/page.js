@@ -36,10 +36,19 @@
 
   // --- parts that are exchanged --------------------------------------------------------------------------------------
 
+  // The tab of the history that was turned last. Whatever is on its way with the lines of another one comes too late:
+  // it is not aborted, which htmx would call an error, but left out.
+  let turned = null;
+  const filterOf = (root) => $("#history-filter", root)?.value;
+
+  function isOld(list, fragment) {
+    return list.hasAttribute("data-paged") || filterOf(fragment) !== (turned ?? filterOf(list));
+  }
+
   // A part in which somebody is at work stays as it is; who is ticked stays ticked.
   document.addEventListener("htmx:oobBeforeSwap", (event) => {
     const { target, fragment } = event.detail;
-    if (target.matches("[data-keep]") || (target.id === "history-list" && target.hasAttribute("data-paged"))) {
+    if (target.matches("[data-keep]") || (target.id === "history-list" && isOld(target, fragment))) {
       event.detail.shouldSwap = false;
     }
     if (target.id === "members") {
@@ -55,6 +64,15 @@
 
   document.addEventListener("htmx:beforeRequest", (event) => {
     if (event.target.closest("[data-older]")) $("#history-list").setAttribute("data-paged", "");
+    const tab = event.target.closest("[data-tab]");
+    if (tab) {
+      turned = tab.dataset.tab;
+      $("#history-list").removeAttribute("data-paged");
+    }
+  });
+
+  document.addEventListener("htmx:afterRequest", (event) => {
+    if (!event.detail.successful && event.detail.elt.closest("[data-tab]")) turned = null;
   });
 
   document.addEventListener("htmx:afterSwap", (event) => {
