@@ -8,6 +8,7 @@ and Kafka's client is in the group and gets answers about every partition that i
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from socket import socket
 from typing import Protocol
 
@@ -18,6 +19,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
+
+from services._platform import patience
 
 Check = Callable[[], Awaitable[str | None]]
 """Returns why a service is not ready; None if nothing speaks against it."""
@@ -70,7 +73,14 @@ async def _bounded(check: Check) -> str | None:
 class HttpServer(uvicorn.Server):
     """uvicorn inside a process that has its own idea of signals."""
 
-    def __init__(self, app: Starlette, host: str, port: int, closing: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        host: str,
+        port: int,
+        closing: Callable[[], None] = lambda: None,
+        connections: int = 100,
+    ) -> None:
         """`closing` is called when it begins to stop: no new requests come, and those at hand are waited for."""
         super().__init__(
             uvicorn.Config(
@@ -82,6 +92,11 @@ class HttpServer(uvicorn.Server):
                 server_header=False,
                 lifespan="off",
                 timeout_graceful_shutdown=1,
+                http=partial(patience.PatientProtocol, most=connections),  # type: ignore[arg-type]
+                ws="none",
+                proxy_headers=False,  # whoever believes them says whom (groups' page does)
+                h11_max_incomplete_event_size=patience.MAX_HEAD_BYTES,
+                timeout_keep_alive=patience.REST_S,
             )
         )
         self._closing = closing

@@ -79,7 +79,8 @@ class _Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopped.set)
         closing = self.site.hang_up if self.site else lambda: None
-        http = HttpServer(self._health(), self.settings.http_host, self.settings.http_port, closing)
+        where = self.settings.http_host, self.settings.http_port
+        http = HttpServer(self._health(), *where, closing, self.settings.http_connections)
         serving = asyncio.create_task(http.serve())
         starting = asyncio.create_task(self._start())
         stopping = asyncio.create_task(self.stopped.wait())
