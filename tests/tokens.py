@@ -2,10 +2,14 @@
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from http import HTTPStatus
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import jwt
@@ -77,3 +81,13 @@ def sealed(key: str, head: str, body: str) -> str:
     signer = jwt.get_algorithm_by_name(_ALGORITHMS[key.partition("-")[0]])
     signed = b".".join(base64url_encode(part.encode()) for part in (head, body))
     return b".".join((signed, base64url_encode(signer.sign(signed, private_key(key))))).decode()
+
+
+def cookie_of(link: str) -> str:
+    """The cookie that a link which logs in gives whoever follows it."""
+    parts = urlsplit(link)
+    with closing(HTTPConnection(parts.netloc, timeout=30)) as connection:
+        connection.request("GET", f"{parts.path}?{parts.query}")
+        answer = connection.getresponse()
+        assert answer.status == HTTPStatus.SEE_OTHER, answer.status
+        return str(answer.getheader("set-cookie")).partition(";")[0]

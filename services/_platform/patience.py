@@ -40,8 +40,8 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, if there is room for it."""
         super().connection_made(transport)
-        same = sum(1 for each in self.connections if each.client and self.client and each.client[0] == self.client[0])
-        if len(self.connections) > self._most or same > max(1, self._most * 9 // 10):
+        same = [each for each in self.connections if _host(each) == _host(self)]
+        if len(self.connections) > self._most or len(same) > self._most * 9 // 10:
             transport.close()
         else:
             self._watch()
@@ -91,3 +91,8 @@ class PatientProtocol(H11Protocol):
         # Either an answer stands still, or all is said and the last of it won't leave.
         if self.flow.write_paused or self.transport.is_closing():
             self.transport.abort()
+
+
+def _host(connection: object) -> str | None:
+    client: tuple[str, int] | None = getattr(connection, "client", None)
+    return client[0] if client else None

@@ -52,7 +52,9 @@ class ServiceSettings(KafkaSettings):
     http_host: str = Field("127.0.0.1", description="where /live, /ready and /metrics listen")
     http_port: int = Field(0, ge=0, le=65535, description="0 picks a free port")
     http_connections: int = Field(
-        800, ge=10, description="connections over HTTP that are open at the same time; one address has nine tenths at most"
+        800,
+        ge=10,
+        description="connections over HTTP that may be open, nine tenths of them from one address",
     )
     log_format: Literal["json", "console"] = Field("json", description="json for machines, console for people")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug logs each message")

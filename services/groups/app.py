@@ -1,5 +1,7 @@
 """Runs groups: `python -m services.groups.app`. Nothing happens at import."""
 
+from datetime import timedelta
+
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services._platform.outages import Outages
@@ -8,7 +10,7 @@ from services._platform.runtime import retention, run
 from services._platform.settings import load_settings
 from services.groups.consumers import GROUPS, with_quotas
 from services.groups.settings import GroupsSettings
-from services.groups.tables import commands
+from services.groups.tables import commands, sessions
 from services.groups.web.app import web
 
 
@@ -17,10 +19,15 @@ async def forget_commands(engine: AsyncEngine, settings: GroupsSettings, _: Outa
     await prune(engine, commands.c.asked_at, retention(settings))
 
 
+async def forget_sessions(engine: AsyncEngine, _: GroupsSettings, __: Outages) -> None:
+    """Forget visits whose tokens are good no longer."""
+    await prune(engine, sessions.c.forget_at, timedelta())
+
+
 def main() -> None:
     """Read the settings and run until told to stop."""
     settings = load_settings(GroupsSettings, GROUPS.principal)
-    run(with_quotas(settings.quotas), settings, [forget_commands], site=web)
+    run(with_quotas(settings.quotas), settings, [forget_commands, forget_sessions], site=web)
 
 
 if __name__ == "__main__":

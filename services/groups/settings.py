@@ -1,5 +1,8 @@
 """What groups needs to be told beside what every service does."""
 
+from ipaddress import ip_network
+
+from limits import parse
 from pydantic import Field, HttpUrl, TypeAdapter, field_validator
 
 from services._platform.settings import ProtectedUrl, ServiceSettings
@@ -37,6 +40,17 @@ class GroupsSettings(ServiceSettings):
     )
     web_pool: int = Field(5, ge=1, le=50, description="connections to PostgreSQL for API and page, beside the others")
     sse_connections: int = Field(500, ge=0, description="browsers that may wait for changes at the same time")
+    sse_connections_person: int = Field(5, ge=1, description="streams of changes that one person may have open")
+    web_limit_address: str = Field(
+        "1200/minute", description="requests that may come from one address, before it is known who asks"
+    )
+    web_limit_person: str = Field("300/minute", description="requests that one person may make")
+    web_limit_commands: str = Field("60/minute", description="commands that one person may post")
+    trusted_proxies: str = Field(
+        "",
+        description="addresses and networks of the proxies in front, separated by commas: their `X-Forwarded-For` and"
+        " `X-Forwarded-Proto` are believed, and nobody else's",
+    )
     platform_url: ProtectedUrl = Field(
         HttpUrl("https://www.popfax.example"), description="the platform's own site: where people log in, and pay money"
     )
@@ -49,6 +63,24 @@ class GroupsSettings(ServiceSettings):
             return str(_ADDRESS.validate_python(place))
         return place or None
 
+    @field_validator("web_limit_address", "web_limit_person", "web_limit_commands")
+    @classmethod
+    def _is_rate(cls, text: str) -> str:
+        parse(text)
+        return text
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        for each in _listed(text):
+            ip_network(each)
+        return text
+
+    @property
+    def proxies(self) -> list[str]:
+        """Give the addresses and networks of the proxies that are believed."""
+        return _listed(self.trusted_proxies)
+
     @property
     def quotas(self) -> Quotas:
         """Give them as the handlers know them."""
@@ -58,3 +90,7 @@ class GroupsSettings(ServiceSettings):
             address_day=self.invitations_address_day,
             address_pending=self.invitations_address_pending,
         )
+
+
+def _listed(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]

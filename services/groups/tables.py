@@ -163,6 +163,19 @@ commands = sa.Table(
 )
 sa.Index("commands_pending", commands.c.actor_id, postgresql_where=commands.c.state == "pending")
 
+# Nothing that opens a visit is kept: a hash of the visitor's secret, and one of the token that is spent.
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("id", Bytes, primary_key=True),
+    sa.Column("token", Bytes, nullable=False, unique=True),
+    sa.Column("subscriber_id", sa.Uuid, nullable=False),
+    sa.Column("begun_at", timestamp(), nullable=False),
+    sa.Column("until", timestamp(), nullable=False),
+    sa.Column("ended_at", timestamp()),
+    sa.Column("forget_at", timestamp(), nullable=False, index=True),
+)
+
 GROUPS: Mapped[UUID, Group] = Mapped(groups, Group, constant=("owner_id",))
 SUBSCRIBERS: Mapped[UUID, Subscriber] = Mapped(subscribers, Subscriber)
 PLANS: Mapped[str, Plan] = Mapped(plans, Plan)

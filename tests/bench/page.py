@@ -21,6 +21,7 @@ from deploy.local.paths import STATE
 from deploy.local.ports import Ports
 from deploy.local.product import Product
 from deploy.local.stack import Stack
+from tests.tokens import cookie_of
 
 MEMBERS = 1000
 LINES = 10_000
@@ -60,8 +61,9 @@ def measure(product: Product) -> dict[str, Any]:
         for statement in (_PEOPLE, _OWNER, _MEMBERSHIPS, _HISTORY):
             connection.execute(statement.encode(), facts)
         connection.execute("ANALYZE subscribers, memberships, history")
-    host = urlsplit(product.services[Principal.GROUPS].url).netloc
-    headers = {"Cookie": f"popfax={product.stack.keys.token(owner_id)}"}
+    address = product.services[Principal.GROUPS].url
+    host = urlsplit(address).netloc
+    headers = {"Cookie": cookie_of(product.stack.keys.login_link(address, owner_id))}
     seconds, size = _ask(host, headers)
     ordered = sorted(seconds)
     return {

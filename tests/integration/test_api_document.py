@@ -62,7 +62,9 @@ async def engine(url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture(scope="module")
 def nobody(url: str, engine: AsyncEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with serving(url, tmp_path_factory.mktemp("keys")) as client:
+    limits = ("web_limit_address", "web_limit_person", "web_limit_commands")
+    often: dict[str, Any] = dict.fromkeys(limits, "1000000/minute")
+    with serving(url, tmp_path_factory.mktemp("keys"), **often) as client:
         yield client
 
 

@@ -18,12 +18,13 @@ from contracts import message as contract
 from contracts.message import group_of
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
-from services.groups.web import queries
+from services.groups.web import queries, sessions
 from services.groups.web.auth import Asker, BadToken
-from services.groups.web.changes import EventStream
+from services.groups.web.changes import EventStream, Full
 from services.groups.web.cursor import BadCursor, Cursor
 from services.groups.web.desk import Desk
 from services.groups.web.keys import NoKeys
+from services.groups.web.limits import Throttle, TooMany
 from services.groups.web.posting import IdConflict, command_of, id_for, is_about_own_group
 from services.groups.web.problems import (
     Problem,
@@ -32,6 +33,7 @@ from services.groups.web.problems import (
     documented,
     malformed,
     not_found,
+    too_many,
     unavailable,
 )
 from services.groups.web.queries import Filter, View
@@ -44,7 +46,12 @@ OPEN = "/openapi.json"
 
 T = TypeVar("T")
 
-_ALWAYS = (HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
+_ALWAYS = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
 
 
 class Items(View, Generic[T]):
@@ -70,7 +77,7 @@ def api(desk: Desk) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        dependencies=[Depends(HTTPBearer(auto_error=False, bearerFormat="JWT"))],
+        dependencies=[Depends(HTTPBearer(auto_error=False, bearerFormat="JWT")), Depends(_unspent(desk))],
         responses=documented(*_ALWAYS),
         generate_unique_id_function=lambda route: route.name,
     )
@@ -80,6 +87,7 @@ def api(desk: Desk) -> FastAPI:
     _add_commands(app, desk)
     _add_events(app, desk)
     app.add_middleware(_Door, desk=desk)
+    app.add_middleware(Throttle, limits=desk.limits, answer=_slow_down)
     _complete_openapi(app)
     return app
 
@@ -104,10 +112,23 @@ class _Door:
         request = Request(scope)
         if request.url.path != f"{scope.get('root_path', '')}{OPEN}":
             try:
-                request.state.asker = await _asker(self._desk, request.headers.get("authorization"))
+                await self._let_in(request)
             except ProblemError as problem:
                 return await problem.response()(scope, receive, guarded)
         return await self._app(scope, _bounded(receive), guarded)
+
+    async def _let_in(self, request: Request) -> None:
+        token = _bearer(request.headers.get("authorization"))
+        request.state.token = token
+        request.state.asker = asker = await _asker(self._desk, token)
+        try:
+            await self._desk.limits.request_of(asker.id)
+        except TooMany as error:
+            raise too_many(error.retry_after_s) from error
+
+
+def _slow_down(_: Request, error: TooMany) -> Response:
+    return too_many(error.retry_after_s).response()
 
 
 def _bounded(receive: Receive) -> Receive:
@@ -128,21 +149,40 @@ def _bounded(receive: Receive) -> Receive:
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
 
-async def _asker(desk: Desk, header: str | None) -> Asker:
+def _bearer(header: str | None) -> str:
     scheme, _, token = (header or "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise _unauthorized("token_missing", "Bearer")
+    return token.strip()
+
+
+async def _asker(desk: Desk, token: str) -> Asker:
     try:
-        return await desk.tokens.asker(token.strip())
+        return await desk.tokens.asker(token)
     except BadToken as bad:
-        raise _unauthorized(bad.code, f'Bearer error="invalid_token", error_description="{bad.code}"') from bad
+        raise _bad_token(bad.code) from bad
     except NoKeys as error:
         raise unavailable("keys_unavailable", "Tokens can't be checked now") from error
+
+
+def _bad_token(code: str) -> ProblemError:
+    return _unauthorized(code, f'Bearer error="invalid_token", error_description="{code}"')
 
 
 def _unauthorized(code: str, challenge: str) -> ProblemError:
     title = "A good bearer token is needed"
     return ProblemError(HTTPStatus.UNAUTHORIZED, code, title, headers={"WWW-Authenticate": challenge})
+
+
+def _unspent(desk: Desk) -> Callable[[Request], Awaitable[None]]:
+    """A token that opened the page was in an address, where others may have read it: it opens nothing else."""
+
+    async def check(request: Request) -> None:
+        async with desk.reading() as connection:
+            if await sessions.is_spent(connection, request.state.token):
+                raise _bad_token("token_spent")
+
+    return check
 
 
 def _whoever_asks(request: Request) -> Asker:
@@ -295,7 +335,10 @@ def _poster(desk: Desk, model: type[contract.Command]) -> Callable[..., Awaitabl
             raise malformed([{**found, "loc": ("body", *found["loc"])} for found in error.errors()]) from error
         id_ = id_for(key, who.id)
         try:
+            await desk.limits.command_of(who.id)
             await desk.post(command, who.id, id_)
+        except TooMany as error:
+            raise too_many(error.retry_after_s) from error
         except IdConflict as error:
             title = "The same key came with another command"
             raise ProblemError(HTTPStatus.CONFLICT, "id_conflict", title) from error
@@ -335,9 +378,13 @@ def _add_events(app: FastAPI, desk: Desk) -> None:
         last_event_id: Annotated[str | None, Header(max_length=100, description="the last one that came")] = None,
     ) -> Response:
         """Server-sent events. Connect first, read afterwards: then no change is missed."""
-        if desk.feed.full:
-            raise unavailable("too_many_connections", "Too many are connected: ask again later, or poll")
-        return EventStream(desk.feed, who, last_event_id)
+        return EventStream(desk.feed, who, last_event_id, _no_stream)
+
+
+def _no_stream(full: Full) -> Response:
+    if full.of_one:
+        return too_many(10, "too_many_streams", "You have as many streams of events as one person may have").response()
+    return unavailable("too_many_connections", "Too many are connected: ask again later, or poll").response()
 
 
 # --- what OpenAPI says ------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services._platform import postgres
 from services.groups.settings import GroupsSettings
@@ -22,6 +23,8 @@ def web_app(at: Desk) -> Starlette:
     """Make the application."""
     app = Starlette(routes=[Mount("/v1", api(at)), Mount("", page(at))])
     app.router.default = _nowhere
+    if proxies := at.settings.proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=proxies)
     return app
 
 

@@ -32,10 +32,11 @@ class BadToken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Whom a token speaks for, and until when."""
+    """Who asks, and until when they are known: by a token, or as a visitor of the page by their session."""
 
     id: UUID
     until: datetime
+    session: bytes | None = None
 
 
 class _Header(BaseModel):

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from services.groups.web import sessions
 from services.groups.web.auth import Asker
 from services.groups.web.queries import fingerprints
 
@@ -69,32 +70,38 @@ class Listener:
                 yield f"id: {self.seen}\nevent: {kind}\ndata: {kind}\n\n"
 
 
+class Full(Exception):
+    """Nobody else can connect; or, with `of_one`, this person has as many streams as anybody may have."""
+
+    def __init__(self, of_one: bool) -> None:
+        super().__init__("of one person" if of_one else "of all")
+        self.of_one = of_one
+
+
 class Feed:
     """Everybody who is connected to this process, and the one task that looks for all of them."""
 
-    def __init__(self, reading: Reading, most: int, poll_s: float = POLL_S) -> None:
+    def __init__(self, reading: Reading, most: int, most_each: int, poll_s: float = POLL_S) -> None:
         self._reading = reading
         self._most = most
+        self._most_each = most_each
         self._poll_s = poll_s
         self._listeners: set[Listener] = set()
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
 
-    @property
-    def full(self) -> bool:
-        """Say whether nobody else can connect."""
-        return self._closed or len(self._listeners) >= self._most
-
     def __len__(self) -> int:
         return len(self._listeners)
 
     def join(self, asker: Asker, seen: str | None) -> Listener:
-        """Connect somebody; `seen` is the last word that they got, if they were here before."""
+        """Connect somebody; `seen` is the last word that they got, if they were here before. Raises `Full`."""
+        if self._closed or len(self._listeners) >= self._most:
+            raise Full(of_one=False)
+        if sum(1 for each in self._listeners if each.asker.id == asker.id) >= self._most_each:
+            raise Full(of_one=True)
         listener = Listener(asker, seen)
         self._listeners.add(listener)
-        if self._closed:
-            listener.leave()
-        elif self._looking is None:
+        if self._looking is None:
             self._looking = asyncio.create_task(self._look())
         return listener
 
@@ -123,9 +130,13 @@ class Feed:
 
     async def _tell_all(self) -> None:
         asked: set[UUID] = {listener.asker.id for listener in self._listeners}
+        visits = {visit for listener in self._listeners if (visit := listener.asker.session) is not None}
         async with self._reading() as connection:
             found = await fingerprints(connection, asked)
+            go_on = await sessions.going_on(connection, visits) if visits else set()
         for listener in self._listeners:
+            if listener.asker.session in visits - go_on:
+                listener.leave()
             if (fingerprint := found.get(listener.asker.id)) is not None:
                 listener.tell(fingerprint)
 
@@ -135,16 +146,21 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, feed: Feed, asker: Asker, seen: str | None) -> None:
+    def __init__(self, feed: Feed, asker: Asker, seen: str | None, refuse: Callable[[Full], Response]) -> None:
+        """`refuse` makes the answer for somebody who can't connect."""
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._feed = feed
         self._asker = asker
         self._seen = seen
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until somebody has had enough."""
-        listener = self._feed.join(self._asker, self._seen)
+        try:
+            listener = self._feed.join(self._asker, self._seen)
+        except Full as full:
+            return await self._refuse(full)(scope, receive, send)
         watching = asyncio.create_task(_watch(receive, listener))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

@@ -13,6 +13,7 @@ from services.groups.web import posting
 from services.groups.web.auth import Tokens
 from services.groups.web.changes import Feed
 from services.groups.web.keys import Keys
+from services.groups.web.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Desk:
     settings: GroupsSettings
     tokens: Tokens
     feed: Feed
+    limits: Limits
     committed: Callable[[], None]
     """Tells the relay that there is something to publish."""
 
@@ -56,6 +58,7 @@ def desk(engine: AsyncEngine, settings: GroupsSettings, committed: Callable[[], 
             settings.jwt_audience,
             settings.jwt_issuer,
         ),
-        feed=Feed(lambda: read_only(engine), settings.sse_connections),
+        feed=Feed(lambda: read_only(engine), settings.sse_connections, settings.sse_connections_person),
+        limits=Limits(settings),
         committed=committed,
     )

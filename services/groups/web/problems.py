@@ -91,6 +91,13 @@ def unavailable(code: str, title: str) -> ProblemError:
     return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, code, title, headers={"Retry-After": "2"})
 
 
+def too_many(
+    retry_after_s: int, code: str = "too_many_requests", title: str = "You ask too often: wait before you go on"
+) -> ProblemError:
+    """It would work later, asked less often."""
+    return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, code, title, headers={"Retry-After": str(retry_after_s)})
+
+
 def answer_with_problems(app: FastAPI) -> None:
     """Let every error of an application be a problem: ours, the framework's, the database's, and bugs."""
 

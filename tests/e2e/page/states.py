@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
+from uuid import UUID, uuid4
 
 from contracts.topics import Principal
 from tests.e2e.driver import SETTINGS
 from tests.e2e.page.cast import Cast
 from tests.e2e.page.people import Person
 from tests.e2e.page.visits import Visit
+from tests.tokens import cookie_of
 
 Go = Callable[[Visit, Cast], None]
 
@@ -160,6 +163,33 @@ def _over(visit: Visit, _: Cast) -> None:
     visit.open("/login?token=over")
 
 
+def _link_of(visit: Visit, who: UUID) -> str:
+    """What comes after the page's address in a link that logs somebody in."""
+    return visit.product.stack.keys.login_link("", who)
+
+
+def _somebody_else(visit: Visit, cast: Cast) -> None:
+    visit.open(_link_of(visit, cast.zoe.id))
+    visit.see("Continuer sous un autre nom")
+
+
+def _used(visit: Visit, cast: Cast) -> None:
+    link = _link_of(visit, cast.zoe.id)
+    cookie_of(f"{visit.url}{link}")
+    visit.expected.add(401)
+    visit.open(link)
+    visit.see("Ce lien a déjà servi")
+
+
+def _too_many(visit: Visit, _: Cast) -> None:
+    visit.open(_link_of(visit, uuid4()))  # nobody whom another test needs
+    visit.expected.add(429)
+    while visit.page.request.get(f"{visit.url}/name").status != HTTPStatus.TOO_MANY_REQUESTS:
+        pass
+    visit.open()
+    visit.see("C’était trop à la fois")
+
+
 def _nothing(visit: Visit, _: Cast) -> None:
     visit.expected.add(404)
     visit.open("/nothing")
@@ -188,6 +218,9 @@ STATES: Mapping[str, State] = {
     "history-transfers": State(_owner, _transfers),
     "stranger": State(lambda _: None, _stranger),
     "visit-over": State(lambda _: None, _over),
+    "visit-of-somebody-else": State(_owner, _somebody_else),
+    "link-used": State(lambda _: None, _used),
+    "too-many": State(lambda _: None, _too_many),
     "nothing": State(lambda _: None, _nothing),
     "creation-in-progress": State(_owner, _progress, away=Principal.PROVISIONING),
     "transfer-in-progress": State(_owner, _transferring, away=Principal.LEDGER),

@@ -19,6 +19,7 @@ from tests.e2e.driver import World, wait
 from tests.e2e.page.cast import Cast
 from tests.e2e.page.conftest import Visiting
 from tests.e2e.page.people import Person, give, invite, join, rename, settle_in
+from tests.tokens import cookie_of
 
 LOCALES = {"fr": "fr-FR", "en": "en-GB"}
 
@@ -84,14 +85,14 @@ class Client:
 
     def __init__(self, product: Product, who: Person | None) -> None:
         self.url = product.services[Principal.GROUPS].url
-        self.token = product.stack.keys.token(who.id) if who else None
+        self.cookie = cookie_of(product.stack.keys.login_link(self.url, who.id)) if who else None
 
     def ask(self, path: str, fields: Mapping[str, object] | None = None, **headers: str) -> tuple[int, str]:
         """Ask for a page, or send a form."""
         data = None if fields is None else urlencode(fields, doseq=True).encode()
         request = urllib.request.Request(f"{self.url}{path}", data, headers)
-        if self.token:
-            request.add_header("Cookie", f"popfax={self.token}")
+        if self.cookie:
+            request.add_header("Cookie", self.cookie)
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:
                 return answer.status, answer.read().decode()
@@ -107,7 +108,7 @@ class Client:
 
     def events(self) -> Iterator[str]:
         """Give what the stream of changes says, line by line."""
-        request = urllib.request.Request(f"{self.url}/events", headers={"Cookie": f"popfax={self.token}"})
+        request = urllib.request.Request(f"{self.url}/events", headers={"Cookie": str(self.cookie)})
         with urllib.request.urlopen(request, timeout=20) as answer:
             for line in answer:
                 yield line.decode()
@@ -198,8 +199,8 @@ def test_nobody_gets_in_without_a_good_token(product: Product, cast: Cast) -> No
     for path in DEEDS:
         assert nobody.ask(path, {})[0] == 401
     forged = Client(product, cast.anne)
-    assert forged.token
-    forged.token = forged.token[:-4] + "AAAA"
+    assert forged.cookie
+    forged.cookie = forged.cookie[:-4] + "AAAA"
     status, text = forged.ask("/")
     assert status == 401
     assert cast.anne.name not in text
@@ -220,7 +221,7 @@ def test_the_token_is_out_of_the_address_at_once_and_the_visit_can_be_ended(visi
 def test_every_answer_tells_the_browser_to_run_nothing_but_our_files(product: Product, cast: Cast) -> None:
     client = Client(product, cast.anne)
     for path in ("/", "/static/page.css", "/nothing", "/login?token=bad"):
-        request = urllib.request.Request(f"{client.url}{path}", headers={"Cookie": f"popfax={client.token}"})
+        request = urllib.request.Request(f"{client.url}{path}", headers={"Cookie": str(client.cookie)})
         try:
             answer = urllib.request.urlopen(request, timeout=20)
         except HTTPError as error:

@@ -1,14 +1,13 @@
-"""Who is there: the platform's token in a cookie, and the proof that a form is one of ours.
+"""Who is there: the visitor's secret in a cookie, and the proof that a form is one of ours.
 
-The token is the session, so nothing is kept here and the session ends when the token does. What proves a form is made
-from the cookie, which no other site can read; and browsers say themselves where a request comes from.
+What proves a form is made from the cookie, which no other site can read; and browsers say themselves where a request
+comes from.
 """
 
 from base64 import urlsafe_b64encode
 from datetime import UTC, datetime
 from hashlib import sha256
 from hmac import compare_digest
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,19 +24,19 @@ def cookie_name(request: Request) -> str:
     return f"__Host-{_COOKIE}" if _is_secure(request) else _COOKIE
 
 
-def token_of(request: Request) -> str | None:
-    """Give the token that the visitor came back with, if any."""
+def secret_of(request: Request) -> str | None:
+    """Return the secret that the visitor came back with, if any."""
     return request.cookies.get(cookie_name(request))
 
 
-def begin(response: Response, request: Request, token: str, asker: Asker) -> None:
-    """Let the visitor come back with the token for as long as it is good.
+def begin(response: Response, request: Request, secret: str, asker: Asker) -> None:
+    """Let the visitor come back for as long as the visit lasts.
 
     Lax: whoever follows a link from the platform, or from a mail, is to be known on arrival. Nothing is done by GET.
     """
     response.set_cookie(
         cookie_name(request),
-        token,
+        secret,
         max_age=max(0, int((asker.until - datetime.now(UTC)).total_seconds())),
         path="/",
         secure=_is_secure(request),
@@ -57,20 +56,29 @@ def language_of(request: Request) -> str | None:
 
 
 def choose_language(response: Response, request: Request, language: str) -> None:
-    """Remember the language that the visitor chose."""
+    """Remember the language that the visitor chose. Lax: whoever follows a link to us is to be spoken to in it."""
     response.set_cookie(
-        _LANGUAGE, language, max_age=_YEAR_S, path="/", secure=_is_secure(request), httponly=True, samesite="strict"
+        _LANGUAGE, language, max_age=_YEAR_S, path="/", secure=_is_secure(request), httponly=True, samesite="lax"
     )
 
 
-def proof(token: str) -> str:
+def proof(secret: str) -> str:
     """Give what our forms carry, and nobody else can make who does not have the cookie."""
-    return urlsafe_b64encode(sha256(b"popfax form\0" + token.encode()).digest()).decode().rstrip("=")
+    return urlsafe_b64encode(sha256(b"popfax form\0" + secret.encode()).digest()).decode().rstrip("=")
 
 
-def is_ours(request: Request, token: str, given: str) -> bool:
+def is_ours(request: Request, secret: str, given: str) -> bool:
     """Say whether a form that was posted is one of ours: it has the proof, and the browser names no other site."""
-    return is_from_here(request) and compare_digest(given.encode(), proof(token).encode())
+    return is_from_here(request) and compare_digest(given.encode(), proof(secret).encode())
+
+
+def is_arrival(request: Request) -> bool:
+    """Say whether somebody arrives: not a picture or a frame of another page, not a look ahead, not a mail scanner."""
+    return (
+        request.method == "GET"
+        and request.headers.get("sec-fetch-dest", "document") == "document"
+        and "prefetch" not in request.headers.get("sec-purpose", request.headers.get("purpose", ""))
+    )
 
 
 def is_from_here(request: Request) -> bool:
@@ -78,7 +86,7 @@ def is_from_here(request: Request) -> bool:
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
         return False
     origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    return origin is None or origin == f"{request.url.scheme}://{request.headers.get('host')}"
 
 
 def _is_secure(request: Request) -> bool:

@@ -9,7 +9,7 @@ from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
 from secrets import token_hex
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import structlog
@@ -17,19 +17,20 @@ from markupsafe import Markup
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 
 from contracts.ids import derive
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
-from services.groups.web import queries
+from services.groups.web import queries, sessions
 from services.groups.web.auth import Asker, BadToken
-from services.groups.web.changes import EventStream
+from services.groups.web.changes import EventStream, Full
 from services.groups.web.cursor import BadCursor, Cursor
 from services.groups.web.desk import Desk
 from services.groups.web.keys import NoKeys
+from services.groups.web.limits import Throttle, TooMany
 from services.groups.web.page import session, views
 from services.groups.web.page.forms import BadForm, Form, Texts, read_form
 from services.groups.web.page.guard import Guard, Static
@@ -39,6 +40,7 @@ from services.groups.web.page.words import DONE, N_, PENDING, STEPS
 from services.groups.web.posting import command_of
 from services.groups.web.problems import DATABASE_ERRORS, is_of_the_world
 from services.groups.web.queries import Filter
+from services.groups.web.sessions import TokenSpent
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +69,7 @@ class Visit:
 
     request: Request
     asker: Asker
-    token: str
+    secret: str
     speech: Speech
     form: Form
 
@@ -101,10 +103,13 @@ def page(desk: Desk) -> Starlette:
         BadForm: pages.bad_form,
         NoKeys: pages.away,
         **dict.fromkeys(DATABASE_ERRORS, pages.database),
+        TooMany: pages.too_many,
+        ClientDisconnect: pages.gone,
         Exception: pages.bug,
     }
     app = Starlette(routes=[*pages.routes(), Mount("/static", Static())], exception_handlers=errors)
     app.router.redirect_slashes = False
+    app.add_middleware(Throttle, limits=desk.limits, answer=pages.slow_down, free=("/static/",))
     app.add_middleware(Guard)
     return app
 
@@ -128,6 +133,7 @@ class Pages:
             "/commands/{id:uuid}": self.follow,
         }
         done: Mapping[str, Handler] = {
+            "/login": self.change_visitor,
             "/logout": self.log_out,
             "/name": self.rename,
             "/invite": self.invite,
@@ -157,14 +163,13 @@ class Pages:
 
     def _known(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            token = session.token_of(request)
-            try:
-                asker = await self._desk.tokens.asker(token or "")
-            except BadToken:
-                return self._strangers(request, is_over=token is not None)
+            secret = session.secret_of(request) or ""
+            if (asker := await self._visitor(secret)) is None:
+                return self._strangers(request, "over" if secret else "new")
+            await self._desk.limits.request_of(asker.id)
             form = await read_form(request) if request.method == "POST" else Form({})
-            visit = Visit(request, asker, token or "", await self._speech(request, asker), form)
-            if request.method == "POST" and not session.is_ours(request, visit.token, form.one("proof")):
+            visit = Visit(request, asker, secret, await self._speech(request, asker), form)
+            if request.method == "POST" and not session.is_ours(request, secret, form.one("proof")):
                 return self._failure(
                     visit.speech, request, HTTPStatus.FORBIDDEN, N_("This form is not from this page.")
                 )
@@ -172,24 +177,67 @@ class Pages:
 
         return endpoint
 
+    async def _visitor(self, secret: str) -> Asker | None:
+        if not secret:
+            return None
+        async with self._desk.reading() as connection:
+            return await sessions.visitor(connection, secret)
+
     async def _speech(self, request: Request, asker: Asker) -> Speech:
         async with self._desk.reading() as connection:
             known = await views.visitor(connection, asker.id)
         return choose(session.language_of(request), known.language, request.headers.get("accept-language", ""))
 
     async def log_in(self, request: Request) -> Response:
-        """Take the platform's token out of the address, at once."""
-        token = request.query_params.get("token", "")
+        """Take the platform's token out of the address, at once; nobody's visit is taken over unasked."""
+        token, secret = request.query_params.get("token", ""), session.secret_of(request) or ""
+        if not session.is_arrival(request):
+            raise HTTPException(HTTPStatus.FORBIDDEN)
         try:
             asker = await self._desk.tokens.asker(token)
         except BadToken:
-            return self._strangers(request, is_over=bool(token))
+            return self._strangers(request, "over" if token else "new")
+        present = await self._visitor(secret)
+        if present is not None and present.id != asker.id:
+            return await self._ask_whether(request, present, asker, token)
+        return await self._begin(request, token, asker, secret if present else "")
+
+    async def _ask_whether(self, request: Request, present: Asker, coming: Asker, token: str) -> Response:
+        """Another site may have sent them here with a token of its own choice: ask who they want to be."""
+        async with self._desk.reading() as connection:
+            here, there = [await views.visitor(connection, each.id) for each in (present, coming)]
+        proof = session.proof(session.secret_of(request) or "")
+        facts = {"here": here, "there": there, "token": token, "proof": proof, "once": partial(token_hex, 8)}
+        speech = choose(session.language_of(request), here.language, request.headers.get("accept-language", ""))
+        return HTMLResponse(speech.render("login_confirm.html", **facts), headers={"Referrer-Policy": "same-origin"})
+
+    async def change_visitor(self, visit: Visit) -> Response:
+        """Go on as somebody else, as the visitor has confirmed."""
+        token = visit.form.one("token")
+        try:
+            asker = await self._desk.tokens.asker(token)
+        except BadToken:
+            return self._failure(
+                visit.speech, visit.request, HTTPStatus.FORBIDDEN, N_("This link is not good any more.")
+            )
+        return await self._begin(visit.request, token, asker, visit.secret)
+
+    async def _begin(self, request: Request, token: str, asker: Asker, before: str) -> Response:
+        """Begin a visit, and end the one `before`. A link that is followed again leads on whoever it let in."""
         response = RedirectResponse("/", HTTPStatus.SEE_OTHER, headers={"Referrer-Policy": "no-referrer"})
-        session.begin(response, request, token, asker)
+        try:
+            secret, known = await sessions.begin(self._desk.engine, token, asker)
+        except TokenSpent:
+            present = await self._visitor(before)
+            return response if present and present.id == asker.id else self._strangers(request, "spent")
+        if before:
+            await sessions.end(self._desk.engine, before)
+        session.begin(response, request, secret, known)
         return response
 
     async def log_out(self, visit: Visit) -> Response:
-        """Let the visitor go."""
+        """Let the visitor go, on all replicas."""
+        await sessions.end(self._desk.engine, visit.secret)
         response = RedirectResponse("/", HTTPStatus.SEE_OTHER)
         session.end(response, visit.request)
         return response
@@ -203,13 +251,13 @@ class Pages:
         session.choose_language(response, request, language)
         return response
 
-    def _strangers(self, request: Request, is_over: bool) -> Response:
+    def _strangers(self, request: Request, why: Literal["new", "over", "spent"]) -> Response:
         """Say that the platform is where people log in."""
         if request.headers.get("hx-request") == "true":
             return Response(headers={"HX-Redirect": "/"})
-        facts = {"is_over": is_over, "platform": str(self._desk.settings.platform_url)}
+        facts = {"why": why, "platform": str(self._desk.settings.platform_url)}
         response = HTMLResponse(_browsers(request).render("login.html", **facts), HTTPStatus.UNAUTHORIZED)
-        if is_over:
+        if why == "over":
             session.end(response, request)
         return response
 
@@ -251,10 +299,8 @@ class Pages:
 
     async def events(self, visit: Visit) -> Response:
         """Tell when something has changed, from what the page showed on."""
-        if self._desk.feed.full:
-            return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE)
         seen = visit.request.headers.get("last-event-id") or visit.request.query_params.get("seen")
-        return EventStream(self._desk.feed, visit.asker, (seen or "")[:100] or None)
+        return EventStream(self._desk.feed, visit.asker, (seen or "")[:100] or None, _no_stream)
 
     # --- the group's name ---------------------------------------------------------------------------------------------
 
@@ -422,6 +468,7 @@ class Pages:
             raise BadForm(name) from error
         content = sha256(command.to_json()).hexdigest()
         id_ = derive(visit.asker.id, f"page/{name}/{visit.form.one('once')}/{content}")
+        await self._desk.limits.command_of(visit.asker.id)
         await self._desk.post(command, visit.asker.id, id_)
         if not visit.is_live:
             ended = await wait_for(self._desk, id_, visit.asker.id)
@@ -497,7 +544,7 @@ class Pages:
 
     def _facts(self, visit: Visit) -> dict[str, Any]:
         """Give what every template may speak of."""
-        proof = session.proof(visit.token)
+        proof = session.proof(visit.secret)
         return {"proof": proof, "once": partial(token_hex, 8), "is_live": visit.is_live, "steps": STEPS}
 
     # --- what goes wrong ----------------------------------------------------------------------------------------------
@@ -524,6 +571,22 @@ class Pages:
             raise error
         return await self.away(request, error)
 
+    async def too_many(self, request: Request, error: Exception) -> Response:
+        """Say that it was too much at once."""
+        assert isinstance(error, TooMany)
+        return self.slow_down(request, error)
+
+    def slow_down(self, request: Request, error: TooMany) -> Response:
+        """Say that it was too much at once, and when to come back."""
+        message = N_("That was too much at once. Please wait a moment, and try again.")
+        response = self._failure(_browsers(request), request, HTTPStatus.TOO_MANY_REQUESTS, message)
+        response.headers["Retry-After"] = str(error.retry_after_s)
+        return response
+
+    async def gone(self, _: Request, __: Exception) -> Response:
+        """Say nothing: they hung up in the middle of what they sent."""
+        return Response(status_code=HTTPStatus.BAD_REQUEST)
+
     async def bug(self, request: Request, _: Exception) -> Response:
         """Say that it is our fault."""
         message = N_("Something went wrong on our side. Nothing was lost; please try again.")
@@ -532,6 +595,12 @@ class Pages:
     def _failure(self, speech: Speech, request: Request, status: HTTPStatus, message: str) -> Response:
         facts = {"status": int(status), "message": speech.say(message)}
         return HTMLResponse(speech.render("failure.html", **facts), status)
+
+
+def _no_stream(full: Full) -> Response:
+    """The page's script comes back by itself, later and later."""
+    status = HTTPStatus.TOO_MANY_REQUESTS if full.of_one else HTTPStatus.SERVICE_UNAVAILABLE
+    return Response(status_code=status, headers={"Retry-After": "10"})
 
 
 def _browsers(request: Request) -> Speech:

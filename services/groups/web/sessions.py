@@ -1,0 +1,78 @@
+"""Visits to the page. A token of the platform's begins one and is spent; whoever logs out ends it, on all replicas.
+
+A visitor has a secret of their own, of which a hash is kept. Rows stay as long as their tokens would be good.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from secrets import token_urlsafe
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services._platform.tables import Bytes
+from services.groups.tables import sessions
+from services.groups.web.auth import LEEWAY_S, Asker, fingerprint
+
+LONGEST = timedelta(hours=12)
+"""How long a visit lasts at most, however long the token that began it would be good."""
+
+
+class TokenSpent(Exception):
+    """A visit was begun with this token already."""
+
+
+async def begin(engine: AsyncEngine, token: str, asker: Asker) -> tuple[str, Asker]:
+    """Begin a visit with a token that `asker` came with; return the visitor's secret. Raises `TokenSpent`."""
+    secret, now = token_urlsafe(32), datetime.now(UTC)
+    until = min(asker.until, now + LONGEST)
+    row = {
+        "id": _hash(secret),
+        "token": fingerprint(token),
+        "subscriber_id": asker.id,
+        "begun_at": now,
+        "until": until,
+        "forget_at": asker.until + timedelta(seconds=LEEWAY_S),
+    }
+    new = insert(sessions).values(row).on_conflict_do_nothing(index_elements=["token"]).returning(sessions.c.id)
+    async with engine.begin() as connection:
+        if (await connection.execute(new)).one_or_none() is None:
+            raise TokenSpent
+    return secret, replace(asker, until=until, session=_hash(secret))
+
+
+async def visitor(connection: AsyncConnection, secret: str) -> Asker | None:
+    """Return whose visit it is, None if it is over."""
+    query = sa.select(sessions.c.subscriber_id, sessions.c.until).where(sessions.c.id == _hash(secret), *_GOES_ON)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else Asker(row.subscriber_id, row.until, _hash(secret))
+
+
+async def is_spent(connection: AsyncConnection, token: str) -> bool:
+    """Say whether a visit was begun with a token."""
+    query = sa.select(sa.exists().where(sessions.c.token == fingerprint(token)))
+    return bool((await connection.execute(query)).scalar_one())
+
+
+async def end(engine: AsyncEngine, secret: str) -> None:
+    """End a visit."""
+    ended = sa.update(sessions).where(sessions.c.id == _hash(secret), *_GOES_ON).values(ended_at=sa.func.now())
+    async with engine.begin() as connection:
+        await connection.execute(ended)
+
+
+async def going_on(connection: AsyncConnection, ids: Collection[bytes]) -> set[bytes]:
+    """Return those of these visits that are not over."""
+    wanted = sa.bindparam("ids", list(ids), type_=ARRAY(Bytes()))
+    query = sa.select(sessions.c.id).where(sessions.c.id == sa.any_(wanted), *_GOES_ON)
+    return set((await connection.execute(query)).scalars())
+
+
+_GOES_ON = (sessions.c.ended_at.is_(None), sessions.c.until > sa.func.now())
+
+
+def _hash(secret: str) -> bytes:
+    return sha256(secret.encode()).digest()
