@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka import Consumer as GroupReader
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.ledger import CreditUnits
@@ -69,11 +70,21 @@ def _admin(stack: Stack) -> AdminClient:
     return AdminClient({**stack.kafka.client_config(ADMIN)})
 
 
-def _make_anew(stack: Stack, name: str = TOPIC) -> None:
+def _make_anew(stack: Stack) -> None:
+    """Delete the topic and make it again, so quickly that a client that looks now and then does not see it gone."""
     admin = _admin(stack)
-    admin.delete_topics([name])[name].result()
-    wait(lambda: name not in admin.list_topics(timeout=5).topics, "the topic is gone")
-    wait(lambda: not topics.apply(stack.kafka.client_config(ADMIN)), "the topic is there again")
+    admin.delete_topics([TOPIC])[TOPIC].result()
+    wait(lambda: _is_made(admin), "the topic is there again")
+    wait(lambda: not topics.apply(stack.kafka.client_config(ADMIN)), "it is as it should be")
+
+
+def _is_made(admin: AdminClient) -> bool:
+    try:
+        config = topics.expected_config(LEDGER_COMMANDS, topics.ONE_BROKER)
+        admin.create_topics([NewTopic(TOPIC, LEDGER_COMMANDS.partitions, 1, config=config)])[TOPIC].result()
+    except KafkaException:  # the old one is still being deleted
+        return False
+    return True
 
 
 class TestCodecs:
