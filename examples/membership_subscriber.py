@@ -19,7 +19,12 @@ members: dict[str, dict[str, object]] = {}
 
 # The topic is compacted: from its start on, it has a record for each membership of today. Without a group, every start
 # reads all of it again; an acknowledgement would have no offset to go to.
-@broker.subscriber("popfax.groups.members", auto_offset_reset="earliest", ack_policy=AckPolicy.ACK_FIRST)
+@broker.subscriber(
+    "popfax.groups.members",
+    auto_offset_reset="earliest",
+    isolation_level="read_committed",
+    ack_policy=AckPolicy.ACK_FIRST,
+)
 async def membership(message: KafkaMessage) -> None:
     """Keep what is told; a record without a value, a tombstone, ends the membership that its key names."""
     key = message.raw_message.key.decode()

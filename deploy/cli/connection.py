@@ -15,6 +15,7 @@ from deploy.local.kafka import ADMIN, MECHANISM, answers_authenticated
 from deploy.local.passwords import write_private
 from deploy.local.paths import CHECKOUT, STATE
 from deploy.local.stack import Stack
+from services._platform.postgres import sessions
 from services._platform.settings import SECRETS_DIRECTORY
 
 DIRECTORY = STATE / "demo"
@@ -77,7 +78,7 @@ class Connection:
                 self._engines[service] = sa.create_engine(
                     self.database_url(service),
                     hide_parameters=True,
-                    connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "options": "-c timezone=UTC"},
+                    connect_args=sessions() | {"connect_timeout": _CONNECT_TIMEOUT_S},
                 )
             except sa.exc.ArgumentError as error:
                 raise UsageError(f"{service.upper()}_DATABASE_URL is no URL ({self._source})") from error

@@ -108,7 +108,14 @@ class Watch:
     ) -> None:
         """`group` must be one that the principal may use; nothing is committed for it. Raises Unreachable."""
         self._consumer = Consumer(
-            {**config, "group.id": group, "enable.auto.commit": False, "fetch.wait.max.ms": 50, "client.id": "popfax"}
+            {
+                **config,
+                "group.id": group,
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "fetch.wait.max.ms": 50,
+                "client.id": "popfax",
+            }
         )
         try:
             places = [self._place(each, from_beginning) for topic in topics for each in self._partitions(topic)]

@@ -94,6 +94,16 @@ class _Container:
             self._made.get_wrapped_container().kill()
             self._made.get_wrapped_container().wait()
 
+    def pause(self) -> None:
+        """Freeze it."""
+        if self._made is not None:
+            self._made.get_wrapped_container().pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        if self._made is not None:
+            self._made.get_wrapped_container().unpause()
+
     def _run(self, make: Callable[[], DockerContainer]) -> None:
         if self._made is not None:
             self._made.get_wrapped_container().start()
@@ -138,6 +148,14 @@ class KafkaContainer:
     def kill(self) -> None:
         """End it with SIGKILL."""
         self._container.kill()
+
+    def pause(self) -> None:
+        """Freeze it."""
+        self._container.pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._container.resume()
 
     def _start_on(self, port: int) -> None:
         config = client_config(f"{LOOPBACK}:{port}", ADMIN, self.password(ADMIN))

@@ -85,6 +85,14 @@ class KafkaBroker:
         """End it with SIGKILL, as a crash would."""
         self._child.kill()
 
+    def pause(self) -> None:
+        """Freeze it with SIGSTOP."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def _start_on(self, port: int) -> None:
         controller_port = free_port()
         self._child.end_earlier()

@@ -53,6 +53,12 @@ class Broker(Part, Protocol):
     def client_config(self, user: str) -> dict[str, str]:
         """What confluent-kafka needs to connect as this user."""
 
+    def pause(self) -> None:
+        """Freeze it: connections stay, and nothing answers."""
+
+    def resume(self) -> None:
+        """Let it go on."""
+
 
 class Database(Part, Protocol):
     """A PostgreSQL server with one role and one database a service."""

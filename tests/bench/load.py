@@ -64,7 +64,12 @@ class Follower:
 
     async def start(self) -> None:
         """Take a position at the end of every partition."""
-        self._consumer = AIOKafkaConsumer(**client(self._settings), fetch_max_wait_ms=20, auto_offset_reset="latest")
+        self._consumer = AIOKafkaConsumer(
+            **client(self._settings),
+            fetch_max_wait_ms=20,
+            auto_offset_reset="latest",
+            isolation_level="read_committed",
+        )
         await self._consumer.start()
         partitions = [TopicPartition(self._topic.name, p) for p in range(self._topic.partitions)]
         self._consumer.assign(partitions)

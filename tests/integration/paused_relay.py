@@ -71,14 +71,19 @@ def paused_relay(
 
 def vanish() -> None:
     """Discard everything that comes to this process's connections."""
-    program = ctypes.create_string_buffer(_DROP_ALL)
     for path in list(Path("/proc/self/fd").iterdir()):
         with suppress(OSError):  # closed meanwhile
             if str(path.readlink()).startswith("socket:"):
-                with socket.socket(fileno=os.dup(int(path.name))) as found:
-                    if found.family == socket.AF_INET:
-                        pointer = struct.pack("HP", 1, ctypes.addressof(program))
-                        found.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, pointer)
+                discard(int(path.name))
+
+
+def discard(descriptor: int) -> None:
+    """Discard whatever comes to a connection from now on, before anything could acknowledge it."""
+    program = ctypes.create_string_buffer(_DROP_ALL)
+    with socket.socket(fileno=os.dup(descriptor)) as found:
+        if found.family == socket.AF_INET:
+            pointer = struct.pack("HP", 1, ctypes.addressof(program))
+            found.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, pointer)
 
 
 def main() -> None:

@@ -65,6 +65,11 @@ def _enveloped(body: Message) -> Outgoing:
     return Outgoing(uuid4(), body.TYPE, body.key(), body.to_json(), str(uuid4()), str(uuid4()), None, None)
 
 
+async def _append(engine: AsyncEngine, *bodies: Message) -> None:
+    async with PostgresDatabase(engine).begin() as tx:
+        await tx.send([_enveloped(body) for body in bodies], datetime.now(UTC))
+
+
 async def _write(
     database: PostgresDatabase,
     account: UUID,
@@ -327,7 +332,7 @@ async def test_a_tombstone_has_no_value_on_the_wire_and_keeps_its_place_among_it
     stack: Stack, ledger_url: str, ledger_engine: AsyncEngine
 ) -> None:
     """The outbox is the same in every service's database: this one is the ledger's."""
-    database, log = PostgresDatabase(ledger_engine), Log(stack.kafka, [GROUPS_MEMBERS])
+    log = Log(stack.kafka, [GROUPS_MEMBERS])
     membership = uuid4()
     recorded = MembershipRecorded(
         membership_id=membership,
@@ -340,8 +345,7 @@ async def test_a_tombstone_has_no_value_on_the_wire_and_keeps_its_place_among_it
     )
     ended = MembershipEnded(membership_id=membership)
     again = recorded.model_copy(update={"epoch": 2})
-    async with database.begin() as tx:
-        await tx.send([_enveloped(body) for body in (recorded, ended, again, ended)], datetime.now(UTC))
+    await _append(ledger_engine, recorded, ended, again, ended)
     async with relaying(stack, ledger_url, Principal.GROUPS):
         records = await _read(log, [membership], 4)
         await eventually(lambda: _is_empty(ledger_engine), "an empty outbox")

@@ -1,23 +1,30 @@
 """A relay that was paused must not publish what it still holds behind its successor's back: on the real broker."""
 
 import asyncio
-from collections.abc import Sequence
+import gc
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, ProducerFenced
+from confluent_kafka import Producer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.groups import MembershipEnded, MembershipRecorded
-from contracts.message import Message
-from contracts.topics import GROUPS_MEMBERS, Principal
+from contracts.topics import GROUPS_MEMBERS, LEDGER_COMMANDS, Principal
+from deploy.cli.wire import Watch
+from deploy.local.kafka import ADMIN
 from deploy.local.stack import Stack
 from services._platform import kafka, postgres
-from services._platform.postgres import PostgresDatabase
 from tests.e2e.driver import Log, Seen
 from tests.integration.paused_relay import paused_relay
-from tests.integration.recorder import count, eventually, scratch_database, settings
-from tests.integration.test_outbox import _enveloped, _kill_leader, relaying
+from tests.integration.recorder import Recorder, consuming, credit, effects, eventually, scratch_database, settings
+from tests.integration.test_outbox import _append, _is_empty, _kill_leader, relaying
 
 
 def _recorded(membership: UUID) -> MembershipRecorded:
@@ -30,15 +37,6 @@ def _recorded(membership: UUID) -> MembershipRecorded:
         state="active",
         joined_at=datetime.now(UTC),
     )
-
-
-async def _append(engine: AsyncEngine, *bodies: Message) -> None:
-    async with PostgresDatabase(engine).begin() as tx:
-        await tx.send([_enveloped(body) for body in bodies], datetime.now(UTC))
-
-
-async def _is_empty(engine: AsyncEngine) -> bool:
-    return await count(engine, "outbox") == 0
 
 
 def _newest(records: Sequence[Seen], key: UUID) -> Seen:
@@ -72,6 +70,8 @@ async def _overtaken(stack: Stack, url: str, engine: AsyncEngine, *, fenced: boo
 
 
 class TestStaleLeader:
+    """The relay that is paused is a process of its own: SIGSTOP between reading and sending, SIGCONT at the end."""
+
     async def test_what_it_held_is_refused(self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine) -> None:
         outcome, newest = await _overtaken(stack, ledger_url, ledger_engine, fenced=True, crash=False)
         assert (outcome, newest.value) == ("ProducerFenced", None)
@@ -92,3 +92,108 @@ class TestStaleLeader:
         outcome, newest = await _overtaken(stack, ledger_url, ledger_engine, fenced=False, crash=False)
         assert outcome == "published"
         assert newest.value is not None, "active again, although it has ended"
+
+
+async def _publish(producer: AIOKafkaProducer, key: bytes, partition: int) -> "asyncio.Future[Any]":
+    batch = producer.create_batch()
+    batch.append(key=key, value=b"{}", headers=[], timestamp=None)
+    sent: asyncio.Future[Any] = await producer.send_batch(batch, GROUPS_MEMBERS.name, partition=partition)
+    return sent
+
+
+@contextmanager
+def _frozen(stack: Stack) -> Iterator[None]:
+    stack.kafka.pause()
+    try:
+        yield
+    finally:
+        stack.kafka.resume()
+
+
+class Leaks:
+    """What is left of producers: tasks that run, and objects that nobody closed. Made before them."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+        self._before = asyncio.all_tasks()
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: self._found.append(context["message"]))
+
+    def left(self) -> list[str]:
+        """Look, once the caller has let go of its own."""
+        gc.collect()
+        return [*self._found, *(repr(task) for task in asyncio.all_tasks() - self._before)]
+
+
+class TestProducer:
+    async def test_sends_nothing_more_once_it_is_stopped(self, fragile: Stack) -> None:
+        """aiokafka's own stop waits for the broker for ever, and when it is cancelled its sender lives on."""
+        leaks = Leaks()
+        log, key = Log(fragile.kafka, [GROUPS_MEMBERS]), str(uuid4()).encode()
+        producer = await kafka.producer(settings(fragile, "", Principal.GROUPS))
+        await (await _publish(producer, key, 0))
+        with _frozen(fragile):
+            in_flight = await _publish(producer, key, 0)
+            await asyncio.sleep(0.2)
+            behind = [await _publish(producer, key, partition) for partition in (1, 2, 3)]
+            begun = time.monotonic()
+            await kafka.stop(producer)
+            assert time.monotonic() - begun < 3
+            del producer, in_flight, behind
+            assert leaks.left() == []
+        await asyncio.sleep(1)  # in which an orphan would have delivered them: it tries again every 0.2 s
+        await asyncio.to_thread(log.read_to_end)
+        log.close()
+        assert {seen.partition for seen in log.seen if seen.key == key} == {0}
+
+    @pytest.mark.parametrize("reachable", [True, False])
+    async def test_is_closed_whatever_becomes_of_its_start(self, fragile: Stack, reachable: bool) -> None:
+        leaks = Leaks()
+        given = settings(fragile, "", Principal.GROUPS, **({} if reachable else {"kafka_bootstrap": "127.0.0.1:1"}))
+        with _frozen(fragile):
+            starting = asyncio.create_task(kafka.producer(given, fence="groups"))
+            await asyncio.sleep(0.5)
+            starting.cancel()
+            with pytest.raises(asyncio.CancelledError if reachable else KafkaError):
+                await starting
+        del starting
+        assert leaks.left() == []
+
+    async def test_is_closed_when_another_one_fences_it(self, stack: Stack) -> None:
+        leaks = Leaks()
+        given = settings(stack, "", Principal.GROUPS)
+        first = await kafka.producer(given, fence="groups")
+        second = await kafka.producer(given, fence="groups")
+        await (await _publish(second, b"fenced", 0))
+        with pytest.raises(ProducerFenced):
+            await (await _publish(first, b"fenced", 0))
+        await kafka.stop(first)
+        await kafka.stop(second)
+        del first, second
+        assert leaks.left() == []
+
+
+async def test_a_command_that_its_writer_took_back_is_never_seen(
+    stack: Stack, ledger_url: str, ledger_engine: AsyncEngine
+) -> None:
+    """Our relays open no transactions, but a platform may: readers of ours read what was committed."""
+    platform = stack.kafka.client_config(Principal.PLATFORM)
+    account, kept = uuid4(), uuid4()
+    producer = Producer({**platform, "transactional.id": "platform", "partitioner": "murmur2_random"})
+    producer.init_transactions(30)
+    for id_, keep in ((uuid4(), False), (kept, True)):
+        producer.begin_transaction()
+        body = credit(account)
+        headers = {"ce_specversion": "1.0", "ce_source": "tests", "ce_type": body.TYPE, "ce_id": str(id_)}
+        producer.produce(body.TOPIC.name, body.to_json(), body.key(), headers=dict(headers))
+        producer.flush(30)
+        (producer.commit_transaction if keep else producer.abort_transaction)(30)
+
+    async def handled() -> list[UUID]:
+        return [effect.message_id for effect in await effects(ledger_engine, [account])]
+
+    async with consuming(stack, ledger_url, Recorder().service):
+        await eventually(handled, "the command that was kept")
+        assert await handled() == [kept]
+    with Watch(stack.kafka.client_config(ADMIN), [LEDGER_COMMANDS], group="tests", from_beginning=True) as watch:
+        seen = await asyncio.to_thread(watch.to_end, 30)
+    assert [each.id for each in seen if each.body and each.body.key() == str(account)] == [str(kept)]

@@ -3,7 +3,9 @@
 import sqlalchemy as sa
 from alembic import context
 
-engine = sa.create_engine(context.config.attributes["url"], hide_parameters=True)
+from services._platform.postgres import sessions
+
+engine = sa.create_engine(context.config.attributes["url"], hide_parameters=True, connect_args=sessions())
 with engine.connect() as connection:
     context.configure(connection=connection)
     with context.begin_transaction():
