@@ -105,8 +105,11 @@ _ASCII_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 
 
 def _visible(mailbox: str) -> str:
-    """Return a mailbox name as it is. Raises `ValueError` where text that people read would be refused."""
-    if canonical_line(mailbox) != mailbox:
+    """Return a mailbox name as it is. Raises `ValueError` where text that people read would be refused.
+
+    And for one with the beginning of an encoded word (RFC 2047): a mail program would read another address.
+    """
+    if canonical_line(mailbox) != mailbox or "=?" in mailbox:
         raise ValueError("not an e-mail address")
     return mailbox
 

@@ -33,7 +33,9 @@ from services.notifications.rendering import render
 from services.notifications.settings import NotificationsSettings
 
 _IDS = UUID("6a0e7f52-19c3-5b7d-8f34-0c5d2e9b4a71")
-OWNER, MEMBER, BOB, NOBODY = (uuid5(_IDS, name) for name in ("owner", "member", "bob", "nobody"))
+OWNER, MEMBER, BOB, YUSUF, LONG, NOBODY = (
+    uuid5(_IDS, name) for name in ("owner", "member", "bob", "yusuf", "long", "nobody")
+)
 GROUP, INVITATION, TRANSFER = group_of(OWNER), uuid5(_IDS, "invitation"), uuid5(_IDS, "transfer")
 NOW = datetime(2031, 2, 24, 9, 30, tzinfo=UTC)
 SOON = NOW + timedelta(days=7)
@@ -45,9 +47,11 @@ PEOPLE: Mapping[UUID, Person] = {
         Person(OWNER, "anne-sophie@lefevre.example", "Anne-Sophie", "Lefèvre-Desrosières", "fr", "+33170000001"),
         Person(MEMBER, "jean-chretien@etude-notariale.example", "Jean-Chrétien", "Ölafsson", "fr", "+33170000002"),
         Person(BOB, "bob@co.example", "<b>Bob", "& Co</b>", "fr", None),
+        Person(YUSUF, "yusuf@co.example", "يوسف", "الحكيم (2)", "en", None),
+        Person(LONG, f"{'x' * 64}@{'y' * 60}.example", "W" * 100, "i" * 100, "en", None),
     )
 }
-"""Long names, accents, and one that looks like markup. Nobody knows who `NOBODY` was."""
+"""Long names, accents, one that looks like markup, one from right to left. Nobody knows who `NOBODY` was."""
 
 
 def _transferred(mode: str, *amounts: int) -> Message:
@@ -91,8 +95,10 @@ _ANSWERED = {"group_id": GROUP, "owner_id": OWNER, "invitation_id": INVITATION}
 CAUSES: Sequence[tuple[str, Message]] = (
     ("", _created(MEMBER, "send_receive")),
     ("markup", _created(BOB, "send_only")),
+    ("long", _created(LONG, "send_only")),
     ("", _invitation(OWNER, "Étude <Lefèvre & Associés>")),
     ("unnamed", _invitation(OWNER, None)),
+    ("right_to_left", _invitation(YUSUF, "مكتب 24/7")),
     ("nobody", _invitation(NOBODY, "Étude Lefèvre")),
     ("", InvitationAccepted(**_ANSWERED, subscriber_id=BOB)),
     ("", InvitationDeclined(**_ANSWERED, subscriber_id=MEMBER)),

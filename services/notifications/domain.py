@@ -9,6 +9,15 @@ from uuid import UUID
 PASSWORD_LINK_LIFETIME = timedelta(days=7)
 """How long the link in a welcome mail is good for."""
 
+STUCK_AFTER = timedelta(hours=1)
+"""A mail that waits longer for somebody's record is shown as stuck, and the audit finds it."""
+
+SUBJECT_WAIT = timedelta(days=1)
+"""So long a mail waits for the record of whom it is about. Then it goes out and names nobody."""
+
+RECIPIENT_WAIT = timedelta(days=7)
+"""So long a mail waits for its recipient's record. Then it is abandoned: no link in a mail is good for longer."""
+
 
 class Template(StrEnum):
     """The mails that we write. Each has its source of that name under `templates/`."""
@@ -43,12 +52,19 @@ class MailState(StrEnum):
     """The mail server refused it for good."""
     BOUNCED = "bounced"
     """It came back."""
+    PARKED = "parked"
+    """Its bytes could not be made, or did not say what was meant: never sent, and kept for an operator."""
+    ABANDONED = "abandoned"
+    """Nobody was known under its recipient's id for as long as it waits. Its parameters, and any token, are erased."""
     ERASED = "erased"
     """Its recipient's account was closed before the mail was done with."""
 
 
 WAITING = frozenset({MailState.QUEUED, MailState.RENDERED})
 """What the sender still has to do with."""
+
+UNDONE = WAITING | {MailState.PARKED}
+"""What may still be sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from contracts.notifications import BounceRefused, MailBounced, MailUndeliverabl
 from contracts.provisioning import PersonErased, PersonRecorded
 from services._platform.messages import Incoming, Outcome
 from services._platform.service import Moment
-from services.notifications.domain import PASSWORD_LINK_LIFETIME, WAITING, Erased, Mail, MailState, Person
+from services.notifications.domain import PASSWORD_LINK_LIFETIME, UNDONE, Erased, Mail, MailState, Person
 from services.notifications.letters import Letter, letters
 from services.notifications.store import Outtray
 
@@ -30,7 +30,7 @@ def person_erased(tray: Outtray, message: Incoming[PersonErased], moment: Moment
     if tray.erased.get(gone) is None:
         tray.erased.put(Erased(gone))
     for mail in tray.mails.values():
-        if mail.state not in WAITING or gone not in (mail.recipient_id, mail.about_id):
+        if mail.state not in UNDONE or gone not in (mail.recipient_id, mail.about_id):
             continue
         if mail.recipient_id == gone:
             tray.mails.put(replace(mail, state=MailState.ERASED, params={}))

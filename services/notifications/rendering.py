@@ -1,22 +1,23 @@
 """From a mail's facts to its bytes: a subject, a text and an HTML part, in the recipient's language."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.policy import SMTP, SMTPUTF8
 from email.utils import format_datetime
 from functools import cache
-from typing import Any
+from typing import Any, Self
+from unicodedata import bidirectional
 from urllib.parse import urlencode
 
 import jinja2
 from babel import Locale
 from babel.dates import format_date
 from babel.numbers import format_decimal
+from markupsafe import Markup
 
 from services.notifications.domain import Mail, Person, Template
+from services.notifications.mime import Content, Mailbox, write
 from services.notifications.settings import NotificationsSettings
 from services.notifications.sources import source
 
@@ -27,28 +28,54 @@ PLAN_NAMES = {
 """Plans as people know them. One without a name here is called by its own."""
 
 
+_TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
+
+
+class Name(str):
+    """What somebody is called, kept from changing the direction of the sentence around it.
+
+    As text it is between U+2068 and U+2069, if anything in it is written from right to left: a program that does not
+    know these shows a box, which most names are spared. In HTML it is a `<bdi>`. Names of older rules may hold
+    characters that turn text; those are left out.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, name: str) -> Self:
+        """Make one of a name as it is stored."""
+        plain = _TURNING.sub("", name)
+        turns = any(bidirectional(character) in _RIGHT_TO_LEFT for character in plain)
+        return super().__new__(cls, f"\u2068{plain}\u2069" if turns else plain)
+
+    def __html__(self) -> str:
+        """Return it as Jinja2 puts it into HTML."""
+        return Markup("<bdi>{}</bdi>").format(self.strip("\u2068\u2069"))
+
+
 def render(mail: Mail, to: Person, about: Person | None, settings: NotificationsSettings) -> bytes:
     """Make the bytes of a mail to somebody, `about` somebody: None if that is nobody, or nobody any more.
 
-    The same arguments give the same bytes. Header injection can't happen: names hold no line breaks (the contracts
-    refuse them), and every header goes through `EmailMessage` and `Address`.
+    The same arguments give the same bytes. Raises `mime.Unsound` if these would say anything but what is meant.
     """
     parts = _parts(mail.template, to.language)
     facts = _facts(mail, to, about, parts.nobody, settings)
-    local_part, domain = to.email.rsplit("@", 1)
-    sender, sender_domain = settings.mail_from.rsplit("@", 1)
-    # A mailbox name beyond ASCII can be written in no other way (RFC 6532); all others are, as any server reads them.
-    message = EmailMessage(policy=SMTP if local_part.isascii() else SMTPUTF8)
-    message["From"] = Address("Popfax", sender, sender_domain)
-    message["To"] = Address(f"{to.first_name} {to.last_name}", local_part, domain)
-    message["Subject"] = parts.subject.render(facts)
-    message["Date"] = format_datetime(mail.made_at)
-    message["Message-ID"] = f"<{mail.id}@{sender_domain}>"
-    message["Auto-Submitted"] = "auto-generated"
-    message.set_content(parts.text.render(facts).strip() + "\n")
-    message.add_alternative(parts.html.render(facts), subtype="html")
-    message.set_boundary(f"popfax-{mail.id.hex}")  # not a random one: the same mail has the same bytes
-    return message.as_bytes()
+    domain = settings.mail_from.rpartition("@")[2]
+    return write(
+        Content(
+            sender=Mailbox("Popfax", settings.mail_from),
+            to=Mailbox(f"{to.first_name} {to.last_name}", to.email),
+            subject=parts.subject.render(facts),
+            headers={
+                "Date": format_datetime(mail.made_at),
+                "Message-ID": f"<{mail.id}@{domain}>",
+                "Auto-Submitted": "auto-generated",
+            },
+            text=parts.text.render(facts).strip() + "\n",
+            html=parts.html.render(facts).strip() + "\n",
+            boundary=f"popfax-{mail.id.hex}",
+        )
+    )
 
 
 def _facts(
@@ -60,13 +87,15 @@ def _facts(
     """
     facts = {
         **mail.params,
-        "first_name": to.first_name,
+        "first_name": Name(to.first_name),
         "fax_number": to.fax_number,
         "link": _link(mail, settings),
     }
+    if mail.params.get("group_name"):
+        facts["group_name"] = Name(mail.params["group_name"])
     if about is not None:
-        name = f"{about.first_name} {about.last_name}"
-        return facts | {"about": name, "About": name, "about_email": about.email}
+        name = Name(f"{about.first_name} {about.last_name}")
+        return facts | {"about": name, "About": name, "about_email": Name(about.email)}
     return facts | {"about": nobody, "About": nobody[:1].upper() + nobody[1:], "about_email": None, "group_name": None}
 
 
@@ -120,6 +149,7 @@ def _filters(language: str) -> dict[str, Callable[..., str]]:
         return PLAN_NAMES[language].get(plan, plan)
 
     return {
+        "bare": str,  # of a name: without markup
         "number": number,
         "counted": counted,
         "units": lambda value: f"{number(value)}\u00a0POP",

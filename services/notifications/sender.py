@@ -5,6 +5,10 @@ every attempt sends the same. A crash between the server's answer and our record
 whether that mail arrived can't be known, and as little when the connection breaks before the answer. So it is counted
 and shown as uncertain, and sent again under the same Message-ID, by which a mail server or client can tell that it is
 one mail.
+
+A mail whose bytes can't be made, or are found to say anything but what was meant, is parked with a code and never sent.
+One whose people nobody has told of waits for them, but not for ever (`domain`): without its recipient's record it is
+abandoned in the end, without that of whom it is about it goes out and names nobody.
 """
 
 import asyncio
@@ -24,7 +28,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services._platform.database import Conflict, Outage
 from services._platform.outages import Outages
 from services._platform.postgres import PostgresDatabase
-from services.notifications.domain import WAITING, Delivery, MailState, Person
+from services.notifications.domain import (
+    RECIPIENT_WAIT,
+    SUBJECT_WAIT,
+    WAITING,
+    Delivery,
+    MailState,
+    Person,
+)
+from services.notifications.mime import Unsound
 from services.notifications.rendering import render
 from services.notifications.settings import NotificationsSettings
 from services.notifications.tables import DELIVERIES, MAILS, PEOPLE, deliveries, erased, mails, people
@@ -34,6 +46,8 @@ log = structlog.get_logger(__name__)
 SENT = Counter("popfax_mails_sent_total", "Mails that the mail server took")
 REFUSED = Counter("popfax_mails_refused_total", "Mails that the mail server refused for good")
 RETRIED = Counter("popfax_mails_retried_total", "Attempts that the mail server put off, or that found it away")
+PARKED = Counter("popfax_mails_parked_total", "Mails whose bytes can't be made, or would not say what is meant")
+ABANDONED = Counter("popfax_mails_abandoned_total", "Mails given up: nobody was ever known under the recipient's id")
 UNCERTAIN = Counter("popfax_mails_uncertain_total", "Mails sent again because a crash hid the server's answer")
 
 EXCHANGE_TIMEOUT_S = 20.0
@@ -121,21 +135,27 @@ def _tell(answers: Sequence[Answer]) -> None:
 
 async def _take(connection: AsyncConnection, settings: NotificationsSettings, now: datetime) -> list[Due]:
     """Take the mails whose turn it is and whose people are known; render the new ones; mark all as in flight."""
-    rows = (await connection.execute(_DUE, {"now": now, "at_once": settings.mails_at_once})).all()
+    due = {
+        "now": now,
+        "at_once": settings.mails_at_once,
+        "p_recipient_by": now - RECIPIENT_WAIT,
+        "p_subject_by": now - SUBJECT_WAIT,
+    }
+    rows = (await connection.execute(_DUE, due)).all()
     before = await _before(connection, rows)
     fresh = [row for row in rows if before[row.id].rendered is None]
     directory = await _look_up(connection, fresh)
-    dropped = [row.id for row in fresh if row.recipient_id in directory.erased]
-    if dropped:
-        await connection.execute(_DROP, {"p_ids": dropped})
-    ready = [row for row in rows if before[row.id].rendered is not None or directory.has(row)]
+    await _give_up(connection, fresh, directory, now)
+    ready = [row for row in rows if before[row.id].rendered is not None or directory.has(row, now)]
     taken: list[Due] = []
     flights: list[dict[str, Any]] = []
+    parked: list[dict[str, Any]] = []
     for row in ready:
         known = before[row.id]
         mail = _due(row, known, directory, settings)
-        if mail is None:
-            continue  # its lease is its pause: the others go out
+        if isinstance(mail, str):
+            parked.append({"p_id": row.id, "p_code": mail})
+            continue
         if known.in_flight_since is not None:
             _uncertain(row.id)
         flights.append(
@@ -154,7 +174,23 @@ async def _take(connection: AsyncConnection, settings: NotificationsSettings, no
         await connection.execute(_LEASE, {"p_ids": [row.id for row in ready], "p_until": until})
     if flights:
         await connection.execute(_TAKE_OFF, flights)
+    if parked:
+        await connection.execute(_PARK, parked)
+        await connection.execute(_NOTE, parked)
     return taken
+
+
+async def _give_up(connection: AsyncConnection, rows: Sequence[Any], directory: "_Directory", now: datetime) -> None:
+    """Drop what is to somebody erased, and abandon what is to somebody whom nobody has told of in all this time."""
+    dropped = [row.id for row in rows if row.recipient_id in directory.erased]
+    if dropped:
+        await connection.execute(_DROP, {"p_ids": dropped, "p_state": MailState.ERASED.value})
+    strangers = [row for row in rows if row.recipient_id in directory.unknown and row.made_at <= now - RECIPIENT_WAIT]
+    if strangers:
+        await connection.execute(_DROP, {"p_ids": [row.id for row in strangers], "p_state": MailState.ABANDONED.value})
+    for row in strangers:
+        ABANDONED.inc()
+        log.error("mail_abandoned", mail_id=str(row.id), template=row.template, recipient_id=str(row.recipient_id))
 
 
 async def _before(connection: AsyncConnection, rows: Sequence[Any]) -> dict[UUID, Delivery]:
@@ -176,11 +212,17 @@ class _Directory:
 
     people: dict[UUID, Person]
     erased: set[UUID]
+    unknown: set[UUID]
+    """Nobody has told of them. Who is left out because their record is being changed is not among them."""
 
-    def has(self, row: Any) -> bool:
-        """Whether a mail can be rendered: its recipient is somebody, and whom it is about was at some time."""
-        about = row.about_id is None or row.about_id in self.people or row.about_id in self.erased
-        return row.recipient_id in self.people and about
+    def has(self, row: Any, now: datetime) -> bool:
+        """Whether a mail can be rendered: its recipient is somebody, and whom it is about was, or never will be."""
+        return row.recipient_id in self.people and (
+            row.about_id is None
+            or row.about_id in self.people
+            or row.about_id in self.erased
+            or (row.about_id in self.unknown and row.made_at <= now - SUBJECT_WAIT)
+        )
 
 
 async def _look_up(connection: AsyncConnection, rows: Sequence[Any]) -> _Directory:
@@ -191,16 +233,19 @@ async def _look_up(connection: AsyncConnection, rows: Sequence[Any]) -> _Directo
     """
     ids = {id_ for row in rows for id_ in (row.recipient_id, row.about_id) if id_ is not None}
     if not ids:
-        return _Directory({}, set())
+        return _Directory({}, set(), set())
     found = [PEOPLE.from_values(row) for row in await connection.execute(_PEOPLE, {"p_ids": list(ids)})]
     people_found = {person.id: person for person in found}
     missing = list(ids - people_found.keys())
-    gone = set((await connection.execute(_GONE, {"p_ids": missing})).scalars()) if missing else set()
-    return _Directory(people_found, gone)
+    if not missing:
+        return _Directory(people_found, set(), set())
+    gone = set((await connection.execute(_GONE, {"p_ids": missing})).scalars())
+    changing = set((await connection.execute(_THERE, {"p_ids": missing})).scalars())
+    return _Directory(people_found, gone, set(missing) - gone - changing)
 
 
-def _due(row: Any, known: Delivery, directory: _Directory, settings: NotificationsSettings) -> Due | None:
-    """Give a mail with its bytes; None, and a line in the log, if they can't be made: a bug, and of one mail."""
+def _due(row: Any, known: Delivery, directory: _Directory, settings: NotificationsSettings) -> Due | str:
+    """Return a mail with its bytes; a code, and a line in the log, if they can't be made: a bug, and of one mail."""
     attempts = known.attempts + 1
     if known.rendered is not None and known.recipient is not None:
         return Due(row.id, known.recipient, known.rendered, attempts)
@@ -208,8 +253,10 @@ def _due(row: Any, known: Delivery, directory: _Directory, settings: Notificatio
     try:
         rendered = render(MAILS.from_values(row), recipient, directory.people.get(row.about_id), settings)
     except Exception as error:
-        log.error("mail_not_rendered", mail_id=str(row.id), template=row.template, error=type(error).__name__)
-        return None
+        code, why = ("unsound", str(error)) if isinstance(error, Unsound) else ("not_rendered", type(error).__name__)
+        PARKED.inc()
+        log.error("mail_parked", mail_id=str(row.id), template=row.template, code=code, why=why)
+        return code
     return Due(row.id, recipient.email, rendered, attempts)
 
 
@@ -294,7 +341,7 @@ def _storable(answer: str) -> str:
 _ids = sa.any_(sa.bindparam("p_ids", type_=ARRAY(sa.Uuid)))
 
 
-# Somebody is known who is, or was, in the directory.
+# Somebody is known who is, or was, in the directory. For nobody else a mail waits for ever.
 _about, _to_nobody, _about_nobody = people.alias("about"), erased.alias("to_nobody"), erased.alias("about_nobody")
 _DUE = (
     sa.select(*MAILS.columns)
@@ -305,8 +352,17 @@ _DUE = (
     .where(
         mails.c.state.in_([state.value for state in WAITING]),
         mails.c.next_attempt_at <= sa.bindparam("now"),
-        sa.or_(people.c.id.is_not(None), _to_nobody.c.id.is_not(None)),
-        sa.or_(mails.c.about_id.is_(None), _about.c.id.is_not(None), _about_nobody.c.id.is_not(None)),
+        sa.or_(
+            people.c.id.is_not(None),
+            _to_nobody.c.id.is_not(None),
+            mails.c.made_at <= sa.bindparam("p_recipient_by"),
+        ),
+        sa.or_(
+            mails.c.about_id.is_(None),
+            _about.c.id.is_not(None),
+            _about_nobody.c.id.is_not(None),
+            mails.c.made_at <= sa.bindparam("p_subject_by"),
+        ),
     )
     .order_by(mails.c.next_attempt_at)
     .limit(sa.bindparam("at_once"))
@@ -315,8 +371,9 @@ _DUE = (
 _BEFORE = sa.select(*DELIVERIES.columns).where(deliveries.c.mail_id == _ids)
 _PEOPLE = sa.select(*PEOPLE.columns).where(people.c.id == _ids).with_for_update(read=True, skip_locked=True)
 _LOCK = sa.select(mails.c.id).where(mails.c.id == _ids).order_by(mails.c.id).with_for_update()
+_THERE = sa.select(people.c.id).where(people.c.id == _ids)
 _GONE = sa.select(erased.c.id).where(erased.c.id == _ids)
-_DROP = sa.update(mails).values(state=MailState.ERASED.value, params={}).where(mails.c.id == _ids)
+_DROP = sa.update(mails).values(state=sa.bindparam("p_state"), params={}).where(mails.c.id == _ids)
 _LEASE = (
     sa.update(mails)
     .values(state=MailState.RENDERED.value, next_attempt_at=sa.bindparam("p_until"))
@@ -327,6 +384,12 @@ _TAKE_OFF = _new.on_conflict_do_update(
     index_elements=["mail_id"],
     set_={name: _new.excluded[name] for name in ("rendered", "recipient", "attempts", "in_flight_since", "uncertain")},
 )
+_none_yet = insert(deliveries).values(
+    mail_id=sa.bindparam("p_id"), attempts=0, uncertain=0, last_answer=sa.bindparam("p_code")
+)
+_NOTE = _none_yet.on_conflict_do_update(
+    index_elements=["mail_id"], set_={"last_answer": _none_yet.excluded.last_answer}
+)
 
 # One row of parameters a mail: psycopg sends them in one pipeline.
 _heard = sa.update(deliveries).where(deliveries.c.mail_id == sa.bindparam("p_id"))
@@ -336,4 +399,5 @@ _PUT_OFF = _heard.values(uncertain=deliveries.c.uncertain + sa.bindparam("p_unce
 _this = sa.update(mails).where(mails.c.id == sa.bindparam("p_id"))
 # What was erased meanwhile, or has come back already, stays so.
 _DONE = _this.values(state=sa.bindparam("p_state"), params={}).where(mails.c.state == MailState.RENDERED.value)
+_PARK = _this.values(state=MailState.PARKED.value)
 _LATER = _this.values(next_attempt_at=sa.bindparam("p_next"))

@@ -24,6 +24,7 @@ from services.notifications.domain import Template
 SIGNATURE = {"fr": "L’équipe Popfax", "en": "The Popfax team"}
 COLON = {"fr": "\u00a0: ", "en": ": "}
 
+_PLACEHOLDER = re.compile(r"\{\{ (.+?) \}\}")
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 _BEFORE = re.compile(r" (?=[:;!?»])")
 _AFTER = re.compile(r"(?<=«) ")
@@ -84,9 +85,10 @@ def _if(when: str | None, part: str) -> str:
 def _html(blocks: Sequence[dict[str, Any]], own: dict[str, str], language: str) -> str:
     """Make the HTML part, through MJML. Its placeholders pass through that as the text that they are.
 
-    The title becomes an attribute, too, where MJML's port makes an escape of a no-break space, which no browser reads.
+    The title becomes an attribute, too, where MJML's port makes an escape of a no-break space, which no browser reads;
+    and no markup can stand there.
     """
-    own = {**own, "subject": own["subject"].replace("\u00a0", " ")}
+    own = {**own, "subject": _PLACEHOLDER.sub(r"{{ (\1) | bare }}", own["subject"]).replace("\u00a0", " ")}
     return mjml2html(
         _layouts()
         .get_template("layout.mjml")

@@ -10,7 +10,7 @@ from contracts.provisioning import PersonErased, PersonRecorded
 from services._platform.database import Transaction
 from services._platform.messages import Incoming
 from services._platform.rows import Changes, Rows
-from services.notifications.domain import WAITING, Delivery, Erased, Mail, Person
+from services.notifications.domain import UNDONE, Delivery, Erased, Mail, Person
 from services.notifications.letters import letters
 from services.notifications.tables import DELIVERIES, ERASED, MAILS, PEOPLE
 
@@ -42,7 +42,7 @@ async def load(tx: Transaction, batch: Sequence[Incoming[Message]]) -> Outtray:
     people = await tx.fetch(PEOPLE, recorded | gone)
     named = {id_ for letter in written for id_ in (letter.recipient_id, letter.about_id) if id_ is not None}
     erased = await tx.fetch(ERASED, gone | named, for_update=False)
-    waiting = [state.value for state in WAITING]
+    waiting = [state.value for state in UNDONE]
     theirs = await tx.keys(MAILS, {"recipient_id": gone, "state": waiting})
     theirs |= await tx.keys(MAILS, {"about_id": gone, "state": waiting})
     ids = theirs | bounced | {letter.id for letter in written}

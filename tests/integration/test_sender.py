@@ -28,7 +28,7 @@ from services._platform import postgres
 from services._platform.outages import Outages
 from services._platform.postgres import PostgresDatabase
 from services._platform.shell import FromKafka, Shell
-from services.notifications import sender
+from services.notifications import mime, sender
 from services.notifications.consumers import NOTIFICATIONS
 from services.notifications.sender import send_due, send_mails
 from services.notifications.settings import NotificationsSettings
@@ -439,18 +439,84 @@ class TestTrouble:
         after = await post.row(member)
         assert (after.state, after.uncertain, after.attempts) == ("sent", 1, 2)
 
-    async def test_a_mail_that_cannot_be_made_stops_no_other(self, post: Post) -> None:
+    async def test_a_mail_that_cannot_be_made_is_parked_with_a_code_and_stops_no_other(self, post: Post) -> None:
         odd, member = post.person("Odd"), post.person("Nina")
         await post.create(post.person("Olga"), odd)
         await post.create(post.person("Olga2"), member)
         execute(post.url, "UPDATE people SET language = 'xx' WHERE id = %s", odd.subscriber_id)
         await post.send_all()
         assert len(post.arrived(member)) == 1
-        assert post.arrived(odd) == []
-        execute(post.url, "UPDATE people SET language = 'fr' WHERE id = %s", odd.subscriber_id)
         await post.make_due()
+        assert await post.send_all() == 0, "it is not tried again by itself"
+        row = await post.row(odd)
+        assert (row.state, row.last_answer, row.rendered) == ("parked", "not_rendered", None)
+        assert row.params["token"], "it is not lost"
+        execute(post.url, "UPDATE people SET language = 'fr' WHERE id = %s", odd.subscriber_id)
+        execute(post.url, "UPDATE mails SET state = 'queued' WHERE id = %s", row.id)  # as `popfax mail retry` does
         await post.send_all()
         assert len(post.arrived(odd)) == 1
+
+    async def test_bytes_that_would_say_anything_else_are_parked_and_never_sent(
+        self, post: Post, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        member = post.person("Nina")
+        await post.create(post.person("Olga"), member)
+        monkeypatch.setattr(mime, "_text", lambda header, text: f"{text.encode()}\r\nBcc: b@c.example")
+        await post.send_all()
+        row = await post.row(member)
+        assert (row.state, row.last_answer, row.attempts, row.rendered) == ("parked", "unsound", 0, None)
+        assert post.arrived_here() == []
+        await post.tell(gone(member))
+        await _assert_forgotten(post, member)
+
+    @pytest.mark.parametrize("name", ["x" * 78, "x" * 100, "é" * 100, "漢" * 100])
+    async def test_a_long_name_leaves_the_mail_whole(self, post: Post, name: str) -> None:
+        member = post.person("Nina", first_name=name)
+        await post.create(post.person("Olga", first_name=name, last_name=name), member)
+        await post.send_all()
+        (mail,) = post.arrived(member)
+        assert mail["message-id"] is not None
+        assert [part.get_content_type() for part in mail.iter_parts()] == ["text/plain", "text/html"]
+
+
+LONG_AGO = {"day": "25 hours", "week": "169 hours"}
+
+
+class TestStrangers:
+    """Mails to, or about, somebody who was never registered."""
+
+    async def age(self, post: Post, by: str) -> None:
+        execute(post.url, "UPDATE mails SET made_at = made_at - %s::interval", LONG_AGO[by])
+
+    async def test_a_mail_about_a_stranger_goes_out_after_a_day_and_names_nobody(self, post: Post) -> None:
+        owner, stranger = post.person("Olga"), post.person("Nina")
+        await post.tell(owner, created(owner, stranger))
+        assert await post.send_all() == 0
+        await self.age(post, "day")
+        assert await post.send_all() == 1
+        (mail,) = post.arrived(owner)
+        assert "a member" in mail["subject"]
+        assert (await post.row(stranger)).state == "queued", "that to her waits longer"
+
+    async def test_a_mail_to_a_stranger_is_abandoned_after_a_week_and_its_token_forgotten(self, post: Post) -> None:
+        owner, stranger = post.person("Olga"), post.person("Nina")
+        await post.tell(owner, created(owner, stranger))
+        await self.age(post, "day")
+        await post.send_all()
+        await self.age(post, "week")
+        assert await post.send_all() == 0
+        row = await post.row(stranger)
+        assert (row.state, row.params) == ("abandoned", {})
+        await post.tell(stranger)
+        assert await post.send_all() == 0, "no link in it would be good any more"
+
+    async def test_a_mail_to_somebody_whose_record_comes_late_is_sent(self, post: Post) -> None:
+        owner, late = post.person("Olga"), post.person("Nina")
+        await post.tell(owner, created(owner, late))
+        await self.age(post, "day")
+        await post.tell(late)
+        assert await post.send_all() == 2
+        assert len(post.arrived(late)) == 1
 
 
 class TestErasure:

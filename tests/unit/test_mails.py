@@ -47,7 +47,7 @@ class _Visible(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.text += "" if tag == "strong" else " "
+        self.text += "" if tag in ("strong", "bdi") else " "
         given = dict(attrs)
         if tag == "a":
             self.links.append(given["href"] or "")
@@ -102,7 +102,7 @@ def test_text_and_html_say_the_same(sample: Sample) -> None:
     seen = visible(content(message, "html"))
     (brand, *said) = seen.text.split()
     assert brand == "popfax"
-    text = content(message, "plain")
+    text = re.sub("[\u2068\u2069]", "", content(message, "plain"))  # the HTML part has elements for that
     for link in seen.links:
         assert f":\n{link}\n" in text.replace(NBSP, "")
         text = text.replace(f"\n{link}", "")
@@ -174,7 +174,7 @@ def test_html_is_of_its_language_has_one_heading_and_fetches_nothing(sample: Sam
     assert "\\" not in html, "an escape of MJML's port that no browser reads"
     assert f'aria-label="{escape(sample_title(sample))}"' in html
     assert not re.search(r"<img|<link|<script|@import|url\(", html)
-    preheader = re.search(r'<div style="display:none[^>]*>([^<]+)</div>', html)
+    preheader = re.search(r'<div style="display:none[^>]*>(.+?)</div>', html)
     assert preheader is not None
     assert len(preheader[1]) > 10
 
