@@ -1,6 +1,7 @@
 """`popfax`, command by command, against the running product."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ from services._platform.messages import StoredRecord
 from services._platform.postgres import PARKED, PARKED_KEYS, PostgresDatabase, engine
 from services.groups.tables import history, plans, sagas, subscribers
 from services.ledger.tables import accounts
+from services.notifications.tables import mails
 from tests.conftest import make_stack
 
 ANSWER_WITHIN_S = 20
@@ -357,6 +359,26 @@ class TestBooksMailsTopics:
         told = cli.json("mail", "list", "--state", "sent")
         assert {"welcome", "receipt"} == {mail["template"] for mail in told["mails"]}
         assert "@" not in cli("mail", "list").stdout
+
+    def test_a_mail_that_waits_for_a_stranger_or_is_parked_is_shown_as_stuck(self, cli: Cli) -> None:
+        to, about, broken = uuid4(), uuid4(), uuid4()
+        made_at = datetime.now(UTC) - timedelta(hours=2)
+        row = {"params": {}, "made_at": made_at, "next_attempt_at": made_at + timedelta(days=9), "template": "receipt"}
+        rows = [
+            {**row, "id": to, "state": "queued", "recipient_id": uuid4(), "about_id": None},
+            {**row, "id": broken, "state": "parked", "recipient_id": about, "about_id": None},
+        ]
+        cli.rows(Principal.NOTIFICATIONS, sa.insert(mails).values(rows))
+        try:
+            stuck = {mail["id"]: mail for mail in cli.json("mail", "list", "--stuck")["mails"]}
+            assert (stuck[str(to)]["waits_for"], stuck[str(broken)]["waits_for"]) == ("recipient", None)
+            shown = cli("mail", "list", "--stuck").stdout
+            assert "STUCK: no record of" in shown
+            assert re.search(r"\b2 ?h", shown), shown
+            assert cli.json("mail", "retry", str(broken)) == {"id": str(broken), "state": "queued"}
+            assert "no mail" in cli("mail", "retry", str(to)).output
+        finally:
+            cli.rows(Principal.NOTIFICATIONS, sa.delete(mails).where(mails.c.id.in_([to, broken])))
 
     def test_compares_the_topics_and_creates_what_is_missing(self, cli: Cli) -> None:
         assert cli.json("topics")["differences"] == []
