@@ -13,6 +13,7 @@ from deploy.cli.connection import Connection, connect, require_kafka
 from deploy.cli.errors import Failure, Unreachable, UsageError
 from deploy.cli.options import EnvFile, Json, Service, Timeout, services
 from deploy.cli.output import ago, print_json, print_table, say
+from services._platform.partitions import Outcome
 from services._platform.postgres import PARTITION_STOPS as STOPS
 
 app = typer.Typer(help="List partitions that have stopped, and skip what they have stopped at.", no_args_is_help=True)
@@ -52,10 +53,11 @@ def list_(
 
 
 def _outcome(row: Any) -> str:
-    skipped = f"to {row.skip_to}: {row.skip_reason}"
-    if row.ended_at is None:
-        return f"tried {row.attempts} times" if row.skip_to is None else f"to be skipped {skipped}"
-    return "read after all" if row.skip_to is None else f"skipped {skipped}"
+    if row.outcome == Outcome.SKIPPED:
+        return f"skipped to {row.skip_to}: {row.skip_reason}"
+    if row.outcome is not None:
+        return str(row.outcome)
+    return f"tried {row.attempts} times" if row.skip_to is None else f"to be skipped to {row.skip_to}"
 
 
 @app.command()
@@ -113,7 +115,7 @@ def _await_end(connection: Connection, owner: Principal, stop: Any, deadline: fl
         this, *later = connection.rows(owner, query)
         if later:
             raise Failure(f"it has stopped once more, at offset {later[-1].position}: {later[-1].error}")
-        if this.ended_at is not None:
+        if this.outcome is not None:
             return {"ended_at": this.ended_at}
         time.sleep(_POLL_S)
     raise Unreachable(f"{owner} has not taken it up: it will when it runs and tries the partition again")

@@ -127,9 +127,9 @@ class Consumer:
 
     def trouble(self) -> str | None:
         """Say why this replica does not consume as it should; None if it does. Without partitions it stands by."""
-        if self._ids.missing:
-            return f"there is no topic {min(self._ids.missing)}"
-        for (topic, partition), stop in self._stopped.items():
+        if missing := sorted(self._ids.missing):
+            return f"there is no topic {missing[0]}"
+        for (topic, partition), stop in list(self._stopped.items()):  # the thread changes it
             if stop.attempts > 1:
                 return f"{topic}/{partition} stopped at {stop.position}: {stop.error}"
         return self._state.trouble()
@@ -268,6 +268,7 @@ class Consumer:
                 place.offset = OFFSET_BEGINNING
         client.incremental_assign(committed)
         self._owned |= _places(partitions)
+        self._await(self._stops.taken_over(_places(partitions)))
         log.info("partitions_assigned", new=len(partitions), all=len(self._owned))
 
     def _on_revoke(self, client: Client, partitions: list[TopicPartition]) -> None:
@@ -329,14 +330,14 @@ class Consumer:
                     log.warning("partition_skips", topic=place[0], partition=place[1], at=stop.position, to=skip_to)
                     self._seek(place, skip_to)
                     self._next[place] = skip_to
-                stop.trying()
+                stop.trying(skips=skip_to is not None)
                 self._client.resume(_partitions([place]))
 
     def _flows(self, place: Place) -> None:
-        del self._stopped[place]
+        stop = self._stopped.pop(place)
         metrics.PARTITIONS_STOPPED.set(len(self._stopped))
         log.info("partition_flows", topic=place[0], partition=place[1])
-        self._await(self._stops.ended(place))
+        self._await(self._stops.ended(place, stop))
 
     def _running(self) -> set[Place]:
         return {place for place in self._owned if place not in self._stopped or self._stopped[place].is_tried()}

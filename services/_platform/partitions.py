@@ -1,12 +1,13 @@
 """Partitions that stop: a batch on them can't be unpacked, and nothing behind it is handled until it can be.
 
-Each stop is a row, from the fault to its end: either the batch could be read after all, or an operator had it skipped,
-and then the row says which offsets were passed over, and why. Rows are kept: they are the only trace of what was never
-handled.
+Each stop is a row, from the fault to its outcome. If an operator had it skipped, the row says which offsets were passed
+over, and why. Rows are kept: they are the only trace of what was never handled.
 """
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
+from enum import StrEnum
 
 import sqlalchemy as sa
 import structlog
@@ -26,6 +27,19 @@ FLOWS_AFTER_S = 10.0
 """A partition that was tried and has not failed for so long flows, if it has no record to show it by."""
 
 
+class Outcome(StrEnum):
+    """How a stop ended."""
+
+    READ = "read"
+    """The batch could be unpacked after all."""
+    SKIPPED = "skipped"
+    """An operator had it skipped."""
+    HANDED_OVER = "handed over"
+    """Another replica, or another life of this one, has the partition now: if it can't read on, that is a new stop."""
+    MOVED = "moved"
+    """It stopped at another position, which is a new stop."""
+
+
 @dataclass(slots=True)
 class Stop:
     """A partition that has stopped, as the consumer remembers it."""
@@ -33,6 +47,7 @@ class Stop:
     position: int
     error: str
     attempts: int = 0
+    skipped: bool = False
     _again_at: float = 0.0
     _tried_at: float | None = None
 
@@ -41,15 +56,17 @@ class Stop:
         self.position, self.error = position, error
         self.attempts += 1
         self._tried_at = None
+        self.skipped = False
         self._again_at = time.monotonic() + min(2.0 ** (self.attempts - 1), LONGEST_PAUSE_S)
 
     def is_due(self) -> bool:
         """Say whether it is to be tried again."""
         return self._tried_at is None and time.monotonic() >= self._again_at
 
-    def trying(self) -> None:
+    def trying(self, *, skips: bool) -> None:
         """Note that it is tried: it flows, or fails once more."""
         self._tried_at = time.monotonic()
+        self.skipped = skips
 
     def is_tried(self) -> bool:
         """Say whether it is being tried."""
@@ -71,7 +88,7 @@ class Stops:
 
     async def stopped(self, place: Place, stop: Stop) -> None:
         """Write down a stop, or that it has lasted for another attempt. At another position it is another stop."""
-        await self._execute(_end(place, PARTITION_STOPS.c.position != stop.position))
+        await self._execute(_end([place], Outcome.MOVED, PARTITION_STOPS.c.position != stop.position))
         now = {"position": stop.position, "error": stop.error, "attempts": stop.attempts}
         row = insert(PARTITION_STOPS).values(topic=place[0], partition=place[1], stopped_at=sa.func.now(), **now)
         await self._execute(
@@ -85,9 +102,14 @@ class Stops:
         found = await self._execute(query)
         return found[0][0] if found else None
 
-    async def ended(self, place: Place) -> None:
+    async def ended(self, place: Place, stop: Stop) -> None:
         """Write down that a partition flows again."""
-        await self._execute(_end(place))
+        await self._execute(_end([place], Outcome.SKIPPED if stop.skipped else Outcome.READ))
+
+    async def taken_over(self, places: Collection[Place]) -> None:
+        """Write down that partitions have a new owner, who begins to read."""
+        if places:
+            await self._execute(_end(places, Outcome.HANDED_OVER))
 
     async def _execute(self, statement: sa.Executable) -> list[tuple[int | None]]:
         try:
@@ -103,5 +125,7 @@ def _of(place: Place) -> tuple[sa.ColumnElement[bool], ...]:
     return PARTITION_STOPS.c.topic == place[0], PARTITION_STOPS.c.partition == place[1], _OPEN
 
 
-def _end(place: Place, *which: sa.ColumnElement[bool]) -> sa.Update:
-    return sa.update(PARTITION_STOPS).values(ended_at=sa.func.now()).where(*_of(place), *which)
+def _end(places: Collection[Place], outcome: Outcome, *which: sa.ColumnElement[bool]) -> sa.Update:
+    here = sa.tuple_(PARTITION_STOPS.c.topic, PARTITION_STOPS.c.partition).in_(sorted(places))
+    ended = {"ended_at": sa.func.now(), "outcome": outcome.value}
+    return sa.update(PARTITION_STOPS).values(ended).where(here, _OPEN, *which)

@@ -120,6 +120,7 @@ def add_partition_stops(metadata: sa.MetaData) -> sa.Table:
         sa.Column("skip_reason", sa.Text),
         sa.Column("skip_requested_at", timestamp()),
         sa.Column("ended_at", timestamp()),
+        sa.Column("outcome", sa.Text),
     )
     open_ = table.c.ended_at.is_(None)
     sa.Index("partition_stops_open", table.c.topic, table.c.partition, unique=True, postgresql_where=open_)

@@ -159,7 +159,7 @@ class TestBatchThatCannotBeUnpacked:
             await eventually(lambda: _committed(fresh, 5) == 160, "the offsets of the others")
             assert _committed(fresh, 3) == 10, "no position beyond what was handled"
             row = _stop_row(ledger_url)
-            assert (row["topic"], row["partition"], row["position"], row["ended_at"]) == (TOPIC, 3, 10, None)
+            assert (row["topic"], row["partition"], row["position"], row["outcome"]) == (TOPIC, 3, 10, None)
             assert row["error"] == "_BAD_MSG"
 
             assert await asyncio.to_thread(_popfax, fresh, ledger_url, "list") == 0
@@ -170,12 +170,12 @@ class TestBatchThatCannotBeUnpacked:
             assert await asyncio.to_thread(_popfax, fresh, ledger_url, *skipped) == 0
             await eventually(lambda: _are(ledger_engine, 30 + 4 * 40), "what was behind it", 60)
             await eventually(lambda: consumer.trouble() is None, "it is well again")
-            await eventually(lambda: _stop_row(ledger_url)["ended_at"] is not None, "the stop has its end")
             assert await _amounts(ledger_engine, bad) == [*range(1, 11), *range(21, 41)]
             await eventually(lambda: _committed(fresh, 3) == 40, "its offsets")
         row = _stop_row(ledger_url)
         assert await asyncio.to_thread(_popfax, fresh, ledger_url, "list", "--all") == 0
-        assert (row["position"], row["skip_to"], row["skip_reason"]) == (10, 20, "a bad disk")
+        assert (row["position"], row["outcome"], row["skip_to"]) == (10, "skipped", 20)
+        assert row["skip_reason"] == "a bad disk"
 
 
 def _popfax(stack: Stack, ledger_url: str, *words: str) -> int:
@@ -188,7 +188,7 @@ def _popfax(stack: Stack, ledger_url: str, *words: str) -> int:
 
 
 def _stop_row(url: str) -> dict[str, object]:
-    names = ("topic", "partition", "position", "error", "attempts", "skip_to", "skip_reason", "ended_at")
+    names = ("topic", "partition", "position", "error", "attempts", "skip_to", "skip_reason", "outcome")
     rows = execute(url, f"SELECT {', '.join(names)} FROM partition_stops")
     assert len(rows) == 1, "one stop is one row, however often it was tried"
     return dict(zip(names, rows[0], strict=True))

@@ -13,6 +13,7 @@ CREATE TABLE partition_stops (
     skip_reason TEXT,
     skip_requested_at TIMESTAMP WITH TIME ZONE,
     ended_at TIMESTAMP WITH TIME ZONE,
+    outcome TEXT,
     PRIMARY KEY (id)
 );
 
