@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from contracts.fields import Code, Email, GroupName, Language, Name, PlanName, Timestamp, Units, UnitsOrNone
 from contracts.message import Command, Event, MalformedCommand, Refusal
 from contracts.notifications import Token
-from contracts.topics import GROUPS_COMMANDS, GROUPS_EVENTS, GROUPS_MEMBERS
+from contracts.topics import GROUPS_COMMANDS, GROUPS_COMMANDS_FROM_HTTP, GROUPS_EVENTS, GROUPS_MEMBERS
+
+_OF_PEOPLE = (GROUPS_COMMANDS, GROUPS_COMMANDS_FROM_HTTP)
 
 MAX_MEMBERS = 1000
 """As many members may be named, or meant, by one command."""
@@ -32,9 +34,7 @@ Epoch = Annotated[int, Field(strict=True, ge=1)]
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
-class CreateMemberAccount(
-    Command, type="popfax.groups.create-member-account.v1", topic=GROUPS_COMMANDS, key="group_id"
-):
+class CreateMemberAccount(Command, type="popfax.groups.create-member-account.v1", topic=_OF_PEOPLE, key="group_id"):
     """Create an account for a new member of the actor's group, paid with the actor's own units.
 
     `price_units` is the price that the owner was shown. Answered by `MemberAccountCreated` and `MemberJoined`; refused
@@ -50,7 +50,7 @@ class CreateMemberAccount(
     language: Language
 
 
-class RenameGroup(Command, type="popfax.groups.rename-group.v1", topic=GROUPS_COMMANDS, key="group_id"):
+class RenameGroup(Command, type="popfax.groups.rename-group.v1", topic=_OF_PEOPLE, key="group_id"):
     """Give the actor's group a name. Until then it is called what its owner is called.
 
     Answered by `GroupRenamed`; refused by `RenameRefused` with `not_owner` or `group_closed`.
@@ -60,7 +60,7 @@ class RenameGroup(Command, type="popfax.groups.rename-group.v1", topic=GROUPS_CO
     name: GroupName
 
 
-class InviteByEmail(Command, type="popfax.groups.invite-by-email.v1", topic=GROUPS_COMMANDS, key="group_id"):
+class InviteByEmail(Command, type="popfax.groups.invite-by-email.v1", topic=_OF_PEOPLE, key="group_id"):
     """Invite whoever has an e-mail address into the actor's group.
 
     A subscriber gets a mail, and `InvitationSent` answers; one who has a pending invitation already gets a new mail,
@@ -74,7 +74,7 @@ class InviteByEmail(Command, type="popfax.groups.invite-by-email.v1", topic=GROU
     email: Email
 
 
-class AcceptInvitation(Command, type="popfax.groups.accept-invitation.v1", topic=GROUPS_COMMANDS, key="invitation_id"):
+class AcceptInvitation(Command, type="popfax.groups.accept-invitation.v1", topic=_OF_PEOPLE, key="invitation_id"):
     """Accept an invitation: with the token of the mail, or, without it, as the invited subscriber (the actor).
 
     Answered by `InvitationAccepted` and `MemberJoined`; refused by `InvitationAnswerRefused`, in this order, with
@@ -87,9 +87,7 @@ class AcceptInvitation(Command, type="popfax.groups.accept-invitation.v1", topic
     token: Token | None = None
 
 
-class DeclineInvitation(
-    Command, type="popfax.groups.decline-invitation.v1", topic=GROUPS_COMMANDS, key="invitation_id"
-):
+class DeclineInvitation(Command, type="popfax.groups.decline-invitation.v1", topic=_OF_PEOPLE, key="invitation_id"):
     """Decline an invitation, on the same conditions as `AcceptInvitation`.
 
     Answered by `InvitationDeclined`; refused by `InvitationAnswerRefused`.
@@ -99,7 +97,7 @@ class DeclineInvitation(
     token: Token | None = None
 
 
-class RevokeInvitation(Command, type="popfax.groups.revoke-invitation.v1", topic=GROUPS_COMMANDS, key="group_id"):
+class RevokeInvitation(Command, type="popfax.groups.revoke-invitation.v1", topic=_OF_PEOPLE, key="group_id"):
     """Take a pending invitation into the actor's group back.
 
     Answered by `InvitationRevoked`; refused by `RevocationRefused` with `not_owner`, `group_closed`,
@@ -120,7 +118,7 @@ class MemberRef(BaseModel):
     epoch: Epoch | None = None
 
 
-class DetachMembers(Command, type="popfax.groups.detach-members.v1", topic=GROUPS_COMMANDS, key="group_id"):
+class DetachMembers(Command, type="popfax.groups.detach-members.v1", topic=_OF_PEOPLE, key="group_id"):
     """End the memberships of some members of the actor's group; accounts and units stay theirs.
 
     Each has its own outcome, which `MembersDetached` tells; a `MemberLeft` follows for each that ended. Name the epochs
@@ -138,7 +136,7 @@ class DetachMembers(Command, type="popfax.groups.detach-members.v1", topic=GROUP
         return self
 
 
-class LeaveGroup(Command, type="popfax.groups.leave-group.v1", topic=GROUPS_COMMANDS, key="group_id"):
+class LeaveGroup(Command, type="popfax.groups.leave-group.v1", topic=_OF_PEOPLE, key="group_id"):
     """End the actor's own membership of a group; account and units stay theirs.
 
     `epoch` says which, where it is known. Answered by `MemberLeft`; refused by `LeaveRefused` with `not_member`.
@@ -148,7 +146,7 @@ class LeaveGroup(Command, type="popfax.groups.leave-group.v1", topic=GROUPS_COMM
     epoch: Epoch | None = None
 
 
-class TransferUnits(Command, type="popfax.groups.transfer-units.v1", topic=GROUPS_COMMANDS, key="group_id"):
+class TransferUnits(Command, type="popfax.groups.transfer-units.v1", topic=_OF_PEOPLE, key="group_id"):
     """Give units of the actor's to members of their group, for good; all of them get theirs, or none does.
 
     In mode `amount` each gets `amount_units`; in mode `top_up_to` each gets what brings their available units up to
@@ -432,7 +430,7 @@ class TransferRefused(Refusal, type="popfax.groups.transfer-refused.v1", topic=G
 class GroupsCommandMalformed(
     MalformedCommand, type="popfax.groups.command-malformed.v1", topic=GROUPS_EVENTS, key="command_id"
 ):
-    """A command on `popfax.groups.commands` could not be read."""
+    """A command to groups could not be read."""
 
 
 GroupsCommand = (

@@ -17,7 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts.fields import Code, Reference, Units, UnitsOrNone
 from contracts.message import Command, Event, MalformedCommand, Refusal
-from contracts.topics import LEDGER_BALANCES, LEDGER_COMMANDS, LEDGER_EVENTS
+from contracts.topics import (
+    LEDGER_BALANCES,
+    LEDGER_COMMANDS,
+    LEDGER_COMMANDS_FROM_GROUPS,
+    LEDGER_COMMANDS_FROM_PROVISIONING,
+    LEDGER_EVENTS,
+)
+
+_OF_SAGAS = (LEDGER_COMMANDS_FROM_GROUPS, LEDGER_COMMANDS_FROM_PROVISIONING)
 
 BalanceVersion = Annotated[int, Field(strict=True, ge=0)]
 """From which version on a balance shows what an event tells; 0 of an account on which nothing ever changed."""
@@ -34,8 +42,8 @@ class CreditUnits(Command, type="popfax.ledger.credit-units.v1", topic=LEDGER_CO
     amount_units: Units
 
 
-class ReserveUnits(Command, type="popfax.ledger.reserve-units.v1", topic=LEDGER_COMMANDS, key="account_id"):
-    """Hold units of an account for a payment that a saga is about to make.
+class ReserveUnits(Command, type="popfax.ledger.reserve-units.v1", topic=_OF_SAGAS, key="account_id"):
+    """Hold units of an account for a payment that a saga is about to make. The hold is the asking principal's.
 
     Answered by `UnitsReserved`; refused by `UnitsRefused`, in this order, with `hold_cancelled` (its release came
     first), `id_conflict`, `account_closed`, `account_expired` (unless it `extends` that very account), `units_short`. A
@@ -48,17 +56,21 @@ class ReserveUnits(Command, type="popfax.ledger.reserve-units.v1", topic=LEDGER_
     extends: bool = False
 
 
-class CaptureHold(Command, type="popfax.ledger.capture-hold.v1", topic=LEDGER_COMMANDS, key="account_id"):
-    """Turn a hold into a payment to Popfax. Answered by `HoldCaptured`; refused with `hold_not_open`."""
+class CaptureHold(Command, type="popfax.ledger.capture-hold.v1", topic=_OF_SAGAS, key="account_id"):
+    """Turn a hold into a payment to Popfax. Answered by `HoldCaptured`; refused with `hold_not_open`.
+
+    Another principal's hold is as good as none.
+    """
 
     hold_id: UUID
     account_id: UUID
 
 
-class ReleaseHold(Command, type="popfax.ledger.release-hold.v1", topic=LEDGER_COMMANDS, key="account_id"):
+class ReleaseHold(Command, type="popfax.ledger.release-hold.v1", topic=_OF_SAGAS, key="account_id"):
     """Give held units back. Answered by `HoldReleased`; refused with `hold_captured` or `id_conflict`.
 
-    Releasing a hold that never was succeeds, and burns its id: a reservation that comes late is refused.
+    Another principal's hold, or another account's, is an `id_conflict`. Releasing a hold that never was succeeds, and
+    burns its id: a reservation that comes late is refused.
     """
 
     hold_id: UUID
@@ -81,7 +93,9 @@ class Leg(BaseModel):
         return self
 
 
-class PostTransfers(Command, type="popfax.ledger.post-transfers.v1", topic=LEDGER_COMMANDS, key="source_id"):
+class PostTransfers(
+    Command, type="popfax.ledger.post-transfers.v1", topic=LEDGER_COMMANDS_FROM_GROUPS, key="source_id"
+):
     """Move units from one account to one or many, all or nothing. A target is named once, and is not the source.
 
     Answered by `TransfersPosted`; refused by `TransfersRefused`, in this order, with `id_conflict`, `not_holder` (the
@@ -175,7 +189,7 @@ class HoldReleased(Event, type="popfax.ledger.hold-released.v1", topic=LEDGER_EV
 
 
 class ReleaseRefused(Refusal, type="popfax.ledger.release-refused.v1", topic=LEDGER_EVENTS, key="account_id"):
-    """Nothing was given back: `hold_captured`, or `id_conflict` (it is another account's hold)."""
+    """Nothing was given back: `hold_captured`, or `id_conflict` (it is another account's, or another principal's)."""
 
     hold_id: UUID
     account_id: UUID
@@ -253,7 +267,7 @@ class BalanceChanged(Event, type="popfax.ledger.balance-changed.v1", topic=LEDGE
 class LedgerCommandMalformed(
     MalformedCommand, type="popfax.ledger.command-malformed.v1", topic=LEDGER_EVENTS, key="command_id"
 ):
-    """A command on `popfax.ledger.commands` could not be read."""
+    """A command to the ledger could not be read."""
 
 
 LedgerCommand = CreditUnits | ReserveUnits | CaptureHold | ReleaseHold | PostTransfers | SpendUnits

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from contracts.ids import derive
-from contracts.topics import Topic
+from contracts.topics import Principal, Topic
 
 _GROUP_OF_OWNER = UUID("8d4c1a52-3a7e-5f0e-9a44-0f6c2b1d7e90")
 
@@ -17,15 +17,15 @@ _GROUP_OF_OWNER = UUID("8d4c1a52-3a7e-5f0e-9a44-0f6c2b1d7e90")
 class Message(BaseModel):
     """A message's value. A reader ignores fields that it does not know: within a version, additions are optional.
 
-    `TYPE` is the CloudEvents type, `TOPIC` where it is published, `KEY` the field that holds the aggregate's id, by
-    which Kafka keeps order. A `TOMBSTONE` has no value at all: its key says everything, and compaction removes what the
-    topic held for it.
+    `TYPE` is the CloudEvents type, `TOPICS` where it is published, one topic for each principal that may; a timer's has
+    none, for it never leaves its service. `KEY` is the field that holds the aggregate's id, by which Kafka keeps order.
+    A `TOMBSTONE` has no value at all: its key says everything, and compaction removes what the topic held for it.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_enum_values=False)
 
     TYPE: ClassVar[str]
-    TOPIC: ClassVar[Topic]
+    TOPICS: ClassVar[tuple[Topic, ...]] = ()
     KEY: ClassVar[str]
     TOMBSTONE: ClassVar[bool] = False
 
@@ -35,18 +35,25 @@ class Message(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(
-        cls, *, type: str = "", topic: Topic | None = None, key: str = "", tombstone: bool = False, **_: Any
+        cls, *, type: str = "", topic: Topic | tuple[Topic, ...] = (), key: str = "", tombstone: bool = False, **_: Any
     ) -> None:
         """Take what the class statement says: `class ReserveUnits(Command, type=…, topic=…, key=…)`."""
         if not type:
             return  # Command, Event, Refusal: the kinds themselves
         if key not in cls.model_fields:
             raise TypeError(f"{cls.__name__} has no field {key!r} to be its key")
-        if tombstone and (list(cls.model_fields) != [key] or topic is None or not topic.compacted):
+        topics = topic if isinstance(topic, tuple) else (topic,)
+        if tombstone and (list(cls.model_fields) != [key] or not topics or not all(each.compacted for each in topics)):
             raise TypeError(f"{cls.__name__} is a tombstone: a key on a compacted topic, and nothing else")
-        cls.TYPE, cls.KEY, cls.TOMBSTONE = type, key, tombstone
-        if topic is not None:  # a timer's message has none: it never leaves its service
-            cls.TOPIC = topic
+        cls.TYPE, cls.TOPICS, cls.KEY, cls.TOMBSTONE = type, topics, key, tombstone
+
+    @classmethod
+    def topic_of(cls, writer: Principal) -> Topic:
+        """Return the topic on which a principal publishes it. Raises `TypeError` when it may not."""
+        for topic in cls.TOPICS:
+            if topic.writer is writer:
+                return topic
+        raise TypeError(f"{writer} may not send {cls.__name__}")
 
     def key(self) -> str:
         """Give the record's key: the aggregate's id."""

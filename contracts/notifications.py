@@ -7,14 +7,17 @@ from pydantic import Field, StringConstraints
 
 from contracts.fields import Code, StoredName, Timestamp
 from contracts.message import Command, Event, MalformedCommand, Refusal
-from contracts.topics import NOTIFICATIONS_COMMANDS, NOTIFICATIONS_EVENTS
+from contracts.topics import NOTIFICATIONS_COMMANDS, NOTIFICATIONS_COMMANDS_FROM_GROUPS, NOTIFICATIONS_EVENTS
 
 Token = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A secret of 32 random bytes, in hexadecimal. Whoever checks it keeps its SHA-256 alone."""
 
 
 class SendInvitation(
-    Command, type="popfax.notifications.send-invitation.v1", topic=NOTIFICATIONS_COMMANDS, key="invitation_id"
+    Command,
+    type="popfax.notifications.send-invitation.v1",
+    topic=NOTIFICATIONS_COMMANDS_FROM_GROUPS,
+    key="invitation_id",
 ):
     """Write to a subscriber who is invited into a group. `round` counts the mails of this invitation, from 1.
 
@@ -74,7 +77,7 @@ class PasswordLinkIssued(
 class NotificationsCommandMalformed(
     MalformedCommand, type="popfax.notifications.command-malformed.v1", topic=NOTIFICATIONS_EVENTS, key="command_id"
 ):
-    """A command on `popfax.notifications.commands` could not be read."""
+    """A command to notifications could not be read."""
 
 
 NotificationsCommand = SendInvitation | MailBounced

@@ -25,6 +25,7 @@ from contracts.fields import (
 from contracts.message import Command, Event, MalformedCommand, Refusal
 from contracts.topics import (
     PROVISIONING_COMMANDS,
+    PROVISIONING_COMMANDS_FROM_GROUPS,
     PROVISIONING_DIRECTORY,
     PROVISIONING_EVENTS,
     PROVISIONING_PLANS,
@@ -56,7 +57,7 @@ class RegisterSubscriber(
 
 
 class ProvisionAccount(
-    Command, type="popfax.provisioning.provision-account.v1", topic=PROVISIONING_COMMANDS, key="account_id"
+    Command, type="popfax.provisioning.provision-account.v1", topic=PROVISIONING_COMMANDS_FROM_GROUPS, key="account_id"
 ):
     """Create a subscriber's account that somebody else pays, `price_units` being held for it.
 
@@ -75,7 +76,10 @@ class ProvisionAccount(
 
 
 class CancelProvisioning(
-    Command, type="popfax.provisioning.cancel-provisioning.v1", topic=PROVISIONING_COMMANDS, key="account_id"
+    Command,
+    type="popfax.provisioning.cancel-provisioning.v1",
+    topic=PROVISIONING_COMMANDS_FROM_GROUPS,
+    key="account_id",
 ):
     """Call off a `ProvisionAccount` whose outcome is unknown. The answer says which of the two won.
 
@@ -307,7 +311,7 @@ class AccountClosed(Event, type="popfax.provisioning.account-closed.v1", topic=P
 class ProvisioningCommandMalformed(
     MalformedCommand, type="popfax.provisioning.command-malformed.v1", topic=PROVISIONING_EVENTS, key="command_id"
 ):
-    """A command on `popfax.provisioning.commands` could not be read."""
+    """A command to provisioning could not be read."""
 
 
 class PlanPublished(Event, type="popfax.provisioning.plan-published.v1", topic=PROVISIONING_PLANS, key="plan"):

@@ -1,12 +1,17 @@
 """The topics: who writes each, who may read it, how long it keeps what it holds.
 
+A topic has one writer, so the broker's ACLs decide who may send what, and a record's topic says whose it is: a service
+that is asked for something by several has a topic of commands for each of them.
+
 This is the one place that says so. The broker's topics and ACLs are made from it (`popfax topics`), the relay finds
 a message's topic through it, and a service that is not in a topic's `readers` can't subscribe to it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from types import MappingProxyType
 
 
 class Principal(StrEnum):
@@ -28,38 +33,53 @@ RETENTION = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A Kafka topic. A `compacted` one keeps the newest record of each key for ever; the others keep `RETENTION`."""
+    """A Kafka topic. A `compacted` one keeps the newest record of each key for ever; the others keep `RETENTION`.
+
+    What is on a topic of `commands` is asked of its one reader.
+    """
 
     name: str
-    writers: frozenset[Principal]
+    writer: Principal
     readers: frozenset[Principal]
+    commands: bool = False
     compacted: bool = False
     partitions: int = 12
 
-
-def _commands(service: Principal, *writers: Principal) -> Topic:
-    return Topic(f"popfax.{service}.commands", frozenset(writers), frozenset({service}))
-
-
-def _facts(service: Principal, name: str, readers: frozenset[Principal] = EVERYONE, compacted: bool = False) -> Topic:
-    return Topic(f"popfax.{service}.{name}", frozenset({service}), readers, compacted)
+    @property
+    def service(self) -> Principal:
+        """The service that it belongs to: who is asked for something on it, or tells what happened."""
+        return Principal(self.name.split(".")[1])
 
 
-GROUPS_COMMANDS = _commands(Principal.GROUPS, Principal.PLATFORM, Principal.GROUPS)
-"""Groups writes here what people ask for over HTTP: it is decided like what comes from the platform."""
+def _commands(service: Principal, writer: Principal = Principal.PLATFORM, kind: str = "commands") -> Topic:
+    return Topic(f"popfax.{service}.{kind}", writer, frozenset({service}), commands=True)
 
+
+def _facts(service: Principal, kind: str, readers: frozenset[Principal] = EVERYONE, compacted: bool = False) -> Topic:
+    return Topic(f"popfax.{service}.{kind}", service, readers, compacted=compacted)
+
+
+GROUPS_COMMANDS = _commands(Principal.GROUPS)
+GROUPS_COMMANDS_FROM_HTTP = _commands(Principal.GROUPS, Principal.GROUPS, "commands-from-http")
+"""What people ask for on the page and over its API. It is decided like what comes from the platform."""
 GROUPS_EVENTS = _facts(Principal.GROUPS, "events")
 GROUPS_MEMBERS = _facts(Principal.GROUPS, "members", compacted=True)
 """Today's memberships (key: a membership's id; a tombstone ends it): whoever reads from the start gets them all."""
 
-LEDGER_COMMANDS = _commands(Principal.LEDGER, Principal.PLATFORM, Principal.GROUPS, Principal.PROVISIONING)
+LEDGER_COMMANDS = _commands(Principal.LEDGER)
+"""What makes units and what uses them up."""
+LEDGER_COMMANDS_FROM_GROUPS = _commands(Principal.LEDGER, Principal.GROUPS, "commands-from-groups")
+"""What moves units, and the holds of the account-creation saga."""
+LEDGER_COMMANDS_FROM_PROVISIONING = _commands(Principal.LEDGER, Principal.PROVISIONING, "commands-from-provisioning")
+"""The holds of the paid actions."""
 LEDGER_EVENTS = _facts(Principal.LEDGER, "events")
 LEDGER_BALANCES = _facts(
     Principal.LEDGER, "balances", readers=frozenset({Principal.LEDGER, Principal.GROUPS}), compacted=True
 )
 """What is on each account. Groups alone may read it, and shows it to the account's own side."""
 
-PROVISIONING_COMMANDS = _commands(Principal.PROVISIONING, Principal.PLATFORM, Principal.GROUPS)
+PROVISIONING_COMMANDS = _commands(Principal.PROVISIONING)
+PROVISIONING_COMMANDS_FROM_GROUPS = _commands(Principal.PROVISIONING, Principal.GROUPS, "commands-from-groups")
 PROVISIONING_EVENTS = _facts(Principal.PROVISIONING, "events")
 PROVISIONING_PLANS = _facts(Principal.PROVISIONING, "plans", compacted=True)
 PROVISIONING_DIRECTORY = _facts(
@@ -70,20 +90,28 @@ PROVISIONING_DIRECTORY = _facts(
 )
 """Personal data (key: the subscriber's id; a tombstone erases). Nobody else may read it."""
 
-NOTIFICATIONS_COMMANDS = _commands(Principal.NOTIFICATIONS, Principal.PLATFORM, Principal.GROUPS)
+NOTIFICATIONS_COMMANDS = _commands(Principal.NOTIFICATIONS)
+NOTIFICATIONS_COMMANDS_FROM_GROUPS = _commands(Principal.NOTIFICATIONS, Principal.GROUPS, "commands-from-groups")
 NOTIFICATIONS_EVENTS = _facts(Principal.NOTIFICATIONS, "events")
 
 TOPICS: tuple[Topic, ...] = (
     GROUPS_COMMANDS,
+    GROUPS_COMMANDS_FROM_HTTP,
     GROUPS_EVENTS,
     GROUPS_MEMBERS,
     LEDGER_COMMANDS,
+    LEDGER_COMMANDS_FROM_GROUPS,
+    LEDGER_COMMANDS_FROM_PROVISIONING,
     LEDGER_EVENTS,
     LEDGER_BALANCES,
     PROVISIONING_COMMANDS,
+    PROVISIONING_COMMANDS_FROM_GROUPS,
     PROVISIONING_EVENTS,
     PROVISIONING_PLANS,
     PROVISIONING_DIRECTORY,
     NOTIFICATIONS_COMMANDS,
+    NOTIFICATIONS_COMMANDS_FROM_GROUPS,
     NOTIFICATIONS_EVENTS,
 )
+
+BY_NAME: Mapping[str, Topic] = MappingProxyType({topic.name: topic for topic in TOPICS})

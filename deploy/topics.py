@@ -88,6 +88,10 @@ class Acl:
     permission: str = "ALLOW"
     host: str = "*"
 
+    def covers(self, name: str) -> bool:
+        """Say whether it is about the resource of this name."""
+        return name.startswith(self.name) if self.pattern == "PREFIXED" else self.name in (name, "*")
+
     def __str__(self) -> str:
         literal = "" if self.pattern == "LITERAL" else f"{self.pattern.lower()} "
         host = "" if self.host == "*" else f" from {self.host}"
@@ -101,6 +105,22 @@ def compare(admin_config: Mapping[str, str], durability: Durability = ONE_BROKER
     Raises confluent_kafka.KafkaException when the broker doesn't answer in time or refuses.
     """
     return _compare(_client(admin_config), durability)
+
+
+def writers(admin_config: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """Return who can write each topic, as the broker's ACLs have it: the names of users.
+
+    Raises confluent_kafka.KafkaException when the broker doesn't answer in time or refuses.
+    """
+    acls = [
+        acl for acl in _acls(_client(admin_config)) if acl.resource == "TOPIC" and acl.operation in ("WRITE", "ALL")
+    ]
+    return {topic.name: _users(acls, topic.name, "ALLOW") - _users(acls, topic.name, "DENY") for topic in TOPICS}
+
+
+def _users(acls: Iterable[Acl], topic: str, permission: str) -> frozenset[str]:
+    covering = (acl for acl in acls if acl.permission == permission and acl.covers(topic))
+    return frozenset(acl.principal.removeprefix("User:") for acl in covering)
 
 
 def apply(admin_config: Mapping[str, str], durability: Durability = ONE_BROKER) -> list[Difference]:
@@ -141,11 +161,10 @@ def expected_acls() -> set[Acl]:
 
 
 def _topic_acls(topic: Topic) -> Iterator[Acl]:
-    for writer in topic.writers:
-        yield Acl(f"User:{writer}", "WRITE", "TOPIC", topic.name)
+    yield Acl(f"User:{topic.writer}", "WRITE", "TOPIC", topic.name)
     for reader in topic.readers:
         yield Acl(f"User:{reader}", "READ", "TOPIC", topic.name)
-    for either in topic.writers | topic.readers:
+    for either in {topic.writer} | topic.readers:
         yield Acl(f"User:{either}", "DESCRIBE", "TOPIC", topic.name)
 
 

@@ -49,7 +49,7 @@ def short_name(type_: str) -> str:
 COMMANDS: Mapping[str, type[Command]] = {
     short_name(type_): model
     for type_, model in MESSAGES.items()
-    if issubclass(model, Command) and Principal.PLATFORM in model.TOPIC.writers
+    if issubclass(model, Command) and any(topic.writer is Principal.PLATFORM for topic in model.TOPICS)
 }
 """What the platform may publish, by short name."""
 

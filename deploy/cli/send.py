@@ -8,7 +8,7 @@ from uuid import UUID
 import typer
 
 from contracts.message import Command, Refusal
-from contracts.topics import TOPICS, Principal, Topic
+from contracts.topics import BY_NAME, Principal, Topic
 from deploy.cli.commands import COMMANDS, InvalidFields, build, fields_of, find, short_name, words
 from deploy.cli.connection import connect
 from deploy.cli.errors import Exit, Unreachable, UsageError
@@ -83,8 +83,8 @@ def _answers_of(command: Command) -> Topic:
 
     What other services say on the way, in the same correlation, is on other topics, and no outcome.
     """
-    name = command.TOPIC.name.removesuffix("commands") + "events"
-    return next(topic for topic in TOPICS if topic.name == name)
+    service = command.topic_of(Principal.PLATFORM).service
+    return BY_NAME[f"popfax.{service}.events"]
 
 
 def _await(watch: Watch, sent: Sent, timeout_s: float) -> list[Seen]:

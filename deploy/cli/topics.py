@@ -1,10 +1,12 @@
 """`popfax topics`: what the code expects of the broker, and what the broker has."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
+from contracts.catalogue import MESSAGES
 from contracts.topics import RETENTION, TOPICS, Topic
 from deploy import topics as administration
 from deploy.cli.connection import connect, require_kafka
@@ -21,6 +23,9 @@ def topics(
     cluster: Annotated[
         bool, typer.Option("--cluster", help="Expect three replicas, two in sync, instead of one broker's one.")
     ] = False,
+    types: Annotated[
+        bool, typer.Option("--types", help="Say for each type of message who can send it, as the broker has it.")
+    ] = False,
     json: Json = False,
     env_file: EnvFile = None,
 ) -> None:
@@ -32,15 +37,40 @@ def topics(
         differences = do(config, CLUSTER if cluster else ONE_BROKER)
     except TimeoutError as error:
         raise Unreachable(f"the broker goes on without it: {error}") from error
+    senders = _senders(administration.writers(config)) if types else {}
     if json:
-        print_json({"topics": [_summary(topic) for topic in TOPICS], "differences": [asdict(d) for d in differences]})
+        summary = {"topics": [_summary(topic) for topic in TOPICS], "differences": [asdict(d) for d in differences]}
+        print_json(summary | ({"types": senders} if types else {}))
     else:
-        _show(differences)
+        _show_types(senders) if types else _show_topics()
+        _show_differences(differences)
     if differences:
         raise typer.Exit(Exit.NO)
 
 
-def _show(differences: list[Difference]) -> None:
+def _senders(writers: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    """Return who can send each type: whoever can write a topic that it may be on."""
+    return {
+        type_: sorted({writer for topic in MESSAGES[type_].TOPICS for writer in writers[topic.name]})
+        for type_ in sorted(MESSAGES)
+    }
+
+
+def _show_types(senders: Mapping[str, list[str]]) -> None:
+    print_table(
+        ("type", "can be sent by", "on"),
+        [
+            (
+                type_.removeprefix("popfax."),
+                ", ".join(who) or "nobody",
+                ", ".join(topic.name.removeprefix("popfax.") for topic in MESSAGES[type_].TOPICS),
+            )
+            for type_, who in senders.items()
+        ],
+    )
+
+
+def _show_topics() -> None:
     print_table(
         ("topic", "partitions", "keeps", "written by", "read by"),
         [
@@ -48,12 +78,15 @@ def _show(differences: list[Difference]) -> None:
                 topic.name.removeprefix("popfax."),
                 topic.partitions,
                 "newest of a key" if topic.compacted else f"{RETENTION.days} days",
-                ", ".join(sorted(topic.writers)),
+                topic.writer,
                 "everyone" if len(topic.readers) > 3 else ", ".join(sorted(topic.readers)),
             )
             for topic in TOPICS
         ],
     )
+
+
+def _show_differences(differences: list[Difference]) -> None:
     if not differences:
         say("✓ The broker has these topics, and the permissions that follow, and no others.", "green")
     for difference in differences:
@@ -65,6 +98,6 @@ def _summary(topic: Topic) -> dict[str, object]:
         "name": topic.name,
         "partitions": topic.partitions,
         "compacted": topic.compacted,
-        "writers": topic.writers,
+        "writer": topic.writer,
         "readers": topic.readers,
     }

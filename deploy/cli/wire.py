@@ -97,7 +97,8 @@ class Publisher:
             if error is not None:
                 failures.append(error)
 
-        self._producer.produce(command.TOPIC.name, out.value, out.key, headers=list(headers), on_delivery=acknowledged)
+        topic = command.topic_of(Principal.PLATFORM)
+        self._producer.produce(topic.name, out.value, out.key, headers=list(headers), on_delivery=acknowledged)
 
 
 class Watch:

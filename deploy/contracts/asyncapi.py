@@ -1,18 +1,16 @@
 """AsyncAPI documents: what a service receives and sends, for people and tools outside the code.
 
-One a service, complete in itself. What it receives, its `Service` says. What it sends: everything on the topics that
-are its own, and the commands of others that its modules know, which they do for no other reason.
+One a service, complete in itself. What it receives, its `Service` says; what it sends, the topics that it writes.
 """
 
 import importlib
 import inspect
-import pkgutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from contracts.catalogue import MESSAGES
 from contracts.message import Message
-from contracts.topics import TOPICS, Principal, Topic
+from contracts.topics import TOPICS, Topic
 from deploy.contracts.examples import HEADERS, Example, of
 from deploy.contracts.layout import Json, as_text
 from deploy.contracts.schemas import key_schema, value_schema
@@ -29,6 +27,7 @@ _BINDING = "0.5.0"
 _SCHEMA_REFERENCE = "#/components/schemas/{model}"
 
 Models = Iterable[type[Message]]
+Topics = Iterable[Topic]
 
 
 def files(version: str, examples: list[Example]) -> dict[Path, str]:
@@ -38,7 +37,7 @@ def files(version: str, examples: list[Example]) -> dict[Path, str]:
 
 def document(service: Service, version: str, examples: list[Example]) -> Json:
     """Give a service's document."""
-    receives, sends = _by_topic(_received(service)), _by_topic(_sent(service))
+    receives, sends = _by_topic(_received(service), service.topics), _by_topic(MESSAGES.values(), _written(service))
     messages = {model.TYPE: model for models in (*receives.values(), *sends.values()) for model in models}
     ordered = [messages[type_] for type_ in sorted(messages)]
     return {
@@ -81,30 +80,13 @@ def _received(service: Service) -> Models:
     return (model for model in service.handlers if model.TYPE in MESSAGES)
 
 
-def _sent(service: Service) -> Models:
-    own = (model for model in MESSAGES.values() if model.TOPIC.writers == {service.principal})
-    return [*own, *_commands_known(service.principal)]
+def _written(service: Service) -> Topics:
+    return [topic for topic in TOPICS if topic.writer is service.principal]
 
 
-def _commands_known(principal: Principal) -> Models:
-    """Find the commands to others in the modules of a service."""
-    package = importlib.import_module(f"services.{principal}")
-    modules = [
-        importlib.import_module(found.name)
-        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-        if ".migrations" not in found.name
-    ]
-    classes = {value for module in modules for value in vars(module).values() if inspect.isclass(value)}
-    return [model for model in MESSAGES.values() if model in classes and _to_others(model, principal)]
-
-
-def _to_others(model: type[Message], principal: Principal) -> bool:
-    return principal in model.TOPIC.writers and principal not in model.TOPIC.readers
-
-
-def _by_topic(models: Models) -> dict[Topic, list[type[Message]]]:
+def _by_topic(models: Models, topics: Topics) -> dict[Topic, list[type[Message]]]:
     known = sorted(models, key=lambda model: model.TYPE)
-    return {topic: found for topic in TOPICS if (found := [model for model in known if model.TOPIC is topic])}
+    return {topic: found for topic in topics if (found := [model for model in known if topic in model.TOPICS])}
 
 
 def _charter(service: Service) -> str:
@@ -129,9 +111,9 @@ def _channel(topic: Topic, models: Models) -> Json:
 
 
 def _who(topic: Topic) -> str:
-    writers, readers = (", ".join(sorted(principals)) for principals in (topic.writers, topic.readers))
+    readers = ", ".join(sorted(topic.readers))
     kept = "The newest record of each key is kept. " if topic.compacted else ""
-    return f"{kept}Written by: {writers}. Read by: {readers}."
+    return f"{kept}Written by: {topic.writer}. Read by: {readers}."
 
 
 def _configuration(topic: Topic) -> Json:

@@ -28,7 +28,7 @@ def breaks(released: Json, today: Json) -> list[str]:
     """Say what keeps two schemas of one type from being on a topic together; nothing when they can be."""
     found = []
     if released["x-kafka"] != today["x-kafka"]:
-        found.append("its topic, its key, or whether it has a value is another")
+        found.append("its topics, its key, or whether it has a value is another")
     if not within(today, released):
         found.append("an old reader can't read every record that is written today, or loses a field of it")
     if not within(closed(released), today):

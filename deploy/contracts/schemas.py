@@ -31,10 +31,10 @@ def files() -> dict[Path, str]:
 
 
 def schema_of(model: type[Message]) -> dict[str, Json]:
-    """Give a type's whole schema. `x-kafka` says where its records are, and which field is their key."""
+    """Give a type's whole schema. `x-kafka` says which topics its records are on, and which field is their key."""
     return {
         "$schema": DIALECT,
-        "x-kafka": {"topic": model.TOPIC.name, "key": model.KEY, "tombstone": model.TOMBSTONE},
+        "x-kafka": {"topics": [topic.name for topic in model.TOPICS], "key": model.KEY, "tombstone": model.TOMBSTONE},
         **value_schema(model),
     }
 

@@ -4,7 +4,7 @@ A `Record` is what came, from Kafka, from a timer or from the parked messages; `
 why it can't. What a handler returns leaves as an `Outgoing`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from contracts.ids import derive
 from contracts.message import Message
+from contracts.topics import BY_NAME, Principal
 
 M = TypeVar("M", bound=Message)
 M_co = TypeVar("M_co", bound=Message, covariant=True)
@@ -70,6 +71,11 @@ class Incoming(Generic[M_co]):
     actor: UUID | None = None
     traceparent: str | None = None
 
+    @property
+    def writer(self) -> Principal:
+        """Who wrote it: the one that the broker lets write its topic. A timer's has none, and raises `KeyError`."""
+        return BY_NAME[self.record.topic].writer
+
     def derive(self, name: str) -> UUID:
         """Give an id for something that this message makes: the same message makes the same things again."""
         return derive(self.id, name)
@@ -124,25 +130,25 @@ Outcome = Sequence[Effect]
 
 
 def decode(
-    record: Record, handled: Mapping[bytes, type[Message]], own_topic: str
+    record: Record, handled: Mapping[bytes, type[Message]], own_topics: Container[str]
 ) -> Incoming[Message] | Undecodable | None:
     """Read a record; None means that it is somebody else's type on a topic that others write, and none of ours.
 
-    On `own_topic`, the service's commands, nothing is none of ours: what is not known there is undecodable.
+    On `own_topics`, the service's commands, nothing is none of ours: what is not known there is undecodable.
     """
     headers = dict(record.headers)
     type_ = headers.get("ce_type")
     model = handled.get(type_) if type_ else None
     if model is None:
-        if _text(type_) and record.topic != own_topic:
+        if _text(type_) and record.topic not in own_topics:
             return None
         return _undecodable(record, headers, "unknown_type", (f"ce_type: {'unknown' if type_ else 'missing'}",))
     id_ = _uuid(headers.get("ce_id"))
     if id_ is None:
         return _undecodable(record, headers, "malformed_envelope", ("ce_id: not a UUID",))
-    belongs = model.TOPIC.name if hasattr(model, "TOPIC") else TIMERS  # a timer's message has no topic of its own
-    if record.topic != belongs:
-        return _undecodable(record, headers, "wrong_topic", (f"ce_type: belongs on {belongs}",))
+    belongs = [topic.name for topic in model.TOPICS] or [TIMERS]
+    if record.topic not in belongs:
+        return _undecodable(record, headers, "wrong_topic", (f"ce_type: belongs on {' or '.join(belongs)}",))
     try:
         body = model.from_record(record.key, record.value)
     except BROKEN_PROCESS:

@@ -103,7 +103,6 @@ class Relay:
 
     def __init__(self, principal: Principal, engine: AsyncEngine, settings: KafkaSettings) -> None:
         self.principal = principal
-        self.source = f"popfax/{principal.value}"
         self.engine = engine
         self.settings = settings
         self.working = False
@@ -165,7 +164,7 @@ class Relay:
         cursor = await driver.execute(sql_of(_READ), {"floor": self._floor, "most": ROWS})
         rows = [Unsent._make(row) for row in await cursor.fetchall()]
         if rows:
-            await asyncio.wait_for(publish(producer, rows, self.source), ANSWER_S)
+            await asyncio.wait_for(publish(producer, rows, self.principal), ANSWER_S)
             self._checked_at = time.monotonic()
             await driver.execute(sql_of(_DELETE), {"seqs": [row.seq for row in rows]})
             self._last = max(self._last, rows[-1].seq)
@@ -203,7 +202,7 @@ class UnknownType(Exception):
     """The outbox holds a type that this version does not know: a newer one wrote it. It waits for that one."""
 
 
-async def publish(producer: AIOKafkaProducer, rows: Sequence[Unsent], source: str) -> None:
+async def publish(producer: AIOKafkaProducer, rows: Sequence[Unsent], principal: Principal) -> None:
     """Send rows and wait until Kafka has them all; raises on the first that it has not.
 
     Whole batches are built here, a partition at a time: a quarter cheaper than sending one by one.
@@ -213,8 +212,9 @@ async def publish(producer: AIOKafkaProducer, rows: Sequence[Unsent], source: st
         model = MESSAGES.get(row.type)
         if model is None:
             raise UnknownType(row.type)
-        topic = model.TOPIC
+        topic = model.topic_of(principal)
         by_partition.setdefault((topic.name, kafka.partition_of(row.key, topic.partitions)), []).append(row)
+    source = f"popfax/{principal.value}"
     acknowledged = []
     for (topic_name, partition), batch_rows in by_partition.items():
         acknowledged += await _send(producer, topic_name, partition, batch_rows, source)

@@ -46,10 +46,11 @@ class Service:
 
     principal: Principal
     topics: tuple[Topic, ...]
-    commands: Topic
     handlers: Mapping[type[Message], Handler]
     load: Load
     malformed: type[MalformedCommand]
+    command_topics: frozenset[str] = field(init=False)
+    """The names of the topics on which it is asked for something: it answers whatever comes there."""
 
     def __post_init__(self) -> None:
         """Refuse what could never work: a topic that the service may not read, a handler for a topic it doesn't."""
@@ -57,6 +58,7 @@ class Service:
             if self.principal not in topic.readers:
                 raise TypeError(f"{self.principal} may not read {topic.name}")
         for model in self.handlers:
-            topic_of = getattr(model, "TOPIC", None)
-            if topic_of is not None and topic_of not in self.topics:
-                raise TypeError(f"{self.principal} handles {model.__name__} but does not subscribe to its topic")
+            if not set(model.TOPICS) <= set(self.topics):
+                raise TypeError(f"{self.principal} handles {model.__name__} but does not subscribe to its topics")
+        names = frozenset(topic.name for topic in self.topics if topic.commands)
+        object.__setattr__(self, "command_topics", names)

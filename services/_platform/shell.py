@@ -218,7 +218,7 @@ class Shell:
             arrivals = [
                 arrival
                 for record in records
-                if (arrival := decode(record, self._types, self.service.commands.name)) is not None
+                if (arrival := decode(record, self._types, self.service.command_topics)) is not None
             ]
             held: set[Key] = set()
             await self._process(arrivals, source, held)
@@ -324,8 +324,9 @@ class Shell:
                     out = outgoing(effect, ordinal, message)
                     if len(out.value) > MAX_VALUE_BYTES:
                         raise ValueError(f"{out.type} has {len(out.value)} bytes; {MAX_VALUE_BYTES} can be published")
-                    if effect.TOPIC.compacted:
-                        decided.newest[effect.TOPIC.name, out.key] = out
+                    topic = effect.topic_of(self.service.principal)
+                    if topic.compacted:
+                        decided.newest[topic.name, out.key] = out
                     else:
                         decided.messages.append(out)
                 elif isinstance(effect, SetTimer):
@@ -336,7 +337,7 @@ class Shell:
 
     def _is_refusable(self, arrival: Arrival) -> bool:
         """Say whether somebody waits for an answer: the sender of a command that at least says which it was."""
-        own = arrival.record.topic == self.service.commands.name
+        own = arrival.record.topic in self.service.command_topics
         return isinstance(arrival, Undecodable) and own and arrival.command_id is not None
 
     def _refusal(self, arrival: Arrival) -> Outgoing:

@@ -38,6 +38,7 @@ from contracts.provisioning import (
 )
 from contracts.topics import (
     GROUPS_COMMANDS,
+    GROUPS_COMMANDS_FROM_HTTP,
     LEDGER_BALANCES,
     LEDGER_EVENTS,
     NOTIFICATIONS_EVENTS,
@@ -59,6 +60,7 @@ GROUPS = Service(
     principal=Principal.GROUPS,
     topics=(
         GROUPS_COMMANDS,
+        GROUPS_COMMANDS_FROM_HTTP,
         LEDGER_EVENTS,
         LEDGER_BALANCES,
         PROVISIONING_EVENTS,
@@ -66,7 +68,6 @@ GROUPS = Service(
         PROVISIONING_DIRECTORY,
         NOTIFICATIONS_EVENTS,
     ),
-    commands=GROUPS_COMMANDS,
     handlers=answered(
         {
             # The group, its members.

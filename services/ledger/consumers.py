@@ -10,7 +10,13 @@ from contracts.ledger import (
     SpendUnits,
 )
 from contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
-from contracts.topics import LEDGER_COMMANDS, PROVISIONING_EVENTS, Principal
+from contracts.topics import (
+    LEDGER_COMMANDS,
+    LEDGER_COMMANDS_FROM_GROUPS,
+    LEDGER_COMMANDS_FROM_PROVISIONING,
+    PROVISIONING_EVENTS,
+    Principal,
+)
 from services._platform.service import Service
 from services.ledger import handlers
 from services.ledger.messages import CorrectBalance
@@ -18,8 +24,12 @@ from services.ledger.store import load
 
 LEDGER = Service(
     principal=Principal.LEDGER,
-    topics=(LEDGER_COMMANDS, PROVISIONING_EVENTS),
-    commands=LEDGER_COMMANDS,
+    topics=(
+        LEDGER_COMMANDS,
+        LEDGER_COMMANDS_FROM_GROUPS,
+        LEDGER_COMMANDS_FROM_PROVISIONING,
+        PROVISIONING_EVENTS,
+    ),
     handlers={
         CreditUnits: handlers.credit_units,
         SpendUnits: handlers.spend_units,

@@ -94,6 +94,12 @@ class Hold:
     closed_at: datetime | None
     extends: bool = False
     code: str | None = None
+    holder: str | None = None
+    """The principal that asked for it, the only one that may close it; None from before that was kept: then any may."""
+
+    def is_of(self, principal: str) -> bool:
+        """Say whether it is a principal's to close."""
+        return self.holder is None or self.holder == principal
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ Every answer is followed by a `BalanceChanged` for each account on which somethi
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from hashlib import blake2b
 from typing import Any
@@ -137,11 +138,11 @@ def reserve_units(books: Books, message: Incoming[ReserveUnits], moment: Moment)
     if hold is None:
         account = books.account(command.account_id)
         code = why_not_paid(account, command.amount_units, command.extends)
-        hold = _reservation(command, code, moment)
+        hold = _reservation(message, code, moment)
         books.holds.put(hold)
         if code is None:
             changed = [_changed(books, held(account, command.amount_units))]
-    code = _why_not_reserved(hold, command)
+    code = _why_not_reserved(hold, message)
     if code is not None:
         return [
             UnitsRefused(hold_id=command.hold_id, account_id=command.account_id, code=code, command_type=command.TYPE)
@@ -150,13 +151,17 @@ def reserve_units(books: Books, message: Incoming[ReserveUnits], moment: Moment)
     return [answer, *changed]
 
 
-def _reservation(command: ReserveUnits, code: Code | None, moment: Moment) -> Hold:
+def _reservation(message: Incoming[ReserveUnits], code: Code | None, moment: Moment) -> Hold:
+    command, holder = message.body, message.writer.value
     state = HoldState.OPEN if code is None else HoldState.REFUSED
     id_, account_id, units = command.hold_id, command.account_id, command.amount_units
-    return Hold(id_, account_id, units, state, moment.now, None, command.extends, _text(code))
+    return Hold(id_, account_id, units, state, moment.now, None, command.extends, _text(code), holder)
 
 
-def _why_not_reserved(hold: Hold, command: ReserveUnits) -> Code | None:
+def _why_not_reserved(hold: Hold, message: Incoming[ReserveUnits]) -> Code | None:
+    command = message.body
+    if not hold.is_of(message.writer):
+        return Code.ID_CONFLICT
     if hold.state is HoldState.BURNED:
         return Code.HOLD_CANCELLED
     asked = (command.account_id, command.amount_units, command.extends)
@@ -169,7 +174,7 @@ def capture_hold(books: Books, message: Incoming[CaptureHold], moment: Moment) -
     """Turn an open hold into a payment to Popfax. A captured hold is its own transfer: the entries carry its id."""
     command = message.body
     hold = books.holds.get(command.hold_id)
-    if hold is None or hold.account_id != command.account_id or hold.state not in (HoldState.OPEN, HoldState.CAPTURED):
+    if hold is None or not _is_capturable(hold, message):
         return [
             CaptureRefused(
                 hold_id=command.hold_id,
@@ -195,17 +200,23 @@ def capture_hold(books: Books, message: Incoming[CaptureHold], moment: Moment) -
     return [answer, *changed]
 
 
+def _is_capturable(hold: Hold, message: Incoming[CaptureHold]) -> bool:
+    known = hold.account_id == message.body.account_id and hold.is_of(message.writer)
+    return known and hold.state in (HoldState.OPEN, HoldState.CAPTURED)
+
+
 def release_hold(books: Books, message: Incoming[ReleaseHold], moment: Moment) -> Outcome:
     """Give held units back. It may come before the reservation: then the hold's id is burned."""
     command = message.body
     hold = books.holds.get(command.hold_id)
-    if hold is not None and (code := _why_not_released(hold, command)) is not None:
+    if hold is not None and (code := _why_not_released(hold, message)) is not None:
         return [
             ReleaseRefused(hold_id=command.hold_id, account_id=command.account_id, code=code, command_type=command.TYPE)
         ]
     changed: Outcome = ()
     if hold is None:
-        hold = Hold(command.hold_id, command.account_id, 0, HoldState.BURNED, moment.now, moment.now)
+        holder = message.writer.value
+        hold = Hold(command.hold_id, command.account_id, 0, HoldState.BURNED, moment.now, moment.now, holder=holder)
         books.holds.put(hold)
     if hold.state is HoldState.OPEN:
         changed = [_changed(books, held(books.account(hold.account_id), -hold.amount_units))]
@@ -221,14 +232,14 @@ def release_hold(books: Books, message: Incoming[ReleaseHold], moment: Moment) -
     return [answer, *changed]
 
 
-def _why_not_released(hold: Hold, command: ReleaseHold) -> Code | None:
-    if hold.account_id != command.account_id:
+def _why_not_released(hold: Hold, message: Incoming[ReleaseHold]) -> Code | None:
+    if hold.account_id != message.body.account_id or not hold.is_of(message.writer):
         return Code.ID_CONFLICT
     return Code.HOLD_CAPTURED if hold.state is HoldState.CAPTURED else None
 
 
 def _closed(hold: Hold, state: HoldState, moment: Moment) -> Hold:
-    return Hold(hold.id, hold.account_id, hold.amount_units, state, hold.opened_at, moment.now, hold.extends)
+    return replace(hold, state=state, closed_at=moment.now)
 
 
 def post_transfers(books: Books, message: Incoming[PostTransfers], moment: Moment) -> Outcome:

@@ -41,6 +41,7 @@ holds = sa.Table(
     sa.Column("closed_at", timestamp()),
     sa.Column("extends", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("code", sa.Text),
+    sa.Column("holder", sa.Text),
     info={"storage": _IN_PLACE},
 )
 
@@ -93,7 +94,9 @@ sa.Index(
 )
 
 ACCOUNTS: Mapped[UUID, Account] = Mapped(accounts, Account)
-HOLDS: Mapped[UUID, Hold] = Mapped(holds, Hold, constant=("account_id", "amount_units", "opened_at", "extends", "code"))
+HOLDS: Mapped[UUID, Hold] = Mapped(
+    holds, Hold, constant=("account_id", "amount_units", "opened_at", "extends", "code", "holder")
+)
 TRANSFERS: Mapped[UUID, Transfer] = Mapped(transfers, Transfer)
 CORRECTIONS: Mapped[UUID, Correction] = Mapped(corrections, Correction)
 ENTRIES: AppendOnly[Entry] = AppendOnly(entries, Entry)

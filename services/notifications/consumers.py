@@ -14,6 +14,7 @@ from contracts.provisioning import AccountExpired, AccountExpiring, AccountExten
 from contracts.topics import (
     GROUPS_EVENTS,
     NOTIFICATIONS_COMMANDS,
+    NOTIFICATIONS_COMMANDS_FROM_GROUPS,
     PROVISIONING_DIRECTORY,
     PROVISIONING_EVENTS,
     Principal,
@@ -24,8 +25,13 @@ from services.notifications.store import load
 
 NOTIFICATIONS = Service(
     principal=Principal.NOTIFICATIONS,
-    topics=(NOTIFICATIONS_COMMANDS, GROUPS_EVENTS, PROVISIONING_EVENTS, PROVISIONING_DIRECTORY),
-    commands=NOTIFICATIONS_COMMANDS,
+    topics=(
+        NOTIFICATIONS_COMMANDS,
+        NOTIFICATIONS_COMMANDS_FROM_GROUPS,
+        GROUPS_EVENTS,
+        PROVISIONING_EVENTS,
+        PROVISIONING_DIRECTORY,
+    ),
     handlers={
         PersonRecorded: handlers.person_recorded,
         PersonErased: handlers.person_erased,

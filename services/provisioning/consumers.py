@@ -15,7 +15,7 @@ from contracts.provisioning import (
     ProvisioningCommandMalformed,
     RegisterSubscriber,
 )
-from contracts.topics import LEDGER_EVENTS, PROVISIONING_COMMANDS, Principal
+from contracts.topics import LEDGER_EVENTS, PROVISIONING_COMMANDS, PROVISIONING_COMMANDS_FROM_GROUPS, Principal
 from services._platform.sagas import CancelSaga, RetrySaga, SagaDeadline
 from services._platform.service import Service
 from services.provisioning import handlers
@@ -25,8 +25,7 @@ from services.provisioning.timers import ExpiryDue, NumberRested
 
 PROVISIONING = Service(
     principal=Principal.PROVISIONING,
-    topics=(PROVISIONING_COMMANDS, LEDGER_EVENTS),
-    commands=PROVISIONING_COMMANDS,
+    topics=(PROVISIONING_COMMANDS, PROVISIONING_COMMANDS_FROM_GROUPS, LEDGER_EVENTS),
     handlers={
         # An account begins ...
         RegisterSubscriber: handlers.register_subscriber,

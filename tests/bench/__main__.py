@@ -74,12 +74,7 @@ class Bench:
     def __init__(self, product: Product) -> None:
         self.product = product
         self.meter = Meter(product)
-        environment = product.stack.service_environment(Principal.PLATFORM)
-        self.settings = KafkaSettings(
-            kafka_bootstrap=environment["PLATFORM_KAFKA_BOOTSTRAP"],
-            kafka_username=environment["PLATFORM_KAFKA_USERNAME"],
-            kafka_password=SecretStr(environment["PLATFORM_KAFKA_PASSWORD"]),
-        )
+        self.settings = _settings(product, Principal.PLATFORM)
         self.owners = [uuid4() for _ in range(OWNERS)]
         self.random = Random(1)
         self.created = 0
@@ -96,6 +91,11 @@ class Bench:
             figures |= await asyncio.to_thread(page.measure, self.product)
             for principal in (Principal.GROUPS, Principal.PROVISIONING, Principal.NOTIFICATIONS):
                 self.product.services[principal].stop()
+        finally:
+            await self.producer.stop()
+        # Transfers are asked for by groups, which rests now.
+        self.producer = await start_producer(_settings(self.product, Principal.GROUPS))
+        try:
             figures |= await self._transfers()
             figures |= await self._mails()
         finally:
@@ -158,7 +158,8 @@ class Bench:
         for _ in range(TRANSFERS):
             source, target = self.random.sample(self.owners, 2)
             legs = (Leg(account_id=target, amount_units=1),)
-            commands.append(command(PostTransfers(transfer_id=uuid4(), source_id=source, legs=legs), source))
+            body = PostTransfers(transfer_id=uuid4(), source_id=source, legs=legs)
+            commands.append(command(body, source, Principal.GROUPS))
         ends: Ends = [(LEDGER_EVENTS, [TransfersPosted, TransfersRefused])]
         await self._to_the_end(commands[:5000], ends)
         commands = commands[5000:]
@@ -233,6 +234,16 @@ class Bench:
                 raise RuntimeError(f"refused: {refused}")
         at = followers[0].outcomes.at
         return elapsed, [at[id_] - sent for id_, sent in sent_at.items()]
+
+
+def _settings(product: Product, principal: Principal) -> KafkaSettings:
+    environment = product.stack.service_environment(principal)
+    prefix = principal.upper()
+    return KafkaSettings(
+        kafka_bootstrap=environment[f"{prefix}_KAFKA_BOOTSTRAP"],
+        kafka_username=environment[f"{prefix}_KAFKA_USERNAME"],
+        kafka_password=SecretStr(environment[f"{prefix}_KAFKA_PASSWORD"]),
+    )
 
 
 SAGA_ENDS: Ends = [

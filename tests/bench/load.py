@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from contracts.message import Message
-from contracts.topics import Topic
+from contracts.topics import Principal, Topic
 from services._platform.kafka import client, partition_of
 from services._platform.settings import KafkaSettings
 
@@ -29,19 +29,19 @@ class Command:
     record: dict[str, Any]
 
 
-def command(body: Message, actor: UUID | None = None) -> Command:
+def command(body: Message, actor: UUID | None = None, writer: Principal = Principal.PLATFORM) -> Command:
     """Make a command with an id of its own, encoded before any clock runs."""
     id_ = str(uuid4())
     headers = [
         ("ce_specversion", b"1.0"),
         ("ce_id", id_.encode()),
-        ("ce_source", b"popfax/platform"),
+        ("ce_source", f"popfax/{writer}".encode()),
         ("ce_type", body.TYPE.encode()),
     ]
     if actor is not None:
         headers.append(("ce_actor", str(actor).encode()))
     record = {"key": body.key().encode(), "value": body.to_json(), "headers": headers, "timestamp": None}
-    return Command(id_, body.TOPIC, body.key(), record)
+    return Command(id_, body.topic_of(writer), body.key(), record)
 
 
 @dataclass(slots=True)

@@ -79,7 +79,7 @@ def incoming(service: Service, corpus: Sequence[Example]) -> list[Incoming]:  # 
     found = []
     for example in corpus:
         if MESSAGES[example.type] in service.handlers:
-            message = decode(example.record(), handled, service.commands.name)
+            message = decode(example.record(), handled, service.command_topics)
             assert isinstance(message, Incoming), f"{example.title}: {message}"
             found.append(message)
     return found

@@ -110,6 +110,7 @@ class Wire:
     """Kafka as one principal writes it."""
 
     def __init__(self, broker: Broker, user: Principal = Principal.PLATFORM) -> None:
+        self._user = user
         config = {"partitioner": "murmur2_random", "linger.ms": 2, "message.max.bytes": 1_000_000}
         self._producer = Producer({**broker.client_config(user), **config, "log_level": 0})
         self._failed: list[str] = []
@@ -127,7 +128,7 @@ class Wire:
         if actor is not None:
             given["ce_actor"] = str(actor)
         encoded = [(name, text.encode()) for name, text in given.items()]
-        self.send_raw(message.TOPIC.name, message.key().encode(), message.to_json(), encoded)
+        self.send_raw(message.topic_of(self._user).name, message.key().encode(), message.to_json(), encoded)
         return made
 
     def send_raw(

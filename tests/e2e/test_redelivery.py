@@ -18,7 +18,7 @@ from contracts.groups import (
 from contracts.ledger import SpendRefused, SpendUnits, UnitsSpent
 from contracts.message import group_of
 from contracts.provisioning import AddOptionsPack, OptionsPackAdded, PaidActionRefused
-from contracts.topics import TOPICS, Principal, Topic
+from contracts.topics import BY_NAME, TOPICS, Principal, Topic
 from tests.e2e.driver import DEFINITIONS, SETTINGS, Owner, Seen, Wire, World
 
 READERS: dict[str, list[Principal]] = {
@@ -56,9 +56,8 @@ def _facts(world: World) -> dict[str, list[object]]:
 def _publish_again(world: World, records: list[Seen]) -> None:
     """Publish records once more, byte for byte, each as a principal that writes its topic."""
     wires = {principal: Wire(world.stack.kafka, principal) for principal in Principal}
-    writer = {topic.name: sorted(topic.writers)[0] for topic in TOPICS}
     for seen in records:
-        wires[writer[seen.topic]].send_raw(seen.topic, seen.key, seen.value, seen.headers, seen.partition)
+        wires[BY_NAME[seen.topic].writer].send_raw(seen.topic, seen.key, seen.value, seen.headers, seen.partition)
     for wire in wires.values():
         wire.flush()
 
@@ -110,7 +109,7 @@ def _live(world: World, owner: Owner) -> None:
 
 
 MESSAGES_ON: dict[str, list[str]] = {
-    topic.name: [type_ for type_, model in MESSAGES.items() if model.TOPIC is topic] for topic in TOPICS
+    topic.name: [type_ for type_, model in MESSAGES.items() if topic in model.TOPICS] for topic in TOPICS
 }
 
 
@@ -122,7 +121,7 @@ def _quiet(topic: Topic) -> bool:
 @pytest.mark.parametrize("topic", [topic for topic in TOPICS if READERS[topic.name]], ids=lambda topic: topic.name)
 def test_an_unreadable_record_is_parked_by_its_readers_and_the_rest_flows_on(world: World, topic: Topic) -> None:
     readers, before = READERS[topic.name], world.parked()
-    wire = Wire(world.stack.kafka, sorted(topic.writers)[0])
+    wire = Wire(world.stack.kafka, topic.writer)
     handled = [
         [m.TYPE for m in DEFINITIONS[reader].handlers if m.TYPE in MESSAGES_ON[topic.name]] for reader in readers
     ]

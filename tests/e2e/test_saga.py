@@ -19,7 +19,7 @@ from contracts.ledger import (
 )
 from contracts.notifications import PasswordLinkIssued
 from contracts.topics import GROUPS_COMMANDS, Principal
-from tests.e2e.driver import PRICES, Owner, World, wait
+from tests.e2e.driver import PRICES, Owner, Wire, World, wait
 
 
 def test_an_owner_creates_an_account_that_is_paid_and_a_member_at_once(world: World) -> None:
@@ -105,8 +105,10 @@ def test_of_two_owners_who_create_one_address_at_once_one_gets_it_and_the_other_
 
 def test_a_compensation_that_comes_first_burns_the_hold(world: World) -> None:
     owner, hold = world.owner(units=100), uuid4()
-    released = world.wire.send(ReleaseHold(hold_id=hold, account_id=owner.id))
-    reserved = world.wire.send(ReserveUnits(hold_id=hold, account_id=owner.id, amount_units=60))
+    groups = Wire(world.stack.kafka, Principal.GROUPS)
+    released = groups.send(ReleaseHold(hold_id=hold, account_id=owner.id))
+    reserved = groups.send(ReserveUnits(hold_id=hold, account_id=owner.id, amount_units=60))
+    groups.flush()
     answers = world.answers([released, reserved], HoldReleased, UnitsRefused)
     assert (answers[released].kind, answers[released]["amount_units"]) == (HoldReleased.TYPE, 0)
     assert (answers[reserved].kind, answers[reserved]["code"]) == (UnitsRefused.TYPE, "hold_cancelled")

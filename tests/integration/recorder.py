@@ -89,7 +89,6 @@ class Recorder:
         return Service(
             principal=Principal.LEDGER,
             topics=(LEDGER_COMMANDS,),
-            commands=LEDGER_COMMANDS,
             handlers={CreditUnits: self._record},
             load=load,
             malformed=LedgerCommandMalformed,

@@ -23,7 +23,6 @@ from contracts.ledger import (
     TransfersPosted,
     TransfersRefused,
 )
-from contracts.topics import LEDGER_COMMANDS
 from deploy.facts import read_ledger_facts
 from deploy.invariants import check_ledger
 from services._platform import metrics, postgres
@@ -38,7 +37,7 @@ def _records(commands: Iterable[LedgerCommand]) -> list[Sent]:
     """Make records of commands, each by the holder of the account that is its key."""
     return [
         Sent(
-            LEDGER_COMMANDS.name,
+            command.TOPICS[0].name,
             0,
             offset,
             command.key().encode(),

@@ -378,4 +378,4 @@ async def test_a_type_that_this_version_does_not_know_waits_and_loses_nothing(
 def _as_command(seen: Seen) -> Seen:
     """The same record as if it were a command, for a service that counts."""
     headers = [(name, CreditUnits.TYPE.encode() if name == "ce_type" else value) for name, value in seen.headers]
-    return Seen(CreditUnits.TOPIC.name, seen.partition, seen.offset, seen.key, seen.value, headers)
+    return Seen(CreditUnits.TOPICS[0].name, seen.partition, seen.offset, seen.key, seen.value, headers)

@@ -62,7 +62,7 @@ class Post:
         """Hand messages to notifications as its consumer would."""
         records = [
             Sent(
-                message.TOPIC.name,
+                message.TOPICS[0].name,
                 0,
                 0,
                 message.key().encode(),

@@ -712,7 +712,7 @@ async def test_the_same_batches_leave_the_same_books_in_both(stores: Stores) -> 
         for number, batch in enumerate(batches):
             records = [
                 BusRecord(
-                    TOPIC,
+                    body.TOPICS[0].name,
                     0,
                     n,
                     body.key().encode(),

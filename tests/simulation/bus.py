@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from contracts.catalogue import MESSAGES
-from contracts.topics import TOPICS, Topic
+from contracts.topics import TOPICS, Principal, Topic
 from services._platform.kafka import partition_of
 from services._platform.messages import Outgoing, headers_of
 
@@ -45,9 +45,10 @@ class Bus:
         self.logs[place].append(record)
         return record
 
-    def relay(self, out: Outgoing, source: str, time: str) -> BusRecord:
-        """Publish a row of an outbox, as the relay does."""
-        return self.publish(MESSAGES[out.type].TOPIC, out.key, out.value or None, headers_of(out, source, time))
+    def relay(self, out: Outgoing, principal: Principal, time: str) -> BusRecord:
+        """Publish a row of a service's outbox, as its relay does."""
+        topic, headers = MESSAGES[out.type].topic_of(principal), headers_of(out, f"popfax/{principal}", time)
+        return self.publish(topic, out.key, out.value or None, headers)
 
     def publish_again(self, record: BusRecord) -> BusRecord:
         """Append a record once more: same id, same bytes, a later offset."""

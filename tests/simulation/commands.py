@@ -6,7 +6,7 @@ owners, few addresses, few units.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from operator import attrgetter
 from random import Random
@@ -27,7 +27,7 @@ from contracts.groups import (
     TransferUnits,
 )
 from contracts.ids import derive
-from contracts.ledger import CreditUnits, Leg, PostTransfers, SpendUnits
+from contracts.ledger import CaptureHold, CreditUnits, Leg, PostTransfers, ReleaseHold, SpendUnits
 from contracts.message import Command, group_of
 from contracts.notifications import MailBounced, SendInvitation
 from contracts.provisioning import (
@@ -42,7 +42,9 @@ from contracts.provisioning import (
 from contracts.topics import (
     GROUPS_COMMANDS,
     LEDGER_COMMANDS,
-    NOTIFICATIONS_COMMANDS,
+    LEDGER_COMMANDS_FROM_GROUPS,
+    LEDGER_COMMANDS_FROM_PROVISIONING,
+    NOTIFICATIONS_COMMANDS_FROM_GROUPS,
     PROVISIONING_COMMANDS,
     Principal,
     Topic,
@@ -50,6 +52,8 @@ from contracts.topics import (
 from services._platform.rows import Mapped
 from services.groups.domain import Membership
 from services.groups.tables import INVITATIONS, MEMBERSHIPS
+from services.ledger.domain import HoldState
+from services.ledger.tables import HOLDS
 from services.notifications.tables import MAILS
 from services.provisioning.domain import AccountState, Action, Option, Plan, Subscriber
 from services.provisioning.tables import SUBSCRIBERS
@@ -66,7 +70,7 @@ FAX_NUMBERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A record that the platform publishes."""
+    """A record that the platform publishes, or somebody with another's credentials."""
 
     topic: Topic
     key: str
@@ -142,7 +146,7 @@ class Cast:
         sent = [
             record.value
             for record in self.bus.records()
-            if record.topic == NOTIFICATIONS_COMMANDS.name
+            if record.topic == NOTIFICATIONS_COMMANDS_FROM_GROUPS.name
             and record.value is not None
             and dict(record.headers).get("ce_type") == SendInvitation.TYPE.encode()
         ]
@@ -150,11 +154,11 @@ class Cast:
 
 
 def sent(body: Command, id_: UUID, actor: UUID | None = None) -> Sent:
-    """Put a command into its envelope."""
+    """Put a command into its envelope. Its id chooses among those who may send it: by chance, and always the same."""
     headers: list[tuple[str, bytes | None]] = [("ce_id", str(id_).encode()), ("ce_type", body.TYPE.encode())]
     if actor is not None:
         headers.append(("ce_actor", str(actor).encode()))
-    return Sent(body.TOPIC, body.key(), body.to_json(), headers)
+    return Sent(body.TOPICS[id_.int % len(body.TOPICS)], body.key(), body.to_json(), headers)
 
 
 # --- before all else --------------------------------------------------------------------------------------------------
@@ -254,7 +258,7 @@ def credit_with_a_used_id(cast: Cast) -> Sequence[Sent]:
 
 
 def post_transfers(cast: Cast) -> Sequence[Sent]:
-    """Units go from one account to others, if they are there."""
+    """Units go from one account to others, if they are there. No group knows: groups' credentials are abused."""
     source, *targets = cast.random.sample(cast.owners, cast.random.randint(2, len(cast.owners)))
     legs = tuple(_leg(cast, target) for target in targets)
     body = PostTransfers(transfer_id=cast.uuid(), source_id=source, legs=legs)
@@ -266,6 +270,18 @@ def _leg(cast: Cast, target: UUID) -> Leg:
     if cast.random.random() < 0.5:
         return Leg(account_id=target, top_up_to_units=units)
     return Leg(account_id=target, amount_units=units)
+
+
+def meddle_with_a_hold(cast: Cast) -> Sequence[Sent]:
+    """Somebody with one orchestrator's credentials tries to close a hold of the other's."""
+    holds = [hold for hold in cast.rows(Principal.LEDGER, HOLDS) if hold.state is HoldState.OPEN]
+    if not holds:
+        return []
+    hold = cast.random.choice(holds)
+    model = cast.random.choice([CaptureHold, ReleaseHold])
+    theirs = hold.holder == Principal.GROUPS
+    topic = LEDGER_COMMANDS_FROM_PROVISIONING if theirs else LEDGER_COMMANDS_FROM_GROUPS
+    return [replace(sent(model(hold_id=hold.id, account_id=hold.account_id), cast.uuid()), topic=topic)]
 
 
 def register_a_taken_address(cast: Cast) -> Sequence[Sent]:
@@ -534,6 +550,7 @@ COMMANDS: Sequence[tuple[int, Callable[[Cast], Sequence[Sent]]]] = (
     (3, credit_units),
     (1, credit_with_a_used_id),
     (3, post_transfers),
+    (2, meddle_with_a_hold),
     (1, register_a_taken_address),
     (2, register_for_a_while),
     (1, register_again),

@@ -132,9 +132,7 @@ class WatchedShell(Shell):
 
     def forget_a_type(self, random: Random) -> str:
         """Become an older version, which can't read one of its commands; give which."""
-        known = [
-            model.TYPE for model in self.service.handlers if getattr(model, "TOPIC", None) == self.service.commands
-        ]
+        known = [model.TYPE for model in self.service.handlers if any(topic.commands for topic in model.TOPICS)]
         forgotten = random.choice(known) if known else ""
         self._types = {type_: model for type_, model in self._all_types.items() if forgotten != model.TYPE}
         return forgotten
@@ -525,9 +523,9 @@ class World:
                 self.tell("timers", node.principal, f"{fired} fire")
 
     def _publish(self, node: Node, rows: Sequence[Outgoing], crash: bool = False) -> bool:
-        source, time = f"popfax/{node.principal}", self.clock.now.isoformat()
+        time = self.clock.now.isoformat()
         for out in rows:
-            self.tell("relays", node.principal, self.bus.relay(out, source, time))
+            self.tell("relays", node.principal, self.bus.relay(out, node.principal, time))
         if rows and not crash:
             gone = {id(out) for out in rows}
             contents = node.database.contents

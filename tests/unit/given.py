@@ -13,8 +13,9 @@ from typing import Any, Self
 from uuid import UUID, uuid5
 
 from contracts.message import Message
+from contracts.topics import Principal
 from services._platform.memory import MemoryDatabase
-from services._platform.messages import Effect, Incoming, StoredRecord
+from services._platform.messages import TIMERS, Effect, Incoming, StoredRecord
 from services._platform.rows import AppendOnly, Mapped
 from services._platform.service import Moment, Service
 from services.groups import tables as groups
@@ -42,10 +43,16 @@ def id_of(name: str) -> UUID:
     return uuid5(_NAMES, name)
 
 
-def incoming(body: Message, actor: UUID | None = None, id_: UUID | None = None) -> Incoming[Message]:
-    """Put a message into an envelope. Its id follows from its content unless it is given."""
+def incoming(
+    body: Message, actor: UUID | None = None, id_: UUID | None = None, writer: Principal | None = None
+) -> Incoming[Message]:
+    """Put a message into an envelope. Its id follows from its content unless it is given.
+
+    `writer` matters for what several may send; it is the first of them unless it is given.
+    """
     id_ = id_ or uuid5(_NAMES, f"{body!r}")
-    record = StoredRecord(id_, None, "", 0, 0, body.key().encode(), body.to_json(), ())
+    topic = next((topic.name for topic in body.TOPICS if writer in (None, topic.writer)), TIMERS)
+    record = StoredRecord(id_, None, topic, 0, 0, body.key().encode(), body.to_json(), ())
     return Incoming(id_, body, record, "correlation", actor)
 
 

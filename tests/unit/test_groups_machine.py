@@ -172,7 +172,7 @@ class Groups(RuleBasedStateMachine):
         if actor is not None:
             headers.append(("ce_actor", str(actor).encode()))
         value = body.to_json() or None
-        record = BusRecord(body.TOPIC.name, 0, len(self.sent), body.key().encode(), value, headers)
+        record = BusRecord(body.TOPICS[0].name, 0, len(self.sent), body.key().encode(), value, headers)
         self.sent.append(record)
         self.bodies.append(body)
         self.waiting.append(record)

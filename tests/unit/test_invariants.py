@@ -1006,7 +1006,7 @@ class Log:
         partition: int = 0,
         **fields: Any,
     ) -> "Log":
-        topic = message.TOPIC.name
+        topic = message.TOPICS[0].name
         place = topic, partition, len(self.records)
         value = b"" if message.TOMBSTONE else json.dumps(fields).encode()
         self.records.append(Logged(*place, key, id_, message.TYPE, correlation, cause, value))

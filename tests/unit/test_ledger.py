@@ -1,6 +1,7 @@
 """The ledger's decisions, command by command."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -32,8 +33,9 @@ from contracts.ledger import (
     UnitsReserved,
     UnitsSpent,
 )
-from contracts.message import Event, Message
+from contracts.message import Command, Event, Message, Refusal
 from contracts.provisioning import AccountClosed, AccountExpired, AccountExtended, AccountProvisioned
+from contracts.topics import Principal
 from services.ledger.consumers import LEDGER
 from services.ledger.domain import (
     CONSUMPTION,
@@ -70,9 +72,8 @@ def changed(id_: UUID, balance: int, held: int = 0, revision: int = 2) -> Balanc
 
 def hold(state: HoldState, units: int = 10, account_id: UUID = ADA, code: str = "units_short") -> Hold:
     why = code if state is HoldState.REFUSED else None
-    return Hold(
-        HOLD, account_id, units, state, NOW, None if state in (HoldState.OPEN, HoldState.REFUSED) else NOW, code=why
-    )
+    closed_at = None if state in (HoldState.OPEN, HoldState.REFUSED) else NOW
+    return Hold(HOLD, account_id, units, state, NOW, closed_at, code=why, holder="groups")
 
 
 def reserve(units: int = 10, account_id: UUID = ADA, extends: bool = False) -> ReserveUnits:
@@ -193,7 +194,7 @@ def test_refuses_reservation_of_an_account_that_may_not_pay(
     state: AccountState, extends: bool, code: str, units: int
 ) -> None:
     ada = account(ADA, 100, state=state)
-    refused = Hold(HOLD, ADA, units, HoldState.REFUSED, NOW, None, extends, code)
+    refused = Hold(HOLD, ADA, units, HoldState.REFUSED, NOW, None, extends, code, "groups")
     scene = given(LEDGER, ada).when(reserve(units, extends=extends)).then(not_reserved(code)).leaves(ada, refused)
     scene.when(reserve(units, extends=extends)).then(not_reserved(code)).leaves(ada, refused)
 
@@ -237,6 +238,44 @@ def test_answers_a_reservation_of_a_known_id_and_changes_nothing(
     held = known.amount_units if known.state is HoldState.OPEN else 0
     rows = [account(ADA, 100, held), account(BOB, 100), known]
     given(LEDGER, *rows).when(command).then(answer).leaves(*rows)
+
+
+# --- whose a hold is ---
+
+ANOTHERS: list[tuple[ReserveUnits | CaptureHold | ReleaseHold, type[Refusal], str]] = [
+    (reserve(), UnitsRefused, "id_conflict"),
+    (capture(), CaptureRefused, "hold_not_open"),
+    (release(), ReleaseRefused, "id_conflict"),
+]
+
+
+@pytest.mark.parametrize("state", HoldState)
+@pytest.mark.parametrize(("command", "refusal", "code"), ANOTHERS)
+@pytest.mark.parametrize("asker", [Principal.GROUPS, Principal.PROVISIONING])
+def test_a_hold_is_closed_by_its_holder_alone(
+    asker: Principal, command: Command, refusal: type[Refusal], code: str, state: HoldState
+) -> None:
+    """Whatever became of it: a stranger learns nothing of it, and changes nothing."""
+    holder = Principal.PROVISIONING if asker is Principal.GROUPS else Principal.GROUPS
+    rows = [account(ADA, 100, 10 if state is HoldState.OPEN else 0), replace(hold(state), holder=holder.value)]
+    refused = refusal(hold_id=HOLD, account_id=ADA, code=code, command_type=command.TYPE)
+    given(LEDGER, *rows).when(incoming(command, writer=asker)).then(refused).leaves(*rows)
+
+
+@pytest.mark.parametrize("holder", [Principal.GROUPS, Principal.PROVISIONING])
+@pytest.mark.parametrize("close", [capture(), release()])
+def test_a_holder_closes_its_own_hold(holder: Principal, close: Command) -> None:
+    scene = given(LEDGER, account(ADA, 100)).when(incoming(reserve(), writer=holder))
+    assert scene.only(Hold).holder == holder
+    scene.when(incoming(close, writer=holder))
+    assert scene.only(Hold).state is (HoldState.CAPTURED if isinstance(close, CaptureHold) else HoldState.RELEASED)
+
+
+@pytest.mark.parametrize("close", [capture(), release()])
+def test_a_hold_of_before_holders_were_kept_is_closed_by_whoever_asks(close: Command) -> None:
+    scene = given(LEDGER, account(ADA, 100, 10), replace(hold(HoldState.OPEN), holder=None))
+    scene.when(incoming(close, writer=Principal.PROVISIONING))
+    assert scene.only(Account).held_units == 0
 
 
 def test_release_before_reservation_burns_the_hold() -> None:

@@ -148,7 +148,7 @@ class Life:
         ]
         if actor is not None:
             headers.append(("ce_actor", str(actor).encode()))
-        record = StoredRecord(ADA, None, body.TOPIC.name, 0, 0, body.key().encode(), body.to_json(), headers)
+        record = StoredRecord(ADA, None, body.TOPICS[0].name, 0, 0, body.key().encode(), body.to_json(), headers)
         drive(self.shell.process([record], FromKafka()))
         return self._told()
 

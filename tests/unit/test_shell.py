@@ -11,7 +11,7 @@ from uuid import UUID, uuid5
 import pytest
 import structlog
 
-from contracts.groups import CreateMemberAccount, GroupsCommandMalformed, MembershipEnded, MembershipRecorded
+from contracts.groups import CreateMemberAccount, GroupRenamed, GroupsCommandMalformed
 from contracts.ledger import (
     BalanceChanged,
     CreditUnits,
@@ -20,8 +20,8 @@ from contracts.ledger import (
     UnitsCredited,
     UnitsReserved,
 )
-from contracts.message import Message
-from contracts.topics import GROUPS_COMMANDS, LEDGER_COMMANDS, LEDGER_EVENTS, Topic
+from contracts.message import Event, Message
+from contracts.topics import EVERYONE, GROUPS_COMMANDS, LEDGER_COMMANDS, LEDGER_EVENTS, Principal, Topic
 from services._platform.database import Cause, Conflict, Outage, Why
 from services._platform.memory import MemoryDatabase, MemoryTransaction
 from services._platform.messages import ClearTimer, Incoming, Outcome, Outgoing, SetTimer, position_id
@@ -89,7 +89,9 @@ class Kitchen:
         """A record of a message, with parts of it changed."""
         self._offset += 1
         headers = [("ce_id", str(id_of(id_)).encode()), ("ce_type", body.TYPE.encode())]
-        record = BusRecord((topic or body.TOPIC).name, 0, self._offset, body.key().encode(), body.to_json(), headers)
+        record = BusRecord(
+            (topic or body.TOPICS[0]).name, 0, self._offset, body.key().encode(), body.to_json(), headers
+        )
         return replace(record, **changes)
 
     def comes(self, *records: BusRecord) -> None:
@@ -405,19 +407,27 @@ def told(version: int, account: UUID = KEY) -> BalanceChanged:
     return BalanceChanged(account_id=account, version=version, balance_units=version, available_units=version)
 
 
-def recorded(epoch: int, membership: UUID = KEY) -> MembershipRecorded:
-    return MembershipRecorded(
-        membership_id=membership,
-        group_id=ADA,
-        owner_id=ADA,
-        member_id=BOB,
-        epoch=epoch,
-        state="active",
-        joined_at=VirtualClock(Random(1)).now,
-    )
+LIMITS = Topic("popfax.ledger.limits", Principal.LEDGER, EVERYONE, compacted=True)
 
 
-ENDED = MembershipEnded(membership_id=KEY)
+class LimitSet(Event, type="popfax.ledger.limit-set.v1", topic=LIMITS, key="account_id"):
+    """Something else of an account that a compacted topic keeps."""
+
+    account_id: UUID
+    units: int
+
+
+class LimitLifted(Event, type="popfax.ledger.limit-lifted.v1", topic=LIMITS, key="account_id", tombstone=True):
+    """It is no more."""
+
+    account_id: UUID
+
+
+def limit(units: int) -> LimitSet:
+    return LimitSet(account_id=KEY, units=units)
+
+
+LIFTED = LimitLifted(account_id=KEY)
 CREDITED = UnitsCredited(credit_id=ADA, account_id=KEY, amount_units=1)
 
 TOLD: dict[str, tuple[list[list[Message]], list[Message]]] = {
@@ -425,13 +435,13 @@ TOLD: dict[str, tuple[list[list[Message]], list[Message]]] = {
     "of one message the last": ([[told(1), told(2)]], [told(2)]),
     "of several messages the last one's": ([[told(1)], [told(2)], [told(3)]], [told(3)]),
     "one a key": ([[told(1)], [told(7, OTHER_KEY)], [told(2)]], [told(2), told(7, OTHER_KEY)]),
-    "one a topic, though the key is the same": ([[told(1)], [recorded(1)]], [told(1), recorded(1)]),
+    "one a topic, though the key is the same": ([[told(1)], [limit(1)]], [told(1), limit(1)]),
     "everything on other topics, in order": (
         [[CREDITED, told(1), CREDITED], [told(2), CREDITED]],
         [CREDITED] * 3 + [told(2)],
     ),
-    "a tombstone after the record": ([[recorded(1)], [ENDED]], [ENDED]),
-    "a record after the tombstone": ([[ENDED], [recorded(2)]], [recorded(2)]),
+    "a tombstone after the record": ([[limit(1)], [LIFTED]], [LIFTED]),
+    "a record after the tombstone": ([[LIFTED], [limit(2)]], [limit(2)]),
 }
 
 
@@ -441,6 +451,14 @@ def test_of_a_batch_a_compacted_topic_gets(returned: list[list[Message]], publis
     kitchen.comes(*(kitchen.record(credit(f"c{n}"), f"m{n}") for n in range(len(returned))))
     outbox = kitchen.database.contents.outbox
     assert [(out.type, out.value) for out in outbox] == [(body.TYPE, body.to_json()) for body in published]
+
+
+def test_a_message_that_the_service_may_not_send_is_a_bug_of_its_handler() -> None:
+    """It is parked like any other failure, and never gets to the outbox, where it would stand in the others' way."""
+    kitchen = timing({"m": [GroupRenamed(group_id=KEY, owner_id=ADA)]})
+    kitchen.comes(kitchen.record(credit("c"), "m"))
+    assert kitchen.parked() == [(id_of("m"), Why.FAILED)]
+    assert kitchen.sent() == []
 
 
 def test_each_of_two_batches_tells_its_own() -> None:
