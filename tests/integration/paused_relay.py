@@ -90,13 +90,13 @@ def main() -> None:
     told = json.loads(sys.stdin.readline())
     publish, producer = relay.publish, kafka.producer
 
-    async def paused(made: Any, rows: Sequence[relay.Unsent], source: str) -> None:
+    async def paused(made: Any, rows: Sequence[relay.Unsent], principal: Principal) -> None:
         print("holds", flush=True)
         if told["vanish"]:
             vanish()
         os.kill(os.getpid(), signal.SIGSTOP)
         try:
-            await publish(made, rows, source)
+            await publish(made, rows, principal)
         except BaseException as error:
             print(type(error).__name__, flush=True)
             raise
