@@ -184,7 +184,7 @@ async def test_a_command_that_its_writer_took_back_is_never_seen(
         producer.begin_transaction()
         body = credit(account)
         headers = {"ce_specversion": "1.0", "ce_source": "tests", "ce_type": body.TYPE, "ce_id": str(id_)}
-        producer.produce(body.TOPIC.name, body.to_json(), body.key(), headers=dict(headers))
+        producer.produce(body.TOPICS[0].name, body.to_json(), body.key(), headers=dict(headers))
         producer.flush(30)
         (producer.commit_transaction if keep else producer.abort_transaction)(30)
 
