@@ -66,6 +66,8 @@ class Connection:
                 return found.all() if found.returns_rows else []
         except sa.exc.OperationalError as error:
             raise Unreachable(f"{service}'s database can't be reached ({self._source})") from error
+        except sa.exc.DBAPIError as error:  # a missing table or privilege: it is not as this version knows it
+            raise Unreachable(f"{service}'s database refuses: {type(error.orig).__name__} ({self._source})") from error
 
     def close(self) -> None:
         """Let go of the databases."""

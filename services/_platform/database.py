@@ -96,10 +96,10 @@ class Transaction(Protocol):
         """Take timers away, each with the moment for which it was set; give the ids of those that were still so."""
 
     async def claim_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
-        """Take parked messages away; give those that were still there.
+        """Take parked messages away; give those that were still there. Keys with none left are unblocked."""
 
-        Keys with none left are unblocked; what is left on the others is to be retried as well.
-        """
+    async def drop_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
+        """Take them away as a claim does, and request a retry of what stood behind those that had failed."""
 
     async def blocked(self, keys: Collection[Key]) -> Collection[Key]:
         """Give the keys that are blocked, and keep them so until this transaction ends."""
@@ -160,8 +160,15 @@ class Database(Protocol):
     async def due_timers(self, now: datetime, limit: int) -> Sequence[StoredRecord]:
         """Give timers that are due, oldest first, without locking them."""
 
-    async def retries_requested(self) -> Sequence[Sequence[StoredRecord]]:
-        """Give the parked messages that an operator wants retried, a list for each key, oldest first."""
+    async def request_retry(self, ids: Collection[UUID]) -> None:
+        """Ask, as an operator, for parked messages to be handled again.
+
+        One that stands in the line of its key asks for the whole key, until nothing is left on it or one fails again:
+        the oldest first, and whatever joins the line meanwhile.
+        """
+
+    async def requested_retries(self, limit: int) -> Sequence[StoredRecord]:
+        """Give the next of them, at most `limit`: the oldest of each key, of several keys side by side."""
 
     async def retry_failed(self, id_: UUID, code: str, detail: str) -> None:
-        """Note that a parked message failed again; it waits for an operator once more."""
+        """Note that a parked message failed again; it, and its key, wait for an operator once more."""

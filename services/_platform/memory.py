@@ -26,6 +26,15 @@ class _ParkedRow:
     attempts: int = 1
     retry_requested: bool = False
 
+    @property
+    def key(self) -> Key:
+        return self.parked.record.topic, self.parked.record.key or b""
+
+    @property
+    def is_in_line(self) -> bool:
+        """Whether it blocks its key."""
+        return self.parked.why is not Why.UNDECODABLE and self.parked.record.key is not None
+
 
 @dataclass(slots=True)
 class Contents:
@@ -38,6 +47,8 @@ class Contents:
     timers: dict[UUID, tuple[SetTimer, Incoming[Message]]] = field(default_factory=dict)
     parked: dict[UUID, _ParkedRow] = field(default_factory=dict)
     blocked: set[Key] = field(default_factory=set)
+    retrying: set[Key] = field(default_factory=set)
+    """The blocked keys whose retry was requested."""
 
     def copy(self) -> "Contents":
         """Copy as deep as rows are: those are frozen."""
@@ -49,6 +60,7 @@ class Contents:
             dict(self.timers),
             dict(self.parked),
             set(self.blocked),
+            set(self.retrying),
         )
 
 
@@ -70,30 +82,33 @@ class MemoryDatabase:
         due = [(t.due_at, t.id, t, c) for t, c in self.contents.timers.values() if t.due_at <= now]
         return [_timer_record(timer, cause) for _, _, timer, cause in sorted(due, key=lambda d: d[:2])[:limit]]
 
-    async def retries_requested(self) -> Sequence[Sequence[StoredRecord]]:
-        """Give the parked messages whose retry was requested, and all behind them, a list for each key."""
-        rows = self.contents.parked.values()
-        wanted = {(r.parked.record.topic, r.parked.record.key) for r in rows if r.retry_requested}
-        runs: dict[tuple[str, bytes | None], list[StoredRecord]] = {}
-        for row in rows:
-            key = (row.parked.record.topic, row.parked.record.key)
-            if key in wanted and (row.retry_requested or row.parked.why is not Why.UNDECODABLE):
-                runs.setdefault(key, []).append(_parked_record(row.parked))
-        return list(runs.values())
+    async def request_retry(self, ids: Collection[UUID]) -> None:
+        """Ask for parked messages to be handled again."""
+        for row in map(self.contents.parked.__getitem__, ids):
+            if row.is_in_line:
+                self.contents.retrying.add(row.key)
+            else:
+                row.retry_requested = True
+
+    async def requested_retries(self, limit: int) -> Sequence[StoredRecord]:
+        """Give the next of them; a key's first ones are the oldest."""
+        wanted = [
+            row
+            for row in self.contents.parked.values()
+            if (row.key in self.contents.retrying if row.is_in_line else row.retry_requested)
+        ]
+        return [_parked_record(row.parked) for row in wanted[:limit]]
 
     async def retry_failed(self, id_: UUID, code: str, detail: str) -> None:
         """Note that a parked message failed again."""
-        failed = self.contents.parked[id_].parked
+        row = self.contents.parked[id_]
+        failed = row.parked
         failed.code, failed.detail = code, detail
-        self.contents.parked[id_].attempts += 1
-        for row in self.contents.parked.values():
-            if (row.parked.record.topic, row.parked.record.key) == (failed.record.topic, failed.record.key):
-                row.retry_requested = False
-
-    def request_retry(self, ids: Collection[UUID]) -> None:
-        """Ask for parked messages to be retried, as an operator would."""
-        for id_ in ids:
-            self.contents.parked[id_].retry_requested = True
+        row.attempts += 1
+        row.retry_requested = False
+        if row.is_in_line:
+            failed.why = Why.FAILED
+            self.contents.retrying.discard(row.key)
 
 
 class MemoryTransaction:
@@ -118,20 +133,22 @@ class MemoryTransaction:
 
     async def claim_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
         """Take parked messages away, and unblock their keys if nothing is left behind them."""
-        claimed = {id_: self.contents.parked.pop(id_) for id_ in ids if id_ in self.contents.parked}
-        left = {
-            (row.parked.record.topic, row.parked.record.key)
-            for row in self.contents.parked.values()
-            if row.parked.why is not Why.UNDECODABLE
-        }
-        for row in claimed.values():
-            key = (row.parked.record.topic, row.parked.record.key)
-            for behind in self.contents.parked.values():
-                if (behind.parked.record.topic, behind.parked.record.key) == key:
-                    behind.retry_requested |= behind.parked.why is not Why.UNDECODABLE
-            if key not in left:
-                self.contents.blocked.discard(key)
-        return set(claimed)
+        return set(self._take_parked(ids))
+
+    async def drop_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
+        """Take them away, and request a retry of what stood behind those that had failed."""
+        taken = self._take_parked(ids)
+        failed = {row.key for row in taken.values() if row.parked.why is Why.FAILED}
+        self.contents.retrying |= failed & self.contents.blocked
+        return set(taken)
+
+    def _take_parked(self, ids: Sequence[UUID]) -> dict[UUID, _ParkedRow]:
+        taken = {id_: self.contents.parked.pop(id_) for id_ in ids if id_ in self.contents.parked}
+        left = {row.key for row in self.contents.parked.values() if row.is_in_line}
+        gone = {row.key for row in taken.values()} - left
+        self.contents.blocked -= gone
+        self.contents.retrying -= gone
+        return taken
 
     async def blocked(self, keys: Collection[Key]) -> Collection[Key]:
         """Give the blocked ones."""

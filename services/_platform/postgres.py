@@ -159,30 +159,26 @@ class PostgresDatabase:
                     for r in rows
                 ]
 
-    async def retries_requested(self) -> Sequence[Sequence[StoredRecord]]:
-        """Give the parked messages whose retry was requested, and all behind them, a list for each key."""
-        wanted = sa.select(PARKED.c.topic, PARKED.c.key).where(PARKED.c.retry_requested_at.is_not(None)).distinct()
-        found = wanted.subquery()
-        same = sa.and_(PARKED.c.topic == found.c.topic, PARKED.c.key.is_not_distinct_from(found.c.key))
-        query = sa.select(PARKED).join(found, same).order_by(PARKED.c.seq)
-        runs: dict[tuple[str, bytes | None], list[StoredRecord]] = {}
+    async def request_retry(self, ids: Collection[UUID]) -> None:
+        """Ask for parked messages to be handled again."""
+        async with self.begin() as tx:
+            for statement in retry_requests(PARKED.c.id.in_(ids)):
+                await tx.connection.execute(statement)
+
+    async def requested_retries(self, limit: int) -> Sequence[StoredRecord]:
+        """Give the next of them; few enough that their bytes are no burden."""
         with translated():
             async with self.engine.connect() as connection:
-                for row in await connection.execute(query):
-                    if row.why == Why.UNDECODABLE and row.retry_requested_at is None:
-                        continue  # beside the flow of its key; retried only when it is itself asked for
-                    runs.setdefault((row.topic, row.key), []).append(stored_record(row))
-        return list(runs.values())
+                return [stored_record(row) for row in await connection.execute(_RETRIES, {"most": limit})]
 
     async def retry_failed(self, id_: UUID, code: str, detail: str) -> None:
-        """Note that a parked message failed again; it and those behind it wait for an operator once more."""
-        row = sa.select(PARKED.c.topic, PARKED.c.key).where(PARKED.c.id == id_).subquery()
-        same = sa.and_(PARKED.c.topic == row.c.topic, PARKED.c.key.is_not_distinct_from(row.c.key))
-        changed = {"code": code, "detail": detail, "attempts": PARKED.c.attempts + 1}
-        with translated():
-            async with self.engine.begin() as connection:
-                await connection.execute(sa.update(PARKED).values(retry_requested_at=None).where(same))
-                await connection.execute(sa.update(PARKED).values(changed).where(PARKED.c.id == id_))
+        """Note that a parked message failed again. Raises `Outage` where its saving may have failed on the schema."""
+        async with self.begin() as tx:
+            await tx.require_known_schema()
+            row = (await tx.connection.execute(_RETRY_FAILED, {"p_id": id_, "p_code": code, "p_detail": detail})).one()
+            if row.why != Why.UNDECODABLE:
+                here = sa.and_(PARKED_KEYS.c.topic == row.topic, PARKED_KEYS.c.key == row.key)
+                await tx.connection.execute(sa.update(PARKED_KEYS).values(retry_requested_at=None).where(here))
 
 
 class PostgresTransaction:
@@ -217,21 +213,28 @@ class PostgresTransaction:
 
     async def claim_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
         """Take parked messages away, and unblock their keys if nothing is left behind them."""
-        rows = (await self.connection.execute(_CLAIM_PARKED, {"ids": list(ids)})).all()
-        keys = {(row.topic, row.key) for row in rows if row.key is not None}
-        await unblock(self.connection, keys)
-        for topic, key in sorted(keys):
-            # What is left, or was parked behind while we looked, is part of what the operator wants done.
-            behind = sa.and_(PARKED.c.topic == topic, PARKED.c.key == key, PARKED.c.why != Why.UNDECODABLE.value)
-            await self.connection.execute(sa.update(PARKED).values(retry_requested_at=sa.func.now()).where(behind))
+        return {row.id for row in await self._take_parked(ids)}
+
+    async def drop_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
+        """Take them away, and request a retry of what stood behind those that had failed."""
+        rows = await self._take_parked(ids)
+        failed = [(row.topic, row.key) for row in rows if row.why == Why.FAILED]
+        await self.connection.execute(_REQUEST_KEYS, _columns(failed))
         return {row.id for row in rows}
+
+    async def _take_parked(self, ids: Sequence[UUID]) -> Sequence[Any]:
+        # The keys are locked first: two replicas that retry the same ones do so one after the other, and whoever is
+        # just parking behind one of them commits before we look whether anything is left on it.
+        await self.connection.execute(_LOCK_PARKED_KEYS, {"ids": list(ids)})
+        rows = (await self.connection.execute(_CLAIM_PARKED, {"ids": list(ids)})).all()
+        await self.connection.execute(_UNBLOCK, _columns((row.topic, row.key) for row in rows))
+        return rows
 
     async def blocked(self, keys: Collection[Key]) -> Collection[Key]:
         """Give the blocked ones, share-locked: a retry that would unblock them waits for this transaction."""
         if not await (await self._run(_ANY_BLOCKED, {})).fetchall():  # as good as always
             return ()
-        topics, raw = [topic for topic, _ in keys], [key for _, key in keys]
-        found = await self.connection.execute(_BLOCKED, {"p_topic": topics, "p_key": raw})
+        found = await self.connection.execute(_BLOCKED, _columns(keys))
         return {(row.topic, row.key) for row in found}
 
     async def park(self, parked: Sequence[Parked], now: datetime) -> None:
@@ -377,14 +380,22 @@ def stored_record(row: Any) -> StoredRecord:
     return StoredRecord(row.id, None, row.topic, row.partition, row.position, row.key, row.value, headers)
 
 
-async def unblock(connection: AsyncConnection, keys: Collection[Key]) -> None:
-    """Let the keys flow again that have no failed message, and none behind one, left."""
-    for topic, key in sorted(keys):
-        here = sa.and_(PARKED_KEYS.c.topic == topic, PARKED_KEYS.c.key == key)
-        # Lock first, look afterwards: whoever is just parking behind this key commits before we look, and is seen.
-        await connection.execute(sa.select(PARKED_KEYS.c.key).where(here).with_for_update())
-        left = sa.exists().where(PARKED.c.topic == topic, PARKED.c.key == key, PARKED.c.why != Why.UNDECODABLE.value)
-        await connection.execute(sa.delete(PARKED_KEYS).where(here, ~left))
+def _columns(keys: Iterable[tuple[str, bytes | None]]) -> dict[str, list[Any]]:
+    """Return keys as the parameters of `_keys`; what has none blocks none."""
+    known = sorted({(topic, key) for topic, key in keys if key is not None})
+    return {"p_topic": [topic for topic, _ in known], "p_key": [key for _, key in known]}
+
+
+def retry_requests(wanted: sa.ColumnElement[bool]) -> tuple[sa.Update, sa.Update]:
+    """Return the statements by which an operator asks for a retry of the parked messages that `wanted` describes.
+
+    What stands in the line of its key asks for the key: that is one row, however long the line, and it holds for
+    whatever joins the line. What could not be read stands beside it, and asks for itself.
+    """
+    keys = sa.update(PARKED_KEYS).where(_same_key, IN_LINE, wanted)
+    return keys.values(retry_requested_at=sa.func.now()), (
+        sa.update(PARKED).values(retry_requested_at=sa.func.now()).where(~IN_LINE, wanted)
+    )
 
 
 def _headers_to_json(headers: Iterable[tuple[str, bytes | None]]) -> list[list[str | None]]:
@@ -468,17 +479,83 @@ _CLAIM_INBOX = sa.select(_ids.c.ids).where(_ids.c.ids.not_in(sa.select(_remember
 _due = _unnest(p_id=sa.Uuid(), p_due=TIMER.c.due_at.type)
 _CLAIM_TIMERS = sa.delete(TIMER).where(TIMER.c.id == _due.c.p_id, TIMER.c.due_at == _due.c.p_due).returning(TIMER.c.id)
 _CLEAR_TIMERS = sa.delete(TIMER).where(TIMER.c.id == sa.any_(_array("ids", sa.Uuid())))
+_keys = _unnest(p_topic=sa.Text(), p_key=PARKED_KEYS.c.key.type)
+_same_key = sa.and_(PARKED.c.topic == PARKED_KEYS.c.topic, PARKED.c.key == PARKED_KEYS.c.key)
+_named = sa.and_(PARKED_KEYS.c.topic == _keys.c.p_topic, PARKED_KEYS.c.key == _keys.c.p_key)
+IN_LINE = sa.and_(PARKED.c.why != Why.UNDECODABLE.value, PARKED.c.key.is_not(None))
+"""Parked messages that block their key: those that failed, and what stands behind them."""
+
 _CLAIM_PARKED = (
     sa.delete(PARKED)
     .where(PARKED.c.id == sa.any_(_array("ids", sa.Uuid())))
-    .returning(PARKED.c.id, PARKED.c.topic, PARKED.c.key)
+    .returning(PARKED.c.id, PARKED.c.topic, PARKED.c.key, PARKED.c.why)
 )
-_keys = _unnest(p_topic=sa.Text(), p_key=PARKED_KEYS.c.key.type)
+_LOCK_PARKED_KEYS = (
+    sa.select(PARKED_KEYS.c.key)
+    .where(sa.exists().where(_same_key, PARKED.c.id == sa.any_(_array("ids", sa.Uuid()))))
+    .order_by(PARKED_KEYS.c.topic, PARKED_KEYS.c.key)
+    .with_for_update()
+)
+_UNBLOCK = sa.delete(PARKED_KEYS).where(_named, ~sa.exists().where(_same_key, IN_LINE))
+_REQUEST_KEYS = sa.update(PARKED_KEYS).values(retry_requested_at=sa.func.now()).where(_named)
+_RETRY_FAILED = (
+    sa.update(PARKED)
+    .values(
+        code=sa.bindparam("p_code"),
+        detail=sa.bindparam("p_detail"),
+        attempts=PARKED.c.attempts + 1,
+        retry_requested_at=None,
+        why=sa.case((PARKED.c.why == Why.BEHIND.value, Why.FAILED.value), else_=PARKED.c.why),
+    )
+    .where(PARKED.c.id == sa.bindparam("p_id"))
+    .returning(PARKED.c.topic, PARKED.c.key, PARKED.c.why)
+)
+
+RETRIED_KEYS = 100
+RETRIED_BYTES = 16 << 20
+"""A batch of retries takes at most so many keys side by side, and so many bytes (but one message at least)."""
+
+_retried = (
+    sa.select(PARKED_KEYS.c.topic, PARKED_KEYS.c.key)
+    .where(PARKED_KEYS.c.retry_requested_at.is_not(None))
+    .order_by(PARKED_KEYS.c.retry_requested_at, PARKED_KEYS.c.topic, PARKED_KEYS.c.key)
+    .limit(RETRIED_KEYS)
+    .cte("retried")
+)
+_size = sa.func.pg_column_size(PARKED.c.headers) + sa.func.coalesce(sa.func.octet_length(PARKED.c.value), 0)
+_most = sa.bindparam("most", type_=sa.Integer)
+_share = _most / sa.func.greatest(sa.select(sa.func.count()).select_from(_retried).scalar_subquery(), 1)
+_line = (
+    sa.select(PARKED.c.id, PARKED.c.seq, _size.label("size"))
+    .where(PARKED.c.topic == _retried.c.topic, PARKED.c.key == _retried.c.key, IN_LINE)
+    .order_by(PARKED.c.seq)
+    .limit(sa.func.greatest(_share, 1))
+    .lateral("line")
+)
+_beside = (
+    sa.select(PARKED.c.id, PARKED.c.seq, _size.label("size"))
+    .where(PARKED.c.retry_requested_at.is_not(None), ~IN_LINE)
+    .order_by(PARKED.c.seq)
+    .limit(_most)
+)
+_wanted = sa.union_all(
+    sa.select(_line.c.id, _line.c.seq, _line.c.size).select_from(_retried.join(_line, sa.true())),
+    sa.select(_beside.subquery("beside")),
+).subquery("wanted")
+_bounded = sa.select(
+    _wanted.c.id,
+    sa.func.sum(_wanted.c.size).over(order_by=_wanted.c.seq).label("bytes"),
+    sa.func.row_number().over(order_by=_wanted.c.seq).label("n"),
+).subquery("bounded")
+_RETRIES = (
+    sa.select(PARKED)
+    .join(_bounded, _bounded.c.id == PARKED.c.id)
+    .where(_bounded.c.n <= _most, sa.or_(_bounded.c.bytes <= RETRIED_BYTES, _bounded.c.n == 1))
+    .order_by(PARKED.c.seq)
+)
 _ANY_BLOCKED = sa.select(PARKED_KEYS.c.topic).limit(sa.literal_column("1"))
 _BLOCKED = (
-    sa.select(PARKED_KEYS.c.topic, PARKED_KEYS.c.key)
-    .join(_keys, sa.and_(PARKED_KEYS.c.topic == _keys.c.p_topic, PARKED_KEYS.c.key == _keys.c.p_key))
-    .with_for_update(read=True, of=PARKED_KEYS)
+    sa.select(PARKED_KEYS.c.topic, PARKED_KEYS.c.key).join(_keys, _named).with_for_update(read=True, of=PARKED_KEYS)
 )
 
 _OUTGOING = ("id", "type", "key", "value", "correlation_id", "causation_id", "actor", "traceparent")

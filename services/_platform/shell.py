@@ -211,8 +211,7 @@ class Shell:
         """Handle a batch to its end: each message has had its effect, was a duplicate, or is parked.
 
         Raises `Outage` while the world is in no state for it: the same batch is to be tried again, and what of it was
-        handled is known then. Raises whatever a parked message failed with when it fails again (`source.parks` is
-        false).
+        handled is known then. A parked message that fails again stays parked, and so does what stands behind it.
         """
         with self.outages.watching(source.name), _of_the_process():
             arrivals = [
@@ -222,7 +221,7 @@ class Shell:
             ]
             held: set[Key] = set()
             await self._process(arrivals, source, held)
-            if held:
+            if held and source.parks:
                 raise Outage("message after message fails", Cause.BUG)
 
     async def _process(self, arrivals: Sequence[Arrival], source: Source, held: set[Key]) -> None:
@@ -242,7 +241,8 @@ class Shell:
                 await self._process(arrivals[:middle], source, held)
                 await self._process(arrivals[middle:], source, held)
             elif not source.parks:
-                raise
+                await self._note_retry(arrivals[0], error)
+                held.add(_key(arrivals[0]))
             elif self._brake.allows(self.clock.moment().now):
                 await self._park_failed(arrivals[0], error, source)
             else:
@@ -368,6 +368,13 @@ class Shell:
             self._brake.count(moment.now)
             _tell_parked(parked)
 
+    async def _note_retry(self, arrival: Arrival, error: Exception) -> None:
+        """Note that a parked message failed again."""
+        assert isinstance(arrival.record, StoredRecord)
+        code = describe(error)
+        await self.database.retry_failed(arrival.record.row_id, code, where(error))
+        log.warning("retry_failed", message_id=str(arrival.record.row_id), code=code)
+
     def _observe(
         self,
         arrivals: Sequence[Arrival],
@@ -396,11 +403,18 @@ def _key(arrival: Arrival) -> Key:
     return arrival.record.topic, arrival.record.key or b""
 
 
+_LEVELS = {
+    Why.FAILED: logging.ERROR,
+    Why.UNDECODABLE: logging.WARNING,
+    Why.BEHIND: logging.DEBUG,  # a line may become as long as the topic; what it stands behind was told
+}
+
+
 def _tell_parked(parked: Parked) -> None:
     """Count and log what is parked, once it is."""
     metrics.PARKED.labels(parked.why).inc()
     log.log(
-        logging.ERROR if parked.why is Why.FAILED else logging.WARNING,
+        _LEVELS[parked.why],
         "message_parked",
         message_id=str(parked.id),
         topic=parked.record.topic,

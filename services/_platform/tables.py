@@ -94,12 +94,22 @@ def add_platform_tables(metadata: sa.MetaData) -> None:
         sa.Column("parked_at", timestamp(), nullable=False),
         sa.Column("retry_requested_at", timestamp()),
     )
-    sa.Index("parked_by_key", metadata.tables["parked"].c.topic, metadata.tables["parked"].c.key)
+    parked = metadata.tables["parked"].c
+    sa.Index("parked_in_line", parked.topic, parked.key, parked.seq)
+    sa.Index("parked_to_retry", parked.seq, postgresql_where=parked.retry_requested_at.is_not(None))
     sa.Table(
         "parked_keys",
         metadata,
         sa.Column("topic", sa.Text, primary_key=True),
         sa.Column("key", Bytes, primary_key=True),
+        sa.Column("retry_requested_at", timestamp()),
+    )
+    sa.Table(
+        "schema_support",
+        metadata,
+        sa.Column("revision", sa.Text, primary_key=True),
+        # The oldest revision whose code still works on this one.
+        sa.Column("oldest", sa.Text, nullable=False),
     )
     add_partition_stops(metadata)
 

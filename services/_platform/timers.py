@@ -9,11 +9,12 @@ import structlog
 
 from services._platform import metrics
 from services._platform.database import Outage
-from services._platform.shell import FromParked, FromTimers, Shell, describe, where
+from services._platform.shell import FromParked, FromTimers, Shell
 
 log = structlog.get_logger(__name__)
 
 TIMERS_AT_ONCE = 500
+RETRIES_AT_ONCE = 2000
 
 
 async def run_timers(shell: Shell, poll_s: float) -> None:
@@ -43,25 +44,25 @@ async def fire_due(shell: Shell) -> int:
 async def run_retries(shell: Shell, poll_s: float) -> None:
     """Retry parked messages until cancelled."""
     while True:
+        tried = 0
         try:
-            await retry_requested(shell)
+            tried = await retry_requested(shell)
         except Outage:
             pass
         except Exception as error:
             log.error("retries_failed", error=type(error).__name__, exc_info=True)
-        await asyncio.sleep(poll_s)
+        if not tried:
+            await asyncio.sleep(poll_s)
 
 
-async def retry_requested(shell: Shell) -> None:
-    """Retry what an operator asked for: a key's messages oldest first, until one fails again."""
-    for run in await shell.database.retries_requested():
-        for record in run:
-            try:
-                await shell.process([record], FromParked())
-            except Outage:
-                raise
-            except Exception as error:
-                log.warning("retry_failed", message_id=str(record.row_id), error=describe(error))
-                await shell.database.retry_failed(record.row_id, describe(error), where(error))
-                break
-            log.info("parked_message_handled", message_id=str(record.row_id))
+async def retry_requested(shell: Shell) -> int:
+    """Retry the next of what an operator asked for, a batch as from Kafka; give how many were tried.
+
+    Oldest first on each key. A key stops where one fails again; the others go on.
+    """
+    with shell.outages.watching(FromParked.name):
+        records = await shell.database.requested_retries(RETRIES_AT_ONCE)
+    if records:
+        await shell.process(records, FromParked())
+        log.info("parked_messages_retried", tried=len(records))
+    return len(records)

@@ -14,6 +14,7 @@ from deploy.local.paths import STATE
 from deploy.local.stack import Stack
 from services._platform import postgres
 from tests.conftest import running_stack
+from tests.integration.line import Line
 from tests.integration.recorder import scratch_database
 
 
@@ -43,3 +44,9 @@ async def ledger_engine(ledger_url: str) -> AsyncIterator[AsyncEngine]:
     engine = postgres.engine(ledger_url)
     yield engine
     await engine.dispose()
+
+
+@pytest.fixture
+def line(ledger_engine: AsyncEngine) -> Line:
+    """A shell with the recording service on that database."""
+    return Line(ledger_engine)

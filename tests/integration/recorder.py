@@ -83,6 +83,7 @@ class Recorder:
     broken: set[UUID] = field(default_factory=set)
     before: Callable[[], None] = lambda: None
     """Called before each message is handled."""
+    calls: int = 0
 
     @property
     def service(self) -> Service:
@@ -95,6 +96,7 @@ class Recorder:
         )
 
     def _record(self, state: State, message: Incoming[CreditUnits], moment: Moment) -> Outcome:
+        self.calls += 1
         self.before()
         if message.id in self.broken:
             raise RuntimeError("told to fail")

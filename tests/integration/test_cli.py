@@ -284,6 +284,40 @@ class TestParked:
         assert cli.rows(Principal.LEDGER, query)[0][0] == 211
         assert cli.rows(Principal.LEDGER, sa.select(PARKED_KEYS)) == []
 
+    def test_says_what_would_be_retried_and_retries_nothing(self, cli: Cli, failed: str, malformed: str) -> None:
+        told = cli.json("parked", "retry", "--all", "--dry-run")
+        assert {(each["why"], each["code"]) for each in told} == {
+            ("failed", "Bug"),
+            ("undecodable", "malformed_command"),
+        }
+        assert cli.json("parked", "retry", "--code", "nothing", "--dry-run") == []
+        (only,) = cli.json("parked", "retry", "--code", "Bug", "--topic", LEDGER_COMMANDS.name, "--dry-run")
+        assert (only["service"], only["topic"], only["messages"]) == ("ledger", LEDGER_COMMANDS.name, 1)
+        assert cli.json("parked", "retry", failed, "--dry-run") == [only]
+        assert len(cli.json("parked", "list")) == 2
+        assert cli.json("parked", "retry", "--code", "Bug")["failed"] == []
+
+    def test_retries_all_with_a_code_and_leaves_the_others(
+        self, cli: Cli, failed: str, malformed: str, owner: str
+    ) -> None:
+        fields = ("--set", f"account_id={owner}", "--set", "amount_units=1", "--timeout", "1")
+        assert cli("send", "credit-units", *fields).exit_code == Exit.UNREACHABLE
+        assert wait_until(lambda: len(cli.rows(Principal.LEDGER, sa.select(PARKED))) == 3, ANSWER_WITHIN_S)
+        told = cli.json("parked", "retry", "--code", "Bug")
+        assert told == {"asked_for": 2, "waiting": 0, "failed": []}
+        assert [each["id"] for each in cli.json("parked", "list")] == [malformed]
+        assert cli.rows(Principal.LEDGER, sa.select(PARKED_KEYS)) == []
+
+    def test_says_which_of_all_failed_again(self, cli: Cli, failed: str, malformed: str) -> None:
+        told = cli.json("parked", "retry", "--all", expect=Exit.NO)
+        assert (told["asked_for"], told["waiting"], [each["id"] for each in told["failed"]]) == (2, 0, [malformed])
+        done = cli("parked", "retry", "--all")
+        assert (done.exit_code, "1 failed again" in done.stdout) == (Exit.NO, True)
+
+    @pytest.mark.parametrize("what", [(), ("x", "--all"), ("--all", "--code", "Bug")])
+    def test_wants_to_be_told_what_to_retry(self, cli: Cli, what: tuple[str, ...]) -> None:
+        assert cli("parked", "retry", *what).exit_code == Exit.USAGE
+
     def test_drops_what_blocks_a_key_and_says_what_is_left(self, cli: Cli, failed: str, owner: str) -> None:
         fields = ("--set", f"account_id={owner}", "--set", "amount_units=1", "--timeout", "1")
         assert cli("send", "credit-units", *fields).exit_code == Exit.UNREACHABLE

@@ -1,57 +1,20 @@
 """Parking by key, with the real shell on a real PostgreSQL."""
 
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.ledger import CreditUnits, LedgerCommandMalformed
-from contracts.topics import LEDGER_COMMANDS
+from contracts.ledger import LedgerCommandMalformed
 from services._platform import postgres
 from services._platform.database import Outage, Why
-from services._platform.postgres import PARKED, PostgresDatabase, stored_record
+from services._platform.postgres import PostgresDatabase, stored_record
 from services._platform.shell import FromKafka, Shell
 from services._platform.timers import retry_requested
-from tests.integration.recorder import UNSAVABLE, Recorder, Sent, count, credit, effects, execute, parked
+from tests.integration.line import Line
+from tests.integration.line import id_of_record as _id
+from tests.integration.recorder import UNSAVABLE, Sent, count, credit, effects, execute, parked
 
-TOPIC = LEDGER_COMMANDS.name
 BAD, GOOD = uuid4(), uuid4()
-
-
-class Line:
-    """A shell with the recording service, and a partition to put records on."""
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self.engine = engine
-        self.recorder = Recorder()
-        self.shell = Shell(self.recorder.service, PostgresDatabase(engine))
-        self._offset = 0
-
-    def record(self, body: CreditUnits, id_: UUID | None = None, value: bytes | None = None) -> Sent:
-        self._offset += 1
-        headers = [("ce_id", str(id_ or uuid4()).encode()), ("ce_type", body.TYPE.encode()), ("other", b"\xff\x00")]
-        return Sent(TOPIC, 0, self._offset, body.key().encode(), value or body.to_json(), headers)
-
-    async def handle(self, *records: Sent) -> None:
-        await self.shell.process(records, FromKafka())
-
-    async def amounts(self, account: UUID) -> list[int]:
-        return [effect.amount_units for effect in await effects(self.engine, [account])]
-
-    async def retry(self, id_: UUID) -> None:
-        async with self.engine.begin() as connection:
-            wanted = sa.update(PARKED).values(retry_requested_at=sa.func.now()).where(PARKED.c.id == id_)
-            await connection.execute(wanted)
-        await retry_requested(self.shell)
-
-    async def why(self) -> list[str]:
-        return [row.why for row in await parked(self.engine)]
-
-
-@pytest.fixture
-def line(ledger_engine: AsyncEngine) -> Line:
-    return Line(ledger_engine)
 
 
 async def _fail_one(line: Line) -> list[Sent]:
@@ -61,10 +24,6 @@ async def _fail_one(line: Line) -> list[Sent]:
     line.recorder.broken.add(_id(bad[1]))
     await line.handle(bad[0], good[0], bad[1], good[1], bad[2], good[2])
     return bad
-
-
-def _id(record: Sent) -> UUID:
-    return UUID((record.headers[0][1] or b"").decode())
 
 
 async def test_what_follows_a_failed_message_on_its_key_waits_and_the_others_flow(line: Line) -> None:
@@ -115,6 +74,7 @@ async def test_a_retry_that_fails_again_waits_for_the_operator_once_more(line: L
         (Why.FAILED, 2, None),
         (Why.BEHIND, 1, None),
     ]
+    assert await retry_requested(line.shell) == 0
     await line.handle(line.record(credit(BAD, 4)))
     assert await line.amounts(BAD) == [1]
 
@@ -140,7 +100,7 @@ async def test_dropping_the_last_one_unblocks_its_key(line: Line) -> None:
 async def _drop(line: Line, record: Sent) -> None:
     """What `popfax parked drop` does."""
     async with PostgresDatabase(line.engine).begin() as tx:
-        assert _id(record) in await tx.claim_parked([_id(record)])
+        assert _id(record) in await tx.drop_parked([_id(record)])
 
 
 async def test_an_unreadable_record_blocks_nothing(line: Line) -> None:

@@ -56,7 +56,6 @@ class Store(Protocol):
     def database(self) -> Database: ...
     async def outbox(self) -> list[Outgoing]: ...
     async def parked(self) -> list[tuple[UUID, Why, str, int]]: ...
-    async def request_retry(self, ids: Collection[UUID]) -> None: ...
     async def every(self, mapped: Mapped[Any, Any]) -> list[Any]: ...
 
 
@@ -70,9 +69,6 @@ class InMemory:
     async def parked(self) -> list[tuple[UUID, Why, str, int]]:
         rows = self.database.contents.parked.items()
         return [(id_, row.parked.why, row.parked.code, row.attempts) for id_, row in rows]
-
-    async def request_retry(self, ids: Collection[UUID]) -> None:
-        self.database.request_retry(ids)
 
     async def every(self, mapped: Mapped[Any, Any]) -> list[Any]:
         contents, name = self.database.contents, mapped.table.name
@@ -94,12 +90,6 @@ class InPostgres:
         columns = (PARKED.c.id, PARKED.c.why, PARKED.c.code, PARKED.c.attempts)
         rows = await self._read(sa.select(*columns).order_by(PARKED.c.seq))
         return [(id_, Why(why), code, attempts) for id_, why, code, attempts in rows]
-
-    async def request_retry(self, ids: Collection[UUID]) -> None:
-        async with self.engine.begin() as connection:
-            await connection.execute(
-                sa.update(PARKED).values(retry_requested_at=sa.func.now()).where(PARKED.c.id.in_(list(ids)))
-            )
 
     async def every(self, mapped: Mapped[Any, Any]) -> list[Any]:
         found = await self._read(sa.select(*mapped.columns).order_by(*mapped.table.primary_key.columns))
@@ -598,9 +588,9 @@ async def blocked(store: Store, *keys: bytes, topic: str = TOPIC) -> set[bytes]:
 async def test_a_parked_message_comes_back_to_the_byte(store: Store) -> None:
     messages = [parked(1, Why.FAILED), parked(2, Why.BEHIND)]
     await park(store, *messages)
-    await store.request_retry([UUID(int=1)])
-    (run,) = await store.database.retries_requested()
-    assert [replace(record, headers=list(record.headers)) for record in run] == [p.record for p in messages]
+    await store.database.request_retry([UUID(int=1)])
+    found = await store.database.requested_retries(9)
+    assert [replace(record, headers=list(record.headers)) for record in found] == [p.record for p in messages]
 
 
 async def test_what_failed_blocks_its_key_and_what_is_unreadable_does_not(store: Store) -> None:
@@ -632,28 +622,46 @@ async def test_a_retry_takes_all_of_its_key_oldest_first_and_the_unreadable_only
         parked(1, Why.FAILED, b"other"),
         parked(6, Why.UNDECODABLE, None),
     )
-    assert list(await store.database.retries_requested()) == []
+    assert await to_retry(store) == []
+    await store.database.request_retry([UUID(int=2)])
+    assert await to_retry(store) == [5, 4, 2]
+    assert await to_retry(store, limit=2) == [5, 4]
+    await store.database.request_retry([UUID(int=3), UUID(int=6)])
+    assert await to_retry(store) == [5, 4, 3, 2, 6]
 
-    async def runs() -> list[list[int]]:
-        return [[record.row_id.int for record in run] for run in await store.database.retries_requested()]
 
-    await store.request_retry([UUID(int=2)])
-    assert await runs() == [[5, 4, 2]]
-    await store.request_retry([UUID(int=3), UUID(int=6)])
-    assert await runs() == [[5, 4, 3, 2], [6]]
+async def to_retry(store: Store, limit: int = 99) -> list[int]:
+    return [record.row_id.int for record in await store.database.requested_retries(limit)]
+
+
+async def test_what_joins_a_line_that_is_retried_is_retried_too_and_a_drop_lets_the_line_go_on(store: Store) -> None:
+    await park(store, parked(1, Why.FAILED), parked(2, Why.BEHIND))
+    await store.database.request_retry([UUID(int=1)])
+    await park(store, parked(3, Why.BEHIND))
+    assert await to_retry(store) == [1, 2, 3]
+    await store.database.retry_failed(UUID(int=1), "Bug", "where")
+    assert await to_retry(store) == []
+    async with store.database.begin() as tx:
+        assert set(await tx.drop_parked([UUID(int=2)])) == {UUID(int=2)}
+    assert await to_retry(store) == [], "what failed before it still has to be dealt with"
+    async with store.database.begin() as tx:
+        assert set(await tx.drop_parked([UUID(int=1)])) == {UUID(int=1)}
+    assert await to_retry(store) == [3]
+    async with store.database.begin() as tx:
+        await tx.drop_parked([UUID(int=3)])
+    assert await blocked(store, b"k") == set()
 
 
 async def test_a_retry_that_failed_is_noted_and_its_key_waits_for_the_operator_again(store: Store) -> None:
     await park(store, parked(1, Why.FAILED), parked(2, Why.BEHIND), parked(3, Why.FAILED, b"other"))
-    await store.request_retry([UUID(int=n) for n in (1, 2, 3)])
+    await store.database.request_retry([UUID(int=n) for n in (1, 2, 3)])
     await store.database.retry_failed(UUID(int=2), "Bug", "where")
     assert await store.parked() == [
         (UUID(int=1), Why.FAILED, "code 1", 1),
-        (UUID(int=2), Why.BEHIND, "Bug", 2),
+        (UUID(int=2), Why.FAILED, "Bug", 2),
         (UUID(int=3), Why.FAILED, "code 3", 1),
     ]
-    (run,) = await store.database.retries_requested()
-    assert [record.row_id.int for record in run] == [3]
+    assert await to_retry(store) == [3]
 
 
 # --- all or nothing ---

@@ -20,11 +20,11 @@ from contracts.topics import LEDGER_COMMANDS
 from services._platform import postgres
 from services._platform.database import Cause, Outage, Why
 from services._platform.messages import Incoming, Outcome, SetTimer
-from services._platform.postgres import PostgresDatabase
+from services._platform.postgres import PARKED, PostgresDatabase
 from services._platform.sagas import SagaDeadline
 from services._platform.service import Moment
 from services._platform.shell import PARKED_AT_ONCE, FromKafka, Shell
-from services._platform.timers import fire_due
+from services._platform.timers import fire_due, retry_requested
 from tests.integration.recorder import UNSAVABLE, Recorder, Sent, credit, effects, execute, parked, plain
 from tests.unit.given import incoming
 
@@ -318,5 +318,24 @@ async def test_timers_wait_for_the_world_too(service: Service) -> None:
     service.execute(f"GRANT DELETE ON timers TO {service.role}")
     assert await fire_due(service.shell) == 1
     assert len(fired) == 1
+    assert await parked(service.engine) == []
+    assert service.shell.outages.waits == {}
+
+
+async def test_a_retry_waits_for_the_world_and_is_not_spent_on_it(service: Service) -> None:
+    bad = service.record(credit(uuid4(), 5))
+    id_ = UUID((bad.headers[0][1] or b"").decode())
+    service.recorder.broken.add(id_)
+    await service.handle(bad)
+    service.recorder.broken.clear()
+    await service.shell.database.request_retry([id_])
+    service.execute("ALTER TABLE effects RENAME TO gone")
+    with pytest.raises(Outage):
+        await retry_requested(service.shell)
+    assert service.shell.outages.waits["retries"].cause is Cause.SCHEMA
+    ((attempts,),) = execute(service.url, f"SELECT attempts FROM {PARKED.name}")
+    assert attempts == 1
+    service.execute("ALTER TABLE gone RENAME TO effects")
+    await retry_requested(service.shell)
     assert await parked(service.engine) == []
     assert service.shell.outages.waits == {}

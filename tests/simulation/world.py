@@ -535,7 +535,7 @@ class World:
     def _retry(self, node: Node, ids: Sequence[UUID]) -> None:
         if ids:
             self.tell("retries", node.principal, f"{len(ids)} parked messages")
-            node.database.request_retry(ids)
+            drive(node.database.request_retry(ids))
             drive(retry_requested(node.shell))
 
     def _retry_mended(self, node: Node) -> bool:

@@ -34,9 +34,7 @@ from services._platform.shell import (
     PARK_PAUSE,
     PARKED_AT_ONCE,
     FromKafka,
-    FromParked,
     Shell,
-    StillUndecodable,
 )
 from services._platform.timers import fire_due, retry_requested
 from services.groups.consumers import GROUPS
@@ -98,7 +96,7 @@ class Kitchen:
         drive(self.shell.process(records, FromKafka()))
 
     def retry(self, *ids: UUID) -> None:
-        self.database.request_retry(ids)
+        drive(self.database.request_retry(ids))
         drive(retry_requested(self.shell))
 
     def sent(self) -> list[Outgoing]:
@@ -335,9 +333,9 @@ def test_a_retry_that_fails_again_stops_its_key_and_is_counted() -> None:
     kitchen = blocked_kitchen()
     kitchen.failing = {id_of("m2")}
     kitchen.retry(id_of("m1"))
-    assert kitchen.parked() == [(id_of("m2"), Why.BEHIND), (id_of("m3"), Why.BEHIND)]
+    assert kitchen.parked() == [(id_of("m2"), Why.FAILED), (id_of("m3"), Why.BEHIND)]
     row = kitchen.database.contents.parked[id_of("m2")]
-    assert (row.parked.code, row.attempts, row.retry_requested) == ("Bug", 2, False)
+    assert (row.parked.code, row.attempts, kitchen.database.contents.retrying) == ("Bug", 2, set())
     kitchen.calls.clear()
     drive(retry_requested(kitchen.shell))
     assert kitchen.calls == []
@@ -358,15 +356,8 @@ def test_a_retried_message_that_can_not_be_read_stays_parked() -> None:
     kitchen.retry(position_id(record))
     row = kitchen.database.contents.parked[position_id(record)]
     assert (row.parked.code, row.attempts) == ("StillUndecodable", 2)
-    stored = drive(_parked_run(kitchen))
-    with pytest.raises(StillUndecodable):
-        drive(kitchen.shell.process(stored, FromParked()))
-
-
-async def _parked_run(kitchen: Kitchen) -> Sequence[Any]:
-    kitchen.database.request_retry(list(kitchen.database.contents.parked))
-    (run,) = await kitchen.database.retries_requested()
-    return run
+    assert kitchen.parked() == [(position_id(record), Why.UNDECODABLE)]
+    assert drive(retry_requested(kitchen.shell)) == 0, "its retry is spent"
 
 
 def test_a_newer_version_reads_what_was_parked_unless_it_has_come_again_meanwhile() -> None:

@@ -1,0 +1,14 @@
+"""Retries of parked messages by key; which versions this schema supports."""
+
+from alembic import op
+
+from services._platform.migrations.plumbing_0003 import CREATE_SCHEMA_SUPPORT, RETRY_BY_KEY
+
+revision = "groups_0006"
+down_revision = "groups_0005"
+
+
+def upgrade() -> None:
+    """Apply."""
+    op.execute(RETRY_BY_KEY)
+    op.execute(CREATE_SCHEMA_SUPPORT)
