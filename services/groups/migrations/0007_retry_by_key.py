@@ -4,8 +4,8 @@ from alembic import op
 
 from services._platform.migrations.plumbing_0003 import CREATE_SCHEMA_SUPPORT, RETRY_BY_KEY
 
-revision = "groups_0006"
-down_revision = "groups_0005"
+revision = "groups_0007"
+down_revision = "groups_0006"
 
 
 def upgrade() -> None:
