@@ -4,8 +4,8 @@ from alembic import op
 
 from services._platform.migrations.plumbing_0003 import CREATE_SCHEMA_SUPPORT, RETRY_BY_KEY
 
-revision = "ledger_0004"
-down_revision = "ledger_0003"
+revision = "ledger_0005"
+down_revision = "ledger_0004"
 
 
 def upgrade() -> None:
