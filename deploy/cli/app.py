@@ -1,6 +1,7 @@
 """The root of the command line: its commands, and how what goes wrong becomes a line and an exit code."""
 
 import sys
+from errno import EPIPE
 from typing import Any, cast
 
 import typer
@@ -10,7 +11,7 @@ from typer.core import TyperGroup
 from deploy.cli import audit, ledger, mail, parked, partitions, saga, send, topics, up
 from deploy.cli.connection import close_all, unreachable
 from deploy.cli.demo import demo
-from deploy.cli.errors import Exit, Failure
+from deploy.cli.errors import Exit, Failure, what_failed
 from deploy.cli.output import complain
 from deploy.local.errors import StackError
 
@@ -35,6 +36,11 @@ class _Root(TyperGroup):
             raise typer.Exit(Exit.UNREACHABLE) from error
         except KafkaException as error:
             complain(str(unreachable(error)))
+            raise typer.Exit(Exit.UNREACHABLE) from error
+        except OSError as error:  # a time-out is one, too
+            if error.errno == EPIPE:
+                raise  # whoever read what we say has had enough, which is no failure
+            complain(what_failed(error))
             raise typer.Exit(Exit.UNREACHABLE) from error
         except KeyboardInterrupt:
             complain("interrupted")

@@ -1,6 +1,7 @@
 """What a command can't do, said in one line, and the exit codes that scripts go by."""
 
 from enum import IntEnum
+from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
 
 
 class Exit(IntEnum):
@@ -33,3 +34,19 @@ class Unreachable(Failure):
     """Something can't be reached, or gave no answer in time."""
 
     exit_code = Exit.UNREACHABLE
+
+
+_FULL = frozenset({ENOSPC, EDQUOT})
+_DENIED = frozenset({EACCES, EPERM, EROFS})
+
+
+def what_failed(error: OSError) -> str:
+    """Say in one line what the machine did not let us do, and what helps."""
+    where = f": {error.filename}" if error.filename else ""
+    if error.errno in _FULL:
+        return f"the disk is full{where}: make room, and try again (--directory is another place)"
+    if error.errno in _DENIED:
+        return f"not allowed to write{where}: {error.strerror} (--directory is another place)"
+    if isinstance(error, TimeoutError):
+        return f"no answer in time: {error or 'the machine may be too busy'}; try again"
+    return f"{error.strerror or type(error).__name__}{where or f': {error}'}"

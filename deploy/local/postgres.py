@@ -81,7 +81,11 @@ class PostgresServer:
         self._child.end_earlier()
         self._initialise_once()
         self._port.serve(self._start_on)
-        create_databases(self.superuser_url, {service: self._passwords[service] for service in SERVICES})
+        try:
+            create_databases(self.superuser_url, {service: self._passwords[service] for service in SERVICES})
+        except psycopg.Error as error:
+            self.kill()
+            raise StackError(f"the databases could not be made: {str(error).splitlines()[0]}") from error
 
     def stop(self) -> None:
         """End it in good order without waiting for clients ("fast"), or kill it when that takes too long."""

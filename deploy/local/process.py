@@ -6,9 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +20,12 @@ from deploy.local.passwords import write_private
 _LAUNCHER = Path(__file__).with_name("child.py")
 _RECORD_SUFFIX = ".process.json"
 _KILL_TIMEOUT_S = 10.0
+_POLL_S = 0.02
+_LOOK_S = 1.0
+_AT_WORK = 0.03
+"""Whoever has had this share of a core is at work: what waits and looks about takes less."""
+_MOST_S = 600.0
+"""What works this long, and gets nowhere, works for nothing."""
 _SAME_PROCESS_WITHIN_S = 2.0
 """A process's creation time, as the kernel tells it, moves a little when the clock is set."""
 
@@ -38,31 +44,76 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, interval_s: floa
     return True
 
 
+class Patience:
+    """Tells a process that works, however slowly, from one that waits for what does not come.
+
+    On a busy machine everything takes its time. What counts is how long a process has done as good as nothing.
+    """
+
+    def __init__(self, pid: int, idle_s: float) -> None:
+        """`idle_s` is how long it may be idle. The clock starts now."""
+        self._idle_s = idle_s
+        self._pid = pid
+        self._begun = self._worked = self._looked = time.monotonic()
+        self._cpu_s = _cpu_s(self._pid)
+
+    def is_over(self) -> bool:
+        """Say whether there is nothing to be waited for any more."""
+        now = time.monotonic()
+        if (passed := now - self._looked) >= _LOOK_S:
+            used = _cpu_s(self._pid)
+            if used - self._cpu_s >= passed * _AT_WORK:
+                self._worked = now
+            self._looked, self._cpu_s = now, used
+        return now - self._worked > self._idle_s or now - self._begun > _MOST_S
+
+    def __str__(self) -> str:
+        now = time.monotonic()
+        return f"after {now - self._begun:.0f} s, of which it did nothing for the last {now - self._worked:.0f}"
+
+
+def _cpu_s(pid: int) -> float:
+    """Give the time that a process and all below it have had on a core, in seconds."""
+    total = 0.0
+    with suppress(psutil.Error):
+        root = psutil.Process(pid)
+        for each in (root, *root.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                times = each.cpu_times()
+                total += times.user + times.system
+    return total
+
+
 def run(
     command: Sequence[str],
     directory: Path,
     log: Path,
-    timeout_s: float,
+    idle_s: float,
     user: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Run a command to its end. Raises StackError, with the log's last line, when it fails or takes too long."""
+    """Run a command to its end. Raises StackError, with the log's last line, when it fails or gets nowhere."""
     name = Path(command[0]).name
     with _private(log) as output:
-        try:
-            done = subprocess.run(
-                _launched(command, signal.SIGKILL, user),
-                cwd=directory,
-                env=None if environment is None else {**os.environ, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=timeout_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise StackError(f"{name} was not done after {timeout_s:g} s: see {log}") from error
-    if done.returncode != 0:
+        process = subprocess.Popen(
+            _launched(command, signal.SIGKILL, user),
+            cwd=directory,
+            env=None if environment is None else {**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    patience = Patience(process.pid, idle_s)
+    try:
+        while process.poll() is None:
+            if patience.is_over():
+                raise StackError(f"{name} was not done {patience}: see {log}")
+            time.sleep(_POLL_S)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if process.returncode != 0:
         raise StackError(f"{name} failed: {last_line(log)} (see {log})")
 
 
@@ -101,7 +152,8 @@ class Child:
     @property
     def running(self) -> bool:
         """Whether it runs."""
-        return self._popen is not None and self._popen.poll() is None
+        popen = self._popen
+        return popen is not None and popen.poll() is None
 
     def start(
         self,
@@ -110,23 +162,35 @@ class Child:
         user: str | None = None,
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        held: Iterable[signal.Signals] = (),
     ) -> None:
         """Start it, in `directory` (its own unless told), after ending what an earlier run left of it.
 
-        `death_signal` is what it gets when this process dies. Its output is added to the log.
+        `death_signal` is what it gets when this process dies; `held` are signals that wait until it lets them through.
+        Its output is added to the log.
         """
         if self.running:
             raise StackError(f"{self._name} runs already")
         self.end_earlier()
         launched = _launched(command, death_signal, user)
-        self._popen = _spawner.submit(self._spawn, launched, directory or self._directory, environment).result()
+        self._popen = _spawner.submit(self._spawn, launched, directory or self._directory, environment, held).result()
         self._remember(self._popen.pid)
 
-    def wait_ready(self, ready: Callable[[], bool], timeout_s: float) -> None:
-        """Wait until `ready` holds. Raises StackError, and leaves nothing running, if it ends or takes too long."""
-        if wait_until(lambda: not self.running or ready(), timeout_s) and self.running:
-            return
-        said = "ended at once" if not self.running else f"was not ready after {timeout_s:g} s"
+    def wait_ready(self, ready: Callable[[], bool], idle_s: float) -> None:
+        """Wait until `ready` holds. Raises StackError, and leaves nothing running, if it ends or gets nowhere.
+
+        One that works is given its time; `idle_s` is how long it may do nothing.
+        """
+        popen = self._popen
+        patience = Patience(popen.pid if popen else 0, idle_s)
+        said = "ended at once"
+        while self.running:
+            if ready():
+                return
+            if patience.is_over():
+                said = f"was not ready {patience}"
+                break
+            time.sleep(_POLL_S)
         self.kill()
         raise StackError(f"{self._name} {said}: {last_line(self.log)} (see {self.log})")
 
@@ -136,21 +200,22 @@ class Child:
         Returns its exit code, or None when it had to be killed or did not run.
         """
         code = None
-        if self._popen is not None:
-            self._popen.send_signal(stop_signal)
+        if (popen := self._popen) is not None:
+            popen.send_signal(stop_signal)
             with suppress(subprocess.TimeoutExpired):
-                code = self._popen.wait(timeout_s)
+                code = popen.wait(timeout_s)
             self.kill()
         return code
 
     def kill(self) -> None:
         """End it and its own children with SIGKILL, as a crash would. Nothing happens when it does not run."""
-        if self._popen is None:
+        popen, self._popen = self._popen, None  # an interrupted start is ended from two threads
+        if popen is None:
             return
-        if self._popen.poll() is None:
-            _kill_tree(psutil.Process(self._popen.pid))
-        self._popen.wait(_KILL_TIMEOUT_S)
-        self._popen = None
+        if popen.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                _kill_tree(psutil.Process(popen.pid))
+        popen.wait(_KILL_TIMEOUT_S)
         self._record.unlink(missing_ok=True)
 
     def end_earlier(self) -> None:
@@ -160,14 +225,19 @@ class Child:
         self._record.unlink(missing_ok=True)
 
     def _running(self) -> subprocess.Popen[bytes]:
-        if self._popen is None or self._popen.poll() is not None:
+        popen = self._popen
+        if popen is None or popen.poll() is not None:
             raise StackError(f"{self._name} does not run")
-        return self._popen
+        return popen
 
     def _spawn(
-        self, launched: Sequence[str], directory: Path, environment: Mapping[str, str] | None
+        self,
+        launched: Sequence[str],
+        directory: Path,
+        environment: Mapping[str, str] | None,
+        held: Iterable[signal.Signals],
     ) -> subprocess.Popen[bytes]:
-        with _private(self.log) as output:
+        with _private(self.log) as output, _holding(held):
             return subprocess.Popen(
                 launched,
                 cwd=directory,
@@ -186,6 +256,16 @@ class Child:
 def _launched(command: Sequence[str], death_signal: signal.Signals, user: str | None) -> list[str]:
     launcher = [sys.executable, "-I", "-S", str(_LAUNCHER)]
     return [*launcher, str(os.getpid()), str(int(death_signal)), user or "-", *command]
+
+
+@contextmanager
+def _holding(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """Hold signals back in what this thread starts: it inherits that, through every exec."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _private(log: Path) -> BinaryIO:

@@ -23,6 +23,7 @@ from deploy.local.postgres import SERVICES
 from deploy.local.process import Child
 from deploy.local.stack import Stack
 from services._platform import migrate, postgres
+from services._platform.ending import SIGNALS
 from services.provisioning import catalogue
 
 _READY_TIMEOUT_S = 40.0
@@ -82,7 +83,7 @@ class ServiceProcess:
         environment[f"{prefix}_HTTP_PORT"] = str(port)
         if answers(port):
             raise PortTakenError(f"port {port} is taken")
-        self._child.start(command, directory=CHECKOUT, environment=environment)
+        self._child.start(command, directory=CHECKOUT, environment=environment, held=SIGNALS)
 
 
 class Product:

@@ -163,9 +163,14 @@ class Stack:
     def _start_parts(self, parts: dict[str, Part]) -> None:
         with ThreadPoolExecutor(len(parts)) as pool:
             starting = {pool.submit(part.start): name for name, part in parts.items()}
-            for started in as_completed(starting):
-                started.result()
-                self._progress(f"{starting[started]} is up")
+            try:
+                for started in as_completed(starting):
+                    started.result()
+                    self._progress(f"{starting[started]} is up")
+            except BaseException:
+                for part in parts.values():
+                    part.kill()  # else the pool would wait until those that are still starting have got there
+                raise
 
     def _wipe(self) -> None:
         for entry in self.directory.iterdir():

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.topics import RETENTION
 from services._platform import migrate, postgres
 from services._platform.consumer import Consumer, FencedError
+from services._platform.ending import end_at_once
 from services._platform.health import HttpServer, Site, health_app
 from services._platform.logs import configure_logs
 from services._platform.outages import Outages
@@ -48,6 +49,7 @@ def run(service: Service, settings: T, background: Sequence[Background[T]] = (),
     if retention(settings) <= RETENTION:
         raise SystemExit(f"inbox_retention_days must exceed the {RETENTION.days} days that topics keep their records")
     uvloop.run(_Process(service, settings, background, site).run())
+    end_at_once()  # the loop has given the signals back
 
 
 def retention(settings: ServiceSettings) -> timedelta:

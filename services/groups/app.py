@@ -1,5 +1,10 @@
 """Runs groups: `python -m services.groups.app`. Nothing happens at import."""
 
+from services._platform.ending import end_at_once
+
+if __name__ == "__main__":
+    end_at_once()  # until there is something to be ended in order: what is imported below takes its time
+
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
