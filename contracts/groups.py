@@ -65,9 +65,9 @@ class InviteByEmail(Command, type="popfax.groups.invite-by-email.v1", topic=_OF_
 
     A subscriber gets a mail, and `InvitationSent` answers; one who has a pending invitation already gets a new mail,
     and the link of the earlier one is void. For an address that nobody has, `AccountCreationRequired` answers. Refused
-    by `InvitationRefused`, in this order, with `not_owner`, `group_closed`, `own_address`, `already_member`,
-    `quota_owner_day`, `quota_owner_pending`, `quota_address_day`, `quota_address_pending`. A renewal counts as the mail
-    that it is, an unknown address against the owner's day, and what is refused for nothing.
+    by `InvitationRefused`, in this order, with `not_owner`, `group_closed`, `quota_owner_day`, `own_address`,
+    `already_member`, `quota_owner_pending`, `quota_address_day`, `quota_address_pending`. Whatever the answer tells of
+    an address counts against the owner's day, as `CreateMemberAccount` does; against the address counts the mail alone.
     """
 
     group_id: UUID
@@ -187,8 +187,9 @@ class MemberAccountRefused(
     """No account, no payment, no membership.
 
     Codes, in the order in which they are looked for: `not_owner`, `group_closed`, `unknown_plan`, `price_changed`,
-    `already_member`, `email_taken` (all before anything is asked of others), `account_closed`, `account_expired` (the
-    owner's is), `units_short`, `timed_out`, `cancelled`, `no_fax_number`, `id_conflict`.
+    `quota_owner_day` (one with `InviteByEmail`'s), `already_member`, `email_taken` (all before anything is asked of
+    others), `account_closed`, `account_expired` (the owner's is), `units_short`, `timed_out`, `cancelled`,
+    `no_fax_number`, `id_conflict`.
     """
 
     group_id: UUID

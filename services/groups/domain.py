@@ -177,11 +177,18 @@ class Membership:
     invitation_id: UUID | None
     joined_at: datetime | None
     ended_at: datetime | None
+    shown_name: str | None = None
+    """What the owner saw of a former member when the membership ended; None of a member, of whom they see what is."""
+    shown_email: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """An invitation of a subscriber into a group. `round` counts its mails; only the last one's token is good."""
+    """An invitation of a subscriber into a group. `round` counts its mails; only the last one's token is good.
+
+    `email` is the address that the owner gave, and all that they see of somebody who has not accepted; None when the
+    person is erased.
+    """
 
     id: UUID
     group_id: UUID
@@ -193,6 +200,7 @@ class Invitation:
     made_at: datetime
     expires_at: datetime
     ended_at: datetime | None
+    email: str | None = None
 
     def is_opened_by(self, token: str) -> bool:
         """Say whether a token, in hexadecimal, is the one in the last mail."""
@@ -215,7 +223,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """How many invitations one owner may make, and one address may get. Renewals count as the mails that they are."""
+    """How many addresses one owner may ask about, and how many invitations one address may get.
+
+    Each question counts, whatever the answer: to invite, to invite again, to create an account.
+    """
 
     owner_day: int = 100
     owner_pending: int = 200

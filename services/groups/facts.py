@@ -33,6 +33,7 @@ from services._platform.service import Moment
 from services.groups.domain import (
     INVITATION_LIFETIME,
     AccountState,
+    Code,
     HistoryEntry,
     Invitation,
     InvitationState,
@@ -75,12 +76,18 @@ def _begun(
 
 
 def forgotten(roster: Roster, subscriber_id: UUID) -> None:
-    """Who somebody was is erased: their address, and their group's name, which may tell."""
+    """Who somebody was is erased: their address, their group's name, which may tell, and what owners saw of them."""
     known = roster.subscriber(subscriber_id)
     roster.subscribers.put(replace(known, email=None, first_name=None, last_name=None, language=None))
     group = roster.groups.get(group_of(subscriber_id))
     if group is not None:
         roster.groups.put(replace(group, name="", renamed=False))
+    for invitation in roster.invitations.values():
+        if invitation.subscriber_id == subscriber_id:
+            roster.invitations.put(replace(invitation, email=None))
+    for membership in roster.memberships.values():
+        if membership.member_id == subscriber_id:
+            roster.memberships.put(replace(membership, shown_name=None, shown_email=None))
 
 
 # --- accounts for new members -----------------------------------------------------------------------------------------
@@ -128,7 +135,15 @@ def joined(
         invitation = roster.invitations[before.invitation_id]
         effects += revoked(roster, invitation, "joined", moment)
         before = roster.membership(group_id, owner_id, member_id)
-    member = replace(before, active=True, epoch=before.epoch + 1, joined_at=moment.now, ended_at=None)
+    member = replace(
+        before,
+        active=True,
+        epoch=before.epoch + 1,
+        joined_at=moment.now,
+        ended_at=None,
+        shown_name=None,
+        shown_email=None,
+    )
     roster.memberships.put(member)
     _lock_group(roster, group_id, owner_id)
     _begun(
@@ -169,8 +184,9 @@ def _lock_group(roster: Roster, group_id: UUID, owner_id: UUID) -> None:
 
 
 def left(roster: Roster, member: Membership, via: End, moment: Moment) -> list[Effect]:
-    """A membership ends. The account and its units stay the member's."""
-    roster.memberships.put(replace(member, active=False, ended_at=moment.now))
+    """A membership ends. The account and its units stay the member's, and so does what they are called from now on."""
+    name, email = _as_shown(roster, member.member_id) if via in _LEAVES_TRACES else (None, None)
+    roster.memberships.put(replace(member, active=False, ended_at=moment.now, shown_name=name, shown_email=email))
     entry = roster.history[history_of_membership(member.id, member.epoch)]
     roster.history.put(replace(entry, outcome=via, ended_at=moment.now))
     return [
@@ -185,11 +201,27 @@ def left(roster: Roster, member: Membership, via: End, moment: Moment) -> list[E
     ]
 
 
+_LEAVES_TRACES = frozenset({"detached", "left"})
+"""How memberships end of which somebody sees the history still: no account is closed."""
+
+
+def _as_shown(roster: Roster, member_id: UUID) -> tuple[str | None, str | None]:
+    """Return what an owner sees of a member now: name and address."""
+    known = roster.subscriber(member_id)
+    return " ".join(filter(None, (known.first_name, known.last_name))) or None, known.email
+
+
 # --- invitations ------------------------------------------------------------------------------------------------------
 
 
 def invited(
-    roster: Roster, invitation_id: UUID, group_id: UUID, owner_id: UUID, subscriber_id: UUID, moment: Moment
+    roster: Roster,
+    invitation_id: UUID,
+    group_id: UUID,
+    owner_id: UUID,
+    subscriber_id: UUID,
+    email: str,
+    moment: Moment,
 ) -> list[Effect]:
     """A subscriber is invited: anew, with `invitation_id`, or with a new token for the invitation that is pending."""
     membership = roster.membership(group_id, owner_id, subscriber_id)
@@ -197,7 +229,9 @@ def invited(
     token = moment.token_bytes(32)
     token_hash, expires_at = hash_of(token), moment.now + INVITATION_LIFETIME
     if pending:
-        invitation = replace(pending, round=pending.round + 1, token_hash=token_hash, expires_at=expires_at)
+        invitation = replace(
+            pending, round=pending.round + 1, token_hash=token_hash, expires_at=expires_at, email=email
+        )
     else:
         invitation = Invitation(
             id=invitation_id,
@@ -210,6 +244,7 @@ def invited(
             made_at=moment.now,
             expires_at=expires_at,
             ended_at=None,
+            email=email,
         )
         roster.memberships.put(replace(membership, invitation_id=invitation.id))
         _invitation_begun(roster, invitation)
@@ -248,9 +283,15 @@ def _invitation_begun(roster: Roster, invitation: Invitation) -> None:
     )
 
 
-def asked(roster: Roster, owner_id: UUID, moment: Moment) -> None:
-    """An owner asked for an invitation, whatever comes of it: it counts against their day."""
+def asked(roster: Roster, owner_id: UUID, moment: Moment) -> Code | None:
+    """An owner asks about an address, and whatever the answer is tells who has it: it counts against their day.
+
+    Return why it is not answered if the day's are used up.
+    """
+    if tally(roster, made_by(owner_id), moment).today >= roster.quotas.owner_day:
+        return Code.QUOTA_OWNER_DAY
     _count(roster, made_by(owner_id), 0, 1, moment)
+    return None
 
 
 def tally(roster: Roster, id_: UUID, moment: Moment) -> Tally:

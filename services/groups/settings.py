@@ -16,7 +16,9 @@ class GroupsSettings(ServiceSettings):
     """How many invitations are allowed, and how people are known who come over HTTP."""
 
     invitations_owner_day: int = Field(
-        _DEFAULT.owner_day, ge=1, description="invitations that one owner may ask for on one day (UTC), renewals too"
+        _DEFAULT.owner_day,
+        ge=1,
+        description="addresses that one owner may ask about on one day (UTC), to invite or to create an account",
     )
     invitations_owner_pending: int = Field(
         _DEFAULT.owner_pending, ge=1, description="invitations of one owner that may be pending"

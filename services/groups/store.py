@@ -192,7 +192,10 @@ async def load(sagas: Sagas, quotas: Quotas, tx: Transaction, batch: Sequence[In
 
 
 async def _add_what_closes(tx: Transaction, wanted: "_Wanted") -> None:
-    """Name all memberships and pending invitations of accounts and groups that close."""
+    """Name all memberships and pending invitations of accounts and groups that close, and all of who is erased."""
+    erased = list(wanted.erased)
+    wanted.invitations |= await tx.keys(INVITATIONS, {"subscriber_id": erased})
+    wanted.memberships |= await tx.keys(MEMBERSHIPS, {"member_id": erased})
     if not wanted.closing:
         return
     closed, groups = list(wanted.closing), [group_of(id_) for id_ in wanted.closing]
@@ -251,6 +254,7 @@ class _Wanted:
     groups: set[UUID] = field(default_factory=set)
     whole_groups: set[UUID] = field(default_factory=set)
     closing: set[UUID] = field(default_factory=set)
+    erased: set[UUID] = field(default_factory=set)
     plans: set[str] = field(default_factory=set)
     plans_published: bool = False
     all_plans: bool = False
@@ -312,6 +316,8 @@ def _create(wanted: _Wanted, message: Incoming[CreateMemberAccount]) -> None:
     wanted.groups.add(command.group_id)
     wanted.plans.add(command.plan)
     wanted.invited.append((command.group_id, command.email))
+    if message.actor is not None:
+        wanted.tallies.add(made_by(message.actor))
 
 
 def _captured(wanted: _Wanted, message: Incoming[HoldCaptured]) -> None:
@@ -347,11 +353,13 @@ def _detach(wanted: _Wanted, message: Incoming[DetachMembers]) -> None:
     command = message.body
     wanted.groups.add(command.group_id)
     wanted.memberships.update(membership_of(command.group_id, member.member_id) for member in command.members)
+    wanted.subscribers.update(member.member_id for member in command.members)
 
 
 def _leave(wanted: _Wanted, message: Incoming[LeaveGroup]) -> None:
     if message.actor is not None:
         wanted.groups.add(message.body.group_id)
+        wanted.subscribers.add(message.actor)
         wanted.memberships.add(membership_of(message.body.group_id, message.actor))
 
 
@@ -378,12 +386,15 @@ def _closed(wanted: _Wanted, message: Incoming[AccountClosed]) -> None:
     wanted.subscribers.add(id_)
     wanted.groups.add(group_of(id_))
     wanted.closing.add(id_)
+    wanted.erased.add(id_)
 
 
 def _person(wanted: _Wanted, message: Incoming[PersonRecorded | PersonErased]) -> None:
     id_ = message.body.subscriber_id
     wanted.subscribers.add(id_)
     wanted.groups.add(group_of(id_))
+    if isinstance(message.body, PersonErased):
+        wanted.erased.add(id_)
     if isinstance(message.body, PersonRecorded):
         wanted.claimants.setdefault(message.body.email, set()).add(id_)
 

@@ -74,6 +74,8 @@ memberships = sa.Table(
     sa.Column("invitation_id", sa.Uuid),
     sa.Column("joined_at", timestamp()),
     sa.Column("ended_at", timestamp()),
+    sa.Column("shown_name", sa.Text),
+    sa.Column("shown_email", sa.Text),
     # The handlers see to it; this is for the day when one doesn't.
     sa.CheckConstraint("NOT active OR invitation_id IS NULL", name="member_or_invited"),
 )
@@ -91,6 +93,7 @@ invitations = sa.Table(
     sa.Column("made_at", timestamp(), nullable=False),
     sa.Column("expires_at", timestamp(), nullable=False),
     sa.Column("ended_at", timestamp()),
+    sa.Column("email", sa.Text),
 )
 _pending = invitations.c.state == "pending"
 sa.Index(
@@ -101,6 +104,7 @@ sa.Index(
     postgresql_where=_pending,
 )
 sa.Index("invitations_got", invitations.c.subscriber_id, postgresql_where=_pending)
+sa.Index("invitations_of_subscriber", invitations.c.subscriber_id)
 
 tallies = sa.Table(
     "tallies",

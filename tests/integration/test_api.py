@@ -33,7 +33,9 @@ EVE = person("Eve", 5)
 ZOE = person("Zoe", 6)
 GROUP = group_of(ADA.id)
 SOON = datetime.now(UTC) + timedelta(days=3)
-TO_EVE = Invitation(id_of("to Eve"), GROUP, ADA.id, EVE.id, InvitationState.PENDING, 1, b"\x01" * 32, NOW, SOON, None)
+TO_EVE = Invitation(
+    id_of("to Eve"), GROUP, ADA.id, EVE.id, InvitationState.PENDING, 1, b"\x01" * 32, NOW, SOON, None, EVE.email
+)
 
 
 def line(number: int, kind: Kind, member_id: UUID | None = BOB.id, **changed: Any) -> HistoryEntry:
@@ -54,12 +56,12 @@ ROWS = [
     group(ADA, "Ada's friends"),
     group(BOB),
     member(ADA, BOB, epoch=2),
-    member(ADA, ZOE, active=False, ended_at=NOW),
+    member(ADA, ZOE, active=False, ended_at=NOW, shown_name="Zoe Of-Zoe", shown_email="zoe@example.com"),
     member(ADA, EVE, active=False, epoch=0, invitation_id=TO_EVE.id, joined_at=None),
     TO_EVE,
     Plan("send_only", 15, 365),
     Plan("send_receive", 45, 365),
-    line(1, Kind.INVITATION, EVE.id, outcome="pending"),
+    line(1, Kind.INVITATION, EVE.id, outcome="pending", reference_id=TO_EVE.id),
     line(2, Kind.MEMBERSHIP, ZOE.id, actor_id=ZOE.id),
     line(3, Kind.TRANSFER),
     line(4, Kind.ACCOUNT, None, outcome="refused", code="units_short"),
@@ -206,7 +208,7 @@ def test_history_says_who_and_names_nobody_who_was_never_a_member(ada: Client) -
     }
     assert shown == {
         1: ("owner", None, "eve@example.com"),
-        2: ("member", "Zoe Of-Zoe", None),
+        2: ("member", "Zoe Of-Zoe", "zoe@example.com"),
         3: ("owner", "Bob Of-Bob", "bob@example.com"),
         4: ("owner", None, None),
         6: ("popfax", "Bob Of-Bob", "bob@example.com"),

@@ -11,6 +11,7 @@ import pytest
 from contracts.fields import Language
 from contracts.groups import (
     CreateMemberAccount,
+    InvitationRefused,
     InvitationRevoked,
     InvitationSent,
     InviteByEmail,
@@ -35,7 +36,7 @@ from contracts.provisioning import (
 )
 from services._platform.messages import ClearTimer, Effect, Incoming, SetTimer
 from services._platform.sagas import TRAIL_LENGTH, CancelSaga, RetrySaga, SagaDeadline, SagaRow, Status
-from services.groups.consumers import GROUPS
+from services.groups.consumers import GROUPS, with_quotas
 from services.groups.domain import (
     AccountState,
     Group,
@@ -45,9 +46,12 @@ from services.groups.domain import (
     Kind,
     Membership,
     Plan,
+    Quotas,
     Subscriber,
+    Tally,
     account_of,
     history_of_membership,
+    made_by,
     membership_of,
 )
 from services.groups.store import saga_of
@@ -124,6 +128,10 @@ IN_HISTORY = HistoryEntry(
 )
 
 
+ASKED_ONCE = Tally(made_by(ADA), 0, NOW.date(), 1)
+"""What a command that tells of an address leaves of its question."""
+
+
 def creation(outcome: str, code: str | None = None) -> HistoryEntry:
     """The line that tells how far the saga has got."""
     member, ended_at = MEMBER if outcome == "created" else None, None if outcome == "pending" else NOW
@@ -178,6 +186,7 @@ def test_opens_a_saga_that_asks_for_the_units_and_sets_a_deadline() -> None:
             trail,
         ),
         creation("pending"),
+        ASKED_ONCE,
     )
 
 
@@ -201,7 +210,28 @@ REFUSALS: list[tuple[str, list[Any], UUID | None]] = [
 
 @pytest.mark.parametrize(("code", "rows", "actor"), REFUSALS)
 def test_refuses_in_the_documented_order_and_asks_nobody(code: str, rows: list[Any], actor: UUID | None) -> None:
-    given(GROUPS, *rows).when(COMMAND, actor=actor).then(refused(code)).leaves(*rows)
+    counted = [ASKED_ONCE] if code in {"already_member", "email_taken"} else []  # what tells of the address
+    given(GROUPS, *rows).when(COMMAND, actor=actor).then(refused(code)).leaves(*rows, *counted)
+
+
+@pytest.mark.parametrize(("rows", "code"), [([HOLDER], "email_taken"), ([HOLDER, MEMBER_ALREADY], "already_member")])
+def test_what_a_refusal_tells_of_an_address_has_the_quota_of_invitations(rows: list[Any], code: str) -> None:
+    service = with_quotas(Quotas(owner_day=2))
+    asked = [incoming(COMMAND, ADA, id_of(f"question {n}")) for n in range(3)]
+    given(service, PLAN, *rows).when(*asked).then(refused(code), refused(code), refused("quota_owner_day"))
+
+
+def test_one_quota_is_for_invitations_and_accounts_together_and_counts_what_is_asked_further() -> None:
+    service = with_quotas(Quotas(owner_day=3))
+    invite = incoming(InviteByEmail(group_id=GROUP, email="nobody@example.org"), ADA)
+    scene = given(service, PLAN).when(invite, ASKED, incoming(COMMAND, ADA, id_of("second")))
+    assert [type(effect) for effect in scene.effects][1:] == [ReserveUnits, SetTimer] * 2
+    scene.when(incoming(COMMAND, ADA, id_of("third"))).then(refused("quota_owner_day"))
+    scene.when(incoming(InviteByEmail(group_id=GROUP, email="nobody@example.org"), ADA, id_of("fourth"))).then(
+        InvitationRefused(group_id=GROUP, code="quota_owner_day", command_type=InviteByEmail.TYPE)
+    )
+    dearer = replace(PLAN, price_units=21)
+    given(service, dearer, Tally(made_by(ADA), 0, NOW.date(), 3)).when(ASKED).then(refused("price_changed"))
 
 
 def test_a_member_of_another_group_is_no_member_of_this_one() -> None:
@@ -388,6 +418,7 @@ def test_a_membership_of_a_group_that_closed_meanwhile_is_made_and_ended_at_once
         CLOSED,
         replace(MEMBERSHIP, active=False, ended_at=NOW),
         creation("created"),
+        ASKED_ONCE,
         replace(IN_HISTORY, outcome="group_closed", ended_at=NOW),
     )
 

@@ -29,7 +29,7 @@ def create_member_account(roster: Roster, message: Incoming[CreateMemberAccount]
     command = message.body
     if roster.sagas.get(saga_of(message)) is not None:
         return ()  # a repetition that the inbox, which forgets one day, let through: the saga answers, or has answered
-    code = _why_not(roster, message)
+    code = _why_not(roster, message, moment)
     if code is not None:
         return [MemberAccountRefused(group_id=command.group_id, code=code, command_type=command.TYPE)]
     owner_id, saga_id = owner_of(message), saga_of(message)
@@ -38,7 +38,7 @@ def create_member_account(roster: Roster, message: Incoming[CreateMemberAccount]
     return CREATE_MEMBER_ACCOUNT.begin(roster.sagas, saga_id, data, message, moment)
 
 
-def _why_not(roster: Roster, message: Incoming[CreateMemberAccount]) -> Code | None:
+def _why_not(roster: Roster, message: Incoming[CreateMemberAccount], moment: Moment) -> Code | None:
     """Look in the order that the contract promises. Provisioning looks at plan, price and address again: it decides."""
     command = message.body
     if (code := why_not_owner(roster, message, command.group_id)) is not None:
@@ -48,6 +48,8 @@ def _why_not(roster: Roster, message: Incoming[CreateMemberAccount]) -> Code | N
         return Code.UNKNOWN_PLAN
     if plan.price_units != command.price_units:
         return Code.PRICE_CHANGED
+    if (code := facts.asked(roster, owner_of(message), moment)) is not None:
+        return code
     holder_id = roster.holder(command.email)
     if holder_id is None:
         return None

@@ -29,14 +29,17 @@ def invite_by_email(roster: Roster, message: Incoming[InviteByEmail], moment: Mo
     if roster.invitations.get(invitation_of(message)) is not None:
         return ()  # a repetition that the inbox, which forgets one day, let through: it was sent, and may have ended
     holder_id = roster.holder(command.email)
-    code = why_not_owner(roster, message, command.group_id) or _why_not_invited(roster, message, holder_id, moment)
+    code = (
+        why_not_owner(roster, message, command.group_id)
+        or facts.asked(roster, owner_of(message), moment)
+        or _why_not_invited(roster, message, holder_id, moment)
+    )
     if code is not None:
         return [InvitationRefused(group_id=command.group_id, code=code, command_type=command.TYPE)]
     owner_id, invitation_id = owner_of(message), invitation_of(message)
-    facts.asked(roster, owner_id, moment)
     if holder_id is None:
         return [AccountCreationRequired(group_id=command.group_id, owner_id=owner_id, plans=_offers(roster))]
-    return facts.invited(roster, invitation_id, command.group_id, owner_id, holder_id, moment)
+    return facts.invited(roster, invitation_id, command.group_id, owner_id, holder_id, command.email, moment)
 
 
 def _why_not_invited(
@@ -44,18 +47,17 @@ def _why_not_invited(
 ) -> Code | None:
     """Look in the order that the contract promises. An address that nobody has counts against the owner's day alone."""
     quotas, owner_id = roster.quotas, owner_of(message)
-    made = facts.tally(roster, made_by(owner_id), moment)
     if holder_id is None:
-        return Code.QUOTA_OWNER_DAY if made.today >= quotas.owner_day else None
+        return None
     if holder_id == owner_id:
         return Code.OWN_ADDRESS
     membership = roster.membership(message.body.group_id, owner_id, holder_id)
     if membership.active:
         return Code.ALREADY_MEMBER
+    made = facts.tally(roster, made_by(owner_id), moment)
     got = facts.tally(roster, got_by(holder_id), moment)
     is_new = membership.invitation_id is None
     exceeded = (
-        (Code.QUOTA_OWNER_DAY, made.today >= quotas.owner_day),
         (Code.QUOTA_OWNER_PENDING, is_new and made.pending >= quotas.owner_pending),
         (Code.QUOTA_ADDRESS_DAY, got.today >= quotas.address_day),
         (Code.QUOTA_ADDRESS_PENDING, is_new and got.pending >= quotas.address_pending),

@@ -61,7 +61,7 @@ class PendingInvitation(View):
     """An invitation into the asker's own group that nobody has answered yet. Who it is, they tell when they accept."""
 
     invitation_id: UUID
-    email: str | None
+    email: str | None = Field(description="the address that the owner gave, whatever became of it")
     made_at: AwareDatetime
     expires_at: AwareDatetime
 
@@ -115,8 +115,10 @@ class HistoryLine(View):
     at: AwareDatetime
     by: Literal["owner", "member", "popfax"]
     member_id: UUID | None
-    member_name: str | None = Field(description="of somebody who is, or was, a member")
-    member_email: str | None = Field(description="of a member of today, or of somebody who was invited")
+    member_name: str | None = Field(description="of a member of today, or as it was when the membership ended")
+    member_email: str | None = Field(
+        description="as the invitation was addressed; else of a member of today, or as it was when the membership ended"
+    )
     units: int | None
     outcome: str
     code: str | None
@@ -267,8 +269,7 @@ def _history(
     by = sa.case(
         (newest.c.actor_id == owner_id, "owner"), (newest.c.actor_id == newest.c.member_id, "member"), else_="popfax"
     )
-    known = between.c.epoch > 0
-    addressed = sa.or_(between.c.active, newest.c.kind == Kind.INVITATION.value)
+    invited = newest.c.kind == Kind.INVITATION.value
     return (
         sa.select(
             newest.c.id,
@@ -276,8 +277,10 @@ def _history(
             newest.c.at,
             by.label("by"),
             newest.c.member_id,
-            sa.case((known, _name(person))).label("member_name"),
-            sa.case((addressed, person.c.email)).label("member_email"),
+            sa.case((between.c.active, _name(person)), else_=between.c.shown_name).label("member_name"),
+            sa.case(
+                (invited, invitations.c.email), (between.c.active, person.c.email), else_=between.c.shown_email
+            ).label("member_email"),
             newest.c.units,
             newest.c.outcome,
             newest.c.code,
@@ -286,6 +289,7 @@ def _history(
         .select_from(newest)
         .outerjoin(person, person.c.id == newest.c.member_id)
         .outerjoin(between, sa.and_(between.c.member_id == newest.c.member_id, between.c.group_id == group_id))
+        .outerjoin(invitations, sa.and_(invited, invitations.c.id == newest.c.reference_id))
         .order_by(newest.c.at.desc(), newest.c.id.desc())
     )
 
@@ -349,9 +353,8 @@ _MEMBERS = (
 )
 _INVITATIONS_BY = (
     sa.select(
-        invitations.c.id.label("invitation_id"), subscribers.c.email, invitations.c.made_at, invitations.c.expires_at
+        invitations.c.id.label("invitation_id"), invitations.c.email, invitations.c.made_at, invitations.c.expires_at
     )
-    .outerjoin(subscribers, subscribers.c.id == invitations.c.subscriber_id)
     .where(invitations.c.group_id == _group_id, _PENDING)
     .order_by(invitations.c.made_at.desc(), invitations.c.id)
 )

@@ -26,7 +26,9 @@ REFUSALS: Mapping[str, str] = {
     "no_fax_number": N_("No fax number is free at the moment. Nothing was taken from your account."),
     "id_conflict": N_("This form has been sent already with other contents. Please try again."),
     "own_address": N_("This is your own address."),
-    "quota_owner_day": N_("You have sent as many invitations as one day allows. Please try again tomorrow."),
+    "quota_owner_day": N_(
+        "You have asked for as many invitations and accounts as one day allows. Please try again tomorrow."
+    ),
     "quota_owner_pending": N_("Too many of your invitations are waiting for an answer. Withdraw some first."),
     "quota_address_day": N_("This person was sent too many invitations today. Please try again tomorrow."),
     "quota_address_pending": N_("This person has too many invitations to answer. Please try again later."),
