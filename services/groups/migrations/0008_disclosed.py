@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "groups_0007"
-down_revision = "groups_0006"
+revision = "groups_0008"
+down_revision = "groups_0007"
 
 CHANGE = """
 ALTER TABLE memberships ADD COLUMN shown_name TEXT, ADD COLUMN shown_email TEXT;
