@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts.fields import Code, Email, GroupName, Language, Name, PlanName, Timestamp, Units, UnitsOrNone
-from contracts.message import Command, Event, MalformedCommand, Refusal
+from contracts.message import Command, Event, MalformedCommand, Marker, Refusal
 from contracts.notifications import Token
 from contracts.topics import GROUPS_COMMANDS, GROUPS_COMMANDS_FROM_HTTP, GROUPS_EVENTS, GROUPS_MEMBERS
 
@@ -434,6 +434,12 @@ class GroupsCommandMalformed(
     """A command to groups could not be read."""
 
 
+class MembersMarker(
+    Marker, type="popfax.groups.members-marker.v1", topic=GROUPS_MEMBERS, key="marker_id", tombstone=True
+):
+    """Nothing: it keeps Kafka compacting, and is to be left out."""
+
+
 GroupsCommand = (
     CreateMemberAccount
     | RenameGroup
@@ -470,4 +476,4 @@ GroupsEvent = (
     | TransferRefused
     | GroupsCommandMalformed
 )
-GroupsMember = MembershipRecorded | MembershipEnded
+GroupsMember = MembershipRecorded | MembershipEnded | MembersMarker

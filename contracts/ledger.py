@@ -16,7 +16,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts.fields import Code, Reference, Units, UnitsOrNone
-from contracts.message import Command, Event, MalformedCommand, Refusal
+from contracts.message import Command, Event, MalformedCommand, Marker, Refusal
 from contracts.topics import (
     LEDGER_BALANCES,
     LEDGER_COMMANDS,
@@ -270,6 +270,12 @@ class LedgerCommandMalformed(
     """A command to the ledger could not be read."""
 
 
+class BalancesMarker(
+    Marker, type="popfax.ledger.balances-marker.v1", topic=LEDGER_BALANCES, key="marker_id", tombstone=True
+):
+    """Nothing: it keeps Kafka compacting, and is to be left out."""
+
+
 LedgerCommand = CreditUnits | ReserveUnits | CaptureHold | ReleaseHold | PostTransfers | SpendUnits
 LedgerEvent = (
     UnitsCredited
@@ -287,4 +293,4 @@ LedgerEvent = (
     | BalanceCorrected
     | LedgerCommandMalformed
 )
-LedgerBalance = BalanceChanged
+LedgerBalance = BalanceChanged | BalancesMarker

@@ -86,6 +86,16 @@ class Event(Message):
     """Says what happened. It can't be refused."""
 
 
+class Marker(Event):
+    """Says nothing. It is appended to every partition of a compacted topic, which Kafka would not compact otherwise.
+
+    A tombstone whose key is no aggregate's, one for each partition: whoever keeps a topic by its keys finds nothing to
+    remove, and a reader who looks at types leaves it out.
+    """
+
+    marker_id: UUID
+
+
 class Refusal(Event):
     """Says that a command changed nothing, and why.
 

@@ -22,7 +22,7 @@ from contracts.fields import (
     Timestamp,
     Units,
 )
-from contracts.message import Command, Event, MalformedCommand, Refusal
+from contracts.message import Command, Event, MalformedCommand, Marker, Refusal
 from contracts.topics import (
     PROVISIONING_COMMANDS,
     PROVISIONING_COMMANDS_FROM_GROUPS,
@@ -359,6 +359,22 @@ class PersonErased(
     subscriber_id: UUID
 
 
+class PlansMarker(
+    Marker, type="popfax.provisioning.plans-marker.v1", topic=PROVISIONING_PLANS, key="marker_id", tombstone=True
+):
+    """Nothing: it keeps Kafka compacting, and is to be left out."""
+
+
+class DirectoryMarker(
+    Marker,
+    type="popfax.provisioning.directory-marker.v1",
+    topic=PROVISIONING_DIRECTORY,
+    key="marker_id",
+    tombstone=True,
+):
+    """Nothing: it keeps Kafka compacting, and is to be left out."""
+
+
 ProvisioningCommand = (
     RegisterSubscriber
     | ProvisionAccount
@@ -387,5 +403,5 @@ ProvisioningEvent = (
     | AccountClosed
     | ProvisioningCommandMalformed
 )
-ProvisioningPlan = PlanPublished | OptionPublished
-ProvisioningPerson = PersonRecorded | PersonErased
+ProvisioningPlan = PlanPublished | OptionPublished | PlansMarker
+ProvisioningPerson = PersonRecorded | PersonErased | DirectoryMarker

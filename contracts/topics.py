@@ -28,12 +28,37 @@ EVERYONE = frozenset(Principal)
 """Every principal inside: what carries ids alone is open to all of them."""
 
 RETENTION = timedelta(days=7)
-"""How long a topic keeps a record. Every inbox remembers longer (checked when a service starts)."""
+"""How long a topic keeps a record at least; at most `kept_at_most()`. A tombstone is kept as long, for its readers."""
+
+SEGMENT = timedelta(days=1)
+"""A log is cut after this time when something is appended, and what is cut is deleted whole, by its newest record."""
+
+ERASURE = timedelta(days=7)
+"""The promise: so long after its tombstone, a record of a compacted topic is on no broker's disk."""
+
+COMPACTION_LAG = timedelta(days=6)
+"""After this time a compacted log is cut and cleaned; but only when something is appended, hence the markers."""
+
+MARKED_EVERY = timedelta(hours=12)
+"""How often each writer appends a marker to the partitions of its compacted topics, quiet or not."""
+
+BROKER_ROUND = timedelta(hours=1)
+"""What the broker takes to look for what is to be deleted or cleaned (5 min, 15 s), and to do it (a minute)."""
+
+
+def kept_at_most() -> timedelta:
+    """How long a record can be read, on whatever topic that is not compacted: every inbox remembers longer."""
+    return RETENTION + SEGMENT + BROKER_ROUND
+
+
+def erased_within() -> timedelta:
+    """How long after its tombstone a record is gone, while its writer runs."""
+    return COMPACTION_LAG + MARKED_EVERY + BROKER_ROUND
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A Kafka topic. A `compacted` one keeps the newest record of each key for ever; the others keep `RETENTION`.
+    """A Kafka topic. A `compacted` one keeps the newest record of each key for ever, others all for `RETENTION`.
 
     What is on a topic of `commands` is asked of its one reader.
     """

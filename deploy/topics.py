@@ -5,9 +5,10 @@ a wrong setting or a permission too many is an operator's decision.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum, StrEnum
 from typing import Any
 
@@ -26,13 +27,15 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from contracts.topics import RETENTION, TOPICS, Principal, Topic
+from contracts.topics import COMPACTION_LAG, RETENTION, SEGMENT, TOPICS, Principal, Topic
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 
 _REQUEST_TIMEOUT_S = 15.0
-_SPREAD_TIMEOUT_S = 15.0
-_SPREAD_POLL_S = 0.05
+_POLL_S = 0.1
+
+STALLED_S = 60.0
+"""How long a broker may take over what it is asked for without getting on."""
 
 
 class Kind(StrEnum):
@@ -126,14 +129,60 @@ def _users(acls: Iterable[Acl], topic: str, permission: str) -> frozenset[str]:
 def apply(admin_config: Mapping[str, str], durability: Durability = ONE_BROKER) -> list[Difference]:
     """Create the missing topics and ACLs, and wait until the broker goes by them. Returns what still differs.
 
-    Harmless when repeated, and when two do it at once. Raises confluent_kafka.KafkaException, and TimeoutError when
-    what was created does not show.
+    Harmless when repeated, and when two do it at once. A slow broker gets the time that it needs, for as long as it
+    gets on. Raises `Stalled` when it does not for a minute, and confluent_kafka.KafkaException when it refuses.
     """
-    client = _client(admin_config)
-    differences = _compare(client, durability)
-    _create_topics(client, {each.subject for each in differences if each.kind is Kind.MISSING_TOPIC}, durability)
-    _create_acls(client, {each.subject for each in differences if each.kind is Kind.MISSING_ACL})
-    return _wait_for_created(lambda: _compare(client, durability))
+    client, patience = _client(admin_config), _Patience()
+    while True:
+        try:
+            differences = _compare(client, durability)
+            missing = [each for each in differences if each.kind in MISSING]
+            if not missing:
+                return differences
+            patience.look(len(missing), str(missing[0]))
+            # Again and again: what is there already stays as it is, and what a slow broker did not take it takes now.
+            _create_topics(client, {each.subject for each in missing if each.kind is Kind.MISSING_TOPIC}, durability)
+            _create_acls(client, {each.subject for each in missing if each.kind is Kind.MISSING_ACL})
+        except KafkaException as error:
+            if not _is_passing(error):
+                raise
+            patience.look(None, error.args[0].str())
+        time.sleep(_POLL_S)
+
+
+class Stalled(Exception):
+    """The broker does not get on with what it is asked for. The message says what is missing."""
+
+
+class _Patience:
+    """Lasts for as long as fewer and fewer things are missing."""
+
+    def __init__(self) -> None:
+        self._fewest: int | None = None
+        self._since = time.monotonic()
+
+    def look(self, missing: int | None, what: str) -> None:
+        """See how many things are missing (None: the broker did not say). Raises `Stalled`."""
+        if missing is not None and (self._fewest is None or missing < self._fewest):
+            self._fewest, self._since = missing, time.monotonic()
+        if time.monotonic() - self._since > STALLED_S:
+            counted = "it does not say what is there" if self._fewest is None else f"{self._fewest} of them missing"
+            raise Stalled(f"no more topics and permissions for {STALLED_S:g} s, {counted}: {what}")
+
+
+_PASSING = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError.REQUEST_TIMED_OUT,
+    }
+)
+
+
+def _is_passing(error: KafkaException) -> bool:
+    """Say whether the same request may succeed a moment later."""
+    return error.args[0].retriable() or error.args[0].code() in _PASSING
 
 
 def expected_config(topic: Topic, durability: Durability) -> dict[str, str]:
@@ -141,18 +190,25 @@ def expected_config(topic: Topic, durability: Durability) -> dict[str, str]:
     common = {
         "min.insync.replicas": str(durability.min_insync_replicas),
         "max.message.bytes": str(MAX_MESSAGE_BYTES),
-        "message.timestamp.type": "CreateTime",
+        # What a sender's clock says must neither have a record deleted early nor its batch refused.
+        "message.timestamp.type": "LogAppendTime",
+        # Cut in time, and by the same amount everywhere: `kept_at_most` and `erased_within` rest on it.
+        "segment.ms": _ms(COMPACTION_LAG if topic.compacted else SEGMENT),
+        "segment.jitter.ms": "0",
     }
-    retention_ms = str(round(RETENTION.total_seconds() * 1000))
     if not topic.compacted:
-        return common | {"cleanup.policy": "delete", "retention.ms": retention_ms}
+        return common | {"cleanup.policy": "delete", "retention.ms": _ms(RETENTION), "retention.bytes": "-1"}
     return common | {
         "cleanup.policy": "compact",
-        # What a tombstone erases is gone after this time, however little is written to the topic.
-        "max.compaction.lag.ms": retention_ms,
+        "min.compaction.lag.ms": "0",
+        "max.compaction.lag.ms": _ms(COMPACTION_LAG),
         # A reader that was away this long still finds the tombstone.
-        "delete.retention.ms": retention_ms,
+        "delete.retention.ms": _ms(RETENTION),
     }
+
+
+def _ms(duration: timedelta) -> str:
+    return str(duration // timedelta(milliseconds=1))
 
 
 def expected_acls() -> set[Acl]:
@@ -259,19 +315,6 @@ def _create_acls(client: AdminClient, subjects: set[str]) -> None:
     if bindings:
         for future in client.create_acls(bindings, request_timeout=_REQUEST_TIMEOUT_S).values():
             future.result()
-
-
-def _wait_for_created(compare_again: Callable[[], list[Difference]]) -> list[Difference]:
-    """Wait until nothing is missing: a broker learns of what was created a little after it was acknowledged."""
-    deadline = time.monotonic() + _SPREAD_TIMEOUT_S
-    while True:
-        differences = compare_again()
-        missing = [each for each in differences if each.kind in MISSING]
-        if not missing:
-            return differences
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"created, but not seen after {_SPREAD_TIMEOUT_S:g} s: {missing[0]}")
-        time.sleep(_SPREAD_POLL_S)
 
 
 def _result(future: "Future[Any]", unless: int) -> Any:

@@ -34,6 +34,9 @@ def main() -> None:
         record = consumer.poll(1.0)
         if record is None or record.error() is not None:
             continue
+        # Markers keep Kafka compacting, and say nothing. Whoever does not know a type leaves it out.
+        if not dict(record.headers() or ()).get("ce_type", b"").startswith(b"popfax.groups.membership-"):
+            continue
         key, value = (record.key() or b"").decode(), record.value()
         if value:
             members[key] = json.loads(value)

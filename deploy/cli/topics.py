@@ -13,7 +13,7 @@ from deploy.cli.connection import connect, require_kafka
 from deploy.cli.errors import Exit, Unreachable
 from deploy.cli.options import EnvFile, Json
 from deploy.cli.output import print_json, print_table, say
-from deploy.topics import CLUSTER, ONE_BROKER, Difference
+from deploy.topics import CLUSTER, ONE_BROKER, Difference, Stalled
 
 
 def topics(
@@ -35,8 +35,8 @@ def topics(
     require_kafka(config)
     try:
         differences = do(config, CLUSTER if cluster else ONE_BROKER)
-    except TimeoutError as error:
-        raise Unreachable(f"the broker goes on without it: {error}") from error
+    except Stalled as error:
+        raise Unreachable(f"Kafka is too slow, or stuck: {error}") from error
     senders = _senders(administration.writers(config)) if types else {}
     if json:
         summary = {"topics": [_summary(topic) for topic in TOPICS], "differences": [asdict(d) for d in differences]}

@@ -284,7 +284,7 @@ def _answers(records: Iterable[Logged], bought: Mapping[str, str]) -> Iterator[V
 def _versions(records: Iterable[Logged]) -> Iterator[Violation]:
     newest: Counter[str] = Counter()
     for record in records:
-        if record.topic == LEDGER_BALANCES.name:
+        if record.type == ledger.BalanceChanged.TYPE:
             version = json.loads(record.value)["version"]
             if version <= newest[record.key]:
                 yield Violation(Code.VERSION_NOT_RISING, record.key, f"{version} after {newest[record.key]}")

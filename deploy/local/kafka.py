@@ -43,8 +43,12 @@ class KafkaBroker:
     machine's power.
     """
 
-    def __init__(self, directory: Path, port: Port | None = None, jars: Path = JARS) -> None:
+    def __init__(
+        self, directory: Path, port: Port | None = None, jars: Path = JARS, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """`settings` are the broker's own that differ from ours."""
         self._directory = directory
+        self._settings = settings or {}
         self._port = port or Port("POPFAX_KAFKA_PORT")
         self._jars = jars
         self._child = Child("kafka", directory)
@@ -122,6 +126,7 @@ class KafkaBroker:
             "advertised.listeners": f"CLIENTS://{LOOPBACK}:{port}",
             "controller.quorum.voters": f"1@{LOOPBACK}:{controller_port}",
             "log.dirs": str(self._data),
+            **self._settings,
         }
         write_private(self._properties, as_properties(properties))
 
@@ -205,7 +210,7 @@ _STORAGE = {
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "log.retention.ms": str(RETENTION // RETENTION.resolution // 1000),
-    "log.message.timestamp.type": "CreateTime",
+    "log.message.timestamp.type": "LogAppendTime",
     "message.max.bytes": str(1024 * 1024),
     # The default takes 128 MiB of the heap at the start.
     "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 import sqlalchemy as sa
+from confluent_kafka import KafkaException
 
 from contracts.topics import Principal
 from deploy import topics
@@ -97,13 +98,22 @@ class Product:
     def prepare(self) -> None:
         """Bring a running stack to this version's state: topics and ACLs, migrations, plans. Raises StackError."""
         with ThreadPoolExecutor() as pool:
-            applied = pool.submit(topics.apply, self.stack.kafka.client_config(ADMIN))
+            applied = pool.submit(self._apply_topics)
             stored = pool.submit(self._migrate_and_store)
-            if differences := applied.result():
-                raise StackError(f"the broker is not as it should be: {differences[0]}")
+            applied.result()
             self._progress("topics and ACLs are there")
             stored.result()
             self._progress("databases and plans are there")
+
+    def _apply_topics(self) -> None:
+        try:
+            differences = topics.apply(self.stack.kafka.client_config(ADMIN))
+        except topics.Stalled as error:
+            raise StackError(f"Kafka is too slow, or stuck: {error}") from error
+        except KafkaException as error:
+            raise StackError(f"Kafka refuses topics or permissions: {error.args[0].str()}") from error
+        if differences:
+            raise StackError(f"the broker is not as it should be: {differences[0]}")
 
     def launch_services(self, **settings: str) -> None:
         """Start all four without waiting: a service waits by itself for what `prepare` brings."""

@@ -16,12 +16,13 @@ import structlog
 import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.topics import RETENTION
+from contracts.topics import kept_at_most
 from services._platform import migrate, postgres
 from services._platform.consumer import Consumer, FencedError
 from services._platform.ending import end_at_once
 from services._platform.health import HttpServer, Site, health_app
 from services._platform.logs import configure_logs
+from services._platform.markers import mark
 from services._platform.outages import Outages
 from services._platform.partitions import Stops
 from services._platform.postgres import INBOX, PostgresDatabase
@@ -46,8 +47,8 @@ SiteOf = Callable[[T, Callable[[], None]], Site | None]
 def run(service: Service, settings: T, background: Sequence[Background[T]] = (), site: SiteOf[T] | None = None) -> None:
     """Run a service until SIGTERM or SIGINT."""
     configure_logs(service.principal.value, settings.log_format, settings.log_level)
-    if retention(settings) <= RETENTION:
-        raise SystemExit(f"inbox_retention_days must exceed the {RETENTION.days} days that topics keep their records")
+    if retention(settings) <= kept_at_most():
+        raise SystemExit(f"inbox_retention_days must exceed what topics keep at most, which is {kept_at_most()}")
     uvloop.run(_Process(service, settings, background, site).run())
     end_at_once()  # the loop has given the signals back
 
@@ -107,6 +108,7 @@ class _Process:
             asyncio.create_task(self.consumer.run()),
             asyncio.create_task(run_timers(self.shell, self.settings.timer_poll_s)),
             asyncio.create_task(run_retries(self.shell, max(1.0, self.settings.timer_poll_s))),
+            asyncio.create_task(mark(self.engine, self.service.principal, self.relay.wake)),
             # Message ids that no topic can bring again.
             asyncio.create_task(prune(self.engine, INBOX.c.received_at, retention(self.settings))),
             *(asyncio.create_task(job(self.engine, self.settings, self.shell.outages)) for job in self.background),

@@ -1,0 +1,77 @@
+"""Markers: small records that keep Kafka compacting what nobody writes to.
+
+A broker cuts a log when something is appended, and compacts only what is cut. On a quiet partition an erased person's
+record would stay for ever beside its tombstone. So every replica of a writer marks each partition of its compacted
+topics, an hour after its start and from then on every `MARKED_EVERY`, through the outbox like all that it says. More
+replicas mark more often, which costs a dozen empty records.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import count
+from uuid import UUID, uuid4
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts.catalogue import MESSAGES
+from contracts.ids import derive
+from contracts.message import Marker
+from contracts.topics import MARKED_EVERY, Principal, Topic
+from services._platform.database import Outage
+from services._platform.kafka import partition_of
+from services._platform.messages import Outgoing
+from services._platform.postgres import PostgresDatabase
+
+log = structlog.get_logger(__name__)
+
+FIRST_AFTER = timedelta(hours=1)
+"""Not at once: a service that can't stay up should not fill topics."""
+
+_KEYS = UUID("2f1d7c88-5b0e-5d0a-9a43-1c7e6a90b4d2")
+
+
+async def mark(
+    engine: AsyncEngine,
+    principal: Principal,
+    committed: Callable[[], None],
+    first_after: timedelta = FIRST_AFTER,
+    every: timedelta = MARKED_EVERY,
+) -> None:
+    """Mark a principal's compacted topics until cancelled. `committed` is called when there is something to relay."""
+    database, pause = PostgresDatabase(engine), first_after
+    while True:
+        await asyncio.sleep(pause.total_seconds())
+        try:
+            async with database.begin() as tx:
+                await tx.send(list(markers(principal)), datetime.now(UTC))
+        except (Outage, sa.exc.SQLAlchemyError, OSError) as error:
+            log.warning("not_marked", error=type(error).__name__)
+            pause = first_after
+        else:
+            committed()
+            pause = every
+
+
+def markers(principal: Principal) -> Iterator[Outgoing]:
+    """Make a marker for each partition of the compacted topics that a principal writes."""
+    for model in MESSAGES.values():
+        if issubclass(model, Marker) and model.TOPICS[0].writer is principal:
+            for key in keys_of(model.TOPICS[0]):
+                id_ = uuid4()
+                yield Outgoing(id_, model.TYPE, str(key), b"", str(id_), str(id_), None, None)
+
+
+@cache
+def keys_of(topic: Topic) -> tuple[UUID, ...]:
+    """Return a topic's markers' keys, one for each partition, in the order of the partitions."""
+    found: dict[int, UUID] = {}
+    for number in count():
+        key = derive(_KEYS, f"{topic.name}/{number}")
+        found.setdefault(partition_of(str(key), topic.partitions), key)
+        if len(found) == topic.partitions:
+            return tuple(found[partition] for partition in range(topic.partitions))
+    raise AssertionError("every partition has keys")
