@@ -1,8 +1,9 @@
 """`popfax ledger`: whether the books are right, and what an operator may post to them."""
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Annotated
 from uuid import UUID, uuid4
 
@@ -11,13 +12,14 @@ import typer
 from pydantic import ValidationError
 
 from contracts.topics import Principal
+from deploy.cli.auditing import Found, Progress, conclude, facts_of
 from deploy.cli.connection import Connection, connect
 from deploy.cli.errors import Exit, Unreachable, UsageError
 from deploy.cli.intervening import POLL_S, hand_over
-from deploy.cli.options import EnvFile, Json, Timeout
+from deploy.cli.options import EnvFile, Json, StuckAfter, Timeout
 from deploy.cli.output import print_json, print_table, say, short
-from deploy.facts import READS, read_facts
-from deploy.invariants import Code, Facts, Violation, check, check_ledger
+from deploy.facts import counted
+from deploy.invariants import Code, Facts, Lateness, check_ledger, check_purchases, check_sagas
 from services.ledger.domain import Correction
 from services.ledger.messages import CorrectBalance
 from services.ledger.tables import CORRECTIONS
@@ -26,16 +28,27 @@ app = typer.Typer(help="Verify the books, and correct a balance.", no_args_is_he
 
 
 @app.command()
-def verify(json: Json = False, env_file: EnvFile = None) -> None:
+def verify(
+    stuck_after: StuckAfter = 900,
+    json: Json = False,
+    env_file: EnvFile = None,
+) -> None:
     """Verify that entries sum to zero, balances equal their entries, and no hold is orphaned: 0 right, 1 not.
 
     It reads while the product works, and asks only what is true at every moment. `popfax audit` asks all services.
     """
-    facts = facts_of(connect(env_file))
-    # A hold is the ledger's, the saga that will close it is another's: the ledger alone can't tell an orphan.
-    orphans = [each for each in check(facts, settled=False) if each.code is Code.ORPHAN_HOLD]
+    found = Found()
+    with Progress().shown() as progress, facts_of(connect(env_file), progress) as facts:
+        progress.begin("books")
+        found.add(check_ledger(facts.ledger))
+        # A hold is the ledger's, the saga that will close it is another's: the ledger alone can't tell an orphan.
+        progress.begin("holds")
+        late = Lateness(settled=False, before=datetime.now(UTC) - timedelta(seconds=stuck_after))
+        of_holds = chain(check_sagas(facts, late), check_purchases(facts, late))
+        found.add(each for each in of_holds if each.code is Code.ORPHAN_HOLD)
+        counts = _counts(facts)
     sound = "Entries sum to zero, balances equal their entries, no hold is orphaned."
-    conclude(_counts(facts), [*check_ledger(facts.ledger), *orphans], sound, json)
+    conclude(counts, found, sound, json)
 
 
 # A negative amount is no option.
@@ -128,36 +141,10 @@ def _outcome(made: Correction) -> str:
     return "done" if made.code is None else f"refused: {made.code}"
 
 
-def facts_of(connection: Connection) -> Facts:
-    """Read the facts of all four services. Raises Unreachable."""
-    urls = {principal: connection.database_url(principal) for principal, _ in READS}
-    try:
-        return read_facts(urls)
-    except sa.exc.OperationalError as error:
-        raise Unreachable("a service's database can't be reached") from error
-
-
-def conclude(counts: Mapping[str, int], violations: Sequence[Violation], sound: str, json: bool) -> None:
-    """Say what was looked at and what is wrong with it, or that it is `sound`; exit with 1 if anything is wrong."""
-    if json:
-        found = [{"code": each.code, "subject": each.subject, "detail": each.detail} for each in violations]
-        print_json({**counts, "violations": found})
-    else:
-        say(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
-        if violations:
-            print_table(("violation", "of", "detail"), [(each.code, each.subject, each.detail) for each in violations])
-            say(f"✗ {len(violations)} violations", "red")
-        else:
-            say(f"✓ {sound}", "green")
-    if violations:
-        raise typer.Exit(Exit.NO)
-
-
 def _counts(facts: Facts) -> dict[str, int]:
-    ledger = facts.ledger
     return {
-        "accounts": len(ledger.accounts),
-        "entries": len(ledger.entries),
-        "transfers": len(ledger.transfers),
-        "holds": len(ledger.holds),
+        "accounts": counted(facts.ledger.accounts),
+        "entries": counted(facts.ledger.entries),
+        "transfers": counted(facts.ledger.transfers),
+        "holds": counted(facts.ledger.holds),
     }

@@ -19,6 +19,10 @@ EnvFile = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="How many seconds to wait for the outcome.")]
+StuckAfter = Annotated[
+    float,
+    typer.Option("--stuck-after", min=1, help="What began more than so many seconds ago and is not done is wrong."),
+]
 Service = Annotated[Principal | None, typer.Option("--service", help="Look at this service alone.", show_choices=True)]
 Directory = Annotated[
     Path | None, typer.Option("--directory", help="Where the product's data live; .local/demo without it.")

@@ -2,51 +2,87 @@
 
 The simulation, the end-to-end tests and the operator's `popfax audit` and `popfax ledger verify` all ask here. Pure
 functions over facts: the services' own rows (`check_ledger`, `check`), the records of the topics (`check_log`), and
-both together (`check_members`, `check_tokens`). Each gives what it finds broken; nothing broken is an empty list.
-`Code` is the list of the invariants.
+both together (`check_topics`, `check_tokens`). Each returns what it finds broken. `Code` is the list of the
+invariants.
 
-While messages are in flight (`settled` is False) only that is asked which is true at every moment: what comes later
-implies what comes before. The facts may then come from databases read one after the other, if they are read in the
-order in which `deploy.facts` does.
+A check takes the rows that speak of one thing together (see `rows`), whatever the tables' sizes. While messages are in
+flight (`settled` is False) only that is asked which is true at every moment: what comes later implies what comes
+before. The facts may then be of databases that are not of one moment, if they are of moments in the order in which
+`deploy.facts` has them. What began `before` some moment and is not done has been in flight for too long.
 """
 
-from deploy.invariants.accounts import check_accounts
+from collections.abc import Iterator
+from datetime import datetime
+
+from deploy.invariants.accounts import check_accounts, check_numbers
 from deploy.invariants.codes import Code, Violation
-from deploy.invariants.facts import Facts, GroupsFacts, LedgerFacts, NotificationsFacts, ProvisioningFacts
+from deploy.invariants.compacted import Place, check_topics, told
+from deploy.invariants.facts import (
+    AsideRow,
+    Facts,
+    GroupsFacts,
+    Lateness,
+    LedgerFacts,
+    NotificationsFacts,
+    Plumbing,
+    ProvisioningFacts,
+    TimerRow,
+    UnsentRow,
+)
 from deploy.invariants.groups import check_groups
 from deploy.invariants.ledger import check_ledger
-from deploy.invariants.log import Logged, check_log, check_members, check_tokens, logged
+from deploy.invariants.log import Logged, check_log, check_tokens, logged
 from deploy.invariants.mails import check_mails
 from deploy.invariants.purchases import check_purchases
 from deploy.invariants.sagas import check_sagas
+from deploy.invariants.timers import check_timers
 from deploy.invariants.transfers import check_transfers
+from deploy.invariants.values import check_values
+from deploy.invariants.waiting import check_waiting
 
 __all__ = [
+    "AsideRow",
     "Code",
     "Facts",
     "GroupsFacts",
+    "Lateness",
     "LedgerFacts",
     "Logged",
     "NotificationsFacts",
+    "Place",
+    "Plumbing",
     "ProvisioningFacts",
+    "TimerRow",
+    "UnsentRow",
     "Violation",
     "check",
     "check_ledger",
     "check_log",
-    "check_members",
+    "check_purchases",
+    "check_sagas",
     "check_tokens",
+    "check_topics",
     "logged",
+    "parts",
+    "told",
 ]
 
 
-def check(facts: Facts, settled: bool) -> list[Violation]:
+def check(facts: Facts, settled: bool, before: datetime | None = None) -> list[Violation]:
     """Check everything that the databases tell."""
-    return [
-        *check_ledger(facts.ledger),
-        *check_sagas(facts, settled),
-        *check_purchases(facts, settled),
-        *check_accounts(facts, settled),
-        *check_groups(facts.groups),
-        *check_transfers(facts, settled),
-        *check_mails(facts, settled),
-    ]
+    return [violation for _, found in parts(facts, Lateness(settled, before)) for violation in found]
+
+
+def parts(facts: Facts, late: Lateness) -> Iterator[tuple[str, Iterator[Violation]]]:
+    """Return the checks of everything that the databases tell, one after the other, each with what it is about."""
+    yield "values", check_values(facts)
+    yield "books", check_ledger(facts.ledger)
+    yield "sagas", check_sagas(facts, late)
+    yield "purchases", check_purchases(facts, late)
+    yield "accounts", check_accounts(facts, late)
+    yield "fax numbers", check_numbers(facts.provisioning.fax_numbers)
+    yield "groups", check_groups(facts.groups)
+    yield "transfers", check_transfers(facts, late)
+    yield "mails", check_mails(facts, late)
+    yield "timers", check_timers(facts)
+    yield "what waits", check_waiting(facts, late)

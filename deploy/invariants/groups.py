@@ -1,89 +1,237 @@
 """Groups alone: memberships, invitations, and the history that tells of them. All of it is true at every moment."""
 
-from collections import Counter, defaultdict
 from collections.abc import Iterator
 from uuid import UUID
 
+from contracts.message import group_of
 from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import GroupsFacts
+from deploy.invariants.history import lines
+from deploy.invariants.rows import by, each, in_order, only, together
 from services.groups.domain import (
     AccountState,
+    Group,
     HistoryEntry,
+    Invitation,
     InvitationState,
     Kind,
     Membership,
+    Subscriber,
+    Tally,
     got_by,
     history_of_membership,
     made_by,
     membership_of,
 )
 
+BEGINNINGS = ("account_created", "invitation_accepted")
+"""How a membership begins."""
 
-def check_groups(facts: GroupsFacts) -> list[Violation]:
-    """Check memberships and invitations against each other, and their history against them."""
-    return [*_epochs(facts), *_pending(facts), *_told(facts), *_tallies(facts), *_closed(facts)]
-
-
-def _epochs(facts: GroupsFacts) -> Iterator[Violation]:
-    lines: defaultdict[UUID, dict[UUID, HistoryEntry]] = defaultdict(dict)
-    for line in facts.history:
-        if line.kind is Kind.MEMBERSHIP:
-            lines[line.reference_id][line.id] = line
-    for membership in facts.memberships:
-        if (broken := _broken_epochs(membership, lines.pop(membership.id, {}))) is not None:
-            yield Violation(Code.EPOCHS_BROKEN, str(membership.id), broken)
-    for id_ in lines:
-        yield Violation(Code.EPOCHS_BROKEN, str(id_), "history tells of times in a group that never were")
+ENDS = ("detached", "left", "account_closed", "group_closed")
+"""How it ends."""
 
 
-def _broken_epochs(membership: Membership, lines: dict[UUID, HistoryEntry]) -> str | None:
-    """Say what is wrong with the history of one membership, None if nothing is."""
-    ids = [history_of_membership(membership.id, epoch) for epoch in range(1, membership.epoch + 1)]
-    if lines.keys() != set(ids):
-        return f"{membership.epoch} times in the group, {len(lines)} in its history"
-    active = [epoch for epoch, id_ in enumerate(ids, 1) if lines[id_].outcome == "active"]
-    if active != ([membership.epoch] if membership.active else []):
-        return f"epoch {membership.epoch}, active {membership.active}, and in its history {active}"
+def check_groups(facts: GroupsFacts) -> Iterator[Violation]:
+    """Check memberships and invitations against each other, their groups and their history."""
+    yield from each(
+        together(
+            by(facts.memberships, "id"),
+            in_order((membership_of(each.group_id, each.subscriber_id), each) for each in facts.invitations),
+            lines(facts.history, Kind.MEMBERSHIP, "reference_id"),
+        ),
+        _membership,
+    )
+    yield from each(
+        together(by(facts.invitations, "id"), lines(facts.history, Kind.INVITATION, "id")),
+        _invitation,
+    )
+    yield from each(together(in_order(_pending(facts)), by(facts.tallies, "id")), _tally)
+    yield from each(
+        together(
+            by(facts.groups, "id"),
+            by(facts.memberships, "group_id"),
+            by(facts.invitations, "group_id"),
+            by(facts.history, "group_id"),
+        ),
+        _group,
+    )
+    yield from each(
+        together(
+            ((id_, one) for id_, one in by(facts.subscribers, "id") if one.state is AccountState.CLOSED),
+            by(facts.memberships, "member_id"),
+            by(facts.invitations, "subscriber_id"),
+        ),
+        _closed,
+    )
+
+
+# --- memberships ---
+
+
+def _membership(
+    id_: UUID, memberships: Iterator[Membership], invitations: Iterator[Invitation], told: Iterator[HistoryEntry]
+) -> Iterator[Violation]:
+    membership, invited, own = only(memberships), list(invitations), {line.id: line for line in told}
+    pending = [each.id for each in invited if each.state is InvitationState.PENDING]
+    if membership is None:
+        if own:
+            yield Violation(Code.EPOCHS_BROKEN, str(id_), "history tells of times in a group that never were")
+        for invitation in invited:
+            yield Violation(
+                Code.INVITATION_MISMATCH, str(invitation.id), "and nothing is between its group and its subscriber"
+            )
+        return
+    if (wrong := _not_derived(membership)) is not None:
+        yield Violation(Code.MEMBERSHIP_MISMATCH, str(id_), wrong)
+    said = [membership.invitation_id] if membership.invitation_id is not None else []
+    for invitation_id in {*pending} ^ {*said}:
+        detail = "is not pending" if invitation_id in said else "is pending, and not the one"
+        yield Violation(Code.INVITATION_MISMATCH, str(invitation_id), f"{detail} of {id_}")
+    if membership.active and membership.invitation_id is not None:
+        yield Violation(Code.MEMBER_AND_INVITED, str(id_), f"by {membership.invitation_id}")
+    yield from _epochs(membership, own, invited)
+
+
+def _not_derived(membership: Membership) -> str | None:
+    """Say how a membership can't be what it says: its ids follow from its owner's and its member's."""
+    if membership.group_id != group_of(membership.owner_id):
+        return f"of {membership.owner_id}, and in the group {membership.group_id}"
+    if membership.id != membership_of(membership.group_id, membership.member_id):
+        return f"its id is not that of {membership.member_id} in {membership.group_id}"
+    joined, ended = membership.joined_at is not None, membership.ended_at is not None
+    if (joined, ended) != (membership.epoch > 0, membership.epoch > 0 and not membership.active):
+        moments = f"joined at {membership.joined_at}, ended at {membership.ended_at}"
+        return f"epoch {membership.epoch}, active {membership.active}, and {moments}"
     return None
 
 
-def _pending(facts: GroupsFacts) -> Iterator[Violation]:
-    said = {(m.id, m.invitation_id) for m in facts.memberships if m.invitation_id is not None}
-    pending = {
-        (membership_of(i.group_id, i.subscriber_id), i.id)
-        for i in facts.invitations
-        if i.state is InvitationState.PENDING
-    }
-    for membership_id, invitation_id in sorted(said ^ pending, key=str):
-        detail = "is not pending" if (membership_id, invitation_id) in said else "is pending, and not the one"
-        yield Violation(Code.INVITATION_MISMATCH, str(invitation_id), f"{detail} of {membership_id}")
-    for membership in facts.memberships:
-        if membership.active and membership.invitation_id is not None:
-            yield Violation(Code.MEMBER_AND_INVITED, str(membership.id), f"by {membership.invitation_id}")
+def _epochs(membership: Membership, told: dict[UUID, HistoryEntry], invited: list[Invitation]) -> Iterator[Violation]:
+    """Check that the history tells of each time in the group, and of how it began and ended."""
+    ids = [history_of_membership(membership.id, epoch) for epoch in range(1, membership.epoch + 1)]
+    if told.keys() != set(ids):
+        detail = f"{membership.epoch} times in the group, {len(told)} in its history"
+        yield Violation(Code.EPOCHS_BROKEN, str(membership.id), detail)
+        return
+    own = [told[id_] for id_ in ids]
+    active = [epoch for epoch, line in enumerate(own, 1) if line.outcome == "active"]
+    if active != ([membership.epoch] if membership.active else []):
+        detail = f"epoch {membership.epoch}, active {membership.active}, and in its history {active}"
+        yield Violation(Code.EPOCHS_BROKEN, str(membership.id), detail)
+    accepted = sum(each.state is InvitationState.ACCEPTED for each in invited)
+    if accepted != sum(line.code == "invitation_accepted" for line in own):
+        yield Violation(Code.EPOCHS_BROKEN, str(membership.id), f"{accepted} invitations accepted, its history differs")
+    for line in own:
+        if (wrong := _mistold_membership(membership, line)) is not None:
+            yield Violation(Code.HISTORY_MISMATCH, str(line.id), wrong)
+    if own and (own[-1].at, own[-1].ended_at) != (membership.joined_at, membership.ended_at):
+        detail = f"from {membership.joined_at} to {membership.ended_at}, the line says otherwise"
+        yield Violation(Code.HISTORY_MISMATCH, str(own[-1].id), detail)
 
 
-def _told(facts: GroupsFacts) -> Iterator[Violation]:
-    told = {line.id: line.outcome for line in facts.history if line.kind is Kind.INVITATION}
-    were = {invitation.id: invitation.state.value for invitation in facts.invitations}
-    for id_ in sorted(told.keys() | were.keys()):
-        if told.get(id_) != were.get(id_):
-            yield Violation(Code.HISTORY_MISMATCH, str(id_), f"{were.get(id_)}, the line says {told.get(id_)}")
+def _mistold_membership(membership: Membership, line: HistoryEntry) -> str | None:
+    if (line.group_id, line.member_id) != (membership.group_id, membership.member_id):
+        return f"of {line.member_id} in {line.group_id}, not of {membership.member_id} in {membership.group_id}"
+    if line.code not in BEGINNINGS or line.outcome not in ("active", *ENDS):
+        return f"begins with {line.code!r}, ends with {line.outcome!r}, which no code knows"
+    actor = membership.owner_id if line.code == "account_created" else membership.member_id
+    if line.actor_id != actor:
+        return f"{line.code} by {line.actor_id}, not by {actor}"
+    if (line.outcome == "active") is not (line.ended_at is None):
+        return f"{line.outcome}, and ended at {line.ended_at}"
+    return None if line.units is None else f"{line.units} units, and no payment"
 
 
-def _tallies(facts: GroupsFacts) -> Iterator[Violation]:
-    pending = [each for each in facts.invitations if each.state is InvitationState.PENDING]
-    are = Counter([*(made_by(each.owner_id) for each in pending), *(got_by(each.subscriber_id) for each in pending)])
-    counted = {tally.id: tally.pending for tally in facts.tallies}
-    for id_ in sorted(are.keys() | counted.keys()):
-        if are[id_] != counted.get(id_, 0):
-            yield Violation(Code.TALLY_MISMATCH, str(id_), f"{are[id_]} pending, counted {counted.get(id_, 0)}")
+# --- invitations ---
 
 
-def _closed(facts: GroupsFacts) -> Iterator[Violation]:
-    closed = {subscriber.id for subscriber in facts.subscribers if subscriber.state is AccountState.CLOSED}
-    closed |= {group.id for group in facts.groups if group.closed_at is not None}
-    open_ = [(m.id, m.group_id, m.member_id) for m in facts.memberships if m.active]
-    open_ += [(i.id, i.group_id, i.subscriber_id) for i in facts.invitations if i.state is InvitationState.PENDING]
-    for id_, group_id, subscriber_id in open_:
-        if not closed.isdisjoint((group_id, subscriber_id)):
-            yield Violation(Code.OPEN_AFTER_CLOSING, str(id_), f"of {subscriber_id} in {group_id}")
+def _invitation(id_: UUID, invitations: Iterator[Invitation], told: Iterator[HistoryEntry]) -> Iterator[Violation]:
+    invitation, line = only(invitations), only(told)
+    if invitation is None or line is None:
+        states = f"{invitation and invitation.state.value}, the line says {line and line.outcome}"
+        yield Violation(Code.HISTORY_MISMATCH, str(id_), states)
+        return
+    if invitation.group_id != group_of(invitation.owner_id):
+        detail = f"of {invitation.owner_id}, into the group {invitation.group_id}"
+        yield Violation(Code.INVITATION_MISMATCH, str(id_), detail)
+    pending = invitation.state is InvitationState.PENDING
+    if pending is not (invitation.ended_at is None) or invitation.round < 1:
+        detail = f"{invitation.state}, ended at {invitation.ended_at}, mail {invitation.round}"
+        yield Violation(Code.INVITATION_MISMATCH, str(id_), detail)
+    wanted = (
+        invitation.state.value,
+        invitation.group_id,
+        invitation.owner_id,
+        invitation.subscriber_id,
+        invitation.id,
+        invitation.made_at,
+        invitation.ended_at,
+        None,
+    )
+    found = (
+        line.outcome,
+        line.group_id,
+        line.actor_id,
+        line.member_id,
+        line.reference_id,
+        line.at,
+        line.ended_at,
+        line.units,
+    )
+    differ = [f"{was}, the line says {says}" for was, says in zip(wanted, found, strict=True) if was != says]
+    if differ:
+        yield Violation(Code.HISTORY_MISMATCH, str(id_), "; ".join(differ))
+
+
+def _pending(facts: GroupsFacts) -> Iterator[tuple[UUID, Invitation]]:
+    """Return each pending invitation twice: under its owner's tally and under its subscriber's."""
+    for invitation in facts.invitations:
+        if invitation.state is InvitationState.PENDING:
+            yield made_by(invitation.owner_id), invitation
+            yield got_by(invitation.subscriber_id), invitation
+
+
+def _tally(id_: UUID, invitations: Iterator[Invitation], tallies: Iterator[Tally]) -> Iterator[Violation]:
+    pending, tally = sum(1 for _ in invitations), only(tallies)
+    counted = tally.pending if tally is not None else 0
+    if pending != counted:
+        yield Violation(Code.TALLY_MISMATCH, str(id_), f"{pending} pending, counted {counted}")
+
+
+# --- groups, and accounts that are closed ---
+
+
+def _group(
+    id_: UUID,
+    groups: Iterator[Group],
+    memberships: Iterator[Membership],
+    invitations: Iterator[Invitation],
+    told: Iterator[HistoryEntry],
+) -> Iterator[Violation]:
+    """Check what a group has: nobody's group has nothing, a closed one nothing that is open."""
+    group = only(groups)
+    if group is None:
+        if any(True for rows in (memberships, invitations) for _ in rows):
+            yield Violation(Code.GROUP_MISMATCH, str(id_), "has members or invitations, and is nobody's")
+        return
+    if id_ != group_of(group.owner_id):
+        yield Violation(Code.GROUP_MISMATCH, str(id_), f"is not the group of {group.owner_id}")
+    for row in _open(memberships, invitations):
+        if group.closed_at is not None:
+            yield Violation(Code.OPEN_AFTER_CLOSING, str(row), f"in {id_}, which is closed")
+    for line in told:
+        if line.kind is Kind.NAME and (line.reference_id, line.actor_id) != (id_, group.owner_id):
+            detail = f"{line.actor_id} named {line.reference_id}, and the line is of {id_}"
+            yield Violation(Code.HISTORY_MISMATCH, str(line.id), detail)
+
+
+def _open(memberships: Iterator[Membership], invitations: Iterator[Invitation]) -> Iterator[UUID]:
+    yield from (membership.id for membership in memberships if membership.active)
+    yield from (each.id for each in invitations if each.state is InvitationState.PENDING)
+
+
+def _closed(
+    id_: UUID, closed: Iterator[Subscriber], memberships: Iterator[Membership], invitations: Iterator[Invitation]
+) -> Iterator[Violation]:
+    if only(closed) is not None:
+        for row in _open(memberships, invitations):
+            yield Violation(Code.OPEN_AFTER_CLOSING, str(row), f"of {id_}, whose account is closed")

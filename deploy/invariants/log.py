@@ -11,7 +11,6 @@ from uuid import UUID
 from contracts import groups, ledger, notifications, provisioning
 from contracts.message import Message
 from contracts.topics import (
-    GROUPS_MEMBERS,
     LEDGER_BALANCES,
     LEDGER_EVENTS,
     NOTIFICATIONS_COMMANDS_FROM_GROUPS,
@@ -82,21 +81,6 @@ def check_log(log: Iterable[Logged]) -> list[Violation]:
         *_versions(first.values()),
         *_epochs(first.values()),
         *_exposures(first.values()),
-    ]
-
-
-def check_members(log: Iterable[Logged], facts: Facts) -> list[Violation]:
-    """Check that a reader of today's members, who keeps the last record of each key, has those that are."""
-    read: dict[str, Any] = {}
-    for record in log:
-        if record.topic == GROUPS_MEMBERS.name:
-            read[record.key] = json.loads(record.value) if record.value else None
-    told = {key: (value["member_id"], value["epoch"]) for key, value in read.items() if value is not None}
-    are = {str(m.id): (str(m.member_id), m.epoch) for m in facts.groups.memberships if m.active}
-    return [
-        Violation(Code.MEMBERS_MISMATCH, key, f"is {are.get(key)}, the topic tells {told.get(key)}")
-        for key in sorted(told.keys() | are.keys())
-        if told.get(key) != are.get(key)
     ]
 
 

@@ -1,22 +1,33 @@
 """What is bought for an account: given and paid, or neither."""
 
-from collections import Counter, defaultdict
 from collections.abc import Iterator
-from datetime import datetime
 from uuid import UUID
 
 from deploy.invariants.codes import Code, Violation
-from deploy.invariants.facts import Facts
+from deploy.invariants.facts import Facts, Lateness
+from deploy.invariants.rows import by, each, in_order, only, together
+from deploy.invariants.sagas import NOTHING_HELD, id_in
 from services._platform.sagas import SagaRow, Status
-from services.ledger.domain import HoldState
-from services.provisioning.domain import Action, Purchase
+from services.ledger.domain import Hold, HoldState
+from services.provisioning.domain import Payment, Purchase
 from services.provisioning.sagas import PAID_ACTION
 from services.provisioning.store import saga_of
 
 
-def check_purchases(facts: Facts, settled: bool) -> list[Violation]:
-    """Check payments, and that accounts have what was bought for them."""
-    return [*_payments(facts, settled), *_captures(facts), *_options(facts, settled), *_extensions(facts, settled)]
+def check_purchases(facts: Facts, late: Lateness) -> Iterator[Violation]:
+    """Check purchases against the sagas that run them and the holds that pay them, and against payments in money."""
+    own = facts.provisioning
+    yield from each(
+        together(
+            in_order((saga_of(each.id), each) for each in own.purchases_before),
+            in_order((saga_of(each.id), each) for each in own.purchases),
+            by(own.sagas, "id"),
+            by(facts.ledger.holds, "id"),
+        ),
+        _purchase,
+        late,
+    )
+    yield from each(together(by(own.purchases, "id"), by(own.payments, "purchase_id")), _payment)
 
 
 def is_done(purchase: Purchase) -> bool:
@@ -24,46 +35,72 @@ def is_done(purchase: Purchase) -> bool:
     return purchase.decided_at is not None and purchase.code is None
 
 
-def _payments(facts: Facts, settled: bool) -> Iterator[Violation]:
-    paid = {hold.id: hold.amount_units for hold in facts.ledger.holds if hold.state is HoldState.CAPTURED}
-    for each in facts.provisioning.purchases:
-        units = paid.get(saga_of(each.id))
-        if is_done(each) and units != each.price_units:
-            yield Violation(Code.PURCHASE_WITHOUT_PAYMENT, str(each.id), f"costs {each.price_units}, paid {units}")
-        if settled and each.decided_at is None:
-            yield Violation(Code.PURCHASE_UNDECIDED, str(each.id), f"{each.action} for {each.account_id}")
-
-
-def _captures(facts: Facts) -> Iterator[Violation]:
-    captured = {hold.id for hold in facts.ledger.holds if hold.state is HoldState.CAPTURED}
-    for saga in facts.provisioning.sagas:
-        if saga.id in captured and not _is_given(saga):
-            yield Violation(Code.PAYMENT_WITHOUT_PURCHASE, str(saga.id), f"paid, and its saga {saga.status}")
-
-
-def _is_given(saga: SagaRow) -> bool:
+def is_given(saga: SagaRow) -> bool:
+    """Say whether what a saga is for has been given: it is past its pivot."""
     running = saga.status is Status.RUNNING and PAID_ACTION.index(saga) > PAID_ACTION.pivot
     return running or saga.status is Status.COMPLETED
 
 
-def _options(facts: Facts, settled: bool) -> Iterator[Violation]:
-    bought = Counter(
-        each.account_id for each in facts.provisioning.purchases if each.action is Action.OPTIONS_PACK and is_done(each)
-    )
-    for account in facts.provisioning.subscribers:
-        count = bought[account.id]
-        # In flight, a pack may have been given and not be bought yet; but not the other way round.
-        if count > 1 or count > account.options_pack or (settled and account.options_pack and not count):
-            detail = f"bought {count} times, and the account {'has' if account.options_pack else 'does not have'} it"
-            yield Violation(Code.OPTIONS_MISMATCH, str(account.id), detail)
+def _purchase(
+    _: UUID,
+    earlier: Iterator[Purchase],
+    now: Iterator[Purchase],
+    sagas: Iterator[SagaRow],
+    holds: Iterator[Hold],
+    late: Lateness,
+) -> Iterator[Violation]:
+    before, purchase, saga, hold = only(earlier), only(now), only(sagas), only(holds)
+    units = hold.amount_units if hold is not None and hold.state is HoldState.CAPTURED else None
+    if saga is not None and units is not None and not is_given(saga):
+        yield Violation(Code.PAYMENT_WITHOUT_PURCHASE, str(saga.id), f"paid, and its saga {saga.status}")
+    if before is not None:
+        yield from _decided(before, saga, hold, units)
+    if purchase is None:
+        if saga is not None or before is not None:
+            found = saga.id if saga is not None else before and before.id
+            yield Violation(Code.PURCHASE_MISMATCH, str(found), "there is no such purchase")
+        return
+    if (purchase.price_units is not None or saga is not None) and (wrong := _other_than(purchase, saga)):
+        yield Violation(Code.PURCHASE_MISMATCH, str(purchase.id), wrong)
+    if purchase.decided_at is None and late(saga.opened_at if saga is not None else None):
+        yield Violation(Code.PURCHASE_UNDECIDED, str(purchase.id), f"{purchase.action} for {purchase.account_id}")
 
 
-def _extensions(facts: Facts, settled: bool) -> Iterator[Violation]:
-    ends: defaultdict[UUID, list[datetime]] = defaultdict(list)
-    for each in facts.provisioning.purchases:
-        if each.action is Action.EXTENSION and is_done(each) and each.expires_at is not None:
-            ends[each.account_id].append(each.expires_at)
-    for account in facts.provisioning.subscribers:
-        if settled and account.id in ends and account.expires_at != max(ends[account.id]):
-            detail = f"extended to {max(ends[account.id])}, and ends {account.expires_at}"
-            yield Violation(Code.EXTENSION_MISMATCH, str(account.id), detail)
+def _decided(purchase: Purchase, saga: SagaRow | None, hold: Hold | None, units: int | None) -> Iterator[Violation]:
+    """Check a purchase that was decided before the ledger was read."""
+    if is_done(purchase) and units != purchase.price_units:
+        yield Violation(Code.PURCHASE_WITHOUT_PAYMENT, str(purchase.id), f"costs {purchase.price_units}, paid {units}")
+    if purchase.code is None or saga is None or (hold is not None and hold.state in NOTHING_HELD):
+        return  # most are refused before anything is asked of the ledger
+    if hold is None:
+        yield Violation(Code.REFUSED_NOT_RELEASED, str(saga.id), "refused, and the ledger does not know of its hold")
+    elif hold.state is HoldState.OPEN:
+        yield Violation(Code.ORPHAN_HOLD, str(saga.id), f"{hold.amount_units} units held for nothing")
+
+
+def _other_than(purchase: Purchase, saga: SagaRow | None) -> str | None:
+    """Say in what a purchase and its saga, which are written in one transaction, differ."""
+    if saga is None:
+        # Refused before its saga was opened.
+        return None if purchase.code is not None else "to be paid with units, and no saga runs for it"
+    wanted = (id_in(saga, "request_id"), id_in(saga, "account_id"), saga.data.get("price_units"))
+    if wanted != (purchase.id, purchase.account_id, purchase.price_units):
+        return f"{purchase.price_units} units of {purchase.account_id}, its saga says {wanted[2]} of {wanted[1]}"
+    if saga.data.get("action") != purchase.action:
+        return f"{purchase.action}, its saga is for {saga.data.get('action')}"
+    refused = saga.status is Status.REFUSED
+    if (is_done(purchase), purchase.code) != (saga.status is Status.COMPLETED, saga.code if refused else None):
+        return f"decided {purchase.decided_at}, code {purchase.code}, its saga is {saga.status}"
+    return None
+
+
+def _payment(_: UUID, purchases: Iterator[Purchase], payments: Iterator[Payment]) -> Iterator[Violation]:
+    purchase, payment = only(purchases), only(payments)
+    if purchase is None:
+        if payment is not None:
+            yield Violation(Code.PAYMENT_MISMATCH, payment.reference, "paid for nothing that is on record")
+        return
+    with_money = purchase.price_units is None and is_done(purchase)
+    if with_money is not (payment is not None):
+        detail = f"{purchase.action}, done with money: {with_money}, payment {payment and payment.reference}"
+        yield Violation(Code.PAYMENT_MISMATCH, str(purchase.id), detail)

@@ -5,6 +5,7 @@ needs. Rows are frozen dataclasses: a handler replaces a row, so nothing changes
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import fields
 from enum import Enum
 from operator import attrgetter
@@ -45,6 +46,12 @@ class Mapped(Generic[K, R]):
         self.encoders = {name: encode for name, (encode, _) in zip(self.names, coders, strict=True)}
         self._decoders = [(i, decode) for i, (_, decode) in enumerate(coders) if decode is not None]
 
+    def tolerant(self, unknown: Callable[[Any], Any]) -> "Mapped[K, R]":
+        """Return the same for who only looks: a value that an enum does not have becomes what `unknown` makes of it."""
+        made = copy(self)
+        made._decoders = [(i, _tolerant(decode, unknown)) for i, decode in self._decoders]
+        return made
+
     def from_values(self, values: Iterable[Any]) -> R:
         """Make a row of the values that a query gave, in the order of `names`."""
         if not self._decoders:
@@ -70,6 +77,16 @@ def _coder(hint: Any, column: sa.Column[Any]) -> tuple[Code, Code]:
     if isinstance(hint, type) and issubclass(hint, Enum):
         return attrgetter("value"), hint
     return None, None
+
+
+def _tolerant(decode: Callable[[Any], Any], unknown: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decoded(value: Any) -> Any:
+        try:
+            return decode(value)
+        except (TypeError, ValueError):
+            return unknown(value)
+
+    return decoded
 
 
 def _json(value: Any) -> str:

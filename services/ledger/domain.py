@@ -102,6 +102,16 @@ class Hold:
         return self.holder is None or self.holder == principal
 
 
+class TransferKind(StrEnum):
+    """What a movement is: it says which of Popfax's own accounts, if any, is on the other side."""
+
+    CREDIT = "credit"
+    SPEND = "spend"
+    TRANSFER = "transfer"
+    """Between subscribers."""
+    CORRECTION = "correction"
+
+
 @dataclass(frozen=True, slots=True)
 class Transfer:
     """A movement that was asked for, done (`code` is None) or refused. `amounts_units` are its legs', in order.
@@ -110,7 +120,7 @@ class Transfer:
     """
 
     id: UUID
-    kind: str
+    kind: TransferKind
     source_id: UUID
     content: bytes
     code: str | None

@@ -55,6 +55,7 @@ from services.ledger.domain import (
     Hold,
     HoldState,
     Transfer,
+    TransferKind,
     captured,
     entry,
     held,
@@ -78,7 +79,7 @@ def credit_units(books: Books, message: Incoming[CreditUnits], moment: Moment) -
     if known is None:
         amount, account = command.amount_units, books.account(command.account_id)
         code = Code.ACCOUNT_CLOSED if account.state is AccountState.CLOSED else None
-        known = Transfer(command.credit_id, "credit", SALES, content, _text(code), (amount,), moment.now)
+        known = Transfer(command.credit_id, TransferKind.CREDIT, SALES, content, _text(code), (amount,), moment.now)
         books.transfers.put(known)
         if code is None:
             changed = _post_own(books, known.id, account, amount, SALES, moment)
@@ -109,7 +110,14 @@ def spend_units(books: Books, message: Incoming[SpendUnits], moment: Moment) -> 
         amount, account = command.amount_units, books.account(command.account_id)
         code = why_not_paid(account, amount)
         known = Transfer(
-            command.spend_id, "spend", account.id, content, _text(code), (amount,), moment.now, command.reference
+            command.spend_id,
+            TransferKind.SPEND,
+            account.id,
+            content,
+            _text(code),
+            (amount,),
+            moment.now,
+            command.reference,
         )
         books.transfers.put(known)
         if code is None:
@@ -274,7 +282,14 @@ def _post(books: Books, command: PostTransfers, content: bytes, moment: Moment) 
     amounts = tuple(_amount(leg, target) for leg, target in zip(command.legs, targets, strict=True))
     code, total = _why_not_posted(source, targets, sum(amounts)), sum(amounts)
     transfer = Transfer(
-        command.transfer_id, "transfer", source.id, content, _text(code), amounts, moment.now, command.reference
+        command.transfer_id,
+        TransferKind.TRANSFER,
+        source.id,
+        content,
+        _text(code),
+        amounts,
+        moment.now,
+        command.reference,
     )
     books.transfers.put(transfer)
     if code is not None or total == 0:
@@ -319,7 +334,7 @@ def correct_balance(books: Books, message: Incoming[CorrectBalance], moment: Mom
         if code is None:
             amounts = (command.amount_units,)
             books.transfers.put(
-                Transfer(known.id, "correction", CORRECTIONS, _content(command), None, amounts, moment.now)
+                Transfer(known.id, TransferKind.CORRECTION, CORRECTIONS, _content(command), None, amounts, moment.now)
             )
             changed = _post_own(books, known.id, account, command.amount_units, CORRECTIONS, moment)
     if known.code is not None:

@@ -30,7 +30,7 @@ from contracts.ledger import CreditUnits, UnitsCredited
 from contracts.message import Message, group_of
 from contracts.provisioning import RegisterSubscriber, SubscriberRegistered
 from contracts.topics import TOPICS, Principal, Topic
-from deploy.facts import read_facts
+from deploy.facts import snapshots
 from deploy.invariants import check, check_log, logged
 from deploy.local.kafka import ADMIN
 from deploy.local.mailsink import read_mails
@@ -418,7 +418,8 @@ class World:
     def settle(self, timeout_s: float = SETTLED_S) -> None:
         """Wait until nothing is under way, and see that nothing is broken."""
         wait(self.is_settled, "everything is settled", timeout_s)
-        assert check(read_facts(self._urls), settled=True) == []
+        with snapshots(self._urls) as facts:
+            assert check(facts, settled=True) == []
 
     def check_log(self) -> None:
         """See that the records which came since the test began keep their promises, too."""

@@ -23,12 +23,13 @@ from contracts.ledger import (
     TransfersPosted,
     TransfersRefused,
 )
-from deploy.facts import read_ledger_facts
-from deploy.invariants import check_ledger
+from deploy.facts import ledger_snapshot
+from deploy.invariants import LedgerFacts, check_ledger
 from services._platform import metrics, postgres
 from services._platform.postgres import OUTBOX, PostgresDatabase
 from services._platform.shell import FromKafka, Shell
 from services.ledger.consumers import LEDGER
+from services.ledger.domain import TransferKind
 from services.ledger.tables import accounts
 from tests.integration.recorder import Sent, count
 
@@ -63,6 +64,14 @@ def _credit(account: UUID, units: int) -> CreditUnits:
 def _transfer(source: UUID, *legs: tuple[UUID, int]) -> PostTransfers:
     made = tuple(Leg(account_id=target, amount_units=units) for target, units in legs)
     return PostTransfers(transfer_id=uuid4(), source_id=source, legs=made)
+
+
+def _check_books(url: str) -> LedgerFacts:
+    """See that the books are right; return what stands in them."""
+    with ledger_snapshot(url) as facts:
+        assert list(check_ledger(facts)) == []
+        tables = {name: list(getattr(facts, name)) for name in LedgerFacts.__dataclass_fields__}
+    return LedgerFacts(**tables)
 
 
 async def _balances(engine: AsyncEngine) -> dict[UUID, int]:
@@ -158,7 +167,7 @@ async def test_two_replicas_that_post_crosswise_lose_no_unit_and_no_transfer(
     balances = await _balances(ledger_engine)
     assert sum(balances.values()) == 1000 * len(people) + 60
     assert min(balances.values()) >= 0
-    assert check_ledger(read_ledger_facts(ledger_url)) == []
+    _check_books(ledger_url)
     print(f"conflicts retried: {metrics.CONFLICTS._value.get() - conflicts:.0f}")
 
 
@@ -179,8 +188,7 @@ async def test_replicas_that_reserve_and_capture_at_once_never_hold_more_than_th
         await engine.dispose()
 
     await asyncio.gather(*(replica(12) for _ in range(3)))
-    facts = read_ledger_facts(ledger_url)
-    assert check_ledger(facts) == []
+    facts = _check_books(ledger_url)
     captured = [hold for hold in facts.holds if hold.state == "captured"]
     assert len(captured) == 1000 // 7
     assert (await _balances(ledger_engine))[account] == 1000 % 7
@@ -203,12 +211,13 @@ async def test_replicas_that_spend_and_transfer_at_once_never_use_a_unit_twice(
         await engine.dispose()
 
     await asyncio.gather(replica(spending), replica(lambda: _transfer(account, (friend, 7))))
-    facts = read_ledger_facts(ledger_url)
-    assert check_ledger(facts) == []
+    facts = _check_books(ledger_url)
     done = Counter(transfer.kind for transfer in facts.transfers if transfer.code is None)
-    assert done["spend"] + done["transfer"] == 1000 // 7
-    assert min(done["spend"], done["transfer"]) > 0, "one that comes first all the time shows little"
-    assert await _balances(ledger_engine) == {account: 1000 % 7, friend: 7 * done["transfer"]}
+    assert done[TransferKind.SPEND] + done[TransferKind.TRANSFER] == 1000 // 7
+    assert min(done[TransferKind.SPEND], done[TransferKind.TRANSFER]) > 0, (
+        "one that comes first all the time shows little"
+    )
+    assert await _balances(ledger_engine) == {account: 1000 % 7, friend: 7 * done[TransferKind.TRANSFER]}
     assert await _told(ledger_engine, account) == {row.id: row.revision for row in facts.accounts}[account]
 
 

@@ -8,7 +8,7 @@ from alembic import command
 
 from contracts.ledger import BalanceChanged
 from contracts.topics import Principal
-from deploy.facts import read_ledger_facts
+from deploy.facts import ledger_snapshot
 from deploy.local.stack import Stack
 from services._platform import migrate
 from services.ledger.domain import Account, AccountState
@@ -31,13 +31,16 @@ def before(stack: Stack) -> Iterator[str]:
 
 def test_accounts_are_active_and_their_changes_counted(before: str) -> None:
     migrate.upgrade(Principal.LEDGER, before)
-    accounts = sorted(read_ledger_facts(before).accounts, key=lambda account: account.balance_units)
-    assert accounts == [Account(BOB, 0, 0, 2, AccountState.ACTIVE, 2), Account(ADA, 50, 20, 3, AccountState.ACTIVE, 3)]
+    with ledger_snapshot(before) as facts:
+        accounts = sorted(facts.accounts, key=lambda account: account.balance_units)
+    # Three entries, and a hold that was opened.
+    assert accounts == [Account(BOB, 0, 0, 2, AccountState.ACTIVE, 2), Account(ADA, 50, 20, 3, AccountState.ACTIVE, 4)]
 
 
 def test_refused_holds_have_the_one_reason_that_there_was(before: str) -> None:
     migrate.upgrade(Principal.LEDGER, before)
-    holds = {hold.id: (hold.extends, hold.code) for hold in read_ledger_facts(before).holds}
+    with ledger_snapshot(before) as facts:
+        holds = {hold.id: (hold.extends, hold.code) for hold in facts.holds}
     assert holds == {id_of("open"): (False, None), id_of("refused"): (False, "units_short")}
 
 
@@ -51,7 +54,7 @@ def test_what_is_on_every_account_is_told_once(before: str) -> None:
     }
     told = {json.loads(value)["account_id"]: BalanceChanged.from_json(value) for _, _, value in rows}
     assert told == {
-        str(ADA): BalanceChanged(account_id=ADA, version=3, balance_units=50, available_units=30),
+        str(ADA): BalanceChanged(account_id=ADA, version=4, balance_units=50, available_units=30),
         str(BOB): BalanceChanged(account_id=BOB, version=2, balance_units=0, available_units=0),
     }
     assert len(rows) == 2

@@ -9,6 +9,7 @@ from uuid import UUID, uuid5
 
 import pytest
 
+from contracts.fields import Language
 from contracts.groups import (
     AcceptInvitation,
     CreateMemberAccount,
@@ -37,8 +38,11 @@ from contracts.provisioning import (
     OptionsPackAdded,
     PaidActionRefused,
     PersonRecorded,
+    PlanPublished,
 )
+from deploy.facts import Unknown
 from deploy.invariants import (
+    AsideRow,
     Code,
     Facts,
     GroupsFacts,
@@ -46,15 +50,18 @@ from deploy.invariants import (
     Logged,
     NotificationsFacts,
     ProvisioningFacts,
+    TimerRow,
+    UnsentRow,
     check,
     check_ledger,
     check_log,
-    check_members,
     check_tokens,
+    check_topics,
     logged,
+    told,
 )
-from services._platform.messages import StoredRecord
-from services._platform.sagas import SagaRow, Status
+from services._platform.messages import TIMERS, SetTimer, StoredRecord
+from services._platform.sagas import SagaDeadline, SagaRow, Status
 from services.groups import domain as groups
 from services.groups.domain import (
     HistoryEntry,
@@ -71,6 +78,7 @@ from services.groups.domain import (
     made_by,
     membership_of,
 )
+from services.groups.timers import InvitationDue
 from services.ledger.domain import (
     CONSUMPTION,
     CORRECTIONS,
@@ -83,11 +91,23 @@ from services.ledger.domain import (
     Hold,
     HoldState,
     Transfer,
+    TransferKind,
 )
 from services.notifications.domain import Mail, MailState, Person, Template
+from services.notifications.letters import Letter
 from services.provisioning import domain as provisioning
-from services.provisioning.domain import Action, Address, FaxNumber, NumberState, Purchase, Request, Subscriber
+from services.provisioning.domain import (
+    Action,
+    Address,
+    FaxNumber,
+    NumberState,
+    Payment,
+    Purchase,
+    Request,
+    Subscriber,
+)
 from services.provisioning.store import saga_of
+from services.provisioning.timers import arm
 
 NOW = datetime(2031, 1, 1, tzinfo=UTC)
 NAMES = UUID("00000000-0000-4000-8000-000000000000")
@@ -103,20 +123,21 @@ BOUGHT, UNPAID_PURCHASE = id_of("bought"), id_of("unpaid")
 MEMBER = account_of(DONE)
 GROUP = group_of(OWNER)
 MEMBERSHIP, INVITED = membership_of(GROUP, MEMBER), membership_of(GROUP, OTHER)
-INVITATION, DECLINED = id_of("invitation"), id_of("declined")
+INVITATION, DECLINED, ACCEPTED = id_of("invitation"), id_of("declined"), id_of("accepted")
 END = NOW + timedelta(365)
 
 
-def saga(id_: UUID, status: Status) -> SagaRow:
-    data = {"group_id": str(GROUP)}
+def saga(id_: UUID, status: Status, code: str | None = None) -> SagaRow:
+    data = {"group_id": str(GROUP), "owner_id": str(OWNER), "price_units": 20}
     return SagaRow(
-        id_, "create-member-account", status, "capture hold", None, data, str(id_), id_, OWNER, NOW, NOW, NOW, ()
+        id_, "create-member-account", status, "capture hold", code, data, str(id_), id_, OWNER, NOW, NOW, NOW, ()
     )
 
 
-def paid_action(purchase_id: UUID, status: Status) -> SagaRow:
+def paid_action(purchase_id: UUID, action: Action, units: int, status: Status, code: str | None = None) -> SagaRow:
     id_ = saga_of(purchase_id)
-    return SagaRow(id_, "paid-action", status, "reserve units", None, {}, str(id_), id_, MEMBER, NOW, NOW, NOW, ())
+    data = {"request_id": str(purchase_id), "account_id": str(MEMBER), "price_units": units, "action": action.value}
+    return SagaRow(id_, "paid-action", status, "reserve units", code, data, str(id_), id_, MEMBER, NOW, NOW, NOW, ())
 
 
 def subscriber(id_: UUID, email: str, plan: str | None, number: str | None) -> Subscriber:
@@ -128,12 +149,20 @@ def known(id_: UUID, email: str, available: int, version: int, ends: datetime | 
 
 
 def line(id_: UUID, kind: Kind, reference: UUID, outcome: str, member: UUID | None = MEMBER, **more: Any) -> Any:
-    facts = {"actor_id": OWNER, "units": None, "code": None, "ended_at": None} | more
+    ended_at = None if outcome in ("active", "pending") else NOW
+    facts = {"actor_id": OWNER, "units": None, "code": None, "ended_at": ended_at} | more
     return HistoryEntry(id_, GROUP, kind, NOW, facts.pop("actor_id"), member, reference, outcome=outcome, **facts)
 
 
-def mail(name: str, template: Template, to: UUID, about: UUID | None, **more: Any) -> Mail:
-    return Mail(id_of(name), template, to, about, {}, MailState.QUEUED, NOW, NOW, **more)
+def mail(fact: object, template: Template, to: UUID, about: UUID | None, **more: Any) -> Mail:
+    id_ = Letter(template, str(fact), to).id
+    return Mail(id_, template, to, about, {}, MailState.QUEUED, NOW, END, **more)
+
+
+def expiry_of(account: Subscriber) -> TimerRow:
+    timer = arm(account)
+    assert isinstance(timer, SetTimer)
+    return TimerRow(timer.id, timer.due_at, timer.message.TYPE, timer.message.key())
 
 
 # The owner bought 100 and 7, gave 30 to another and 9 to a member, and paid 20 for that member; a second creation was
@@ -141,7 +170,7 @@ def mail(name: str, template: Template, to: UUID, about: UUID | None, **more: An
 # refused another and was given 1 for their trouble. The other declined one invitation and has another. One is gone.
 LEDGER = LedgerFacts(
     accounts=[
-        Account(OWNER, 48, 0, 5, revision=6),
+        Account(OWNER, 48, 0, 5, revision=8),
         Account(OTHER, 30, 0, 1, revision=1),
         Account(MEMBER, 5, 0, 4, revision=5),
         Account(GONE, 0, 0, 0, AccountState.CLOSED),
@@ -153,13 +182,13 @@ LEDGER = LedgerFacts(
         Hold(saga_of(UNPAID_PURCHASE), MEMBER, 99, HoldState.REFUSED, NOW, None, code="units_short"),
     ],
     transfers=[
-        Transfer(CREDIT, "credit", SALES, b"", None, (100,), NOW),
-        Transfer(id_of("more"), "credit", SALES, b"", None, (7,), NOW),
-        Transfer(TRANSFER, "transfer", OWNER, b"", None, (30,), NOW),
-        Transfer(id_of("short"), "transfer", OWNER, b"", "units_short", (999,), NOW, str(GROUP)),
-        Transfer(id_of("given"), "transfer", OWNER, b"", None, (9,), NOW, str(GROUP)),
-        Transfer(id_of("spent"), "spend", MEMBER, b"", None, (2,), NOW, "fax/1"),
-        Transfer(id_of("corrected"), "correction", CORRECTIONS, b"", None, (1,), NOW),
+        Transfer(CREDIT, TransferKind.CREDIT, SALES, b"", None, (100,), NOW),
+        Transfer(id_of("more"), TransferKind.CREDIT, SALES, b"", None, (7,), NOW),
+        Transfer(TRANSFER, TransferKind.TRANSFER, OWNER, b"", None, (30,), NOW),
+        Transfer(id_of("short"), TransferKind.TRANSFER, OWNER, b"", "units_short", (999,), NOW, str(GROUP)),
+        Transfer(id_of("given"), TransferKind.TRANSFER, OWNER, b"", None, (9, 0), NOW, str(GROUP)),
+        Transfer(id_of("spent"), TransferKind.SPEND, MEMBER, b"", None, (2,), NOW, "fax/1"),
+        Transfer(id_of("corrected"), TransferKind.CORRECTION, CORRECTIONS, b"", None, (1,), NOW),
     ],
     entries=[
         Entry(CREDIT, OWNER, 100, 0, 100, 1, NOW),
@@ -185,9 +214,9 @@ LEDGER = LedgerFacts(
     ],
 )
 GROUPS = GroupsFacts(
-    sagas=[saga(DONE, Status.COMPLETED), saga(REFUSED, Status.REFUSED)],
+    sagas=[saga(DONE, Status.COMPLETED), saga(REFUSED, Status.REFUSED, "email_taken")],
     subscribers=[
-        known(OWNER, "owner@example.org", 48, 6),
+        known(OWNER, "owner@example.org", 48, 8),
         known(OTHER, "other@example.org", 30, 1),
         known(MEMBER, "member@example.org", 5, 5, END),
         groups.Subscriber(GONE, None, None, None, None, groups.AccountState.CLOSED, None, 0, 0),
@@ -200,7 +229,10 @@ GROUPS = GroupsFacts(
     invitations=[
         Invitation(INVITATION, GROUP, OWNER, OTHER, InvitationState.PENDING, 2, b"", NOW, END, None),
         Invitation(DECLINED, GROUP, OWNER, OTHER, InvitationState.DECLINED, 1, b"", NOW, END, NOW),
+        Invitation(ACCEPTED, GROUP, OWNER, MEMBER, InvitationState.ACCEPTED, 1, b"", NOW, END, NOW),
     ],
+    timers=[TimerRow(INVITATION, END, InvitationDue.TYPE, str(INVITATION))],
+    plans=[groups.Plan("send_only", 10, 365), groups.Plan("send_receive", 20, 365)],
     tallies=[
         Tally(made_by(OWNER), 1, NOW.date(), 3),
         Tally(got_by(OTHER), 1, NOW.date(), 3),
@@ -214,24 +246,40 @@ GROUPS = GroupsFacts(
     ],
     history=[
         line(DONE, Kind.ACCOUNT, DONE, "created", units=20),
-        line(REFUSED, Kind.ACCOUNT, REFUSED, "refused", None, units=20),
+        line(REFUSED, Kind.ACCOUNT, REFUSED, "refused", None, units=20, code="email_taken"),
         line(history_of_membership(MEMBERSHIP, 1), Kind.MEMBERSHIP, MEMBERSHIP, "left", code="account_created"),
-        line(history_of_membership(MEMBERSHIP, 2), Kind.MEMBERSHIP, MEMBERSHIP, "active", code="invitation_accepted"),
+        line(
+            history_of_membership(MEMBERSHIP, 2),
+            Kind.MEMBERSHIP,
+            MEMBERSHIP,
+            "active",
+            code="invitation_accepted",
+            actor_id=MEMBER,
+        ),
         line(INVITATION, Kind.INVITATION, INVITATION, "pending", OTHER),
         line(DECLINED, Kind.INVITATION, DECLINED, "declined", OTHER),
         line(history_of_leg(id_of("given"), MEMBER), Kind.TRANSFER, id_of("given"), "done", units=9),
         line(history_of_leg(id_of("given"), OTHER), Kind.TRANSFER, id_of("given"), "done", OTHER, units=0),
-        line(id_of("a line"), Kind.TRANSFER, id_of("short"), "refused", code="units_short"),
+        line(history_of_leg(id_of("short"), MEMBER), Kind.TRANSFER, id_of("short"), "refused", code="units_short"),
         line(id_of("a name"), Kind.NAME, GROUP, "renamed", None),
+        line(ACCEPTED, Kind.INVITATION, ACCEPTED, "accepted"),
     ],
 )
+PURCHASES = [
+    Purchase(BOUGHT, MEMBER, Action.OPTIONS_PACK, 3, b"", decided_at=NOW),
+    Purchase(UNPAID_PURCHASE, MEMBER, Action.CALL_FORWARDING, 99, b"", "units_short", decided_at=NOW),
+    Purchase(id_of("extended"), MEMBER, Action.EXTENSION, None, b"", expires_at=END, decided_at=NOW),
+]
 PROVISIONING = ProvisioningFacts(
-    purchases=[
-        Purchase(BOUGHT, MEMBER, Action.OPTIONS_PACK, 3, b"", decided_at=NOW),
-        Purchase(UNPAID_PURCHASE, MEMBER, Action.CALL_FORWARDING, 99, b"", "units_short", decided_at=NOW),
-        Purchase(id_of("extended"), MEMBER, Action.EXTENSION, None, b"", expires_at=END, decided_at=NOW),
+    purchases_before=PURCHASES,
+    purchases=PURCHASES,
+    payments=[Payment("card/1", id_of("extended"))],
+    sagas=[
+        paid_action(BOUGHT, Action.OPTIONS_PACK, 3, Status.COMPLETED),
+        paid_action(UNPAID_PURCHASE, Action.CALL_FORWARDING, 99, Status.REFUSED, "units_short"),
     ],
-    sagas=[paid_action(BOUGHT, Status.COMPLETED), paid_action(UNPAID_PURCHASE, Status.REFUSED)],
+    plans=[provisioning.Plan("send_only", 10, 365, False), provisioning.Plan("send_receive", 20, 365, True)],
+    timers=[expiry_of(subscriber(MEMBER, "", "send_receive", None))],
     subscribers=[
         subscriber(OWNER, "owner@example.org", None, None),
         subscriber(OTHER, "other@example.org", None, None),
@@ -253,20 +301,23 @@ NOTIFICATIONS = NotificationsFacts(
         Person(MEMBER, "member@example.org", "Ada", "L.", "en", "+331"),
     ],
     mails=[
-        mail("welcome", Template.WELCOME, MEMBER, OWNER),
-        mail("receipt", Template.RECEIPT, OWNER, MEMBER),
-        mail("first", Template.INVITATION, OTHER, OWNER, invitation_id=INVITATION, round=1),
-        mail("second", Template.INVITATION, OTHER, OWNER, invitation_id=INVITATION, round=2),
-        mail("before", Template.INVITATION, OTHER, OWNER, invitation_id=DECLINED, round=1),
-        mail("no", Template.INVITATION_DECLINED, OWNER, OTHER),
-        mail("left", Template.DETACHED, MEMBER, OWNER),
-        mail("has left", Template.MEMBER_LEFT, OWNER, MEMBER),
-        mail("units", Template.UNITS_RECEIVED, MEMBER, OWNER),
-        mail("given", Template.TRANSFER_RECEIPT, OWNER, None),
-        mail("extended", Template.EXTENDED, MEMBER, None),
-        mail("expiring", Template.EXPIRING, MEMBER, None),
+        mail(MEMBER, Template.WELCOME, MEMBER, OWNER),
+        mail(MEMBER, Template.RECEIPT, OWNER, MEMBER),
+        mail(f"{INVITATION}/1", Template.INVITATION, OTHER, OWNER, invitation_id=INVITATION, round=1),
+        mail(f"{INVITATION}/2", Template.INVITATION, OTHER, OWNER, invitation_id=INVITATION, round=2),
+        mail(f"{DECLINED}/1", Template.INVITATION, OTHER, OWNER, invitation_id=DECLINED, round=1),
+        mail(DECLINED, Template.INVITATION_DECLINED, OWNER, OTHER),
+        mail(f"{GROUP}/1/{MEMBER}", Template.DETACHED, MEMBER, OWNER),
+        mail(f"{GROUP}/1/{MEMBER}", Template.MEMBER_LEFT, OWNER, MEMBER),
+        mail(id_of("given"), Template.UNITS_RECEIVED, MEMBER, OWNER),
+        mail(id_of("given"), Template.TRANSFER_RECEIPT, OWNER, None),
+        mail(id_of("extended"), Template.EXTENDED, MEMBER, None),
+        mail("an end", Template.EXPIRING, MEMBER, None),
+        mail(f"{ACCEPTED}/1", Template.INVITATION, MEMBER, OWNER, invitation_id=ACCEPTED, round=1),
+        mail(ACCEPTED, Template.INVITATION_ACCEPTED, OWNER, MEMBER),
     ],
 )
+WELCOME = next(iter(NOTIFICATIONS.mails))
 FACTS = Facts(ledger=LEDGER, groups=GROUPS, provisioning=PROVISIONING, notifications=NOTIFICATIONS)
 
 
@@ -287,6 +338,8 @@ def in_groups(facts: Facts = FACTS, **changes: Any) -> Facts:
 
 
 def in_provisioning(facts: Facts = FACTS, **changes: Any) -> Facts:
+    if "purchases" in changes:
+        changes = {"purchases_before": changes["purchases"]} | changes
     return replace(facts, provisioning=replace(facts.provisioning, **changes))
 
 
@@ -308,49 +361,55 @@ SECOND_CAPTURE = [
 BROKEN_BOOKS: list[tuple[str, Facts, list[Code]]] = [
     (
         "units are made of nothing",
-        ledger(entries=without(LEDGER.entries, 1)),
-        [Code.BOOKS_NOT_ZERO, Code.MOVEMENT_NOT_ZERO],
+        ledger(entries=without(list(LEDGER.entries), 1)),
+        [Code.BOOKS_NOT_ZERO, Code.MOVEMENT_NOT_ZERO, Code.COUNTERPART_MISMATCH],
     ),
     (
         "two credits have each other's counter-entry",
-        ledger(entries=changed(changed(LEDGER.entries, 1, amount_units=-7), 3, amount_units=-100)),
+        ledger(entries=changed(changed(list(LEDGER.entries), 1, amount_units=-7), 3, amount_units=-100)),
         [Code.MOVEMENT_NOT_ZERO, Code.MOVEMENT_NOT_ZERO],
     ),
-    ("a transfer that was done is not on record", ledger(transfers=without(LEDGER.transfers, 2)), [Code.ORPHAN_ENTRY]),
+    (
+        "a transfer that was done is not on record",
+        ledger(transfers=without(list(LEDGER.transfers), 2)),
+        [Code.ORPHAN_ENTRY],
+    ),
     (
         "a refused transfer has entries",
-        ledger(transfers=changed(LEDGER.transfers, 2, code="units_short")),
+        ledger(transfers=changed(list(LEDGER.transfers), 2, code="units_short")),
         [Code.ORPHAN_ENTRY],
     ),
     (
         "a transfer says other units than its entries",
-        ledger(transfers=changed(LEDGER.transfers, 2, amounts_units=(31,))),
+        ledger(transfers=changed(list(LEDGER.transfers), 2, amounts_units=(31,))),
         [Code.TRANSFER_MISMATCH],
     ),
     (
         "something that was spent says other units than its entries",
-        ledger(transfers=changed(LEDGER.transfers, 5, amounts_units=(3,))),
+        ledger(transfers=changed(list(LEDGER.transfers), 5, amounts_units=(3,))),
         [Code.TRANSFER_MISMATCH],
     ),
     (
         "a hold is captured twice",
-        ledger(entries=SECOND_CAPTURE, accounts=changed(LEDGER.accounts, 0, balance_units=28, version=6)),
+        ledger(
+            entries=SECOND_CAPTURE, accounts=changed(list(LEDGER.accounts), 0, balance_units=28, version=6, revision=9)
+        ),
         [Code.CAPTURE_MISMATCH],
     ),
     (
         "a hold is captured for other units than were held",
-        ledger(holds=changed(LEDGER.holds, 0, amount_units=21)),
+        ledger(holds=changed(list(LEDGER.holds), 0, amount_units=21)),
         [Code.CAPTURE_MISMATCH],
     ),
     (
         "spent units go where bought ones come from",
-        ledger(entries=changed(LEDGER.entries, 9, account_id=SALES)),
+        ledger(entries=changed(list(LEDGER.entries), 9, account_id=SALES)),
         [Code.COUNTERPART_MISMATCH],
     ),
     (
         "a transfer between subscribers is with Popfax",
-        ledger(transfers=changed(LEDGER.transfers, 0, kind="transfer")),
-        [Code.COUNTERPART_MISMATCH],
+        ledger(transfers=changed(list(LEDGER.transfers), 0, kind=TransferKind.TRANSFER)),
+        [Code.TRANSFER_MISMATCH, Code.COUNTERPART_MISMATCH],
     ),
     (
         "an operator corrected what the audit does not have",
@@ -359,41 +418,41 @@ BROKEN_BOOKS: list[tuple[str, Facts, list[Code]]] = [
     ),
     (
         "the audit has a correction that was not posted",
-        ledger(corrections=changed(LEDGER.corrections, 1, code=None)),
+        ledger(corrections=changed(list(LEDGER.corrections), 1, code=None)),
         [Code.CORRECTION_MISMATCH],
     ),
     (
         "a balance is not the sum of its entries",
-        ledger(accounts=changed(LEDGER.accounts, 0, balance_units=58)),
+        ledger(accounts=changed(list(LEDGER.accounts), 0, balance_units=58)),
         [Code.BALANCE_MISMATCH],
     ),
-    ("entries have no account", ledger(accounts=without(LEDGER.accounts, 1)), [Code.BALANCE_MISMATCH]),
+    ("entries have no account", ledger(accounts=without(list(LEDGER.accounts), 1)), [Code.BALANCE_MISMATCH]),
     (
         "an account has a version without an entry",
-        ledger(accounts=changed(LEDGER.accounts, 0, version=6)),
-        [Code.CHAIN_BROKEN],
+        ledger(accounts=changed(list(LEDGER.accounts), 0, version=6)),
+        [Code.CHAIN_BROKEN, Code.REVISION_MISMATCH],
     ),
     (
         "an entry begins elsewhere than the one before ended",
-        ledger(entries=changed(LEDGER.entries, 2, before_units=99, after_units=106)),
+        ledger(entries=changed(list(LEDGER.entries), 2, before_units=99, after_units=106)),
         [Code.CHAIN_BROKEN],
     ),
     (
         "an update was lost: two entries of one version",
-        ledger(entries=changed(LEDGER.entries, 2, version=1)),
+        ledger(entries=changed(list(LEDGER.entries), 2, version=1)),
         [Code.CHAIN_BROKEN],
     ),
     (
         "more is held than there is",
         ledger(
-            accounts=changed(LEDGER.accounts, 1, held_units=31),
+            accounts=changed(list(LEDGER.accounts), 1, held_units=31),
             holds=[*LEDGER.holds, Hold(id_of("much"), OTHER, 31, HoldState.OPEN, NOW, None)],
         ),
-        [Code.OVERDRAWN],
+        [Code.OVERDRAWN, Code.REVISION_MISMATCH],
     ),
     (
         "an account holds back what no hold says",
-        ledger(accounts=changed(LEDGER.accounts, 0, held_units=20)),
+        ledger(accounts=changed(list(LEDGER.accounts), 0, held_units=20)),
         [Code.HELD_MISMATCH],
     ),
     (
@@ -408,7 +467,7 @@ BROKEN_BOOKS: list[tuple[str, Facts, list[Code]]] = [
     ("facts", "codes"), [case[1:] for case in BROKEN_BOOKS], ids=[case[0] for case in BROKEN_BOOKS]
 )
 def test_sees_in_the_books_that(facts: Facts, codes: list[Code]) -> None:
-    assert [violation.code for violation in check_ledger(facts.ledger)] == codes
+    assert {violation.code for violation in check_ledger(facts.ledger)} == {*codes}
 
 
 def hold_of_creation(state: HoldState) -> LedgerFacts:
@@ -416,9 +475,11 @@ def hold_of_creation(state: HoldState) -> LedgerFacts:
     held = 20 if state is HoldState.OPEN else 0
     return replace(
         LEDGER,
-        holds=changed(LEDGER.holds, 0, state=state),
-        entries=LEDGER.entries[:14],
-        accounts=changed(LEDGER.accounts, 0, balance_units=68, held_units=held, version=4, revision=7),
+        holds=changed(list(LEDGER.holds), 0, state=state, closed_at=None if held else NOW),
+        entries=list(LEDGER.entries)[:14],
+        accounts=changed(
+            list(LEDGER.accounts), 0, balance_units=68, held_units=held, version=4, revision=7 if held else 8
+        ),
     )
 
 
@@ -426,39 +487,43 @@ def purchase_unpaid() -> LedgerFacts:
     """The options pack's hold, released: then its entry is not there."""
     return replace(
         LEDGER,
-        holds=changed(LEDGER.holds, 2, state=HoldState.RELEASED),
-        entries=[*LEDGER.entries[:12], *LEDGER.entries[14:]],
-        accounts=changed(LEDGER.accounts, 2, balance_units=8, version=3, revision=6),
+        holds=changed(list(LEDGER.holds), 2, state=HoldState.RELEASED),
+        entries=[*list(LEDGER.entries)[:12], *list(LEDGER.entries)[14:]],
+        accounts=changed(list(LEDGER.accounts), 2, balance_units=8, version=3, revision=5),
     )
 
 
-BUT_THE_WELCOME = NOTIFICATIONS.mails[2:]
+UNDER_WAY = replace(paid_action(id_of("x"), Action.CALL_FORWARDING, 3, Status.RUNNING), ended_at=None)
+BUT_THE_WELCOME = list(NOTIFICATIONS.mails)[2:]
 NEVER_A_MEMBER: dict[str, Any] = {
-    "memberships": GROUPS.memberships[1:],
-    "history": [line for place, line in enumerate(GROUPS.history) if place not in (2, 3)],
+    "memberships": list(GROUPS.memberships)[1:],
+    "history": [line for place, line in enumerate(list(GROUPS.history)) if place not in (2, 3)],
 }
-BUT_ITS_MAILS = [each for each in NOTIFICATIONS.mails if each.template not in (Template.DETACHED, Template.MEMBER_LEFT)]
+BUT_ITS_MAILS = [
+    each for each in list(NOTIFICATIONS.mails) if each.template not in (Template.DETACHED, Template.MEMBER_LEFT)
+]
 INVITED_TOO = Invitation(id_of("x"), GROUP, OWNER, MEMBER, InvitationState.PENDING, 1, b"", NOW, END, None)
 
 ALWAYS_WRONG: list[tuple[str, Facts, list[Code]]] = [
     (
         "a payment has no account",
         in_provisioning(
-            in_groups(sagas=GROUPS.sagas[1:], history=changed(GROUPS.history, 2, code="x")[1:]),
-            requests=PROVISIONING.requests[1:],
-            subscribers=changed(PROVISIONING.subscribers, 2, registration=b""),
+            in_groups(sagas=list(GROUPS.sagas)[1:], history=changed(list(GROUPS.history), 2, code="x")[1:]),
+            requests=list(PROVISIONING.requests)[1:],
+            subscribers=changed(list(PROVISIONING.subscribers), 2, registration=b""),
         ),
-        [Code.PAYMENT_WITHOUT_ACCOUNT, Code.MAIL_WITHOUT_CAUSE, Code.MAIL_WITHOUT_CAUSE],
+        [Code.PAYMENT_WITHOUT_ACCOUNT, Code.HISTORY_MISMATCH, Code.MAIL_WITHOUT_CAUSE],
     ),
     (
         "a membership is not paid",
         replace(FACTS, ledger=hold_of_creation(HoldState.RELEASED)),
-        [Code.MEMBERSHIP_WITHOUT_PAYMENT],
+        [Code.MEMBERSHIP_WITHOUT_PAYMENT, Code.BALANCE_STALE],
     ),
     (
         "a membership has no account",
         in_provisioning(
-            requests=PROVISIONING.requests[1:], subscribers=changed(PROVISIONING.subscribers, 2, registration=b"")
+            requests=list(PROVISIONING.requests)[1:],
+            subscribers=changed(list(PROVISIONING.subscribers), 2, registration=b""),
         ),
         [Code.PAYMENT_WITHOUT_ACCOUNT, Code.MEMBERSHIP_WITHOUT_ACCOUNT],
     ),
@@ -481,116 +546,116 @@ ALWAYS_WRONG: list[tuple[str, Facts, list[Code]]] = [
                 ),
             ],
         ),
-        [Code.MEMBERSHIP_WITHOUT_ACCOUNT],
+        [Code.MEMBERSHIP_WITHOUT_ACCOUNT, Code.MEMBERSHIP_MISMATCH],
     ),
     (
         "one creation made two memberships",
-        in_groups(history=changed(GROUPS.history, 3, code="account_created")),
-        [Code.MEMBERSHIP_TWICE],
+        in_groups(history=changed(list(GROUPS.history), 3, code="account_created")),
+        [Code.MEMBERSHIP_TWICE, Code.EPOCHS_BROKEN, Code.HISTORY_MISMATCH],
     ),
     (
         "a completed saga made no member",
         in_notifications(in_groups(**NEVER_A_MEMBER), mails=BUT_ITS_MAILS),
-        [Code.COMPLETED_WITHOUT_MEMBERSHIP],
+        [Code.COMPLETED_WITHOUT_MEMBERSHIP, Code.INVITATION_MISMATCH],
     ),
     (
         "a membership began before its saga was completed",
         in_notifications(
             in_groups(
-                sagas=changed(GROUPS.sagas, 0, status=Status.RUNNING, ended_at=None),
-                history=changed(GROUPS.history, 0, outcome="pending", member_id=None),
+                sagas=changed(list(GROUPS.sagas), 0, status=Status.RUNNING, ended_at=None),
+                history=changed(list(GROUPS.history), 0, outcome="pending", member_id=None),
             ),
-            mails=NOTIFICATIONS.mails[2:],
+            mails=list(NOTIFICATIONS.mails)[2:],
         ),
-        [Code.MEMBERSHIP_WITHOUT_SAGA],
+        [Code.MEMBERSHIP_WITHOUT_SAGA, Code.HISTORY_MISMATCH],
     ),
     (
         "a refused saga reserved nothing and burned nothing",
-        ledger(holds=without(LEDGER.holds, 1)),
-        [Code.REFUSED_NOT_RELEASED],
+        ledger(holds=without(list(LEDGER.holds), 1)),
+        [Code.REVISION_MISMATCH, Code.REFUSED_NOT_RELEASED],
     ),
     (
         "a refused saga left its hold open",
         ledger(
-            holds=changed(LEDGER.holds, 1, state=HoldState.OPEN),
-            accounts=changed(LEDGER.accounts, 0, held_units=20, revision=7),
+            holds=changed(list(LEDGER.holds), 1, state=HoldState.OPEN),
+            accounts=changed(list(LEDGER.accounts), 0, held_units=20, revision=7),
         ),
-        [Code.REFUSED_NOT_RELEASED, Code.ORPHAN_HOLD],
+        [Code.HOLD_MISMATCH, Code.ORPHAN_HOLD, Code.REFUSED_NOT_RELEASED, Code.BALANCE_STALE],
     ),
     (
         "a refused saga left an account",
         in_provisioning(
-            requests=changed(PROVISIONING.requests, 1, code=None),
+            requests=changed(list(PROVISIONING.requests), 1, code=None),
             subscribers=[
                 *PROVISIONING.subscribers,
                 subscriber(account_of(REFUSED), "x@example.org", "send_only", None),
             ],
             addresses=[*PROVISIONING.addresses, Address("x@example.org", account_of(REFUSED))],
         ),
-        [Code.REFUSED_WITH_ACCOUNT],
+        [Code.REFUSED_WITH_ACCOUNT, Code.TIMER_MISSING],
     ),
     (
         "a creation's line says other units than were paid",
-        in_groups(history=changed(GROUPS.history, 0, units=21)),
+        in_groups(history=changed(list(GROUPS.history), 0, units=21)),
         [Code.HISTORY_MISMATCH],
     ),
     (
         "a creation's line says another outcome",
-        in_groups(history=changed(GROUPS.history, 1, outcome="created")),
+        in_groups(history=changed(list(GROUPS.history), 1, outcome="created")),
         [Code.HISTORY_MISMATCH],
     ),
     (
         "a creation has no line",
-        in_groups(history=without(GROUPS.history, 1)),
+        in_groups(history=without(list(GROUPS.history), 1)),
         [Code.HISTORY_MISMATCH],
     ),
     (
         "an ended saga remembers an e-mail address",
-        in_groups(sagas=changed(GROUPS.sagas, 0, data={"group_id": str(GROUP), "email": "member@example.org"})),
-        [Code.PERSONAL_DATA_KEPT],
+        in_groups(sagas=changed(list(GROUPS.sagas), 0, data={"group_id": str(GROUP), "email": "member@example.org"})),
+        [Code.HOLD_MISMATCH, Code.SAGA_MISMATCH, Code.PERSONAL_DATA_KEPT, Code.HISTORY_MISMATCH],
     ),
     (
         "an ended purchase remembers a telephone number",
-        in_provisioning(sagas=changed(PROVISIONING.sagas, 0, data={"forward_to": "+331"})),
-        [Code.PERSONAL_DATA_KEPT],
+        in_provisioning(sagas=changed(list(PROVISIONING.sagas), 0, data={"forward_to": "+331"})),
+        [Code.HOLD_MISMATCH, Code.PERSONAL_DATA_KEPT, Code.PURCHASE_MISMATCH],
     ),
     (
         "a request was granted and there is no account",
         in_provisioning(
-            subscribers=without(PROVISIONING.subscribers, 2),
-            addresses=without(PROVISIONING.addresses, 2),
-            fax_numbers=PROVISIONING.fax_numbers[1:],
+            subscribers=without(list(PROVISIONING.subscribers), 2),
+            addresses=without(list(PROVISIONING.addresses), 2),
+            fax_numbers=list(PROVISIONING.fax_numbers)[1:],
         ),
-        [Code.REQUEST_MISMATCH],
+        [Code.REQUEST_MISMATCH, Code.TIMER_WITHOUT_ROW],
     ),
     (
         "an account on a plan was neither asked for nor registered",
-        in_provisioning(subscribers=changed(PROVISIONING.subscribers, 0, plan="send_only")),
-        [Code.REQUEST_MISMATCH],
+        in_provisioning(subscribers=changed(list(PROVISIONING.subscribers), 0, plan="send_only")),
+        [Code.REQUEST_MISMATCH, Code.STATE_MISMATCH],
     ),
     (
         "something is bought and not paid",
         replace(FACTS, ledger=purchase_unpaid()),
-        [Code.PURCHASE_WITHOUT_PAYMENT],
+        [Code.PURCHASE_WITHOUT_PAYMENT, Code.BALANCE_STALE],
     ),
     (
         "something is bought and paid with other units than it costs",
-        in_provisioning(purchases=changed(PROVISIONING.purchases, 0, price_units=4)),
-        [Code.PURCHASE_WITHOUT_PAYMENT],
+        in_provisioning(purchases=changed(list(PROVISIONING.purchases), 0, price_units=4)),
+        [Code.PURCHASE_WITHOUT_PAYMENT, Code.PURCHASE_MISMATCH],
     ),
     (
         "something is paid that was refused",
-        in_provisioning(sagas=changed(PROVISIONING.sagas, 0, status=Status.REFUSED)),
-        [Code.PAYMENT_WITHOUT_PURCHASE],
+        in_provisioning(sagas=changed(list(PROVISIONING.sagas), 0, status=Status.REFUSED)),
+        [Code.SAGA_MISMATCH, Code.PAYMENT_WITHOUT_PURCHASE, Code.PURCHASE_MISMATCH],
     ),
     (
         "something is paid before it is given",
-        in_provisioning(sagas=changed(PROVISIONING.sagas, 0, status=Status.RUNNING)),
-        [Code.PAYMENT_WITHOUT_PURCHASE],
+        in_provisioning(sagas=changed(list(PROVISIONING.sagas), 0, status=Status.RUNNING)),
+        [Code.SAGA_MISMATCH, Code.PAYMENT_WITHOUT_PURCHASE, Code.PURCHASE_MISMATCH],
     ),
     (
         "the options pack is bought and not there",
-        in_provisioning(subscribers=changed(PROVISIONING.subscribers, 2, options_pack=False)),
+        in_provisioning(subscribers=changed(list(PROVISIONING.subscribers), 2, options_pack=False)),
         [Code.OPTIONS_MISMATCH],
     ),
     (
@@ -601,48 +666,61 @@ ALWAYS_WRONG: list[tuple[str, Facts, list[Code]]] = [
                 Purchase(id_of("x"), MEMBER, Action.OPTIONS_PACK, None, b"", decided_at=NOW),
             ]
         ),
+        [Code.PAYMENT_MISMATCH, Code.OPTIONS_MISMATCH],
+    ),
+    (
+        "an account has an options pack that nobody bought",
+        in_provisioning(subscribers=changed(list(PROVISIONING.subscribers), 0, options_pack=True)),
         [Code.OPTIONS_MISMATCH],
+    ),
+    (
+        "an account ends sooner than its extension says",
+        in_groups(
+            in_provisioning(subscribers=changed(list(PROVISIONING.subscribers), 2, expires_at=NOW)),
+            subscribers=changed(list(GROUPS.subscribers), 2, expires_at=NOW),
+        ),
+        [Code.EXTENSION_MISMATCH, Code.TIMER_MISSING],
     ),
     (
         "a purchase has ended and its units are held",
         ledger(
-            holds=changed(LEDGER.holds, 3, state=HoldState.OPEN, amount_units=5),
-            accounts=changed(LEDGER.accounts, 2, held_units=5, revision=6),
+            holds=changed(list(LEDGER.holds), 3, state=HoldState.OPEN, amount_units=5),
+            accounts=changed(list(LEDGER.accounts), 2, held_units=5, revision=6),
         ),
-        [Code.ORPHAN_HOLD],
+        [Code.HOLD_MISMATCH, Code.ORPHAN_HOLD],
     ),
     (
         "a fax number is given twice",
-        in_provisioning(subscribers=changed(PROVISIONING.subscribers, 0, fax_number="+331")),
+        in_provisioning(subscribers=changed(list(PROVISIONING.subscribers), 0, fax_number="+331")),
         [Code.FAX_NUMBER_TWICE, Code.FAX_NUMBER_MISMATCH],
     ),
     (
         "a fax number is assigned to who does not have it",
         in_provisioning(
-            fax_numbers=changed(PROVISIONING.fax_numbers, 1, state=NumberState.ASSIGNED, subscriber_id=OWNER)
+            fax_numbers=changed(list(PROVISIONING.fax_numbers), 1, state=NumberState.ASSIGNED, subscriber_id=OWNER)
         ),
         [Code.FAX_NUMBER_MISMATCH],
     ),
     (
         "a closed account's fax number is not let go of",
         in_provisioning(
-            fax_numbers=changed(PROVISIONING.fax_numbers, 1, state=NumberState.RESTING, subscriber_id=GONE)
+            fax_numbers=changed(list(PROVISIONING.fax_numbers), 1, state=NumberState.RESTING, subscriber_id=GONE)
         ),
-        [Code.FAX_NUMBER_MISMATCH],
+        [Code.FAX_NUMBER_MISMATCH, Code.TIMER_MISSING],
     ),
     (
         "a subscriber has a fax number that is free",
-        in_provisioning(subscribers=changed(PROVISIONING.subscribers, 0, fax_number="+332")),
+        in_provisioning(subscribers=changed(list(PROVISIONING.subscribers), 0, fax_number="+332")),
         [Code.FAX_NUMBER_MISMATCH],
     ),
     (
         "an e-mail address is two subscribers'",
-        in_provisioning(subscribers=changed(PROVISIONING.subscribers, 0, email="member@example.org")),
+        in_provisioning(subscribers=changed(list(PROVISIONING.subscribers), 0, email="member@example.org")),
         [Code.EMAIL_TWICE, Code.ADDRESS_MISMATCH],
     ),
     (
         "an address is not taken",
-        in_provisioning(addresses=PROVISIONING.addresses[1:]),
+        in_provisioning(addresses=list(PROVISIONING.addresses)[1:]),
         [Code.ADDRESS_MISMATCH],
     ),
     (
@@ -652,26 +730,26 @@ ALWAYS_WRONG: list[tuple[str, Facts, list[Code]]] = [
     ),
     (
         "provisioning knows whose a closed account was",
-        in_provisioning(subscribers=changed(PROVISIONING.subscribers, 3, first_name="Ada")),
+        in_provisioning(subscribers=changed(list(PROVISIONING.subscribers), 3, first_name="Ada")),
         [Code.NOT_ERASED],
     ),
     (
         "a time in a group is not in the history",
-        in_groups(history=without(GROUPS.history, 3)),
+        in_groups(history=without(list(GROUPS.history), 3)),
         [Code.EPOCHS_BROKEN],
     ),
     (
         "a membership is active twice in its history",
         in_notifications(
-            in_groups(history=changed(GROUPS.history, 2, outcome="active")),
+            in_groups(history=changed(list(GROUPS.history), 2, outcome="active")),
             mails=BUT_ITS_MAILS,
         ),
-        [Code.EPOCHS_BROKEN],
+        [Code.EPOCHS_BROKEN, Code.HISTORY_MISMATCH],
     ),
     (
         "a membership has ended and not in its history",
-        in_groups(memberships=changed(GROUPS.memberships, 0, active=False)),
-        [Code.EPOCHS_BROKEN],
+        in_groups(memberships=changed(list(GROUPS.memberships), 0, active=False)),
+        [Code.MEMBERSHIP_MISMATCH, Code.EPOCHS_BROKEN],
     ),
     (
         "the history tells of a membership that never was",
@@ -681,62 +759,62 @@ ALWAYS_WRONG: list[tuple[str, Facts, list[Code]]] = [
     (
         "a member is invited",
         in_groups(
-            memberships=changed(GROUPS.memberships, 0, invitation_id=id_of("x")),
+            memberships=changed(list(GROUPS.memberships), 0, invitation_id=id_of("x")),
             invitations=[*GROUPS.invitations, INVITED_TOO],
             history=[*GROUPS.history, line(id_of("x"), Kind.INVITATION, id_of("x"), "pending")],
             tallies=[
                 Tally(made_by(OWNER), 2, NOW.date(), 3),
-                GROUPS.tallies[1],
+                list(GROUPS.tallies)[1],
                 Tally(got_by(MEMBER), 1, NOW.date(), 3),
             ],
         ),
-        [Code.MEMBER_AND_INVITED],
+        [Code.MEMBER_AND_INVITED, Code.TIMER_MISSING],
     ),
     (
         "an invitation is pending and not the one",
-        in_groups(memberships=changed(GROUPS.memberships, 1, invitation_id=None)),
+        in_groups(memberships=changed(list(GROUPS.memberships), 1, invitation_id=None)),
         [Code.INVITATION_MISMATCH],
     ),
     (
         "an invitation has ended and is still the one",
-        in_groups(memberships=changed(GROUPS.memberships, 0, active=True, invitation_id=DECLINED)),
+        in_groups(memberships=changed(list(GROUPS.memberships), 0, active=True, invitation_id=DECLINED)),
         [Code.INVITATION_MISMATCH, Code.MEMBER_AND_INVITED],
     ),
     (
         "an invitation's line says another outcome",
-        in_groups(history=changed(GROUPS.history, 5, outcome="pending")),
+        in_groups(history=changed(list(GROUPS.history), 5, outcome="pending")),
         [Code.HISTORY_MISMATCH],
     ),
     (
         "an invitation is not in the history",
-        in_groups(history=without(GROUPS.history, 5)),
+        in_groups(history=without(list(GROUPS.history), 5)),
         [Code.HISTORY_MISMATCH],
     ),
     (
         "more invitations are counted than are pending",
-        in_groups(tallies=changed(GROUPS.tallies, 2, pending=1)),
+        in_groups(tallies=changed(list(GROUPS.tallies), 2, pending=1)),
         [Code.TALLY_MISMATCH],
     ),
     (
         "an owner's pending invitation is not counted",
-        in_groups(tallies=GROUPS.tallies[1:]),
+        in_groups(tallies=list(GROUPS.tallies)[1:]),
         [Code.TALLY_MISMATCH],
     ),
     (
         "a closed account is invited",
-        in_groups(subscribers=changed(GROUPS.subscribers, 1, state=groups.AccountState.CLOSED)),
+        in_groups(subscribers=changed(list(GROUPS.subscribers), 1, state=groups.AccountState.CLOSED)),
         [Code.OPEN_AFTER_CLOSING],
     ),
     (
         "a closed group has a member, and invites",
-        in_groups(groups=changed(GROUPS.groups, 0, closed_at=NOW)),
+        in_groups(groups=changed(list(GROUPS.groups), 0, closed_at=NOW)),
         [Code.OPEN_AFTER_CLOSING, Code.OPEN_AFTER_CLOSING],
     ),
     (
         "a member's line of a transfer is not brought up to date",
         in_notifications(
-            in_groups(history=changed(GROUPS.history, 6, outcome="pending", units=None)),
-            mails=without(NOTIFICATIONS.mails, 8),
+            in_groups(history=changed(list(GROUPS.history), 6, outcome="pending", units=None)),
+            mails=without(list(NOTIFICATIONS.mails), 8),
         ),
         [Code.HISTORY_MISMATCH, Code.TRANSFER_UNMATCHED],
     ),
@@ -747,53 +825,162 @@ ALWAYS_WRONG: list[tuple[str, Facts, list[Code]]] = [
     ),
     (
         "a line says other units than the entries",
-        in_groups(history=changed(GROUPS.history, 6, units=8)),
+        in_groups(history=changed(list(GROUPS.history), 6, units=8)),
         [Code.TRANSFER_UNMATCHED],
     ),
     (
         "a transfer is done in groups and refused by the ledger",
-        in_groups(transfers=changed(GROUPS.transfers, 0, id=id_of("short")), history=GROUPS.history[:6]),
+        in_groups(transfers=changed(list(GROUPS.transfers), 0, id=id_of("short")), history=list(GROUPS.history)[:6]),
         [Code.HISTORY_MISMATCH, Code.TRANSFER_UNMATCHED, Code.HISTORY_MISMATCH, Code.MAIL_WITHOUT_CAUSE],
     ),
     (
         "a transfer is refused in groups and done by the ledger",
-        ledger(transfers=changed(LEDGER.transfers, 3, code=None, amounts_units=())),
+        ledger(transfers=changed(list(LEDGER.transfers), 3, code=None, amounts_units=())),
         [Code.TRANSFER_UNMATCHED],
     ),
     (
         "a transfer is done for another group",
-        ledger(transfers=changed(LEDGER.transfers, 4, reference=str(group_of(OTHER)))),
+        ledger(transfers=changed(list(LEDGER.transfers), 4, reference=str(group_of(OTHER)))),
         [Code.TRANSFER_UNMATCHED],
     ),
     (
         "groups shows other units than the ledger has",
-        in_groups(subscribers=changed(GROUPS.subscribers, 0, available_units=49)),
+        in_groups(subscribers=changed(list(GROUPS.subscribers), 0, available_units=49)),
         [Code.BALANCE_STALE],
     ),
     (
         "groups has a version that the ledger never told",
-        in_groups(subscribers=changed(GROUPS.subscribers, 0, balance_version=7)),
+        in_groups(subscribers=changed(list(GROUPS.subscribers), 0, balance_version=9)),
         [Code.BALANCE_STALE],
     ),
     (
         "a member is welcomed twice",
-        in_notifications(mails=[*NOTIFICATIONS.mails, replace(NOTIFICATIONS.mails[0], id=id_of("again"))]),
-        [Code.MAIL_TWICE],
+        in_notifications(mails=[*NOTIFICATIONS.mails, replace(WELCOME, id=id_of("again"))]),
+        [Code.MAIL_WITHOUT_CAUSE],
     ),
     (
         "the owner gets two receipts for one member",
-        in_notifications(mails=[*NOTIFICATIONS.mails, replace(NOTIFICATIONS.mails[1], id=id_of("again"))]),
-        [Code.MAIL_TWICE],
+        in_notifications(mails=[*NOTIFICATIONS.mails, replace(list(NOTIFICATIONS.mails)[1], id=id_of("again"))]),
+        [Code.MAIL_WITHOUT_CAUSE],
     ),
     (
         "an invitation is mailed twice in one round",
-        in_notifications(mails=[*NOTIFICATIONS.mails, replace(NOTIFICATIONS.mails[2], id=id_of("again"))]),
-        [Code.MAIL_TWICE],
+        in_notifications(mails=[*NOTIFICATIONS.mails, replace(list(NOTIFICATIONS.mails)[2], id=id_of("again"))]),
+        [Code.MAIL_WITHOUT_CAUSE],
     ),
     (
         "an account's end is told more often than it comes",
-        in_notifications(mails=[*NOTIFICATIONS.mails, *[NOTIFICATIONS.mails[11]] * 6]),
+        in_notifications(mails=[*NOTIFICATIONS.mails, *[list(NOTIFICATIONS.mails)[11]] * 6]),
         [Code.MAIL_TWICE],
+    ),
+    (
+        "a member is somebody else",
+        in_groups(memberships=changed(list(GROUPS.memberships), 0, member_id=OTHER)),
+        [Code.COMPLETED_WITHOUT_MEMBERSHIP, Code.MEMBERSHIP_MISMATCH, Code.HISTORY_MISMATCH, Code.MAIL_WITHOUT_CAUSE],
+    ),
+    (
+        "a line of the history is another group's",
+        in_groups(history=changed(list(GROUPS.history), 6, group_id=group_of(OTHER))),
+        [Code.HISTORY_MISMATCH],
+    ),
+    (
+        "a renaming is another group's",
+        in_groups(history=changed(list(GROUPS.history), 9, group_id=group_of(GONE))),
+        [Code.HISTORY_MISMATCH],
+    ),
+    (
+        "an account that ends has no timer",
+        in_provisioning(timers=[]),
+        [Code.TIMER_MISSING],
+    ),
+    (
+        "an account's timer is set for too late",
+        in_provisioning(timers=[replace(timer, due_at=END) for timer in PROVISIONING.timers]),
+        [Code.TIMER_MISSING],
+    ),
+    (
+        "a pending invitation has no timer",
+        in_groups(timers=[]),
+        [Code.TIMER_MISSING],
+    ),
+    (
+        "a saga that runs has no deadline",
+        in_provisioning(
+            purchases=[*PROVISIONING.purchases, Purchase(id_of("x"), MEMBER, Action.CALL_FORWARDING, 3, b"")],
+            sagas=[*PROVISIONING.sagas, UNDER_WAY],
+        ),
+        [Code.TIMER_MISSING],
+    ),
+    (
+        "a timer is for an account that never ends",
+        in_provisioning(timers=[*PROVISIONING.timers, TimerRow(OWNER, END, "popfax.provisioning.expiry-due", "x")]),
+        [Code.TIMER_WITHOUT_ROW],
+    ),
+    (
+        "a transfer is a payment",
+        ledger(transfers=changed(list(LEDGER.transfers), 3, kind=TransferKind.SPEND)),
+        [Code.TRANSFER_UNMATCHED],
+    ),
+    (
+        "a refused transfer was for another group",
+        ledger(transfers=changed(list(LEDGER.transfers), 3, reference=str(group_of(OTHER)))),
+        [Code.TRANSFER_UNMATCHED],
+    ),
+    (
+        "a refused transfer is gone",
+        ledger(transfers=without(list(LEDGER.transfers), 3)),
+        [Code.TRANSFER_UNMATCHED],
+    ),
+    (
+        "a refused hold is gone",
+        ledger(holds=without(list(LEDGER.holds), 3)),
+        [Code.REFUSED_NOT_RELEASED],
+    ),
+    (
+        "a hold is another account's",
+        ledger(holds=changed(list(LEDGER.holds), 3, account_id=OTHER)),
+        [Code.HOLD_MISMATCH],
+    ),
+    (
+        "two extensions gave the same end",
+        in_provisioning(
+            purchases=[
+                *PROVISIONING.purchases,
+                Purchase(id_of("x"), MEMBER, Action.EXTENSION, None, b"", expires_at=END, decided_at=NOW),
+            ],
+            payments=[*PROVISIONING.payments, Payment("card/2", id_of("x"))],
+        ),
+        [Code.EXTENSION_MISMATCH],
+    ),
+    (
+        "money paid for nothing",
+        in_provisioning(payments=[*PROVISIONING.payments, Payment("card/2", id_of("x"))]),
+        [Code.PAYMENT_MISMATCH],
+    ),
+    (
+        "groups offers a plan that there is not",
+        in_groups(plans=[*GROUPS.plans, groups.Plan("gold", 1, 1)]),
+        [Code.PLAN_MISMATCH],
+    ),
+    (
+        "a group is another's",
+        in_groups(groups=changed(list(GROUPS.groups), 0, owner_id=OTHER)),
+        [Code.GROUP_MISMATCH, Code.HISTORY_MISMATCH],
+    ),
+    (
+        "a state that no code knows",
+        in_notifications(mails=changed(list(NOTIFICATIONS.mails), 0, state=Unknown("lost"))),
+        [Code.UNKNOWN_VALUE],
+    ),
+    (
+        "a plan that no code knows",
+        in_provisioning(subscribers=changed(list(PROVISIONING.subscribers), 2, plan="gold")),
+        [Code.UNKNOWN_VALUE],
+    ),
+    (
+        "what can't be compared",
+        ledger(accounts=changed(list(LEDGER.accounts), 1, balance_units=None)),
+        [Code.BALANCE_MISMATCH, Code.UNREADABLE],
     ),
     (
         "somebody is welcomed who was not created",
@@ -807,21 +994,32 @@ ALWAYS_WRONG: list[tuple[str, Facts, list[Code]]] = [
     ("facts", "codes"), [case[1:] for case in ALWAYS_WRONG], ids=[case[0] for case in ALWAYS_WRONG]
 )
 def test_sees_at_any_moment_that(facts: Facts, codes: list[Code]) -> None:
-    assert [violation.code for violation in check(facts, settled=False)] == codes
+    assert {violation.code for violation in check(facts, settled=False)} == {*codes}
 
 
 RUNNING: dict[str, Any] = {
-    "sagas": changed(GROUPS.sagas, 0, status=Status.RUNNING, ended_at=None),
+    "sagas": changed(list(GROUPS.sagas), 0, status=Status.RUNNING, ended_at=None),
     "history": [
         line
-        for place, line in enumerate(changed(GROUPS.history, 0, outcome="pending", member_id=None))
-        if place not in (2, 3)
+        for place, line in enumerate(changed(list(GROUPS.history), 0, outcome="pending", member_id=None, ended_at=None))
+        if place not in (2, 3, 10)
     ],
-    "memberships": GROUPS.memberships[1:],
+    "subscribers": changed(list(GROUPS.subscribers), 0, balance_version=6),
+    "invitations": list(GROUPS.invitations)[:2],
+    "timers": [*GROUPS.timers],
+    "memberships": list(GROUPS.memberships)[1:],
 }
 THEIRS = group_of(GONE)
 MET = membership_of(THEIRS, OTHER)
-NOT_WELCOMED = [each for each in BUT_ITS_MAILS if each.template not in (Template.WELCOME, Template.RECEIPT)]
+REVOKED = replace(
+    line(id_of("x"), Kind.INVITATION, id_of("x"), "revoked", OTHER, actor_id=GONE, code="group_closed"), group_id=THEIRS
+)
+NOT_WELCOMED = [
+    each
+    for each in BUT_ITS_MAILS
+    if each.template not in (Template.WELCOME, Template.RECEIPT, Template.INVITATION_ACCEPTED)
+    and each.invitation_id != ACCEPTED
+]
 
 WRONG_WHEN_SETTLED: list[tuple[str, Facts, list[Code]]] = [
     (
@@ -838,7 +1036,7 @@ WRONG_WHEN_SETTLED: list[tuple[str, Facts, list[Code]]] = [
     (
         "an account is paid and no member",
         in_notifications(in_groups(**RUNNING), mails=NOT_WELCOMED),
-        [Code.ACCOUNT_WITHOUT_MEMBERSHIP, Code.SAGA_NOT_ENDED],
+        [Code.ACCOUNT_WITHOUT_MEMBERSHIP, Code.SAGA_NOT_ENDED, Code.BALANCE_STALE],
     ),
     (
         "a purchase is not decided",
@@ -846,64 +1044,56 @@ WRONG_WHEN_SETTLED: list[tuple[str, Facts, list[Code]]] = [
             purchases=[
                 *PROVISIONING.purchases,
                 Purchase(id_of("x"), MEMBER, Action.CALL_FORWARDING, 3, b""),
-            ]
+            ],
+            sagas=[*PROVISIONING.sagas, UNDER_WAY],
+            timers=[*PROVISIONING.timers, TimerRow(UNDER_WAY.id, NOW, SagaDeadline.TYPE, str(UNDER_WAY.id))],
         ),
-        [Code.PURCHASE_UNDECIDED],
-    ),
-    (
-        "an account has an options pack that nobody bought",
-        in_provisioning(subscribers=changed(PROVISIONING.subscribers, 0, options_pack=True)),
-        [Code.OPTIONS_MISMATCH],
-    ),
-    (
-        "an account ends sooner than its extension says",
-        in_groups(
-            in_provisioning(subscribers=changed(PROVISIONING.subscribers, 2, expires_at=NOW)),
-            subscribers=changed(GROUPS.subscribers, 2, expires_at=NOW),
-        ),
-        [Code.EXTENSION_MISMATCH],
+        [Code.SAGA_NOT_ENDED, Code.PURCHASE_UNDECIDED],
     ),
     (
         "the ledger does not know that an account is closed",
-        ledger(accounts=changed(LEDGER.accounts, 3, state=AccountState.ACTIVE)),
+        ledger(accounts=changed(list(LEDGER.accounts), 3, state=AccountState.ACTIVE)),
         [Code.STATE_MISMATCH],
     ),
     (
         "groups does not know that an account has expired",
         replace(
-            in_provisioning(subscribers=changed(PROVISIONING.subscribers, 2, state=provisioning.AccountState.EXPIRED)),
-            ledger=replace(LEDGER, accounts=changed(LEDGER.accounts, 2, state=AccountState.EXPIRED)),
+            in_provisioning(
+                subscribers=changed(list(PROVISIONING.subscribers), 2, state=provisioning.AccountState.EXPIRED),
+                timers=[],
+            ),
+            ledger=replace(LEDGER, accounts=changed(list(LEDGER.accounts), 2, state=AccountState.EXPIRED)),
         ),
         [Code.STATE_MISMATCH],
     ),
     (
         "groups does not know when an account ends",
-        in_groups(subscribers=changed(GROUPS.subscribers, 2, expires_at=NOW)),
+        in_groups(subscribers=changed(list(GROUPS.subscribers), 2, expires_at=NOW)),
         [Code.STATE_MISMATCH],
     ),
     (
         "groups knows somebody by another name",
-        in_groups(subscribers=changed(GROUPS.subscribers, 0, last_name="K.")),
+        in_groups(subscribers=changed(list(GROUPS.subscribers), 0, last_name="K.")),
         [Code.DIRECTORY_MISMATCH],
     ),
     (
         "groups knows an address that was given up",
-        in_groups(subscribers=changed(GROUPS.subscribers, 1, email="old@example.org")),
+        in_groups(subscribers=changed(list(GROUPS.subscribers), 1, email="old@example.org")),
         [Code.DIRECTORY_MISMATCH],
     ),
     (
         "notifications does not know somebody",
-        in_notifications(people=NOTIFICATIONS.people[1:]),
+        in_notifications(people=list(NOTIFICATIONS.people)[1:]),
         [Code.DIRECTORY_MISMATCH],
     ),
     (
         "groups knows whose a closed account was",
-        in_groups(subscribers=changed(GROUPS.subscribers, 3, first_name="Ada")),
+        in_groups(subscribers=changed(list(GROUPS.subscribers), 3, first_name="Ada")),
         [Code.NOT_ERASED],
     ),
     (
         "the group of a closed account has a name",
-        in_groups(groups=changed(GROUPS.groups, 1, name="Ada L.")),
+        in_groups(groups=changed(list(GROUPS.groups), 1, name="Ada L.")),
         [Code.NOT_ERASED],
     ),
     (
@@ -920,15 +1110,22 @@ WRONG_WHEN_SETTLED: list[tuple[str, Facts, list[Code]]] = [
         "a mail names the group of whom nobody knows any more",
         in_notifications(
             in_groups(
-                memberships=[*GROUPS.memberships, Membership(MET, THEIRS, GONE, OTHER, False, 1, None, NOW, NOW)],
-                history=[
-                    *GROUPS.history,
-                    line(history_of_membership(MET, 1), Kind.MEMBERSHIP, MET, "group_closed", OTHER),
+                memberships=[
+                    *GROUPS.memberships,
+                    Membership(MET, THEIRS, GONE, OTHER, False, 0, None, None, None),
                 ],
+                invitations=[
+                    *GROUPS.invitations,
+                    Invitation(id_of("x"), THEIRS, GONE, OTHER, InvitationState.REVOKED, 1, b"", NOW, END, NOW),
+                ],
+                history=[*GROUPS.history, REVOKED],
             ),
             mails=[
                 *NOTIFICATIONS.mails,
-                replace(mail("x", Template.DETACHED, OTHER, GONE), params={"group_name": "Branches"}),
+                replace(
+                    mail(f"{id_of('x')}/1", Template.INVITATION, OTHER, GONE, invitation_id=id_of("x"), round=1),
+                    params={"group_name": "Branches"},
+                ),
             ],
         ),
         [Code.NOT_ERASED],
@@ -940,7 +1137,10 @@ WRONG_WHEN_SETTLED: list[tuple[str, Facts, list[Code]]] = [
                 *GROUPS.transfers,
                 groups.Transfer(id_of("x"), GROUP, OWNER, "amount", 1, TransferState.PENDING, None, None, NOW, None),
             ],
-            history=[*GROUPS.history, line(id_of("x"), Kind.TRANSFER, id_of("x"), "pending")],
+            history=[
+                *GROUPS.history,
+                line(history_of_leg(id_of("x"), MEMBER), Kind.TRANSFER, id_of("x"), "pending"),
+            ],
         ),
         [Code.TRANSFER_UNDECIDED],
     ),
@@ -949,22 +1149,26 @@ WRONG_WHEN_SETTLED: list[tuple[str, Facts, list[Code]]] = [
         ledger(
             transfers=[
                 *LEDGER.transfers,
-                Transfer(id_of("x"), "transfer", OWNER, b"", "units_short", (1,), NOW, str(GROUP)),
+                Transfer(id_of("x"), TransferKind.TRANSFER, OWNER, b"", "units_short", (1,), NOW, str(GROUP)),
             ]
         ),
         [Code.TRANSFER_UNMATCHED],
     ),
     (
         "groups shows a balance that has changed since",
-        in_groups(subscribers=changed(GROUPS.subscribers, 0, balance_version=5, available_units=68)),
+        in_groups(subscribers=changed(list(GROUPS.subscribers), 0, balance_version=5, available_units=68)),
         [Code.BALANCE_STALE],
     ),
-    ("a member is not welcomed", in_notifications(mails=NOTIFICATIONS.mails[1:]), [Code.MAIL_MISSING]),
-    ("the owner gets no receipt", in_notifications(mails=without(NOTIFICATIONS.mails, 1)), [Code.MAIL_MISSING]),
-    ("a declined invitation is not told", in_notifications(mails=without(NOTIFICATIONS.mails, 5)), [Code.MAIL_MISSING]),
+    ("a member is not welcomed", in_notifications(mails=list(NOTIFICATIONS.mails)[1:]), [Code.MAIL_MISSING]),
+    ("the owner gets no receipt", in_notifications(mails=without(list(NOTIFICATIONS.mails), 1)), [Code.MAIL_MISSING]),
+    (
+        "a declined invitation is not told",
+        in_notifications(mails=without(list(NOTIFICATIONS.mails), 5)),
+        [Code.MAIL_MISSING],
+    ),
     (
         "a member is not told of their units",
-        in_notifications(mails=without(NOTIFICATIONS.mails, 8)),
+        in_notifications(mails=without(list(NOTIFICATIONS.mails), 8)),
         [Code.MAIL_MISSING],
     ),
 ]
@@ -974,17 +1178,102 @@ WRONG_WHEN_SETTLED: list[tuple[str, Facts, list[Code]]] = [
     ("facts", "codes"), [case[1:] for case in WRONG_WHEN_SETTLED], ids=[case[0] for case in WRONG_WHEN_SETTLED]
 )
 def test_sees_once_all_is_settled_that(facts: Facts, codes: list[Code]) -> None:
-    assert [violation.code for violation in check(facts, settled=True)] == codes
+    assert {violation.code for violation in check(facts, settled=True)} == {*codes}
     assert check(facts, settled=False) == []
 
 
 def test_does_not_miss_a_mail_to_somebody_who_was_erased() -> None:
+    met, id_ = membership_of(GROUP, GONE), id_of("x")
     told = in_groups(
-        memberships=[*GROUPS.memberships, Membership(MET, GROUP, OWNER, GONE, False, 1, None, NOW, NOW)],
-        history=[*GROUPS.history, line(history_of_membership(MET, 1), Kind.MEMBERSHIP, MET, "left", GONE)],
+        memberships=[*GROUPS.memberships, Membership(met, GROUP, OWNER, GONE, False, 0, None, None, None)],
+        invitations=[
+            *GROUPS.invitations,
+            Invitation(id_, GROUP, OWNER, GONE, InvitationState.EXPIRED, 1, b"", NOW, END, NOW),
+        ],
+        history=[*GROUPS.history, line(id_, Kind.INVITATION, id_, "expired", GONE)],
     )
-    to_the_owner = mail("x", Template.MEMBER_LEFT, OWNER, GONE)
+    to_the_owner = mail(id_, Template.INVITATION_EXPIRED, OWNER, GONE)
     assert check(in_notifications(told, mails=[*NOTIFICATIONS.mails, to_the_owner]), settled=True) == []
+
+
+LATER = NOW + timedelta(hours=1)
+
+STUCK: list[tuple[str, Facts, list[Code]]] = [
+    (
+        "a hold is of no saga",
+        ledger(holds=[*LEDGER.holds, Hold(id_of("x"), GONE, 0, HoldState.BURNED, NOW, NOW)]),
+        [Code.ORPHAN_HOLD],
+    ),
+    (
+        "a saga runs, and its purchase is not decided",
+        in_provisioning(
+            purchases=[*PROVISIONING.purchases, Purchase(id_of("x"), MEMBER, Action.CALL_FORWARDING, 3, b"")],
+            sagas=[*PROVISIONING.sagas, replace(UNDER_WAY, status=Status.COMPENSATING)],
+        ),
+        [Code.SAGA_NOT_ENDED, Code.PURCHASE_UNDECIDED],
+    ),
+    (
+        "a transfer is pending",
+        in_groups(
+            transfers=[
+                *GROUPS.transfers,
+                groups.Transfer(id_of("x"), GROUP, OWNER, "amount", 1, TransferState.PENDING, None, None, NOW, None),
+            ],
+            history=[
+                *GROUPS.history,
+                line(history_of_leg(id_of("x"), MEMBER), Kind.TRANSFER, id_of("x"), "pending"),
+            ],
+        ),
+        [Code.TRANSFER_UNDECIDED],
+    ),
+    (
+        "a posted command is pending",
+        in_groups(
+            commands=[
+                groups.PostedCommand(
+                    id_of("x"), LeaveGroup.TYPE, OWNER, b"", groups.CommandState.PENDING, None, None, NOW, None
+                )
+            ]
+        ),
+        [Code.COMMAND_UNDECIDED],
+    ),
+    (
+        "a mail waits for somebody whom nobody knows",
+        in_notifications(mails=changed(list(NOTIFICATIONS.mails), 0, next_attempt_at=NOW)),
+        [Code.MAIL_UNSENT],
+    ),
+    ("a mail is not written", in_notifications(mails=list(NOTIFICATIONS.mails)[1:]), [Code.MAIL_MISSING]),
+    (
+        "a timer does not fire",
+        in_groups(
+            invitations=changed(list(GROUPS.invitations), 0, expires_at=NOW),
+            timers=[TimerRow(INVITATION, NOW, InvitationDue.TYPE, str(INVITATION))],
+        ),
+        [Code.TIMER_OVERDUE],
+    ),
+    (
+        "a message is not published",
+        in_groups(outbox=[UnsentRow(id_of("x"), MemberLeft.TYPE, "x", NOW)]),
+        [Code.MESSAGE_UNSENT],
+    ),
+    (
+        "a message is parked",
+        in_groups(parked=[AsideRow(id_of("x"), "popfax.groups.commands", "failed", NOW)]),
+        [Code.MESSAGE_PARKED],
+    ),
+    (
+        "a timer is parked",
+        in_groups(timers=[], parked=[AsideRow(INVITATION, TIMERS, "failed", NOW)]),
+        [Code.MESSAGE_PARKED],
+    ),
+]
+
+
+@pytest.mark.parametrize(("facts", "codes"), [case[1:] for case in STUCK], ids=[case[0] for case in STUCK])
+def test_sees_by_its_age_that(facts: Facts, codes: list[Code]) -> None:
+    assert {violation.code for violation in check(facts, settled=False, before=LATER)} == {*codes}
+    assert check(facts, settled=False) == []
+    assert check(facts, settled=False, before=NOW) == [], "what is young may be on its way"
 
 
 # --- the log ---
@@ -1152,42 +1441,118 @@ def test_sees_in_the_log_that(spoil: Callable[[Log], Any], code: Code) -> None:
     assert [violation.code for violation in check_log(log.records)] == [code]
 
 
-FIRST: dict[str, Any] = {"membership_id": str(MEMBERSHIP), "member_id": str(MEMBER), "epoch": 1}
+MEMBERS = {"membership_id": MEMBERSHIP, "group_id": GROUP, "owner_id": OWNER, "member_id": MEMBER}
+JOINED = MembershipRecorded(**MEMBERS, epoch=2, state="active", joined_at=NOW)
+BEFORE = MembershipRecorded(**MEMBERS, epoch=1, state="active", joined_at=NOW)
+PLACE = ("popfax.groups.members", str(MEMBERSHIP))
 
 
-def members_log() -> Log:
-    """The member came, left and came again; another one came and left."""
-    return (
-        Log()
-        .add(MembershipRecorded, "m1", "x", key=str(MEMBERSHIP), **FIRST)
-        .add(MembershipEnded, "m2", "x", key=str(MEMBERSHIP))
-        .add(MembershipRecorded, "m3", "x", key="gone", **FIRST)
-        .add(MembershipRecorded, "m4", "x", key=str(MEMBERSHIP), **FIRST | {"epoch": 2})
-        .add(MembershipEnded, "m5", "x", key="gone")
-    )
+def recorded(log: list[Logged], message: Message, partition: int = 0) -> None:
+    """Append a record as it stands on its topic."""
+    value = b"" if message.TOMBSTONE else message.to_json()
+    id_ = str(id_of(f"{len(log)}"))
+    log.append(Logged(message.TOPIC.name, partition, len(log), message.key(), id_, message.TYPE, id_, None, value))
 
 
-def test_sees_nothing_wrong_where_the_topic_tells_of_todays_members() -> None:
-    assert check_members(members_log().records, FACTS) == []
+def compacted_topics() -> list[Logged]:
+    """Return what they tell of FACTS; the member came, left and came again."""
+    log: list[Logged] = []
+    messages: list[Message] = [BEFORE, MembershipEnded(membership_id=MEMBERSHIP), JOINED]
+    messages += [
+        BalanceChanged(
+            account_id=row.id,
+            version=row.revision,
+            balance_units=row.balance_units,
+            available_units=row.available_units,
+        )
+        for row in LEDGER.accounts
+        if row.revision
+    ]
+    messages += [
+        PersonRecorded(
+            subscriber_id=row.id,
+            email=row.email,
+            first_name="Ada",
+            last_name="L.",
+            language=Language.EN,
+            fax_number=row.fax_number,
+        )
+        for row in PROVISIONING.subscribers
+        if row.email
+    ]
+    messages += [
+        PlanPublished(plan=row.plan, price_units=row.price_units, validity_days=365, fax_number=row.fax_number)
+        for row in PROVISIONING.plans
+    ]
+    for message in messages:
+        recorded(log, message)
+    return log
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda log: log.records.pop(),
-        lambda log: log.add(MembershipEnded, "m6", "x", key=str(MEMBERSHIP)),
-        lambda log: log.add(MembershipRecorded, "m6", "x", key=str(MEMBERSHIP), **FIRST),
-    ],
-    ids=["a tombstone is forgotten", "a member is not told", "another time in the group is told"],
+def test_sees_nothing_wrong_where_the_topics_tell_what_the_databases_say() -> None:
+    assert list(check_topics(told(compacted_topics()), FACTS)) == []
+
+
+PERSON = PersonRecorded(
+    subscriber_id=OWNER, email="owner@example.org", first_name="Eve", last_name="L.", language=Language.EN
 )
-def test_sees_in_the_topic_of_members_that(spoil: Callable[[Log], Any]) -> None:
-    log = members_log()
+CHEAP = PlanPublished(plan="send_only", price_units=1, validity_days=365, fax_number=False)
+
+SPOILT: list[tuple[str, Callable[[list[Logged]], Any], str]] = [
+    (
+        "a tombstone is forgotten",
+        lambda log: recorded(log, BEFORE.model_copy(update={"membership_id": INVITED})),
+        str(INVITED),
+    ),
+    (
+        "a member is not told",
+        lambda log: recorded(log, MembershipEnded(membership_id=MEMBERSHIP)),
+        str(MEMBERSHIP),
+    ),
+    ("a stale record is the newest", lambda log: recorded(log, BEFORE), str(MEMBERSHIP)),
+    ("a record can't be read", lambda log: log.append(replace(log[2], offset=99, value=b"{")), str(MEMBERSHIP)),
+    ("a record is of no type that is told there", lambda log: log.append(replace(log[2], offset=99, type="x")), ""),
+    ("a balance is another", lambda log: log.append(replace(log[3], offset=99, value=log[4].value)), ""),
+    (
+        "somebody who is gone is told",
+        lambda log: recorded(log, PERSON.model_copy(update={"subscriber_id": GONE})),
+        str(GONE),
+    ),
+    ("somebody has another name", lambda log: recorded(log, PERSON), str(OWNER)),
+    ("a plan has another price", lambda log: recorded(log, CHEAP), "send_only"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "key"), [case[1:] for case in SPOILT], ids=[case[0] for case in SPOILT])
+def test_sees_in_the_compacted_topics_that(spoil: Callable[[list[Logged]], Any], key: str) -> None:
+    log = compacted_topics()
     spoil(log)
-    assert [violation.code for violation in check_members(log.records, FACTS)] == [Code.MEMBERS_MISMATCH]
+    (found,) = check_topics(told(log), FACTS)
+    assert found.code is Code.TOPIC_MISMATCH
+    assert key in found.subject
+    assert "owner@" not in str(found)
+    assert "Eve" not in str(found)
+
+
+def test_sees_a_key_on_two_partitions_of_a_compacted_topic() -> None:
+    log = compacted_topics()
+    recorded(log, JOINED, partition=1)
+    assert [found.code for found in check_topics(told(log), FACTS)] == [Code.KEY_ON_TWO_PARTITIONS]
+
+
+def test_says_nothing_of_what_is_being_told() -> None:
+    log = compacted_topics()
+    recorded(log, BEFORE)
+    unsent = in_groups(outbox=[UnsentRow(id_of("x"), JOINED.TYPE, JOINED.key(), NOW)])
+    assert list(check_topics(told(log), unsent)) == [], "its outbox has more to tell of it"
+    assert list(check_topics(told(log), FACTS, {PLACE})) == [], "more was told while the databases were read"
+    assert list(check_topics(told(log), FACTS, {(PLACE[0], str(INVITED))})) != []
 
 
 TOKENS = ("1" * 64, "2" * 64)
-RENEWED = in_groups(invitations=changed(GROUPS.invitations, 0, token_hash=groups.hash_of(bytes.fromhex(TOKENS[1]))))
+RENEWED = in_groups(
+    invitations=changed(list(GROUPS.invitations), 0, token_hash=groups.hash_of(bytes.fromhex(TOKENS[1])))
+)
 
 
 def mails_log() -> Log:
@@ -1206,10 +1571,12 @@ def test_sees_nothing_wrong_where_the_last_mails_token_opens() -> None:
 @pytest.mark.parametrize(
     ("log", "facts"),
     [
-        (mails_log(), in_groups(invitations=changed(RENEWED.groups.invitations, 0, round=1))),
+        (mails_log(), in_groups(invitations=changed(list(RENEWED.groups.invitations), 0, round=1))),
         (
             mails_log(),
-            in_groups(invitations=changed(GROUPS.invitations, 0, token_hash=groups.hash_of(bytes.fromhex(TOKENS[0])))),
+            in_groups(
+                invitations=changed(list(GROUPS.invitations), 0, token_hash=groups.hash_of(bytes.fromhex(TOKENS[0])))
+            ),
         ),
     ],
     ids=["there was one mail more", "the token of an earlier mail opens"],
@@ -1219,8 +1586,8 @@ def test_sees_in_the_mails_that(log: Log, facts: Facts) -> None:
 
 
 def test_every_invariant_is_shown_to_fail() -> None:
-    shown = {code for case in [*BROKEN_BOOKS, *ALWAYS_WRONG, *WRONG_WHEN_SETTLED] for code in case[2]}
-    assert shown | {code for _, _, code in BROKEN_LOGS} | {Code.MEMBERS_MISMATCH, Code.TOKEN_STALE} == set(Code)
+    shown = {code for case in [*BROKEN_BOOKS, *ALWAYS_WRONG, *WRONG_WHEN_SETTLED, *STUCK] for code in case[2]}
+    assert shown | {code for _, _, code in BROKEN_LOGS} | {Code.TOPIC_MISMATCH, Code.TOKEN_STALE} == set(Code)
 
 
 def test_reads_a_record_by_its_envelope_and_leaves_out_one_without() -> None:

@@ -34,7 +34,7 @@ from deploy.invariants import LedgerFacts, check_ledger
 from services._platform.messages import Incoming, Outcome
 from services._platform.service import Moment, Service
 from services.ledger.consumers import LEDGER
-from services.ledger.domain import Account, AccountState, Correction, Entry, Hold, Transfer
+from services.ledger.domain import Account, AccountState, Correction, Entry, Hold, Transfer, TransferKind
 from services.ledger.messages import CorrectBalance
 from services.ledger.store import Books
 from tests.unit.given import NOW, given, id_of
@@ -194,7 +194,7 @@ class Ledger(RuleBasedStateMachine):
             entries=self._all(Entry),
             corrections=self._all(Correction),
         )
-        assert check_ledger(facts) == []
+        assert list(check_ledger(facts)) == []
 
     @invariant()
     def what_can_be_spent_is_never_negative(self) -> None:
@@ -296,7 +296,9 @@ def lets_a_stranger_burn_an_id(books: Books, message: Incoming[SpendUnits], mome
     outcome = LEDGER.handlers[SpendUnits](books, message, moment)
     command = message.body
     if message.actor != command.account_id and books.transfers.get(command.spend_id) is None:
-        books.transfers.put(Transfer(command.spend_id, "spend", command.account_id, b"", "not_holder", (), NOW))
+        books.transfers.put(
+            Transfer(command.spend_id, TransferKind.SPEND, command.account_id, b"", "not_holder", (), NOW)
+        )
     return outcome
 
 

@@ -11,13 +11,13 @@ from rich.text import Text
 from contracts.ledger import CreditUnits
 from contracts.message import Command, Refusal
 from contracts.topics import Principal
+from deploy.cli.auditing import facts_of
 from deploy.cli.connection import Connection
 from deploy.cli.demo.cast import Cast, Person
 from deploy.cli.demo.checks import Deed
 from deploy.cli.demo.following import Follower, Trail
 from deploy.cli.demo.narration import Narrator
 from deploy.cli.demo.reading import OWN_ACCOUNTS, Entry, Reader
-from deploy.cli.ledger import facts_of
 from deploy.cli.wire import Publisher, Sent
 from deploy.invariants import check
 from deploy.local.process import wait_until
@@ -129,7 +129,8 @@ class Stage:
         """Give what is broken once all is settled: mails are recorded a moment after they arrive."""
         deadline = time.monotonic() + TIMEOUT_S
         while True:
-            found = tuple(str(each) for each in check(facts_of(self.connection), settled=True))
+            with facts_of(self.connection) as facts:
+                found = tuple(str(each) for each in check(facts, settled=True))
             if not found or time.monotonic() > deadline:
                 return found
             time.sleep(0.2)

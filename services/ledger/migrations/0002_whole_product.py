@@ -29,10 +29,13 @@ CREATE TABLE corrections (
 );
 """
 
-# Until now there was one reason to refuse a hold.
+# Until now there was one reason to refuse a hold. A revision counts each change: entries, holds, and their releases.
 FILL = """
 UPDATE holds SET code = 'units_short' WHERE state = 'refused';
-UPDATE accounts SET revision = version;
+UPDATE accounts SET revision = version + coalesce((
+    SELECT sum(CASE holds.state WHEN 'released' THEN 2 WHEN 'open' THEN 1 WHEN 'captured' THEN 1 ELSE 0 END)
+    FROM holds WHERE holds.account_id = accounts.id
+), 0);
 """
 
 # What is on the accounts was told to nobody yet, and one that rests would never be.
