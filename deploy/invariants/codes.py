@@ -16,6 +16,8 @@ class Code(StrEnum):
     """Every entry belongs to a transfer that was done or to a hold that was captured."""
     TRANSFER_MISMATCH = "transfer_mismatch"
     """The entries of a transfer bring its targets what the transfer says, and its source is one of its kind."""
+    SEAL_BROKEN = "seal_broken"
+    """A transfer is as it was when it was made: also where no other row says the same."""
     HOLD_MISMATCH = "hold_mismatch"
     """A hold is what its saga asks for, and closed, refused or burned as its state says."""
     CAPTURE_MISMATCH = "capture_mismatch"

@@ -89,6 +89,8 @@ class _Movements:
 def _transfer(transfer: Transfer, entries: list[Entry]) -> Iterator[Violation]:
     """Check a transfer: its kind and its source say who its entries are with, its amounts what they bring."""
     id_, source = str(transfer.id), transfer.source_id
+    if transfer.seal is not None and transfer.seal != transfer.digest():
+        yield Violation(Code.SEAL_BROKEN, id_, "is not as it was when it was made")
     if source != _OUT_OF.get(transfer.kind, source) or (transfer.kind not in _OUT_OF and source in OWN_ACCOUNTS):
         yield Violation(Code.TRANSFER_MISMATCH, id_, f"a {transfer.kind} out of {source}")
     if (transfer.kind is TransferKind.SPEND) > (transfer.reference is not None):

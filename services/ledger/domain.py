@@ -5,8 +5,10 @@ time that something is said of it, active and with nothing on it: who has an acc
 """
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
+from hashlib import blake2b
+from typing import Self
 from uuid import UUID
 
 SALES = UUID("00000000-0000-5000-8000-000000000001")
@@ -116,7 +118,8 @@ class TransferKind(StrEnum):
 class Transfer:
     """A movement that was asked for, done (`code` is None) or refused. `amounts_units` are its legs', in order.
 
-    `reference` is the asker's own, of what it is for.
+    `reference` is the asker's own, of what it is for. `seal` is a digest of all the rest, made with the row: much of a
+    transfer stands nowhere else, so nothing else could tell that somebody has changed it.
     """
 
     id: UUID
@@ -127,6 +130,17 @@ class Transfer:
     amounts_units: tuple[int, ...]
     made_at: datetime
     reference: str | None = None
+    seal: bytes | None = None
+
+    def sealed(self) -> Self:
+        """Return it with its seal."""
+        return replace(self, seal=self.digest())
+
+    def digest(self) -> bytes:
+        """Return the digest of all but the seal."""
+        fields = (self.id, self.kind.value, self.source_id, self.content.hex(), self.code, [*self.amounts_units])
+        text = repr((*map(str, fields), self.made_at.astimezone(UTC).isoformat(), self.reference))
+        return blake2b(text.encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)

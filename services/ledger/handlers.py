@@ -80,7 +80,7 @@ def credit_units(books: Books, message: Incoming[CreditUnits], moment: Moment) -
         amount, account = command.amount_units, books.account(command.account_id)
         code = Code.ACCOUNT_CLOSED if account.state is AccountState.CLOSED else None
         known = Transfer(command.credit_id, TransferKind.CREDIT, SALES, content, _text(code), (amount,), moment.now)
-        books.transfers.put(known)
+        books.transfers.put(known.sealed())
         if code is None:
             changed = _post_own(books, known.id, account, amount, SALES, moment)
     if known.code is not None:
@@ -119,7 +119,7 @@ def spend_units(books: Books, message: Incoming[SpendUnits], moment: Moment) -> 
             moment.now,
             command.reference,
         )
-        books.transfers.put(known)
+        books.transfers.put(known.sealed())
         if code is None:
             changed = _post_own(books, known.id, account, -amount, CONSUMPTION, moment)
     if known.code is not None:
@@ -291,7 +291,7 @@ def _post(books: Books, command: PostTransfers, content: bytes, moment: Moment) 
         moment.now,
         command.reference,
     )
-    books.transfers.put(transfer)
+    books.transfers.put(transfer.sealed())
     if code is not None or total == 0:
         return transfer, ()
     gains = [(target, amount) for target, amount in zip(targets, amounts, strict=True) if amount]
@@ -333,9 +333,10 @@ def correct_balance(books: Books, message: Incoming[CorrectBalance], moment: Mom
         books.corrections.put(known)
         if code is None:
             amounts = (command.amount_units,)
-            books.transfers.put(
-                Transfer(known.id, TransferKind.CORRECTION, CORRECTIONS, _content(command), None, amounts, moment.now)
+            posted = Transfer(
+                known.id, TransferKind.CORRECTION, CORRECTIONS, _content(command), None, amounts, moment.now
             )
+            books.transfers.put(posted.sealed())
             changed = _post_own(books, known.id, account, command.amount_units, CORRECTIONS, moment)
     if known.code is not None:
         return ()

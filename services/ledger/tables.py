@@ -56,6 +56,7 @@ transfers = sa.Table(
     sa.Column("amounts_units", JSONB, nullable=False),
     sa.Column("made_at", timestamp(), nullable=False),
     sa.Column("reference", sa.Text),
+    sa.Column("seal", Bytes),
 )
 
 # The audit: a row for every correction that an operator asked for, done or refused.

@@ -412,6 +412,11 @@ BROKEN_BOOKS: list[tuple[str, Facts, list[Code]]] = [
         [Code.TRANSFER_MISMATCH, Code.COUNTERPART_MISMATCH],
     ),
     (
+        "a payment is for something else than when it was made",
+        ledger(transfers=changed([each.sealed() for each in LEDGER.transfers], 5, reference="fax/2")),
+        [Code.SEAL_BROKEN],
+    ),
+    (
         "an operator corrected what the audit does not have",
         ledger(corrections=[]),
         [Code.CORRECTION_MISMATCH],

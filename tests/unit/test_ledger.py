@@ -126,7 +126,7 @@ def test_credits_units_from_popfaxs_sales() -> None:
         account(ADA, 12, version=2, revision=2),
         Entry(CREDIT, ADA, 7, 5, 12, 2, NOW),
         Entry(CREDIT, SALES, -7, None, None, None, NOW),
-        Transfer(CREDIT, TransferKind.CREDIT, SALES, scene.only(Transfer).content, None, (7,), NOW),
+        Transfer(CREDIT, TransferKind.CREDIT, SALES, scene.only(Transfer).content, None, (7,), NOW).sealed(),
     )
 
 
@@ -156,7 +156,9 @@ def test_credits_an_expired_account() -> None:
 
 def test_refuses_a_credit_of_a_closed_account_again_and_again() -> None:
     scene = given(LEDGER, account(ADA, 5, state=CLOSED)).when(credit(7)).then(not_credited("account_closed"))
-    refused = Transfer(CREDIT, TransferKind.CREDIT, SALES, scene.only(Transfer).content, "account_closed", (7,), NOW)
+    refused = Transfer(
+        CREDIT, TransferKind.CREDIT, SALES, scene.only(Transfer).content, "account_closed", (7,), NOW
+    ).sealed()
     scene.leaves(account(ADA, 5, state=CLOSED), refused)
     scene.when(credit(7)).then(not_credited("account_closed")).leaves(account(ADA, 5, state=CLOSED), refused)
 
@@ -396,14 +398,16 @@ def test_moves_fixed_amounts_and_tops_others_up() -> None:
         Entry(TRANSFER, ADA, -30, 100, 70, 2, NOW),
         Entry(TRANSFER, BOB, 10, 0, 10, 1, NOW),
         Entry(TRANSFER, CLEO, 20, 8, 28, 2, NOW),
-        Transfer(TRANSFER, TransferKind.TRANSFER, ADA, scene.only(Transfer).content, None, (10, 20), NOW),
+        Transfer(TRANSFER, TransferKind.TRANSFER, ADA, scene.only(Transfer).content, None, (10, 20), NOW).sealed(),
     )
 
 
 def test_tops_up_nobody_who_has_enough() -> None:
     rows = [account(ADA, 100), account(CLEO, 25)]
     scene = given(LEDGER, *rows).when(post(TO_CLEO), actor=ADA).then(posted((CLEO, 0, 1), version=1))
-    scene.leaves(*rows, Transfer(TRANSFER, TransferKind.TRANSFER, ADA, scene.only(Transfer).content, None, (0,), NOW))
+    scene.leaves(
+        *rows, Transfer(TRANSFER, TransferKind.TRANSFER, ADA, scene.only(Transfer).content, None, (0,), NOW).sealed()
+    )
 
 
 def test_tells_the_balance_only_of_those_who_got_something() -> None:
@@ -420,7 +424,7 @@ def test_keeps_what_a_transfer_is_for() -> None:
 def test_moves_nothing_at_all_when_units_are_short(source: Account) -> None:
     scene = given(LEDGER, source).when(post(TO_BOB, TO_CLEO), actor=ADA).then(not_posted("units_short"))
     content = scene.only(Transfer).content
-    scene.leaves(source, Transfer(TRANSFER, TransferKind.TRANSFER, ADA, content, "units_short", (10, 25), NOW))
+    scene.leaves(source, Transfer(TRANSFER, TransferKind.TRANSFER, ADA, content, "units_short", (10, 25), NOW).sealed())
 
 
 def test_gives_the_same_transfer_the_same_answer_and_moves_nothing_again() -> None:
@@ -443,7 +447,7 @@ def test_refuses_a_transfer_whose_id_has_other_content(other: PostTransfers, act
 
 
 def test_refuses_a_credits_id_for_a_transfer() -> None:
-    known = Transfer(TRANSFER, TransferKind.CREDIT, SALES, b"of a credit", None, (1,), NOW)
+    known = Transfer(TRANSFER, TransferKind.CREDIT, SALES, b"of a credit", None, (1,), NOW).sealed()
     rows = [account(ADA, 100), known]
     given(LEDGER, *rows).when(post(TO_BOB), actor=ADA).then(not_posted("id_conflict")).leaves(*rows)
 
@@ -479,7 +483,7 @@ def test_refuses_a_transfer_in_the_contracts_order_and_remembers_why(
     source: Account, target: Account, code: str
 ) -> None:
     scene = given(LEDGER, source, target).when(post(TO_BOB), actor=ADA).then(not_posted(code))
-    refused = Transfer(TRANSFER, TransferKind.TRANSFER, ADA, scene.only(Transfer).content, code, (10,), NOW)
+    refused = Transfer(TRANSFER, TransferKind.TRANSFER, ADA, scene.only(Transfer).content, code, (10,), NOW).sealed()
     scene.leaves(source, target, refused)
     scene.when(post(TO_BOB), actor=ADA).then(not_posted(code)).leaves(source, target, refused)
 
@@ -528,7 +532,7 @@ def test_spends_units_on_what_was_used() -> None:
         account(ADA, 5, 5, version=2, revision=2),
         Entry(SPEND, ADA, -10, 15, 5, 2, NOW),
         Entry(SPEND, CONSUMPTION, 10, None, None, None, NOW),
-        Transfer(SPEND, TransferKind.SPEND, ADA, scene.only(Transfer).content, None, (10,), NOW, "fax-1"),
+        Transfer(SPEND, TransferKind.SPEND, ADA, scene.only(Transfer).content, None, (10,), NOW, "fax-1").sealed(),
     )
 
 
@@ -576,7 +580,7 @@ def test_stays_with_refused_spending_when_the_reason_is_gone(ada: Account) -> No
     refused = list(scene.effects)
     code = refused[0].code  # type: ignore[union-attr]
     content = scene.only(Transfer).content
-    scene.leaves(ada, Transfer(SPEND, TransferKind.SPEND, ADA, content, code, (10,), NOW, "fax-1"))
+    scene.leaves(ada, Transfer(SPEND, TransferKind.SPEND, ADA, content, code, (10,), NOW, "fax-1").sealed())
     scene.database.contents.tables["accounts"][ADA] = account(ADA, 1000)
     rows = scene.rows()
     scene.when(spend(), actor=ADA).then(*refused).leaves(*rows)
@@ -664,7 +668,9 @@ def test_posts_a_correction_whatever_the_accounts_state(units: int, state: Accou
         account(ADA, 15 + units, 5, version=2, revision=2, state=state),
         Entry(CORRECTION, ADA, units, 15, 15 + units, 2, NOW),
         Entry(CORRECTION, CORRECTIONS, -units, None, None, None, NOW),
-        Transfer(CORRECTION, TransferKind.CORRECTION, CORRECTIONS, scene.only(Transfer).content, None, (units,), NOW),
+        Transfer(
+            CORRECTION, TransferKind.CORRECTION, CORRECTIONS, scene.only(Transfer).content, None, (units,), NOW
+        ).sealed(),
         audit(units),
     )
 
@@ -725,14 +731,14 @@ def test_knows_a_transfer_again_that_the_version_before_posted() -> None:
     one, two, three, four = (UUID(int=n) for n in (1, 2, 3, 4))
     legs = (Leg(account_id=three, amount_units=10), Leg(account_id=four, top_up_to_units=25))
     command = PostTransfers(transfer_id=one, source_id=two, legs=legs)
-    known = Transfer(one, TransferKind.TRANSFER, two, CONTENT_OF_A_TRANSFER, None, (10, 0), NOW)
+    known = Transfer(one, TransferKind.TRANSFER, two, CONTENT_OF_A_TRANSFER, None, (10, 0), NOW).sealed()
     scene = given(LEDGER, known).when(command, actor=two).leaves(known)
     assert [type(effect) for effect in scene.effects] == [TransfersPosted]
 
 
 def test_knows_a_credit_again_that_the_version_before_posted() -> None:
     command = CreditUnits(credit_id=UUID(int=1), account_id=UUID(int=2), amount_units=7)
-    known = Transfer(UUID(int=1), TransferKind.CREDIT, SALES, CONTENT_OF_A_CREDIT, None, (7,), NOW)
+    known = Transfer(UUID(int=1), TransferKind.CREDIT, SALES, CONTENT_OF_A_CREDIT, None, (7,), NOW).sealed()
     scene = given(LEDGER, known).when(command).leaves(known)
     assert [type(effect) for effect in scene.effects] == [UnitsCredited]
 

@@ -1,0 +1,11 @@
+"""A transfer's digest of itself. Those from before have none, and are not checked."""
+
+from alembic import op
+
+revision = "ledger_0004"
+down_revision = "ledger_0003"
+
+
+def upgrade() -> None:
+    """Apply."""
+    op.execute("ALTER TABLE transfers ADD COLUMN seal BYTEA")
