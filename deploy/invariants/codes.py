@@ -94,7 +94,7 @@ class Code(StrEnum):
 
     # --- groups ---
     GROUP_MISMATCH = "group_mismatch"
-    """A group is its owner's, and what has members or invitations is somebody's group."""
+    """A group is its owner's, and who is a member or invited is so in somebody's group."""
     MEMBERSHIP_MISMATCH = "membership_mismatch"
     """A membership's id, and its group's, follow from who owns and who is a member; its moments from its epoch."""
     EPOCHS_BROKEN = "epochs_broken"

@@ -209,17 +209,16 @@ def _group(
 ) -> Iterator[Violation]:
     """Check what a group has: nobody's group has nothing, a closed one nothing that is open."""
     group = only(groups)
-    if group is None:
-        if any(True for rows in (memberships, invitations) for _ in rows):
-            yield Violation(Code.GROUP_MISMATCH, str(id_), "has members or invitations, and is nobody's")
-        return
-    if id_ != group_of(group.owner_id):
+    if group is not None and id_ != group_of(group.owner_id):
         yield Violation(Code.GROUP_MISMATCH, str(id_), f"is not the group of {group.owner_id}")
     for row in _open(memberships, invitations):
-        if group.closed_at is not None:
+        if group is None:
+            yield Violation(Code.GROUP_MISMATCH, str(row), f"is in {id_}, which is nobody's group")
+        elif group.closed_at is not None:
             yield Violation(Code.OPEN_AFTER_CLOSING, str(row), f"in {id_}, which is closed")
     for line in told:
-        if line.kind is Kind.NAME and (line.reference_id, line.actor_id) != (id_, group.owner_id):
+        named = line.reference_id == id_ and line.actor_id is not None and group_of(line.actor_id) == id_
+        if line.kind is Kind.NAME and not named:
             detail = f"{line.actor_id} named {line.reference_id}, and the line is of {id_}"
             yield Violation(Code.HISTORY_MISMATCH, str(line.id), detail)
 

@@ -970,7 +970,7 @@ ALWAYS_WRONG: list[tuple[str, Facts, list[Code]]] = [
     (
         "a group is another's",
         in_groups(groups=changed(list(GROUPS.groups), 0, owner_id=OTHER)),
-        [Code.GROUP_MISMATCH, Code.HISTORY_MISMATCH],
+        [Code.GROUP_MISMATCH],
     ),
     (
         "a state that no code knows",
