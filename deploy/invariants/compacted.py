@@ -178,7 +178,7 @@ def _unsent(facts: Facts) -> Keyed[UnsentRow]:
     """Return what waits in the outboxes for one of these topics, in the order of topics and keys."""
     services = (facts.groups, facts.ledger, facts.provisioning)
     return in_order(
-        ((_MODELS[row.type].TOPIC.name, row.key), row)
+        ((_MODELS[row.type].TOPICS[0].name, row.key), row)
         for service in services
         for row in service.outbox
         if row.type in _MODELS

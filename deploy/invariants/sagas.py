@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from contracts.message import group_of
+from contracts.topics import Principal
 from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import Facts, Lateness
 from deploy.invariants.history import lines
@@ -64,10 +65,11 @@ def _saga(
     late: Lateness,
 ) -> Iterator[Violation]:
     creation, action, hold, line = only(creations), only(actions), only(holds), only(told)
-    for saga, definition in ((creation, CREATE_MEMBER_ACCOUNT), (action, PAID_ACTION)):
+    runs = ((creation, CREATE_MEMBER_ACCOUNT, Principal.GROUPS), (action, PAID_ACTION, Principal.PROVISIONING))
+    for saga, definition, service in runs:
         if saga is not None:
             yield from _itself(saga, definition, late)
-            if hold is not None and (wrong := _not_asked_for(saga, hold)):
+            if hold is not None and (wrong := _not_asked_for(saga, hold, service)):
                 yield Violation(Code.HOLD_MISMATCH, str(id_), wrong)
     if creation is not None and (wrong := _not_derived(creation)):
         yield Violation(Code.SAGA_MISMATCH, str(id_), wrong)
@@ -98,8 +100,10 @@ def _not_derived(saga: SagaRow) -> str | None:
     return None
 
 
-def _not_asked_for(saga: SagaRow, hold: Hold) -> str | None:
+def _not_asked_for(saga: SagaRow, hold: Hold, service: Principal) -> str | None:
     """Say in what a hold is not what its saga asks for. One that was burned was never asked for."""
+    if not hold.is_of(service):
+        return f"its saga is run by {service}, and it is held by {hold.holder}"
     payer = id_in(saga, "owner_id" if saga.name == CREATE_MEMBER_ACCOUNT.name else "account_id")
     wanted = (payer, saga.data.get("price_units"), saga.data.get("action") == Action.EXTENSION)
     found = (hold.account_id, hold.amount_units, hold.extends)

@@ -1456,7 +1456,7 @@ def recorded(log: list[Logged], message: Message, partition: int = 0) -> None:
     """Append a record as it stands on its topic."""
     value = b"" if message.TOMBSTONE else message.to_json()
     id_ = str(id_of(f"{len(log)}"))
-    log.append(Logged(message.TOPIC.name, partition, len(log), message.key(), id_, message.TYPE, id_, None, value))
+    log.append(Logged(message.TOPICS[0].name, partition, len(log), message.key(), id_, message.TYPE, id_, None, value))
 
 
 def compacted_topics() -> list[Logged]:

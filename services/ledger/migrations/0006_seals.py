@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "ledger_0004"
-down_revision = "ledger_0003"
+revision = "ledger_0006"
+down_revision = "ledger_0005"
 
 
 def upgrade() -> None:
