@@ -1,0 +1,54 @@
+"""`popfax person`: what the four services keep of somebody."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+import sqlalchemy as sa
+import typer
+
+from contracts.topics import Principal
+from deploy.cli.connection import Connection, connect
+from deploy.cli.errors import Failure
+from deploy.cli.options import EnvFile
+from deploy.cli.output import print_json
+from deploy.personal import NOT_INCLUDED, SCHEMAS, Person, exported, statements
+from services.provisioning.tables import subscribers
+
+app = typer.Typer(help="Export what is kept of a person.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `export` a command of its own, though it is the only one."""
+
+
+@app.command("export")
+def export(
+    id_: Annotated[UUID, typer.Argument(metavar="ID", help="The subscriber's id.")], env_file: EnvFile = None
+) -> None:
+    """Print all that the four services keep of a person, as JSON: 0 something, 1 nothing, 3 a database is away.
+
+    Each row stands under its service and its table. Closing the account erases what is personal of it.
+    """
+    connection = connect(env_file)
+    person = Person(id_, _email(connection, id_))
+    held = {service.value: _held(connection, service, person) for service in SCHEMAS}
+    if not any(held.values()):
+        raise Failure(f"nothing is kept of {id_}")
+    made_at = datetime.now(UTC)
+    print_json({"person": id_, "exported_at": made_at, "held": held, "not_included": dict(NOT_INCLUDED)})
+
+
+def _email(connection: Connection, id_: UUID) -> str | None:
+    """Return the address that the person has now: messages that wait may know them by nothing else."""
+    found = connection.rows(Principal.PROVISIONING, sa.select(subscribers.c.email).where(subscribers.c.id == id_))
+    return found[0].email if found else None
+
+
+def _held(connection: Connection, service: Principal, person: Person) -> dict[str, list[dict[str, Any]]]:
+    found = {}
+    for table, held, statement in statements(service, person):
+        if rows := connection.rows(service, statement):
+            found[table] = [exported(row._mapping, held, person) for row in rows]
+    return found

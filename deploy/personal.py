@@ -1,0 +1,265 @@
+"""Where the four services keep what is about a person: every table, its columns, and which rows are whose.
+
+A person's export is read off this; a test compares it with the services' schemas, so that no new table and no new
+column can be left out unseen.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from contracts.message import group_of
+from contracts.topics import Principal
+from services.groups import domain as groups_domain
+from services.groups import tables as groups
+from services.ledger import tables as ledger
+from services.notifications import tables as notifications
+from services.provisioning import tables as provisioning
+
+SCHEMAS: Mapping[Principal, ModuleType] = {
+    Principal.PROVISIONING: provisioning,
+    Principal.GROUPS: groups,
+    Principal.LEDGER: ledger,
+    Principal.NOTIFICATIONS: notifications,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Whose data is looked for; the address is None once it is erased."""
+
+    id: UUID
+    email: str | None
+
+    @property
+    def marks(self) -> Sequence[str]:
+        """Return what stands in a message that is about them."""
+        own = (str(self.id), self.id.hex, str(group_of(self.id)), self.email)
+        return [each for each in own if each]
+
+
+Whose = Callable[[sa.Table, Person], sa.ColumnElement[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A table that holds something about people.
+
+    `shown` are the columns that are exported, `hidden` those that are not: secrets, hashes, the plumbing's own. Of the
+    columns in `others` each is about who stands in another column, and left out unless that is the person.
+    """
+
+    whose: Whose
+    shown: str
+    hidden: str = ""
+    others: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NotHeld:
+    """A table that holds nothing about people: why, and the columns of which that is true."""
+
+    why: str
+    columns: str
+
+
+def _has(*columns: str) -> Whose:
+    """Rows in one of whose columns the person's id stands."""
+    return lambda table, person: sa.or_(*(table.c[name] == person.id for name in columns))
+
+
+def _has_or_own_group(*columns: str, group: str) -> Whose:
+    return lambda table, person: sa.or_(_has(*columns)(table, person), table.c[group] == group_of(person.id))
+
+
+def _speaks(actor: str | None, *texts: str) -> Whose:
+    """Rows of messages: the person asks for it, or is named anywhere in it."""
+
+    def whose(table: sa.Table, person: Person) -> sa.ColumnElement[bool]:
+        named = [_within(table.c[name], mark) for name in texts for mark in person.marks]
+        return sa.or_(*named, *([table.c[actor] == person.id] if actor else []))
+
+    return whose
+
+
+def _within(column: sa.Column[Any], mark: str) -> sa.ColumnElement[bool]:
+    if column.type.compile().upper() == "BYTEA":
+        return sa.func.position(sa.cast(sa.literal(mark.encode()), column.type).op("in")(column)) > 0
+    return sa.func.strpos(sa.cast(column, sa.Text), mark) > 0
+
+
+def _through(column: str, schema: ModuleType, other: str, key: str, *columns: str) -> Whose:
+    """Rows that belong to the person's rows of another table."""
+
+    def whose(table: sa.Table, person: Person) -> sa.ColumnElement[bool]:
+        owner = schema.metadata.tables[other]
+        return table.c[column].in_(sa.select(owner.c[key]).where(_has(*columns)(owner, person)))
+
+    return whose
+
+
+PLUMBING: Mapping[str, Held | NotHeld] = {
+    "outbox": Held(
+        _speaks("actor", "key", "value"),
+        "type key value correlation_id actor made_at",
+        "seq id causation_id traceparent",
+    ),
+    "timers": Held(_speaks("actor", "key", "value"), "due_at type key value correlation_id actor", "id traceparent"),
+    "parked": Held(
+        _speaks(None, "key", "value", "headers"),
+        "id topic partition position key value headers why code detail attempts parked_at retry_requested_at",
+        "seq",
+    ),
+    "parked_keys": Held(_speaks(None, "key"), "topic key retry_requested_at"),
+    "inbox": NotHeld("ids of messages", "id received_at"),
+    "partition_stops": NotHeld(
+        "positions in topics",
+        "id topic partition position error attempts stopped_at skip_to skip_reason skip_requested_at ended_at outcome",
+    ),
+    "schema_support": NotHeld("versions", "revision oldest"),
+}
+
+_SAGAS = Held(
+    _speaks("actor", "data"),
+    "id name status step code data actor opened_at updated_at ended_at trail",
+    "correlation_id causation_id",
+)
+
+TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
+    Principal.PROVISIONING: {
+        "subscribers": Held(
+            _has("id"),
+            "id email first_name last_name language plan fax_number created_at expires_at state options_pack forward_to"
+            " reminded_days closed_at",
+            "registration",
+        ),
+        "addresses": Held(_has("subscriber_id"), "email subscriber_id"),
+        "fax_numbers": Held(_has("subscriber_id"), "number state subscriber_id"),
+        "requests": Held(_has("account_id"), "id account_id code decided_at expires_at", "content"),
+        "purchases": Held(_has("account_id"), "id account_id action price_units code expires_at decided_at", "content"),
+        "payments": Held(
+            _through("purchase_id", provisioning, "purchases", "id", "account_id"), "reference purchase_id"
+        ),
+        "sagas": _SAGAS,
+        "plans": NotHeld("the catalogue", "plan price_units validity_days fax_number"),
+        "options": NotHeld("the catalogue", "option price_units"),
+    },
+    Principal.GROUPS: {
+        "subscribers": Held(
+            _has("id"),
+            "id email first_name last_name language state expires_at available_units",
+            "balance_version awaited",
+        ),
+        "groups": Held(_has("owner_id"), "id owner_id name renamed closed_at"),
+        "memberships": Held(
+            _has("member_id", "owner_id"),
+            "id group_id owner_id member_id active epoch invitation_id joined_at ended_at shown_name shown_email",
+            others={"shown_name": "member_id", "shown_email": "member_id"},
+        ),
+        "invitations": Held(
+            _has("subscriber_id", "owner_id"),
+            "id group_id owner_id subscriber_id state round made_at expires_at ended_at email",
+            "token_hash",
+            {"email": "subscriber_id"},
+        ),
+        "transfers": Held(
+            _has("owner_id"), "id group_id owner_id mode amount_units state code total_units asked_at ended_at"
+        ),
+        "history": Held(
+            _has_or_own_group("member_id", "actor_id", group="group_id"),
+            "id group_id kind at actor_id member_id reference_id units outcome code ended_at",
+        ),
+        "commands": Held(
+            _has("actor_id"), "id type actor_id state code result asked_at ended_at", "content_hash awaits"
+        ),
+        "sessions": Held(_has("subscriber_id"), "subscriber_id begun_at until ended_at", "id token forget_at"),
+        "tallies": Held(
+            lambda table, person: table.c.id.in_([groups_domain.made_by(person.id), groups_domain.got_by(person.id)]),
+            "id pending day today",
+        ),
+        "sagas": _SAGAS,
+        "plans": NotHeld("the catalogue", "plan price_units validity_days"),
+    },
+    Principal.LEDGER: {
+        "accounts": Held(_has("id"), "id balance_units held_units state", "version revision"),
+        "holds": Held(
+            _has("account_id"), "id account_id amount_units state opened_at closed_at extends code", "holder"
+        ),
+        "transfers": Held(
+            lambda table, person: sa.or_(
+                table.c.source_id == person.id,
+                table.c.id.in_(sa.select(ledger.entries.c.transfer_id).where(ledger.entries.c.account_id == person.id)),
+            ),
+            "id kind source_id code made_at reference",
+            "content amounts_units",
+        ),
+        "entries": Held(
+            _has("account_id"),
+            "transfer_id account_id amount_units before_units after_units made_at",
+            "id version",
+        ),
+        "corrections": Held(_has("account_id"), "id account_id amount_units reason operator code made_at"),
+    },
+    Principal.NOTIFICATIONS: {
+        "people": Held(_has("id"), "id email first_name last_name language fax_number"),
+        "erased": Held(_has("id"), "id"),
+        "mails": Held(
+            _has("recipient_id", "about_id"),
+            "id template recipient_id about_id params state made_at next_attempt_at invitation_id round",
+            others={"params": "recipient_id"},
+        ),
+        "deliveries": Held(
+            _through("mail_id", notifications, "mails", "id", "recipient_id"),
+            "mail_id recipient attempts in_flight_since uncertain last_answer sent_at",
+            "rendered",
+        ),
+    },
+}
+
+NOT_INCLUDED: Mapping[str, str] = {
+    "topics": "commands and the directory, with names and addresses, stay in Kafka until their retention is over",
+    "rendered mails": "the bytes of a mail that waits hold links that open something once; its facts are under mails",
+    "hashes": "of what was asked for, and of tokens and sessions: to tell a repetition, and to read nothing",
+    "other people": "names and addresses of others, in rows that are about both",
+    "logs and backups": "are the operator's; logs name ids alone",
+}
+"""What is about a person and not in their export, and why."""
+
+
+def tables_of(service: Principal) -> Mapping[str, Held | NotHeld]:
+    """Return all tables of a service, the plumbing's included."""
+    return {**TABLES[service], **PLUMBING}
+
+
+def statements(service: Principal, person: Person) -> Iterator[tuple[str, Held, sa.Select[Any]]]:
+    """Give for each table of a service what reads the person's rows."""
+    for name, held in tables_of(service).items():
+        if isinstance(held, Held):
+            table = SCHEMAS[service].metadata.tables[name]
+            columns = [table.c[column] for column in held.shown.split()]
+            yield name, held, sa.select(*columns).where(held.whose(table, person))
+
+
+def exported(row: Mapping[str, Any], held: Held, person: Person) -> dict[str, Any]:
+    """Return a row as it is exported: without what is another's, and without what opens anything."""
+    about_others = {column for column, subject in held.others.items() if row[subject] != person.id}
+    return {name: _plain(value) for name, value in row.items() if name not in about_others}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes | memoryview):
+        text = bytes(value).decode(errors="replace")
+        try:
+            return _plain(json.loads(text))
+        except ValueError:
+            return text
+    if isinstance(value, dict):
+        return {name: "(left out: it opens something)" if name == "token" else _plain(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value
