@@ -196,7 +196,7 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
                 table.c.id.in_(sa.select(ledger.entries.c.transfer_id).where(ledger.entries.c.account_id == person.id)),
             ),
             "id kind source_id code made_at reference",
-            "content amounts_units",
+            "content amounts_units seal",
         ),
         "entries": Held(
             _has("account_id"),
