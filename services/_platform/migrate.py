@@ -1,23 +1,62 @@
 """Alembic, once for all services: each has its own versions, in `services/<name>/migrations/`.
 
-Migrations are applied by a command (`python -m services._platform.migrate ledger`), never by starting a service.
+Migrations are applied by a command (`python -m services._platform.migrate ledger`), never by starting a service. They
+expand first and contract later, so that the code of the version before works on the new schema while it is being
+replaced, and after a return to it. A migration says of itself what the code of others has to know:
+
+- `compatible_from`: the oldest revision whose code still works on the schema that it leaves. Without it, only its own.
+- `needed = False`: its version's code works without it, too (an index; a column for the version after).
+
+The first is kept in the database (`schema_support`), for an older version can't read the files of a newer one.
 """
 
 import sys
+from dataclasses import dataclass
 from functools import cache
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
+import structlog
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
+from alembic.runtime.migration import MigrationContext, MigrationInfo
 from alembic.script import ScriptDirectory
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.topics import Principal
 from services._platform.settings import ServiceSettings, load_settings
 
+log = structlog.get_logger(__name__)
+
+LOCK_TIMEOUT_S = 3
+LOCK_ATTEMPTS = 60
+LOCK_PAUSE_S = 2.0
+"""A migration waits so long for a lock, so often, with such pauses: five minutes, in which traffic flows."""
+
 _HERE = Path(__file__).parent
+_SUPPORT = sa.table("schema_support", sa.column("revision"), sa.column("oldest"))
+
+
+class LockedError(Exception):
+    """A table stayed locked for as long as a migration tries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What this version knows of its service's revisions."""
+
+    head: str
+    all: frozenset[str]
+    enough: frozenset[str]
+    """Those that its code works on: its newest, and those below that lack only what it does not need."""
+
+    def suits(self, revision: str | None, oldest: str | None) -> bool:
+        """Say whether this version's code works on a database at a revision that supports others from `oldest` on."""
+        if revision in self.all or revision is None:
+            return revision in self.enough
+        return oldest in self.all  # a newer version's: at most what still knows us
 
 
 def config(principal: Principal, url: str) -> Config:
@@ -31,20 +70,87 @@ def config(principal: Principal, url: str) -> Config:
 
 
 def upgrade(principal: Principal, url: str) -> None:
-    """Bring a service's database to this version's state. Does nothing where it is there already."""
+    """Bring a service's database to this version's state. Does nothing where it is there already, or is newer."""
+    if _is_newer(principal, url):
+        log.warning("not_migrated", service=principal.value, reason="a newer version has migrated it already")
+        return
     command.upgrade(config(principal, url), "head")
 
 
-async def at_head(principal: Principal, engine: AsyncEngine) -> bool:
-    """Say whether a database has this version's migrations."""
-    async with engine.connect() as connection:
-        return await connection.run_sync(_revision) == _head(principal)
+def sql(principal: Principal, revision: str) -> str:
+    """Return one migration as SQL, without a database. Raises whatever a migration does that asks for its data."""
+    script = ScriptDirectory.from_config(config(principal, "")).get_revision(revision)
+    before = script.down_revision or "base"
+    written = StringIO()
+    offline = config(principal, "")
+    offline.output_buffer = written
+    command.upgrade(offline, f"{before}:{revision}", sql=True)
+    return written.getvalue()
+
+
+def revisions(principal: Principal) -> list[Any]:
+    """Return a service's migrations as Alembic's scripts, oldest first."""
+    return list(ScriptDirectory.from_config(config(principal, "")).walk_revisions())[::-1]
 
 
 @cache
-def _head(principal: Principal) -> str | None:
-    """Give this version's newest migration; readiness asks every few seconds, and the files stay as they are."""
-    return ScriptDirectory.from_config(config(principal, "")).get_current_head()
+def known(principal: Principal) -> Known:
+    """Read the files, once: they stay as they are."""
+    newest_first = revisions(principal)[::-1]
+    enough = set()
+    for script in newest_first:
+        enough.add(script.revision)
+        if getattr(script.module, "needed", True):
+            break
+    return Known(newest_first[0].revision, frozenset(s.revision for s in newest_first), frozenset(enough))
+
+
+async def suits(principal: Principal, connection: AsyncConnection) -> bool:
+    """Say whether a database is one that this version's code works on."""
+    return known(principal).suits(*await _state(principal, connection))
+
+
+async def trouble(principal: Principal, engine: AsyncEngine) -> str | None:
+    """Say why this version can't work on a database; None if it can. Raises what a database that is away raises."""
+    async with engine.connect() as connection:
+        revision, oldest = await _state(principal, connection)
+        if not known(principal).suits(revision, oldest):
+            return f"it is at {revision}, and this version is made for {known(principal).head}"
+        read_only = (await connection.execute(sa.text("SHOW transaction_read_only"))).scalar()
+        return "it is read-only" if read_only == "on" else None
+
+
+async def _state(principal: Principal, connection: AsyncConnection) -> tuple[str | None, str | None]:
+    """Return a database's revision and, if that is none of ours, the oldest one whose code works on it."""
+    revision = await connection.run_sync(_revision)
+    if revision is None or revision in known(principal).all:
+        return revision, None
+    return revision, (await connection.execute(_oldest(revision))).scalar()
+
+
+def note_support(ctx: MigrationContext, step: MigrationInfo, **_: Any) -> None:
+    """Write down which versions' code works on a schema that was just reached."""
+    script: Any = step.up_revision
+    if ctx.connection is None or script is None or not sa.inspect(ctx.connection).has_table(_SUPPORT.name):
+        return  # it is older than the promise
+    oldest = getattr(script.module, "compatible_from", script.revision)
+    ctx.connection.execute(sa.insert(_SUPPORT).values(revision=script.revision, oldest=oldest))
+
+
+def _is_newer(principal: Principal, url: str) -> bool:
+    engine = sa.create_engine(url, hide_parameters=True)
+    try:
+        with engine.connect() as connection:
+            revision = _revision(connection)
+            if revision is None or revision in known(principal).all:
+                return False
+            return connection.execute(_oldest(revision)).scalar() in known(principal).all
+    finally:
+        engine.dispose()
+
+
+def _oldest(revision: str) -> "sa.Select[Any]":
+    return sa.select(_SUPPORT.c.oldest).where(_SUPPORT.c.revision == revision)
 
 
 def _revision(connection: sa.Connection) -> str | None:

@@ -9,6 +9,7 @@ import gc
 import signal
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -70,7 +71,9 @@ class _Process:
         self.settings = settings
         self.engine = postgres.engine(settings.database_url.get_secret_value(), settings.database_pool)
         self.relay = Relay(service.principal, self.engine, settings)
-        self.shell = Shell(service, PostgresDatabase(self.engine), committed=self.relay.wake)
+        self.shell = Shell(
+            service, PostgresDatabase(self.engine, partial(migrate.suits, service.principal)), committed=self.relay.wake
+        )
         self.consumer = Consumer(service, self.shell, settings, Stops(self.engine))
         self.background = background
         self.site = site(settings, self.relay.wake) if site else None
@@ -121,10 +124,9 @@ class _Process:
 
     async def _not_migrated(self) -> str | None:
         try:
-            migrated = await migrate.at_head(self.service.principal, self.engine)
+            return await migrate.trouble(self.service.principal, self.engine)
         except (sa.exc.SQLAlchemyError, OSError) as error:
             return f"it does not answer: {type(error).__name__}"
-        return None if migrated else "it is not migrated to this version"
 
     async def _not_consuming(self) -> str | None:
         return self.consumer.trouble()

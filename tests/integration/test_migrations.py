@@ -3,11 +3,15 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 
+import psycopg
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
@@ -17,7 +21,7 @@ from deploy.local.postgres import SERVICES
 from deploy.local.stack import Stack
 from services._platform import migrate, postgres
 from services._platform.tables import storage
-from tests.integration.recorder import execute, scratch_database
+from tests.integration.recorder import execute, plain, scratch_database
 
 
 @pytest.fixture
@@ -91,16 +95,73 @@ def _declared_checks(service: Principal) -> set[str]:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_at_head_is_false_before_and_true_after(service: Principal, empty: str) -> None:
-    engine = postgres.engine(empty)
+async def test_a_version_works_on_its_own_schema_and_on_newer_ones_that_say_so(service: Principal, empty: str) -> None:
+    engine, head = postgres.engine(empty), migrate.known(service).head
     try:
-        assert not await migrate.at_head(service, engine)
+        assert await migrate.trouble(service, engine) == f"it is at None, and this version is made for {head}"
         migrate.upgrade(service, empty)
-        assert await migrate.at_head(service, engine)
-        execute(empty, "UPDATE alembic_version SET version_num = 'of_another_version'")
-        assert not await migrate.at_head(service, engine)
+        assert await migrate.trouble(service, engine) is None
+        execute(empty, "UPDATE alembic_version SET version_num = 'newer'")
+        assert await migrate.trouble(service, engine) == f"it is at newer, and this version is made for {head}"
+        execute(empty, "INSERT INTO schema_support VALUES ('newer', %s)", head)
+        assert await migrate.trouble(service, engine) is None
+        migrate.upgrade(service, empty)  # who goes back a version deploys that one's migrations, too
+        assert execute(empty, "SELECT version_num FROM alembic_version") == [("newer",)]
+        execute(empty, "UPDATE schema_support SET oldest = 'newer' WHERE revision = 'newer'")
+        assert await migrate.trouble(service, engine) is not None
     finally:
         await engine.dispose()
+
+
+async def test_a_database_that_only_reads_is_not_ready(empty: str) -> None:
+    migrate.upgrade(Principal.LEDGER, empty)
+    engine = postgres.engine(empty, 8, default_transaction_read_only="on")
+    try:
+        assert await migrate.trouble(Principal.LEDGER, engine) == "it is read-only"
+    finally:
+        await engine.dispose()
+
+
+def test_a_migration_that_waits_for_a_lock_gives_way_and_goes_on(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = migrate.revisions(Principal.LEDGER)[-2].revision
+    command.upgrade(migrate.config(Principal.LEDGER, empty), before)
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT_S", 1)
+    monkeypatch.setattr(migrate, "LOCK_PAUSE_S", 0.2)
+    with psycopg.connect(plain(empty)) as backup, ThreadPoolExecutor() as pool:
+        backup.execute("LOCK TABLE parked, parked_keys IN ACCESS SHARE MODE")
+        migrating = pool.submit(migrate.upgrade, Principal.LEDGER, empty)
+        waited: list[float] = []
+        while len(waited) < 3:  # what comes meanwhile gets through, though the change of the table waits
+            began = time.monotonic()
+            execute(empty, "SELECT count(*) FROM parked_keys")
+            waited.append(time.monotonic() - began)
+            time.sleep(0.7)
+        assert not migrating.done()
+        backup.rollback()
+        migrating.result(60)
+    assert max(waited) < 5
+    assert _differences(empty, _metadata(Principal.LEDGER)) == []
+
+
+def test_a_migration_that_gets_no_lock_ends_with_a_clear_error(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = migrate.revisions(Principal.LEDGER)[-2].revision
+    command.upgrade(migrate.config(Principal.LEDGER, empty), before)
+    for name, value in (("LOCK_TIMEOUT_S", 1), ("LOCK_PAUSE_S", 0.1), ("LOCK_ATTEMPTS", 2)):
+        monkeypatch.setattr(migrate, name, value)
+    with psycopg.connect(plain(empty)) as backup:
+        backup.execute("LOCK TABLE parked, parked_keys IN ACCESS SHARE MODE")
+        with pytest.raises(migrate.LockedError, match="lock timeout"):
+            migrate.upgrade(Principal.LEDGER, empty)
+    migrate.upgrade(Principal.LEDGER, empty)
+    assert _differences(empty, _metadata(Principal.LEDGER)) == []
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_database_says_which_versions_its_schema_supports(service: Principal, empty: str) -> None:
+    migrate.upgrade(service, empty)
+    ((oldest,),) = execute(empty, "SELECT oldest FROM schema_support JOIN alembic_version ON version_num = revision")
+    newest = migrate.revisions(service)[-1]
+    assert oldest == getattr(newest.module, "compatible_from", newest.revision)
 
 
 def test_running_twice_keeps_what_is_there(empty: str) -> None:

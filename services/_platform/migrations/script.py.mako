@@ -5,6 +5,7 @@ import sqlalchemy as sa
 ${imports if imports else ""}
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
+compatible_from = ${repr(down_revision)}  # the oldest revision whose code works on what this leaves
 
 
 def upgrade() -> None:
