@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient
 from sqlalchemy.ext.asyncio import AsyncEngine
 from typer.testing import CliRunner, Result
 
+from contracts.catalogue import MESSAGES
 from contracts.ledger import CreditUnits
 from contracts.message import group_of
 from contracts.topics import LEDGER_COMMANDS, Principal
@@ -413,6 +414,14 @@ class TestBooksMailsTopics:
             assert "no mail" in cli("mail", "retry", str(to)).output
         finally:
             cli.rows(Principal.NOTIFICATIONS, sa.delete(mails).where(mails.c.id.in_([to, broken])))
+
+    def test_says_type_by_type_who_can_send_it(self, cli: Cli) -> None:
+        types = cli.json("topics", "--types")["types"]
+        assert types["popfax.ledger.credit-units.v1"] == ["platform"]
+        assert types["popfax.ledger.post-transfers.v1"] == ["groups"]
+        assert types["popfax.ledger.reserve-units.v1"] == ["groups", "provisioning"]
+        assert types.keys() == MESSAGES.keys()
+        assert "ledger.credit-units.v1" in cli("topics", "--types").stdout
 
     def test_compares_the_topics_and_creates_what_is_missing(self, cli: Cli) -> None:
         assert cli.json("topics")["differences"] == []

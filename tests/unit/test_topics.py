@@ -1,13 +1,24 @@
-"""How long what is on a topic is kept, what of it is promised, and a broker that does not get on."""
+"""Who may send what, how long it is kept and what of that is promised, and a broker that does not get on."""
 
 import time
+from uuid import UUID
 
 import pytest
 
 from contracts import topics
+from contracts.catalogue import MESSAGES
+from contracts.ledger import CaptureHold, CreditUnits, PostTransfers, ReleaseHold, ReserveUnits, SpendUnits
+from contracts.message import Command, Message
+from contracts.notifications import MailBounced, SendInvitation
+from contracts.provisioning import CancelProvisioning, ProvisionAccount
+from contracts.topics import Principal
 from deploy import topics as administration
+from deploy.contracts.asyncapi import SERVICES
 from deploy.topics import Stalled, _Patience
+from services._platform.markers import markers
+from services._platform.messages import StoredRecord, decode, headers_of
 from services._platform.runtime import retention
+from services._platform.service import Service
 from services._platform.settings import ServiceSettings
 
 
@@ -34,6 +45,47 @@ def test_a_topic_belongs_to_the_service_in_its_name_and_its_commands_are_asked_o
     for topic in topics.TOPICS:
         assert topic.name.startswith(f"popfax.{topic.service}.")
         assert topic.readers == {topic.service} if topic.commands else topic.writer is topic.service
+
+
+# --- who may send what ---
+
+SENDERS: dict[type[Message], set[Principal]] = {
+    CreditUnits: {Principal.PLATFORM},
+    SpendUnits: {Principal.PLATFORM},
+    PostTransfers: {Principal.GROUPS},
+    ReserveUnits: {Principal.GROUPS, Principal.PROVISIONING},
+    CaptureHold: {Principal.GROUPS, Principal.PROVISIONING},
+    ReleaseHold: {Principal.GROUPS, Principal.PROVISIONING},
+    ProvisionAccount: {Principal.GROUPS},
+    CancelProvisioning: {Principal.GROUPS},
+    SendInvitation: {Principal.GROUPS},
+    MailBounced: {Principal.PLATFORM},
+}
+
+
+@pytest.mark.parametrize("model", SENDERS, ids=lambda model: model.__name__)
+def test_a_command_is_sent_by(model: type[Message]) -> None:
+    assert {topic.writer for topic in model.TOPICS} == SENDERS[model]
+    for nobody in set(Principal) - SENDERS[model]:
+        with pytest.raises(TypeError, match="may not send"):
+            model.topic_of(nobody)
+
+
+def test_no_other_command_is_sent_by_an_orchestrator_to_another_service() -> None:
+    for model in MESSAGES.values():
+        if issubclass(model, Command) and model not in SENDERS:
+            service = model.TOPICS[0].service
+            assert {topic.writer for topic in model.TOPICS} <= {Principal.PLATFORM, service}
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.principal)
+def test_a_marker_is_none_of_a_reader_s_business(service: Service) -> None:
+    handled = {model.TYPE.encode(): model for model in service.handlers}
+    for out in (out for principal in Principal for out in markers(principal)):
+        (topic,) = MESSAGES[out.type].TOPICS
+        headers = headers_of(out, f"popfax/{topic.writer}", "2031-01-01T00:00:00+00:00")
+        record = StoredRecord(UUID(str(out.id)), None, topic.name, 0, 0, out.key.encode(), None, list(headers))
+        assert decode(record, handled, service.command_topics) is None
 
 
 # --- a broker that does not get on ---
