@@ -58,26 +58,18 @@ def _senders(writers: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
 
 def _show_types(senders: Mapping[str, list[str]]) -> None:
     print_table(
-        ("type", "can be sent by", "on"),
-        [
-            (
-                type_.removeprefix("popfax."),
-                ", ".join(who) or "nobody",
-                ", ".join(topic.name.removeprefix("popfax.") for topic in MESSAGES[type_].TOPICS),
-            )
-            for type_, who in senders.items()
-        ],
+        ("type", "can be sent by"),
+        [(type_.removeprefix("popfax."), ", ".join(who) or "nobody") for type_, who in senders.items()],
     )
 
 
 def _show_topics() -> None:
     print_table(
-        ("topic", "partitions", "keeps", "written by", "read by"),
+        ("topic", "keeps", "written by", "read by"),
         [
             (
                 topic.name.removeprefix("popfax."),
-                topic.partitions,
-                "newest of a key" if topic.compacted else f"{RETENTION.days} days",
+                "newest" if topic.compacted else f"{RETENTION.days} days",
                 topic.writer,
                 "everyone" if len(topic.readers) > 3 else ", ".join(sorted(topic.readers)),
             )
