@@ -429,7 +429,7 @@ class TransferRefused(Refusal, type="popfax.groups.transfer-refused.v1", topic=G
 
 
 class GroupsCommandMalformed(
-    MalformedCommand, type="popfax.groups.command-malformed.v1", topic=GROUPS_EVENTS, key="command_id"
+    MalformedCommand, type="popfax.groups.command-malformed.v1", topic=GROUPS_EVENTS, key="parked_id"
 ):
     """A command to groups could not be read."""
 

@@ -265,7 +265,7 @@ class BalanceChanged(Event, type="popfax.ledger.balance-changed.v1", topic=LEDGE
 
 
 class LedgerCommandMalformed(
-    MalformedCommand, type="popfax.ledger.command-malformed.v1", topic=LEDGER_EVENTS, key="command_id"
+    MalformedCommand, type="popfax.ledger.command-malformed.v1", topic=LEDGER_EVENTS, key="parked_id"
 ):
     """A command to the ledger could not be read."""
 

@@ -3,10 +3,10 @@
 The envelope (id, time, correlation, causation, actor) is CloudEvents' and travels in headers; a model is the value.
 """
 
-from typing import Any, ClassVar, Self, cast
+from typing import Annotated, Any, ClassVar, Self, cast
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from contracts.ids import derive
 from contracts.topics import Principal, Topic
@@ -108,12 +108,20 @@ class Refusal(Event):
 
 
 class MalformedCommand(Refusal):
-    """A command could not be read: code `malformed_command`. `errors` names the fields, never their contents.
+    """A command could not be read, and had no effect.
 
-    The command itself is kept, with its bytes, among the service's parked messages.
+    Its code is `malformed_command` (the value), `malformed_envelope`, `unknown_type`, `wrong_topic` or `wrong_key` (the
+    record's key is not the field that the contract names). `errors` names the fields, never their contents. The record
+    itself is kept, to the byte, among the service's parked messages, as `parked_id`.
+
+    It is told whenever anything of the command says which it was: `command_id` is the id as it was sent, `command_key`
+    the record's key if that is an id; the `correlationid` is the command's own, or else its id, or else `parked_id`.
+    `command_type` is empty where it could not be read.
     """
 
-    command_id: UUID
+    parked_id: UUID
+    command_id: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    command_key: UUID | None = None
     errors: tuple[str, ...] = ()
 
 

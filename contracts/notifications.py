@@ -75,7 +75,7 @@ class PasswordLinkIssued(
 
 
 class NotificationsCommandMalformed(
-    MalformedCommand, type="popfax.notifications.command-malformed.v1", topic=NOTIFICATIONS_EVENTS, key="command_id"
+    MalformedCommand, type="popfax.notifications.command-malformed.v1", topic=NOTIFICATIONS_EVENTS, key="parked_id"
 ):
     """A command to notifications could not be read."""
 

@@ -309,7 +309,7 @@ class AccountClosed(Event, type="popfax.provisioning.account-closed.v1", topic=P
 
 
 class ProvisioningCommandMalformed(
-    MalformedCommand, type="popfax.provisioning.command-malformed.v1", topic=PROVISIONING_EVENTS, key="command_id"
+    MalformedCommand, type="popfax.provisioning.command-malformed.v1", topic=PROVISIONING_EVENTS, key="parked_id"
 ):
     """A command to provisioning could not be read."""
 

@@ -31,6 +31,7 @@ from confluent_kafka import Consumer as Client
 from services._platform import kafka, metrics
 from services._platform.client_state import ClientState
 from services._platform.database import Outage
+from services._platform.envelopes import UNREADABLE_HEADERS, Headers
 from services._platform.partitions import Place, Stop, Stops
 from services._platform.service import Service
 from services._platform.settings import ServiceSettings
@@ -40,8 +41,6 @@ from services._platform.topic_ids import TopicIds
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-Headers = Sequence[tuple[str, bytes | None]]
-
 POLL_S = 0.5
 """How long a poll waits for the first record of a batch."""
 
@@ -50,10 +49,6 @@ STALLED_S = 120.0
 
 STOP_S = 8.0
 """How long the end may take: the batch in hand, its offsets, the farewell to the group (with Kafka away, to nobody)."""
-
-UNREADABLE_HEADERS: Headers = (("headers that can't be read", None),)
-"""In the place of headers of which one has a name that is not UTF-8: the client hands over none of them then."""
-
 
 _headers_of = methodcaller("headers")
 """confluent-kafka makes a list with a null pointer in it of a header whose name is not UTF-8, and returns that with an
@@ -76,6 +71,7 @@ class Fetched:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    timestamp: int
 
 
 class Consumer:
@@ -348,7 +344,8 @@ def _fetched(message: Message, place: Place) -> Fetched:
         headers = _headers_of(message) or ()
     except SystemError:
         headers = UNREADABLE_HEADERS
-    return Fetched(*place, message.offset(), message.key(), message.value(), headers)  # type: ignore[arg-type]
+    timestamp = message.timestamp()[1]
+    return Fetched(*place, message.offset(), message.key(), message.value(), headers, timestamp)  # type: ignore[arg-type]
 
 
 def _partitions(places: Collection[Place]) -> list[TopicPartition]:

@@ -1,4 +1,4 @@
-"""Messages as they travel: CloudEvents 1.0 in Kafka's binary mode, in and out.
+"""Messages as they travel: CloudEvents 1.0, in (see `envelopes`) and out, in Kafka's binary mode.
 
 A `Record` is what came, from Kafka, from a timer or from the parked messages; `decode` makes it an `Incoming`, or says
 why it can't. What a handler returns leaves as an `Outgoing`.
@@ -8,14 +8,16 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
 
-from contracts.ids import derive
+from contracts.ids import derive, derive_own, message_id
 from contracts.message import Message
 from contracts.topics import BY_NAME, Principal
+from services._platform.envelopes import SPECVERSION, Attributes, id_of, text_of, unusual
 
 M = TypeVar("M", bound=Message)
 M_co = TypeVar("M_co", bound=Message, covariant=True)
@@ -26,11 +28,15 @@ BROKEN_PROCESS = (MemoryError, ImportError, OSError)
 TIMERS = "timers"
 """The topic that a timer's record names. It exists in no broker."""
 
+_NONE: tuple[str, ...] = ()
 _POSITIONS = UUID("5b0f9c1e-7d64-5a3b-8f27-6f0c0e9a1d33")
 
 
 class Record(Protocol):
-    """A message's bytes, and where they came from. aiokafka's `ConsumerRecord` is one."""
+    """A message's bytes, and where they came from. aiokafka's `ConsumerRecord` is one.
+
+    Headers that can't be read at all are `envelopes.UNREADABLE_HEADERS`. A record of Kafka's also has a `timestamp`.
+    """
 
     @property
     def topic(self) -> str: ...
@@ -62,7 +68,11 @@ class StoredRecord:
 
 @dataclass(slots=True)
 class Incoming(Generic[M_co]):
-    """A decoded message: its body, and what the envelope says of it."""
+    """A decoded message: its body, and what the envelope says of it.
+
+    `id` is who it is to us (`contracts.ids.message_id`): the inbox knows it by that, and what it makes follows from
+    it. `sent_id` is the id that its sender gave it, and looks for in answers; None where it is the same.
+    """
 
     id: UUID
     body: M_co
@@ -70,6 +80,7 @@ class Incoming(Generic[M_co]):
     correlation_id: str
     actor: UUID | None = None
     traceparent: str | None = None
+    sent_id: str | None = None
 
     @property
     def writer(self) -> Principal:
@@ -77,21 +88,30 @@ class Incoming(Generic[M_co]):
         return BY_NAME[self.record.topic].writer
 
     def derive(self, name: str) -> UUID:
-        """Give an id for something that this message makes: the same message makes the same things again."""
-        return derive(self.id, name)
+        """Return an id for something that this message makes: the same message makes the same things again."""
+        return derive_own(self.id, name)
 
 
 @dataclass(slots=True)
 class Undecodable:
-    """A record that can't be handled as it is, with a stable code and the reasons (never the contents)."""
+    """A record that can't be handled as it is, with a stable code and the reasons (never the contents).
+
+    Whatever of its envelope can be read is here, so that its sender can be told.
+    """
 
     id: UUID
     record: Record
     code: str
     errors: tuple[str, ...]
     command_type: str | None = None
-    command_id: UUID | None = None
+    command_id: str | None = None
     correlation_id: str | None = None
+    actor: UUID | None = None
+
+    @property
+    def key(self) -> UUID | None:
+        """Its record's key, if that is an id. Anything else may be personal."""
+        return id_of(self.record.key)
 
 
 @dataclass(slots=True)
@@ -136,36 +156,57 @@ def decode(
 
     On `own_topics`, the service's commands, nothing is none of ours: what is not known there is undecodable.
     """
-    headers = dict(record.headers)
-    type_ = headers.get("ce_type")
+    given, value = record.headers, record.value
+    found, errors = dict(given), _NONE
+    content_type = found.get("content-type")
+    is_structured = content_type is not None and b"cloudevents" in content_type.lower()
+    if is_structured or "ce_type" not in found or len(found) != len(given):
+        found, value, errors = unusual(given, value)
+    type_ = found.get("ce_type")
     model = handled.get(type_) if type_ else None
-    if model is None:
-        if _text(type_) and record.topic not in own_topics:
-            return None
-        return _undecodable(record, headers, "unknown_type", (f"ce_type: {'unknown' if type_ else 'missing'}",))
-    id_ = _uuid(headers.get("ce_id"))
-    if id_ is None:
-        return _undecodable(record, headers, "malformed_envelope", ("ce_id: not a UUID",))
+    if model is None and record.topic not in own_topics and text_of(type_):
+        return None
+    sent_id = text_of(found.get("ce_id"))
+    correlation_id = text_of(found["ce_correlationid"]) if "ce_correlationid" in found else sent_id
+    actor = id_of(found["ce_actor"]) if "ce_actor" in found else None
+    if (
+        errors
+        or model is None
+        or sent_id is None
+        or correlation_id is None
+        or (actor is None and "ce_actor" in found)
+        or found.get("ce_specversion", SPECVERSION) != SPECVERSION
+    ):
+        code, errors = _wrong_with(found, errors, model)
+        return _undecodable(record, found, code, errors)
     belongs = [topic.name for topic in model.TOPICS] or [TIMERS]
     if record.topic not in belongs:
-        return _undecodable(record, headers, "wrong_topic", (f"ce_type: belongs on {' or '.join(belongs)}",))
+        return _undecodable(record, found, "wrong_topic", (f"ce_type: belongs on {' or '.join(belongs)}",))
     try:
-        body = model.from_record(record.key, record.value)
+        body = model.from_record(record.key, value)
     except BROKEN_PROCESS:
         raise
     except Exception as error:  # whatever a value does to its validators: what can't be read is parked, and never loops
-        return _undecodable(record, headers, "malformed_command", _reasons(error))
+        return _undecodable(record, found, "malformed_command", _reasons(error))
     if record.key != body.key().encode():
-        return _undecodable(record, headers, "wrong_key", (f"key: is not the {model.KEY}",))
-    actor = headers.get("ce_actor")
-    return Incoming(
-        id_,
-        body,
-        record,
-        _text(headers.get("ce_correlationid")) or str(id_),
-        _uuid(actor) if actor is not None else None,
-        _text(headers.get("traceparent")),
-    )
+        return _undecodable(record, found, "wrong_key", (f"key: is not the {model.KEY}",))
+    id_ = message_id(record.topic, found.get("ce_source") or b"", found["ce_id"] or b"")
+    return Incoming(id_, body, record, correlation_id, actor, text_of(found.get("traceparent")), sent_id)
+
+
+def _wrong_with(found: Attributes, errors: tuple[str, ...], model: type[Message] | None) -> tuple[str, tuple[str, ...]]:
+    """Return the code and the reasons of an envelope that is not as it must be."""
+    if not errors and model is None:
+        return "unknown_type", (f"ce_type: {'unknown' if found.get('ce_type') else 'missing'}",)
+    wrong = {
+        "ce_id: no text of 1 to 200 characters": text_of(found.get("ce_id")) is None,
+        "ce_correlationid: no text of 1 to 200 characters": (
+            "ce_correlationid" in found and text_of(found["ce_correlationid"]) is None
+        ),
+        "ce_actor: not a UUID": "ce_actor" in found and id_of(found["ce_actor"]) is None,
+        "ce_specversion: not 1.0": found.get("ce_specversion", SPECVERSION) != SPECVERSION,
+    }
+    return "malformed_envelope", errors or tuple(reason for reason, is_so in wrong.items() if is_so)
 
 
 def outgoing(message: Message, ordinal: int, cause: Incoming[Message]) -> Outgoing:
@@ -176,7 +217,7 @@ def outgoing(message: Message, ordinal: int, cause: Incoming[Message]) -> Outgoi
         message.key(),
         message.to_json(),
         cause.correlation_id,
-        str(cause.id),
+        cause.sent_id or str(cause.id),
         cause.actor,
         cause.traceparent,
     )
@@ -199,6 +240,11 @@ class Envelope(Protocol):
     def traceparent(self) -> str | None: ...
 
 
+def source_of(principal: Principal) -> str:
+    """Return the CloudEvents source of what a principal of ours publishes."""
+    return f"popfax/{principal.value}"
+
+
 def headers_of(out: Envelope, source: str, time: str) -> list[tuple[str, bytes]]:
     """Give the headers of a record: CloudEvents' own, the extensions, and the trace that it belongs to."""
     headers = [
@@ -218,7 +264,7 @@ def headers_of(out: Envelope, source: str, time: str) -> list[tuple[str, bytes]]
 @lru_cache(maxsize=1024)
 def _constant_headers(source: str, type_: str) -> tuple[tuple[str, bytes], ...]:
     return (
-        ("ce_specversion", b"1.0"),
+        ("ce_specversion", SPECVERSION),
         ("ce_source", source.encode()),
         ("ce_type", type_.encode()),
     )
@@ -253,23 +299,36 @@ def timer_record(
 
 
 def position_id(record: Record) -> UUID:
-    """Give an id for a record that has none of its own: where it stands in Kafka, which no other record does."""
+    """Return an id for a record that has none of its own: where it stands in Kafka, when, and what is in it.
+
+    Where alone is no identity: a topic that is deleted and made again has other records in the same places. The same
+    record delivered once more is the same in all of it.
+    """
     if isinstance(record, StoredRecord):
         return record.row_id
-    return derive(_POSITIONS, f"{record.topic}/{record.partition}/{record.offset}")
+    contents = blake2b(digest_size=16)
+    for part in (
+        record.key,
+        record.value,
+        *(each for name, text in record.headers for each in (name.encode(errors="backslashreplace"), text)),
+    ):
+        contents.update(b"-" if part is None else len(part).to_bytes(5, "big") + part)
+    place = (
+        f"{record.topic}/{record.partition}/{record.offset}/{getattr(record, 'timestamp', 0)}/{contents.hexdigest()}"
+    )
+    return derive(_POSITIONS, place)
 
 
-def _undecodable(
-    record: Record, headers: Mapping[str, bytes | None], code: str, errors: tuple[str, ...]
-) -> Undecodable:
+def _undecodable(record: Record, found: Attributes, code: str, errors: tuple[str, ...]) -> Undecodable:
     return Undecodable(
         position_id(record),
         record,
         code,
         errors,
-        _text(headers.get("ce_type")),
-        _uuid(headers.get("ce_id")),
-        _text(headers.get("ce_correlationid")),
+        text_of(found.get("ce_type")),
+        text_of(found.get("ce_id")),
+        text_of(found.get("ce_correlationid")),
+        id_of(found.get("ce_actor")),
     )
 
 
@@ -279,22 +338,3 @@ def _reasons(error: Exception) -> tuple[str, ...]:
         return (f"value: {type(error).__name__}",)
     found = error.errors(include_input=False, include_context=False, include_url=False)
     return tuple(f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['type']}" for e in found[:20])
-
-
-def _text(value: bytes | None) -> str | None:
-    if value is None or len(value) > 200:
-        return None
-    try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        return None
-    return text if text and "\x00" not in text else None  # PostgreSQL's text can't hold a NUL
-
-
-def _uuid(value: bytes | None) -> UUID | None:
-    if value is None or len(value) != 36:
-        return None
-    try:
-        return UUID(value.decode())
-    except ValueError:  # UnicodeDecodeError is one
-        return None

@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.catalogue import MESSAGES
 from contracts.topics import Principal
 from services._platform import kafka, metrics
-from services._platform.messages import headers_of
+from services._platform.messages import headers_of, source_of
 from services._platform.postgres import OUTBOX, Driver, driver_of, sql_of
 from services._platform.settings import KafkaSettings
 
@@ -214,7 +214,7 @@ async def publish(producer: AIOKafkaProducer, rows: Sequence[Unsent], principal:
             raise UnknownType(row.type)
         topic = model.topic_of(principal)
         by_partition.setdefault((topic.name, kafka.partition_of(row.key, topic.partitions)), []).append(row)
-    source = f"popfax/{principal.value}"
+    source = source_of(principal)
     acknowledged = []
     for (topic_name, partition), batch_rows in by_partition.items():
         acknowledged += await _send(producer, topic_name, partition, batch_rows, source)

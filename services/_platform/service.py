@@ -40,15 +40,24 @@ Load = Callable[[Transaction, Sequence[Incoming[Message]]], Awaitable[State]]
 """Loads all state that a batch of messages touches, with few set-based queries."""
 
 
+def tell(state: Any, message: Incoming[MalformedCommand], moment: Moment) -> Outcome:
+    """Tell a command's sender that it could not be read."""
+    return [message.body]
+
+
 @dataclass(frozen=True)
 class Service:
-    """A service, as far as the plumbing is concerned."""
+    """A service, as far as the plumbing is concerned.
+
+    `malformed` answers a command that can't be read. It is handed to `refuse`, which publishes it.
+    """
 
     principal: Principal
     topics: tuple[Topic, ...]
     handlers: Mapping[type[Message], Handler]
     load: Load
     malformed: type[MalformedCommand]
+    refuse: Handler = tell
     command_topics: frozenset[str] = field(init=False)
     """The names of the topics on which it is asked for something: it answers whatever comes there."""
 

@@ -278,11 +278,11 @@ class Shell:
             fresh = _first_of_each_id(a for a in arrivals if a.id in claimed)
             readable, parked = await self._divert(tx, fresh, source)
             await tx.park(parked, moment.now)
-            decided = _Decided([self._refusal(a) for a in fresh if self._is_refusable(a)], {}, {}, [])
+            decided = _Decided([], {}, {}, [])
             changes: Sequence[Changes] = ()
-            if readable:
-                state = await self.service.load(tx, readable)
-                self._decide(state, readable, moment, decided)
+            if decidable := [*readable, *self._refusals(fresh)]:
+                state = await self.service.load(tx, decidable)
+                self._decide(state, decidable, moment, decided)
                 changes = state.changes()
             async with tx.unanswered():
                 await tx.save(changes)
@@ -319,7 +319,8 @@ class Shell:
         """Call each message's handler in order, and sort what they return."""
         handlers = self.service.handlers
         for message in readable:
-            for ordinal, effect in enumerate(handlers[type(message.body)](state, message, moment)):
+            handle = handlers.get(type(message.body), self.service.refuse)
+            for ordinal, effect in enumerate(handle(state, message, moment)):
                 if isinstance(effect, Message):
                     out = outgoing(effect, ordinal, message)
                     if len(out.value) > MAX_VALUE_BYTES:
@@ -335,25 +336,23 @@ class Shell:
                     decided.set_timers.pop(effect.id, None)  # the last word on a timer counts, in a batch as well
                     decided.clear_timers.append(effect.id)
 
-    def _is_refusable(self, arrival: Arrival) -> bool:
-        """Say whether somebody waits for an answer: the sender of a command that at least says which it was."""
-        own = arrival.record.topic in self.service.command_topics
-        return isinstance(arrival, Undecodable) and own and arrival.command_id is not None
+    def _refusals(self, arrivals: Sequence[Arrival]) -> list[Incoming[Message]]:
+        """Return what is to be told of commands that can't be read, to whoever can tell from it which one is meant."""
+        own = self.service.command_topics
+        unreadable = (a for a in arrivals if isinstance(a, Undecodable) and a.record.topic in own)
+        return [self._refusal(a) for a in unreadable if a.command_id or a.correlation_id or a.key]
 
-    def _refusal(self, arrival: Arrival) -> Outgoing:
-        assert isinstance(arrival, Undecodable)
-        assert arrival.command_id is not None
+    def _refusal(self, arrival: Undecodable) -> Incoming[Message]:
         body = self.service.malformed(
+            parked_id=arrival.id,
             command_id=arrival.command_id,
+            command_key=arrival.key,
             command_type=arrival.command_type or "",
-            code="malformed_command",
+            code=arrival.code,
             errors=arrival.errors,
         )
-        correlation = arrival.correlation_id or str(arrival.command_id)
-        cause = Incoming[Message](arrival.id, body, arrival.record, correlation)
-        out = outgoing(body, 0, cause)
-        out.causation_id = str(arrival.command_id)
-        return out
+        correlation_id = arrival.correlation_id or arrival.command_id or str(arrival.id)
+        return Incoming(arrival.id, body, arrival.record, correlation_id, arrival.actor, sent_id=arrival.command_id)
 
     async def _park_failed(self, arrival: Arrival, error: Exception, source: Source) -> None:
         """Put a message aside that failed by itself, and with it whatever follows on its key."""

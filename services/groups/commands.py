@@ -22,6 +22,7 @@ from contracts.groups import (
     DeclineInvitation,
     DetachMembers,
     GroupRenamed,
+    GroupsCommandMalformed,
     InvitationAccepted,
     InvitationDeclined,
     InvitationRevoked,
@@ -36,6 +37,7 @@ from contracts.groups import (
     TransferUnits,
     UnitsTransferred,
 )
+from contracts.ids import message_id
 from contracts.ledger import (
     BalanceChanged,
     HoldCaptured,
@@ -46,10 +48,11 @@ from contracts.ledger import (
 )
 from contracts.message import Command, Event, Message, Refusal
 from contracts.provisioning import AccountClosed, PersonRecorded
-from services._platform.messages import Effect, Incoming, Outcome
+from contracts.topics import GROUPS_COMMANDS_FROM_HTTP, Principal
+from services._platform.messages import Effect, Incoming, Outcome, source_of
 from services._platform.rows import Rows
 from services._platform.service import Handler, Moment
-from services.groups.domain import Change, PostedCommand, Subscriber
+from services.groups.domain import Change, PostedCommand, Subscriber, saga_asked_by
 
 ANSWERS: Mapping[type[Command], tuple[type[Event], ...]] = {
     CreateMemberAccount: (MemberAccountCreated,),
@@ -65,12 +68,18 @@ ANSWERS: Mapping[type[Command], tuple[type[Event], ...]] = {
 """The commands that can be posted, and the events each of which means that one is done. A refusal names its command."""
 
 ANSWERING: frozenset[type[Message]] = frozenset(
-    {*ANSWERS, UnitsRefused, HoldReleased, HoldCaptured, TransfersPosted, TransfersRefused}
+    {*ANSWERS, GroupsCommandMalformed, UnitsRefused, HoldReleased, HoldCaptured, TransfersPosted, TransfersRefused}
 )
-"""What may bring the answer: the command itself, or the last reply of what it began."""
+"""What may bring the answer: the command itself, what can't be read of it, or the last reply of what it began."""
 
 _KEPT = ("invitation_id", "member_id", "transfer_id", "total_units")
 """What is kept of an answer beside its type: ids, so that whoever asked can go on."""
+
+
+def saga_of_posted(id_: UUID) -> UUID:
+    """Return the id of the saga that a posted `CreateMemberAccount` opens."""
+    source = source_of(Principal.GROUPS).encode()
+    return saga_asked_by(message_id(GROUPS_COMMANDS_FROM_HTTP.name, source, str(id_).encode()))
 
 
 def short_name(type_: str) -> str:
@@ -141,17 +150,24 @@ class HasCommands(Protocol):
 def answered(handlers: Mapping[type[Message], Handler]) -> dict[type[Message], Handler]:
     """Give the same handlers, which also note what became of a posted command, and when it is to be seen."""
     return {
-        model: _noting(handler) if model in ANSWERING else _showing(handler) if model in SHOWING else handler
+        model: noting(handler) if model in ANSWERING else _showing(handler) if model in SHOWING else handler
         for model, handler in handlers.items()
     }
 
 
-def _noting(handler: Handler) -> Handler:
+def noting(handler: Handler) -> Handler:
+    """Return a handler, which also notes what became of a posted command.
+
+    Anybody may write a correlation id into a command of theirs: it says whose command began a message only together
+    with the actor, whom every message carries on.
+    """
+
     @wraps(handler)
     def handle(state: HasCommands, message: Incoming[Any], moment: Moment) -> Outcome:
         outcome = handler(state, message, moment)
         command = state.posted(message.correlation_id)
-        if command is not None and not command.is_answered:
+        is_meant = command is not None and command.actor_id == message.actor
+        if command is not None and is_meant and not command.is_answered:
             for effect in outcome:
                 if (answer := _answer(command, effect)) is not None:
                     changes = [*changed_by(message.body), *changed_by(effect)]  # type: ignore[arg-type]

@@ -48,9 +48,9 @@ from contracts.topics import (
     Principal,
 )
 from services._platform.sagas import CancelSaga, RetrySaga, SagaDeadline
-from services._platform.service import Service
+from services._platform.service import Service, tell
 from services.groups import handlers
-from services.groups.commands import answered
+from services.groups.commands import answered, noting
 from services.groups.domain import Quotas
 from services.groups.sagas import SAGAS
 from services.groups.store import load
@@ -110,6 +110,7 @@ GROUPS = Service(
     ),
     load=partial(load, SAGAS, Quotas()),
     malformed=GroupsCommandMalformed,
+    refuse=noting(tell),
 )
 
 

@@ -8,7 +8,7 @@ from hmac import compare_digest
 from typing import Any
 from uuid import UUID
 
-from contracts.ids import derive
+from contracts.ids import derive, derive_own
 
 INVITATION_LIFETIME = timedelta(days=7)
 """How long an invitation can be answered, counted from its last mail."""
@@ -304,9 +304,9 @@ class PostedCommand:
         return replace(self, state=state, awaits=0, ended_at=now)
 
 
-def saga_asked_by(command_id: UUID) -> UUID:
-    """Give the id of the saga that a `CreateMemberAccount` opens."""
-    return derive(command_id, "create-member-account")
+def saga_asked_by(message_id: UUID) -> UUID:
+    """Return the id of the saga that a `CreateMemberAccount` opens."""
+    return derive_own(message_id, "create-member-account")
 
 
 def membership_of(group_id: UUID, member_id: UUID) -> UUID:
@@ -316,7 +316,7 @@ def membership_of(group_id: UUID, member_id: UUID) -> UUID:
 
 def account_of(saga_id: UUID) -> UUID:
     """Give the id of the account that a saga creates: derived, so that asking twice creates one."""
-    return derive(saga_id, "account")
+    return derive_own(saga_id, "account")
 
 
 def history_of_membership(membership_id: UUID, epoch: int) -> UUID:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-from contracts.ids import derive
+from contracts.ids import derive_own
 from contracts.message import Command, Message
 from contracts.provisioning import (
     AddOptionsPack,
@@ -191,4 +191,4 @@ async def load(sagas: Sagas, tx: Transaction, batch: Sequence[Incoming[Message]]
 
 def saga_of(request_id: UUID) -> UUID:
     """Give the id of the saga that a purchase with units runs, and of its hold."""
-    return derive(_PAID_ACTION, request_id.hex)
+    return derive_own(_PAID_ACTION, request_id.hex)

@@ -24,8 +24,8 @@ from contracts.topics import LEDGER_COMMANDS, Principal
 from deploy.local.product import ServiceProcess
 from deploy.local.stack import Stack
 from services._platform import kafka, migrate
-from services._platform.consumer import UNREADABLE_HEADERS
 from services._platform.database import Why
+from services._platform.envelopes import UNREADABLE_HEADERS
 from services._platform.postgres import stored_record
 from tests.e2e.driver import Headers, Log, Wire, wait
 from tests.integration.recorder import (

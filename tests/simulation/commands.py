@@ -26,7 +26,7 @@ from contracts.groups import (
     RevokeInvitation,
     TransferUnits,
 )
-from contracts.ids import derive
+from contracts.ids import derive_own, message_id
 from contracts.ledger import CaptureHold, CreditUnits, Leg, PostTransfers, ReleaseHold, SpendUnits
 from contracts.message import Command, group_of
 from contracts.notifications import MailBounced, SendInvitation
@@ -334,7 +334,8 @@ def come_back(cast: Cast) -> Sequence[Sent]:
     if email is None:
         return []
     invite = InviteByEmail(group_id=membership.group_id, email=email)
-    accept = AcceptInvitation(invitation_id=derive(invite_id, "invitation"))
+    invitation_id = derive_own(message_id(GROUPS_COMMANDS.name, b"", str(invite_id).encode()), "invitation")
+    accept = AcceptInvitation(invitation_id=invitation_id)
     late = MemberRef(member_id=membership.member_id, epoch=membership.epoch)
     detach = DetachMembers(group_id=membership.group_id, members=(late,))
     return [

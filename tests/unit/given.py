@@ -76,7 +76,7 @@ class Scene:
             effects = [
                 effect
                 for message in batch
-                for effect in self.service.handlers[type(message.body)](state, message, moment)
+                for effect in self.service.handlers.get(type(message.body), self.service.refuse)(state, message, moment)
             ]
             await tx.save(state.changes())
         return effects

@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from contracts.groups import CreateMemberAccount, GroupRenamed, GroupsCommandMalformed
+from contracts.ids import message_id
 from contracts.ledger import (
     BalanceChanged,
     CreditUnits,
@@ -23,6 +24,7 @@ from contracts.ledger import (
 from contracts.message import Event, Message
 from contracts.topics import EVERYONE, GROUPS_COMMANDS, LEDGER_COMMANDS, LEDGER_EVENTS, Principal, Topic
 from services._platform.database import Cause, Conflict, Outage, Why
+from services._platform.envelopes import UNREADABLE_HEADERS
 from services._platform.memory import MemoryDatabase, MemoryTransaction
 from services._platform.messages import ClearTimer, Incoming, Outcome, Outgoing, SetTimer, position_id
 from services._platform.sagas import SagaDeadline
@@ -76,8 +78,9 @@ class Kitchen:
     def _fragile(self, handler: Handler) -> Handler:
         def handle(state: Any, message: Incoming[Any], moment: Moment) -> Outcome:
             outcome = handler(state, message, moment)
-            self.calls.append(message.id)
-            if message.id in self.failing:
+            sent_id = UUID(message.sent_id)
+            self.calls.append(sent_id)
+            if sent_id in self.failing:
                 raise Bug
             return outcome
 
@@ -107,7 +110,9 @@ class Kitchen:
         return [out.causation_id for out in self.sent()]
 
     def parked(self) -> list[tuple[UUID, Why]]:
-        return [(id_, row.parked.why) for id_, row in self.database.contents.parked.items()]
+        """The parked messages, by the ids that their sender gave them."""
+        rows = [row.parked for row in self.database.contents.parked.values()]
+        return [(UUID((dict(each.record.headers)["ce_id"] or b"").decode()), each.why) for each in rows]
 
     def balance(self, account: UUID) -> int:
         row: Account | None = self.database.contents.tables.get("accounts", {}).get(account)
@@ -120,6 +125,11 @@ def credit(name: str, account: UUID = ADA, units: int = 10) -> CreditUnits:
 
 def ids(*names: str) -> list[str]:
     return [str(id_of(name)) for name in names]
+
+
+def identity(name: str, topic: Topic = LEDGER_COMMANDS) -> UUID:
+    """Who the message is that its sender calls so."""
+    return message_id(topic.name, b"", str(id_of(name)).encode())
 
 
 # --- the inbox ---
@@ -159,7 +169,7 @@ def test_an_answer_carries_its_causes_envelope_and_the_same_id_each_time() -> No
     body = UnitsCredited(credit_id=id_of("c"), account_id=ADA, amount_units=10)
     assert kitchen.sent() == [
         Outgoing(
-            uuid5(id_of("m"), "0"),
+            uuid5(identity("m"), "0"),
             UnitsCredited.TYPE,
             str(ADA),
             body.to_json(),
@@ -188,7 +198,9 @@ def undecodable(kitchen: Kitchen) -> dict[str, tuple[BusRecord, str]]:
         "a type that is no text": (replace(good, headers=[good.headers[0], ("ce_type", b"\xff")]), "unknown_type"),
         "no type": (replace(good, headers=[good.headers[0]]), "unknown_type"),
         "no id": (replace(good, headers=[type_]), "malformed_envelope"),
-        "an id that is no UUID": (replace(good, headers=[("ce_id", b"7"), type_]), "malformed_envelope"),
+        "an empty id": (replace(good, headers=[("ce_id", b""), type_]), "malformed_envelope"),
+        "no header that can be read": (replace(good, headers=UNREADABLE_HEADERS), "malformed_envelope"),
+        "neither id nor key": (replace(good, headers=[type_], key=b"who knows"), "malformed_envelope"),
         "an id that is no text": (replace(good, headers=[("ce_id", b"\xff" * 36), type_]), "malformed_envelope"),
     }
 
@@ -206,23 +218,35 @@ def test_parks_with_its_reason_and_lets_what_follows_pass(name: str) -> None:
     assert row.parked.id == position_id(record)
     assert kitchen.balance(ADA) == 10
     kitchen.comes(record)
-    assert len(kitchen.parked()) == 1
+    assert len(kitchen.database.contents.parked) == 1
 
 
 @pytest.mark.parametrize("name", UNDECODABLE)
-def test_answers_a_malformed_command_if_it_says_which_it_is(name: str) -> None:
+def test_answers_what_can_not_be_read_if_anything_of_it_says_which_it_is(name: str) -> None:
     kitchen = Kitchen()
     record, code = undecodable(kitchen)[name]
     kitchen.comes(record)
-    answers = [LedgerCommandMalformed.from_json(out.value) for out in kitchen.sent()]
-    if code == "malformed_envelope":
-        assert answers == []
+    if name == "neither id nor key":
+        assert kitchen.sent() == []
         return
-    (answer,) = answers
-    assert (answer.command_id, answer.code) == (id_of("bad"), "malformed_command")
-    assert kitchen.answers() == ids("bad")
-    assert kitchen.sent()[0].correlation_id == str(id_of("bad"))
-    assert kitchen.sent()[0].key == str(id_of("bad"))
+    (out,) = kitchen.sent()
+    answer = LedgerCommandMalformed.from_json(out.value)
+    sent_id = None if code == "malformed_envelope" else str(id_of("bad"))
+    key = None if record.key is None else UUID(record.key.decode())
+    assert (answer.parked_id, answer.command_id, answer.command_key) == (position_id(record), sent_id, key)
+    assert (answer.code, out.key) == (code, str(answer.parked_id))
+    assert out.correlation_id == out.causation_id == sent_id or str(answer.parked_id)
+
+
+def test_an_answer_to_what_can_not_be_read_carries_its_correlation() -> None:
+    kitchen = Kitchen()
+    good = kitchen.record(credit("c"), "bad", key=None)
+    kitchen.comes(replace(good, headers=[*good.headers, ("ce_correlationid", b"order 7")]))
+    kitchen.comes(replace(good, offset=99, headers=[good.headers[1], ("ce_correlationid", b"order 8")]))
+    assert [(out.correlation_id, out.causation_id) for out in kitchen.sent()] == [
+        ("order 7", str(id_of("bad"))),
+        ("order 8", kitchen.sent()[1].key),
+    ]
 
 
 def test_the_reasons_name_fields_and_never_contents() -> None:
@@ -322,7 +346,7 @@ def blocked_kitchen() -> Kitchen:
 def test_retries_oldest_first_whichever_is_asked_for_and_unblocks_the_key(asked_for: Sequence[str]) -> None:
     kitchen = blocked_kitchen()
     kitchen.failing.clear()
-    kitchen.retry(*map(id_of, asked_for))
+    kitchen.retry(*map(identity, asked_for))
     assert kitchen.calls == [id_of("m1"), id_of("m2"), id_of("m3")]
     assert (kitchen.parked(), kitchen.database.contents.blocked) == ([], set())
     kitchen.comes(kitchen.record(credit("c4"), "m4"))
@@ -332,9 +356,9 @@ def test_retries_oldest_first_whichever_is_asked_for_and_unblocks_the_key(asked_
 def test_a_retry_that_fails_again_stops_its_key_and_is_counted() -> None:
     kitchen = blocked_kitchen()
     kitchen.failing = {id_of("m2")}
-    kitchen.retry(id_of("m1"))
+    kitchen.retry(identity("m1"))
     assert kitchen.parked() == [(id_of("m2"), Why.FAILED), (id_of("m3"), Why.BEHIND)]
-    row = kitchen.database.contents.parked[id_of("m2")]
+    row = kitchen.database.contents.parked[identity("m2")]
     assert (row.parked.code, row.attempts, kitchen.database.contents.retrying) == ("Bug", 2, set())
     kitchen.calls.clear()
     drive(retry_requested(kitchen.shell))
@@ -344,7 +368,7 @@ def test_a_retry_that_fails_again_stops_its_key_and_is_counted() -> None:
 def test_a_retried_message_that_comes_again_is_a_duplicate() -> None:
     kitchen = blocked_kitchen()
     kitchen.failing.clear()
-    kitchen.retry(id_of("m1"))
+    kitchen.retry(identity("m1"))
     kitchen.comes(kitchen.record(credit("c1"), "m1"))
     assert kitchen.balance(ADA) == 30
 
@@ -356,7 +380,7 @@ def test_a_retried_message_that_can_not_be_read_stays_parked() -> None:
     kitchen.retry(position_id(record))
     row = kitchen.database.contents.parked[position_id(record)]
     assert (row.parked.code, row.attempts) == ("StillUndecodable", 2)
-    assert kitchen.parked() == [(position_id(record), Why.UNDECODABLE)]
+    assert list(kitchen.database.contents.parked) == [position_id(record)]
     assert drive(retry_requested(kitchen.shell)) == 0, "its retry is spent"
 
 
@@ -376,7 +400,7 @@ def test_a_newer_version_reads_what_was_parked_unless_it_has_come_again_meanwhil
 def test_what_is_too_large_to_publish_is_parked_and_changes_nothing() -> None:
     kitchen = Kitchen()
     large = LedgerCommandMalformed(
-        command_id=ADA, command_type="", code="malformed_command", errors=("x" * MAX_VALUE_BYTES,)
+        parked_id=ADA, command_type="", code="malformed_command", errors=("x" * MAX_VALUE_BYTES,)
     )
     handlers: dict[type[Message], Handler] = {**LEDGER.handlers, CreditUnits: _and(LEDGER.handlers[CreditUnits], large)}
     kitchen.shell = Shell(replace(LEDGER, handlers=handlers), kitchen.database, kitchen.clock)
@@ -464,7 +488,7 @@ def test_what_a_compacted_topic_gets_has_the_envelope_of_what_brought_it_about()
     kitchen = timing({"m1": [told(1)], "m2": [CREDITED, told(2)]})
     kitchen.comes(kitchen.record(credit("m1"), "m1"), kitchen.record(credit("m2"), "m2"))
     (newest,) = [out for out in kitchen.database.contents.outbox if out.type == BalanceChanged.TYPE]
-    assert (newest.id, newest.causation_id) == (uuid5(id_of("m2"), "1"), str(id_of("m2")))
+    assert (newest.id, newest.causation_id) == (uuid5(identity("m2"), "1"), str(id_of("m2")))
 
 
 def test_a_message_that_fails_tells_a_compacted_topic_nothing() -> None:
@@ -589,7 +613,7 @@ def timing(effects: dict[str, Outcome]) -> Kitchen:
     """A ledger whose handlers answer with the timers that they are told, by message."""
     by_id = {id_of(name): outcome for name, outcome in effects.items()}
     handlers: dict[type[Message], Handler] = {
-        CreditUnits: lambda _, message, __: by_id[message.id],
+        CreditUnits: lambda _, message, __: by_id[UUID(message.sent_id)],
         SagaDeadline: lambda *_: (),
     }
     return Kitchen(replace(LEDGER, handlers=handlers))
@@ -638,13 +662,13 @@ def test_a_timer_that_fails_is_parked_and_can_be_retried() -> None:
     kitchen.comes(kitchen.record(credit("c"), "m"))
     kitchen.clock.now = SOON
     (record,) = drive(kitchen.database.due_timers(SOON, 1))
-    message_id = UUID(dict(record.headers)["ce_id"].decode())  # type: ignore[union-attr]
-    kitchen.failing = {message_id}
+    sent_id = UUID(dict(record.headers)["ce_id"].decode())  # type: ignore[union-attr]
+    kitchen.failing = {sent_id}
     drive(fire_due(kitchen.shell))
-    assert kitchen.parked() == [(message_id, Why.FAILED)]
+    assert kitchen.parked() == [(sent_id, Why.FAILED)]
     assert kitchen.database.contents.timers == {}
     kitchen.failing.clear()
-    kitchen.retry(message_id)
+    kitchen.retry(*kitchen.database.contents.parked)
     assert kitchen.parked() == []
 
 

@@ -15,6 +15,7 @@ from contracts.groups import (
     CreateMemberAccount,
     DeclineInvitation,
     DetachMembers,
+    GroupsCommandMalformed,
     InviteByEmail,
     LeaveGroup,
     MemberRef,
@@ -387,7 +388,27 @@ def test_what_is_posted_is_about_the_own_group_and_no_other() -> None:
     assert {model for model in ANSWERS if not is_about_own_group(model)} == others
 
 
-def test_the_same_key_gives_the_same_id_to_the_same_actor_alone() -> None:
-    assert id_for(str(COMMAND), ADA) == COMMAND
-    assert id_for("order 7", ADA) == id_for("order 7", ADA) != id_for("order 7", BOB)
+@pytest.mark.parametrize("key", ["order 7", str(COMMAND)])
+def test_the_same_key_gives_the_same_id_to_the_same_actor_alone(key: str) -> None:
+    assert id_for(key, ADA) == id_for(key, ADA) != id_for(key, BOB)
+    assert str(id_for(key, ADA)) != key, "no id that somebody chooses is an id of ours"
+
+
+def test_without_a_key_every_command_is_another() -> None:
     assert id_for(None, ADA) != id_for(None, ADA)
+
+
+def test_somebody_elses_correlation_id_ends_nobodys_command() -> None:
+    """Whoever writes commands can write any correlation id into them: the actor says whose it really is."""
+    theirs = replace(_itself(RenameGroup(group_id=GROUP, name="Mine now"), BOB), correlation_id=str(COMMAND))
+    scene = given(GROUPS, _posted(RenameGroup)).when(theirs)
+    assert _outcome(scene) == ("pending", None, None)
+
+
+@pytest.mark.parametrize("code", ["malformed_command", "unknown_type"])
+def test_a_posted_command_that_can_not_be_read_is_refused(code: str) -> None:
+    """An older version of the service may read what a newer one has posted."""
+    told = GroupsCommandMalformed(parked_id=COMMAND, command_id=str(COMMAND), command_type=RenameGroup.TYPE, code=code)
+    scene = given(GROUPS, _posted(RenameGroup)).when(_of_it(told))
+    assert _outcome(scene) == ("refused", code, None)
+    scene.then(told)

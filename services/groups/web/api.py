@@ -296,7 +296,7 @@ _Key = Annotated[
     Header(
         alias="Idempotency-Key",
         pattern=r"^[!-~]{1,200}$",
-        description="the same key with the same command asks once; a UUID becomes the command's id",
+        description="the same key of the same person with the same command asks once",
     ),
 ]
 

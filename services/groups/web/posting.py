@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.ids import derive
+from contracts.ids import derive_own
 from contracts.message import Command, group_of
 from services._platform.messages import Outgoing
 from services._platform.postgres import PostgresDatabase
@@ -37,13 +37,11 @@ def command_of(model: type[Command], fields: Mapping[str, Any], actor_id: UUID) 
 
 
 def id_for(key: str | None, actor_id: UUID) -> UUID:
-    """Give a command's id: the idempotency key if it is one, else one that follows from it; any other without a key."""
-    if key is None:
-        return uuid4()
-    try:
-        return UUID(key)
-    except ValueError:
-        return derive(actor_id, f"command/{key}")
+    """Return a command's id: one that follows from the actor and their idempotency key; any other without a key.
+
+    A key is one person's: it says nothing of anybody else's commands, and is never an id itself.
+    """
+    return uuid4() if key is None else derive_own(actor_id, f"command/{key}")
 
 
 async def post(engine: AsyncEngine, command: Command, actor_id: UUID, id_: UUID) -> None:

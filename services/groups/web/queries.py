@@ -14,8 +14,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts.message import group_of
-from services.groups.commands import short_name
-from services.groups.domain import AccountState, CommandState, Kind, saga_asked_by
+from services.groups.commands import saga_of_posted, short_name
+from services.groups.domain import AccountState, CommandState, Kind
 from services.groups.tables import (
     commands,
     groups,
@@ -217,7 +217,7 @@ async def command(connection: AsyncConnection, id_: UUID, actor_id: UUID) -> Com
     """Give what became of a command of the asker's; None for somebody else's, as for one that was never posted."""
     query = (
         sa.select(commands, sagas.c.step)
-        .outerjoin(sagas, sagas.c.id == saga_asked_by(id_))
+        .outerjoin(sagas, sagas.c.id == saga_of_posted(id_))
         .where(commands.c.id == id_, commands.c.actor_id == actor_id)
     )
     row = (await connection.execute(query)).one_or_none()

@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 
-from contracts.ids import derive
+from contracts.ids import derive_own
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
 from services.groups.web import queries, sessions
@@ -467,7 +467,7 @@ class Pages:
         except ValidationError as error:
             raise BadForm(name) from error
         content = sha256(command.to_json()).hexdigest()
-        id_ = derive(visit.asker.id, f"page/{name}/{visit.form.one('once')}/{content}")
+        id_ = derive_own(visit.asker.id, f"page/{name}/{visit.form.one('once')}/{content}")
         await self._desk.limits.command_of(visit.asker.id)
         await self._desk.post(command, visit.asker.id, id_)
         if not visit.is_live:
