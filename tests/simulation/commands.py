@@ -49,6 +49,7 @@ from contracts.topics import (
     Principal,
     Topic,
 )
+from services._platform.messages import source_of
 from services._platform.rows import Mapped
 from services.groups.domain import Membership
 from services.groups.tables import INVITATIONS, MEMBERSHIPS
@@ -155,10 +156,19 @@ class Cast:
 
 def sent(body: Command, id_: UUID, actor: UUID | None = None) -> Sent:
     """Put a command into its envelope. Its id chooses among those who may send it: by chance, and always the same."""
-    headers: list[tuple[str, bytes | None]] = [("ce_id", str(id_).encode()), ("ce_type", body.TYPE.encode())]
+    topic = _topic(type(body), id_)
+    headers: list[tuple[str, bytes | None]] = [
+        ("ce_id", str(id_).encode()),
+        ("ce_type", body.TYPE.encode()),
+        ("ce_source", source_of(topic.writer).encode()),
+    ]
     if actor is not None:
         headers.append(("ce_actor", str(actor).encode()))
-    return Sent(body.TOPICS[id_.int % len(body.TOPICS)], body.key(), body.to_json(), headers)
+    return Sent(topic, body.key(), body.to_json(), headers)
+
+
+def _topic(model: type[Command], id_: UUID) -> Topic:
+    return model.TOPICS[id_.int % len(model.TOPICS)]
 
 
 # --- before all else --------------------------------------------------------------------------------------------------
@@ -334,8 +344,9 @@ def come_back(cast: Cast) -> Sequence[Sent]:
     if email is None:
         return []
     invite = InviteByEmail(group_id=membership.group_id, email=email)
-    invitation_id = derive_own(message_id(GROUPS_COMMANDS.name, b"", str(invite_id).encode()), "invitation")
-    accept = AcceptInvitation(invitation_id=invitation_id)
+    topic = _topic(InviteByEmail, invite_id)
+    who = message_id(topic.name, source_of(topic.writer).encode(), str(invite_id).encode())
+    accept = AcceptInvitation(invitation_id=derive_own(who, "invitation"))
     late = MemberRef(member_id=membership.member_id, epoch=membership.epoch)
     detach = DetachMembers(group_id=membership.group_id, members=(late,))
     return [

@@ -12,10 +12,11 @@ from typing import Any
 from uuid import UUID
 
 from contracts.groups import CreateMemberAccount, TransferUnits
-from contracts.ids import derive
+from contracts.ids import derive_own, message_id
 from contracts.message import Command
+from contracts.topics import GROUPS_COMMANDS_FROM_HTTP, Principal
 from services._platform.memory import MemoryDatabase
-from services._platform.messages import Outgoing
+from services._platform.messages import Outgoing, source_of
 from services._platform.rows import Mapped
 from services.groups.commands import POSTABLE
 from services.groups.domain import AccountState, CommandState, PostedCommand, Subscriber, account_of, saga_asked_by
@@ -86,7 +87,9 @@ class Posts:
 
     def _lacks(self, command: PostedCommand) -> Iterator[str]:
         subscribers: Mapping[UUID, Subscriber] = _rows(self._groups, SUBSCRIBERS)
-        made = derive(command.id, "transfer") if command.type == TransferUnits.TYPE else saga_asked_by(command.id)
+        source = source_of(Principal.GROUPS).encode()
+        who = message_id(GROUPS_COMMANDS_FROM_HTTP.name, source, str(command.id).encode())
+        made = derive_own(who, "transfer") if command.type == TransferUnits.TYPE else saga_asked_by(who)
         for account_id, version in self._moved.get(made, {}).items():
             known = subscribers.get(account_id)
             if known is None or (known.state is not AccountState.CLOSED and known.balance_version < version):
