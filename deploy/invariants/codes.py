@@ -117,6 +117,8 @@ class Code(StrEnum):
     """Every command that was posted over HTTP is done or refused in the end."""
     BALANCE_STALE = "balance_stale"
     """What groups shows as available is what the ledger says, as of that version; in the end, of the newest."""
+    COMMAND_UNSEEN = "command_unseen"
+    """A posted command waits for just what subscribers are still to show, and for nothing once it has ended."""
 
     # --- mails ---
     MAIL_TWICE = "mail_twice"

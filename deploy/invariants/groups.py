@@ -10,12 +10,15 @@ from deploy.invariants.history import lines
 from deploy.invariants.rows import by, each, in_order, only, together
 from services.groups.domain import (
     AccountState,
+    Change,
+    CommandState,
     Group,
     HistoryEntry,
     Invitation,
     InvitationState,
     Kind,
     Membership,
+    PostedCommand,
     Subscriber,
     Tally,
     got_by,
@@ -46,6 +49,7 @@ def check_groups(facts: GroupsFacts) -> Iterator[Violation]:
         _invitation,
     )
     yield from each(together(in_order(_pending(facts)), by(facts.tallies, "id")), _tally)
+    yield from each(together(by(facts.commands, "id"), in_order(_awaited(facts))), _posted)
     yield from each(
         together(
             by(facts.groups, "id"),
@@ -188,6 +192,21 @@ def _pending(facts: GroupsFacts) -> Iterator[tuple[UUID, Invitation]]:
         if invitation.state is InvitationState.PENDING:
             yield made_by(invitation.owner_id), invitation
             yield got_by(invitation.subscriber_id), invitation
+
+
+def _awaited(facts: GroupsFacts) -> Iterator[tuple[UUID, str]]:
+    for subscriber in facts.subscribers:
+        for line in subscriber.awaited:
+            yield Change.parse(subscriber.id, line)[0], line
+
+
+def _posted(id_: UUID, commands: Iterator[PostedCommand], lines: Iterator[str]) -> Iterator[Violation]:
+    command, unseen = only(commands), sum(1 for _ in lines)
+    if command is None:
+        return  # it was forgotten, after a very long time
+    if unseen != command.awaits or (unseen and command.state is not CommandState.PENDING):
+        detail = f"{command.state.value}, awaits {command.awaits}, {unseen} still to be shown"
+        yield Violation(Code.COMMAND_UNSEEN, str(id_), detail)
 
 
 def _tally(id_: UUID, invitations: Iterator[Invitation], tallies: Iterator[Tally]) -> Iterator[Violation]:

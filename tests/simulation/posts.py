@@ -38,7 +38,8 @@ class Posts:
         self._moved: dict[UUID, dict[UUID, int]] = {}
         """By transfer or hold: whose balance it changed, and the version that was told of it."""
         self._seen_entries = 0
-        self._sent: set[bytes] = set()
+        self._by_post: dict[bytes, bool] = {}
+        """Which way each id went that was sent at all."""
         self._told: set[UUID] = set()
         self.findings: list[str] = []
 
@@ -46,16 +47,17 @@ class Posts:
         """Post what the platform would send, if it can be read, and now and then; say whether it was."""
         headers = dict(sent.headers)
         id_, model = headers.get("ce_id") or b"", _MODELS.get((headers.get("ce_type") or b"").decode("latin-1"))
-        again = id_ in self._sent
-        self._sent.add(id_)
-        if again or model is None or "ce_actor" not in headers or self._random.random() < 0.5:
+        if id_ in self._by_post:
+            return self._by_post[id_]  # posted again it is known, and published no second time
+        self._by_post[id_] = False
+        if model is None or "ce_actor" not in headers or self._random.random() < 0.5:
             return False
         with suppress(ValueError):
             body = model.from_json(sent.value)
             if body.key() == sent.key:
                 self._post(body, UUID(id_.decode()), UUID((headers["ce_actor"] or b"").decode()), now)
-                return True
-        return False
+                self._by_post[id_] = True
+        return self._by_post[id_]
 
     def _post(self, body: Command, id_: UUID, actor: UUID, now: datetime) -> None:
         contents = self._groups.contents
@@ -100,9 +102,11 @@ class Posts:
                 yield "who the new member is"
 
     def unended(self) -> list[str]:
-        """Give what was posted and has not ended, or is still waited for."""
-        commands = _rows(self._groups, COMMANDS).values()
-        found = [f"{each.id} ({each.type}) has not ended" for each in commands if each.state is CommandState.PENDING]
+        """Give what was posted and has not ended, or is still waited for; but what is parked waits for its operator."""
+        records = (row.parked.record for row in self._groups.contents.parked.values())
+        parked = {value for record in records for name, value in record.headers if name == "ce_id"}
+        pending = [each for each in _rows(self._groups, COMMANDS).values() if each.state is CommandState.PENDING]
+        found = [f"{each.id} ({each.type}) has not ended" for each in pending if str(each.id).encode() not in parked]
         subscribers = _rows(self._groups, SUBSCRIBERS).values()
         return found + [f"{each.id} is awaited: {each.awaited}" for each in subscribers if each.awaited]
 

@@ -27,6 +27,7 @@ from contracts.groups import (
     MembersDetached,
     MembershipEnded,
     MembershipRecorded,
+    RenameGroup,
 )
 from contracts.ledger import BalanceChanged, CreditUnits, UnitsCredited
 from contracts.message import Message, group_of
@@ -331,6 +332,15 @@ def without(rows: Sequence[Any], index: int) -> list[Any]:
 
 def ledger(**changes: Any) -> Facts:
     return replace(FACTS, ledger=replace(LEDGER, **changes))
+
+
+def posted(**more: Any) -> groups.PostedCommand:
+    pending = groups.CommandState.PENDING
+    made = groups.PostedCommand(id_of("posted"), RenameGroup.TYPE, OWNER, b"", pending, None, None, NOW, None)
+    return replace(made, **more)
+
+
+SHOWING = changed(list(GROUPS.subscribers), 0, awaited=(groups.Change(OWNER, 9).line(id_of("posted")),))
 
 
 def in_groups(facts: Facts = FACTS, **changes: Any) -> Facts:
@@ -857,6 +867,16 @@ ALWAYS_WRONG: list[tuple[str, Facts, list[Code]]] = [
         "groups has a version that the ledger never told",
         in_groups(subscribers=changed(list(GROUPS.subscribers), 0, balance_version=9)),
         [Code.BALANCE_STALE],
+    ),
+    (
+        "a posted command waits for what nobody is to show",
+        in_groups(commands=[posted(awaits=1)]),
+        [Code.COMMAND_UNSEEN],
+    ),
+    (
+        "a posted command has ended, and somebody is still to show what it did",
+        in_groups(commands=[posted(state=groups.CommandState.DONE)], subscribers=SHOWING),
+        [Code.COMMAND_UNSEEN],
     ),
     (
         "a member is welcomed twice",
