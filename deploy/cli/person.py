@@ -1,4 +1,4 @@
-"""`popfax person`: what the four services keep of somebody."""
+"""`popfax person`: what the four services keep of somebody; and a link that logs somebody in, on this machine."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -8,25 +8,22 @@ import sqlalchemy as sa
 import typer
 
 from contracts.topics import Principal
+from deploy.cli import connection as local
 from deploy.cli.connection import Connection, connect
 from deploy.cli.errors import Failure
 from deploy.cli.options import EnvFile
 from deploy.cli.output import print_json
+from deploy.local.keys import DevelopmentKeys
 from deploy.personal import NOT_INCLUDED, SCHEMAS, Person, exported, statements
 from services.provisioning.tables import subscribers
 
-app = typer.Typer(help="Export what is kept of a person.", no_args_is_help=True)
+app = typer.Typer(help="Export what is kept of a person; log one in, here.", no_args_is_help=True)
 
-
-@app.callback()
-def _group() -> None:
-    """Keep `export` a command of its own, though it is the only one."""
+Subscriber = Annotated[UUID, typer.Argument(metavar="ID", help="The subscriber's id.")]
 
 
 @app.command("export")
-def export(
-    id_: Annotated[UUID, typer.Argument(metavar="ID", help="The subscriber's id.")], env_file: EnvFile = None
-) -> None:
+def export(id_: Subscriber, env_file: EnvFile = None) -> None:
     """Print all that the four services keep of a person, as JSON: 0 something, 1 nothing, 3 a database is away.
 
     Each row stands under its service and its table. Closing the account erases what is personal of it.
@@ -38,6 +35,15 @@ def export(
         raise Failure(f"nothing is kept of {id_}")
     made_at = datetime.now(UTC)
     print_json({"person": id_, "exported_at": made_at, "held": held, "not_included": dict(NOT_INCLUDED)})
+
+
+@app.command("link")
+def link(id_: Subscriber, url: Annotated[str, typer.Argument(metavar="URL", help="The page's address.")]) -> None:
+    """Print a link that logs somebody in to the local product's page, once: 0 done, 1 no product was started here."""
+    directory = local.DIRECTORY / "keys"
+    if not directory.exists():
+        raise Failure("no product was started here: start one with `popfax up`")
+    print(DevelopmentKeys(directory).login_link(url.rstrip("/"), id_))
 
 
 def _email(connection: Connection, id_: UUID) -> str | None:

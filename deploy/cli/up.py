@@ -61,7 +61,12 @@ def links(product: Product, people: Iterable[tuple[str, UUID]]) -> list[tuple[st
 
 def show_links(console: Console, found: Iterable[tuple[str, str]]) -> None:
     """Print links, each whole on a line of its own, so that it can be copied."""
-    console.print(Text("The page, in a browser (these links log you in, and are good on this machine):", style="bold"))
+    console.print(
+        Text(
+            "The page, in a browser (each link logs in once; `popfax person link` gives others):",
+            style="bold",
+        )
+    )
     for name, link in found:
         console.print(Text(f"  {name}: ").append(link, style="cyan"), soft_wrap=True)
 

@@ -6,7 +6,9 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 import pytest
+from typer.testing import CliRunner
 
+from deploy.cli.app import app
 from deploy.local.keys import AUDIENCE, DevelopmentKeys
 from services.groups.settings import GroupsSettings
 from services.groups.web.auth import BadToken, Tokens
@@ -41,3 +43,16 @@ def test_the_pair_is_made_once_and_its_private_half_is_its_owners(tmp_path: Path
     assert DevelopmentKeys(tmp_path / "keys").key_set.read_text() == public
     assert '"d"' not in public
     assert (tmp_path / "keys" / "private.json").stat().st_mode & 0o077 == 0
+
+
+async def test_the_command_line_gives_another_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.cli.connection.DIRECTORY", tmp_path)
+    who = uuid4()
+    none = CliRunner().invoke(app, ["person", "link", str(who), "http://127.0.0.1:1"])
+    assert (none.exit_code, none.stdout) == (1, "")
+    keys = DevelopmentKeys(tmp_path / "keys")
+    assert keys.key_set.exists()
+    found = [CliRunner().invoke(app, ["person", "link", str(who), "http://127.0.0.1:1/"]).stdout for _ in range(2)]
+    assert found[0] != found[1], "a link is good once"
+    token = parse_qs(urlsplit(found[0].strip()).query)["token"][0]
+    assert (await Tokens(Keys(str(keys.key_set), development=True), AUDIENCE).asker(token)).id == who
