@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import psycopg
@@ -41,6 +42,9 @@ LOCK = 0x706F70666178
 
 STAND_BY_S = 0.5
 """How often a relay that does not lead asks for the lock."""
+
+STEP_ASIDE_S = 3.0
+"""For how long a relay does not ask for it that has met a type of a newer version: that one's replica is to lead."""
 
 POLL_S = 0.1
 """How often the outbox is looked at unasked: for rows that another replica has committed."""
@@ -121,10 +125,14 @@ class Relay:
         while True:
             try:
                 await self._lead()
-            except (KafkaError, OSError, TimeoutError, sa.exc.SQLAlchemyError, psycopg.Error, UnknownType) as error:
+            except (KafkaError, OSError, TimeoutError, sa.exc.SQLAlchemyError, psycopg.Error) as error:
                 metrics.RELAY_FAILURES.inc()
                 log.warning("relay_failed", error=type(error).__name__)
-            await asyncio.sleep(0.5)
+                await asyncio.sleep(STAND_BY_S)
+            except UnknownType as unknown:
+                metrics.RELAY_UNKNOWN.labels(unknown.type).inc()
+                log.error("outbox_held", type=unknown.type)
+                await asyncio.sleep(STEP_ASIDE_S)
 
     async def _lead(self) -> None:
         """Wait for the lock, and relay for as long as everything holds."""
@@ -162,7 +170,10 @@ class Relay:
         self._wake.clear()
         settled = await self._settled(driver)
         cursor = await driver.execute(sql_of(_READ), {"floor": self._floor, "most": ROWS})
-        rows = [Unsent._make(row) for row in await cursor.fetchall()]
+        found = [Unsent._make(row) for row in await cursor.fetchall()]
+        rows = list(takewhile(lambda row: row.type in MESSAGES, found))
+        if found and not rows:
+            raise UnknownType(found[0].type)
         if rows:
             await asyncio.wait_for(publish(producer, rows, self.principal), ANSWER_S)
             self._checked_at = time.monotonic()
@@ -199,7 +210,11 @@ class Relay:
 
 
 class UnknownType(Exception):
-    """The outbox holds a type that this version does not know: a newer one wrote it. It waits for that one."""
+    """Next in the outbox is a type that this version does not know: a newer one wrote it. It waits for that one."""
+
+    def __init__(self, type_: str) -> None:
+        super().__init__(type_)
+        self.type = type_
 
 
 async def publish(producer: AIOKafkaProducer, rows: Sequence[Unsent], principal: Principal) -> None:
@@ -209,10 +224,7 @@ async def publish(producer: AIOKafkaProducer, rows: Sequence[Unsent], principal:
     """
     by_partition: dict[tuple[str, int], list[Unsent]] = {}
     for row in rows:
-        model = MESSAGES.get(row.type)
-        if model is None:
-            raise UnknownType(row.type)
-        topic = model.topic_of(principal)
+        topic = MESSAGES[row.type].topic_of(principal)
         by_partition.setdefault((topic.name, kafka.partition_of(row.key, topic.partitions)), []).append(row)
     source = source_of(principal)
     acknowledged = []

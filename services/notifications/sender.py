@@ -114,11 +114,11 @@ async def _until_recorded(
         try:
             with outages.watching("mails"):
                 async with database.begin() as tx:
-                    await _record(tx.connection, answers, settings, datetime.now(UTC))
+                    recorded = await _record(tx.connection, answers, settings, datetime.now(UTC))
         except (Outage, Conflict):
             await asyncio.sleep(RECORD_AGAIN_S)
         else:
-            return _tell(answers)
+            return _tell(recorded)
 
 
 def _tell(answers: Sequence[Answer]) -> None:
@@ -309,12 +309,16 @@ async def _attempt(client: aiosmtplib.SMTP, mail: Due, settings: NotificationsSe
 
 async def _record(
     connection: AsyncConnection, answers: Sequence[Answer], settings: NotificationsSettings, now: datetime
-) -> None:
-    """Write down what the server said. A mail that is done loses its text, its address and its token.
+) -> list[Answer]:
+    """Write down what the server said, and return what counted. A mail that is done loses its text and its address.
 
-    The mails are locked first, in the order of their ids, as by whoever erases their people.
+    The mails are locked first, in the order of their ids, as by whoever erases their people. The number of the attempt
+    is the lease's fence: whoever was paused until another one took the mail must not end the other one's flight.
     """
-    await connection.execute(_LOCK, {"p_ids": [answer.mail.id for answer in answers]})
+    ids = [answer.mail.id for answer in answers]
+    await connection.execute(_LOCK, {"p_ids": ids})
+    attempts = {row.mail_id: row.attempts for row in await connection.execute(_ATTEMPTS, {"p_ids": ids})}
+    answers = [answer for answer in answers if attempts.get(answer.mail.id) == answer.mail.attempts]
     ends: list[dict[str, Any]] = []
     pauses: list[dict[str, Any]] = []
     for answer in answers:
@@ -331,6 +335,7 @@ async def _record(
     if pauses:
         await connection.execute(_PUT_OFF, pauses)
         await connection.execute(_LATER, pauses)
+    return answers
 
 
 def _storable(answer: str) -> str:
@@ -372,6 +377,7 @@ _BEFORE = sa.select(*DELIVERIES.columns).where(deliveries.c.mail_id == _ids)
 _PEOPLE = sa.select(*PEOPLE.columns).where(people.c.id == _ids).with_for_update(read=True, skip_locked=True)
 _LOCK = sa.select(mails.c.id).where(mails.c.id == _ids).order_by(mails.c.id).with_for_update()
 _THERE = sa.select(people.c.id).where(people.c.id == _ids)
+_ATTEMPTS = sa.select(deliveries.c.mail_id, deliveries.c.attempts).where(deliveries.c.mail_id == _ids)
 _GONE = sa.select(erased.c.id).where(erased.c.id == _ids)
 _DROP = sa.update(mails).values(state=sa.bindparam("p_state"), params={}).where(mails.c.id == _ids)
 _LEASE = (

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.testing import capture_logs
 
 from contracts.groups import MembershipEnded, MembershipRecorded
 from contracts.ledger import CreditUnits, UnitsCredited
@@ -359,20 +360,24 @@ async def test_a_tombstone_has_no_value_on_the_wire_and_keeps_its_place_among_it
 async def test_a_type_that_this_version_does_not_know_waits_and_loses_nothing(
     stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, accounts: list[UUID], log: Log
 ) -> None:
-    database = PostgresDatabase(ledger_engine)
+    database, unknown = PostgresDatabase(ledger_engine), "popfax.ledger.of-a-newer-version.v1"
     for account in accounts:
         await _write(database, account, 2)
-    execute(ledger_url, "UPDATE outbox SET type = 'popfax.ledger.of-a-newer-version.v1' WHERE seq = 3")
-    async with relaying(stack, ledger_url) as relay:
-        await eventually(lambda: relay.working, "a leader")
-        await _write(database, accounts[0], 1)
-        await eventually(lambda: not relay.working, "it gave up the lead, for a newer version to take")
-        assert await count(ledger_engine, "outbox") > 0
-        known = UnitsCredited.TYPE
-        execute(ledger_url, "UPDATE outbox SET type = %s WHERE seq = 3", known)  # as if this were the newer version
-        records = await _read(log, accounts, 11)
+    execute(ledger_url, "UPDATE outbox SET type = %s WHERE seq = 3", unknown)
+    met = metrics.RELAY_UNKNOWN.labels(unknown)._value.get
+    with capture_logs() as said:
+        async with relaying(stack, ledger_url) as relay:
+            await eventually(lambda: met() > 0, "it meets the type")
+            assert not relay.working, "it gave up the lead, for a newer version to take"
+            assert await count(ledger_engine, "outbox") == 8, "what came before is published, nothing that follows"
+            async with relaying(stack, ledger_url) as newer:
+                await eventually(lambda: newer.working, "another one leads meanwhile")
+    assert {"event": "outbox_held", "type": unknown, "log_level": "error"} in said
+    execute(ledger_url, "UPDATE outbox SET type = %s WHERE seq = 3", UnitsCredited.TYPE)  # as if this were newer
+    async with relaying(stack, ledger_url):
+        records = await _read(log, accounts, 10)
         await eventually(lambda: _is_empty(ledger_engine), "an empty outbox")
-    _assert_all_in_order(records, dict.fromkeys(accounts, 2) | {accounts[0]: 3})
+    _assert_all_in_order(records, dict.fromkeys(accounts, 2))
 
 
 def _as_command(seen: Seen) -> Seen:

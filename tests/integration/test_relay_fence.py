@@ -20,7 +20,8 @@ from contracts.topics import GROUPS_MEMBERS, LEDGER_COMMANDS, Principal
 from deploy.cli.wire import Watch
 from deploy.local.kafka import ADMIN
 from deploy.local.stack import Stack
-from services._platform import kafka, postgres
+from services._platform import kafka, metrics, postgres
+from services._platform.relay import ANSWER_S, CHECK_S
 from tests.e2e.driver import Log, Seen
 from tests.integration.paused_relay import paused_relay
 from tests.integration.recorder import Recorder, consuming, credit, effects, eventually, scratch_database, settings
@@ -92,6 +93,18 @@ class TestStaleLeader:
         outcome, newest = await _overtaken(stack, ledger_url, ledger_engine, fenced=False, crash=False)
         assert outcome == "published"
         assert newest.value is not None, "active again, although it has ended"
+
+
+async def test_a_leader_with_nothing_to_publish_notices_that_kafka_does_not_answer(fragile: Stack) -> None:
+    with scratch_database(fragile, Principal.LEDGER) as url:
+        async with relaying(fragile, url) as relay:
+            await eventually(lambda: relay.working, "a leader")
+            with _frozen(fragile):
+                within_s = CHECK_S + ANSWER_S + 10
+                await eventually(lambda: not relay.working, "it gives up the lead", within_s=within_s)
+                assert metrics.RELAY_LEADER._value.get() == 0
+            await eventually(lambda: relay.working, "it leads again")
+            assert metrics.RELAY_LEADER._value.get() == 1
 
 
 async def _publish(producer: AIOKafkaProducer, key: bytes, partition: int) -> "asyncio.Future[Any]":

@@ -439,6 +439,27 @@ class TestTrouble:
         after = await post.row(member)
         assert (after.state, after.uncertain, after.attempts) == ("sent", 1, 2)
 
+    async def test_a_paused_senders_answer_does_not_count_once_another_one_has_taken_the_mail(
+        self, post: Post, refusing: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        member, deliver = post.person("Nadia"), sender._deliver
+        await post.create(post.person("Odile"), member)
+
+        async def overtaken(*of: Any) -> list[sender.Answer]:
+            answers = await deliver(*of)
+            await post.make_due()  # it was paused for longer than its lease
+            async with post.engine.begin() as connection:
+                assert len(await sender._take(connection, post.settings, datetime.now(UTC))) == 2
+            return answers
+
+        monkeypatch.setattr(sender, "_deliver", overtaken)
+        await send_due(post.engine, post.settings)
+        monkeypatch.undo()
+        row = await post.row(member)
+        assert (row.attempts, row.in_flight_since is None) == (2, False), "the other one's flight goes on"
+        await asyncio.sleep(2 * SOON_S)
+        assert await send_due(post.engine, post.settings) == 0, "and so does its lease"
+
     async def test_a_mail_that_cannot_be_made_is_parked_with_a_code_and_stops_no_other(self, post: Post) -> None:
         odd, member = post.person("Odd"), post.person("Nina")
         await post.create(post.person("Olga"), odd)
