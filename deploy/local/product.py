@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -34,8 +35,10 @@ _STOP_TIMEOUT_S = 12.0
 class ServiceProcess:
     """One service as a process of its own."""
 
-    def __init__(self, principal: Principal, stack: Stack) -> None:
+    def __init__(self, principal: Principal, stack: Stack, code: Path = CHECKOUT) -> None:
+        """`code` is where its packages are: those of another version, for the tests of two side by side."""
         self.principal = principal
+        self._code = code
         self._stack = stack
         self._port = Port(f"{principal.upper()}_HTTP_PORT")
         self._child = Child(principal, stack.directory)
@@ -84,7 +87,7 @@ class ServiceProcess:
         environment[f"{prefix}_HTTP_PORT"] = str(port)
         if answers(port):
             raise PortTakenError(f"port {port} is taken")
-        self._child.start(command, directory=CHECKOUT, environment=environment, held=SIGNALS)
+        self._child.start(command, directory=self._code, environment=environment, held=SIGNALS)
 
 
 class Product:
