@@ -127,11 +127,12 @@ class FromParked:
     async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
         """Take the parked messages away."""
         by_row = {record.row_id: arrival.id for arrival, record in _stored(arrivals)}
-        claimed = {by_row[row] for row in await tx.claim_parked(list(by_row))}
+        claimed = await tx.claim_parked(list(by_row))
+        known = {row for row in claimed if by_row[row] == row}
         # What could not be read was remembered by its position. Now that it can, it has an id, which may have come
-        # again in a readable record meanwhile.
-        new = [id_ for row, id_ in by_row.items() if id_ != row and id_ in claimed]
-        return claimed - set(new) | set(await tx.claim_inbox(new, now)) if new else claimed
+        # again in a readable record meanwhile, and that one may be among these.
+        new = {by_row[row] for row in claimed} - known
+        return known | set(await tx.claim_inbox(list(new), now)) if new else known
 
 
 def _first_of_each_id(arrivals: Iterable[Arrival]) -> list[Arrival]:

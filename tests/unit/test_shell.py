@@ -397,6 +397,21 @@ def test_a_newer_version_reads_what_was_parked_unless_it_has_come_again_meanwhil
     assert (kitchen.balance(ADA), kitchen.balance(BOB)) == (10, 10)
 
 
+def test_what_was_parked_unread_and_came_again_and_failed_is_handled_once_when_both_are_retried() -> None:
+    kitchen = Kitchen()
+    older = replace(LEDGER, handlers={ReserveUnits: LEDGER.handlers[ReserveUnits]})
+    newest, kitchen.shell = kitchen.shell, Shell(older, kitchen.database, kitchen.clock)
+    unread = kitchen.record(credit("c1"), "m1")
+    kitchen.comes(unread)
+    kitchen.shell = newest
+    kitchen.failing = {id_of("m1")}
+    kitchen.comes(replace(unread, offset=99))
+    kitchen.failing.clear()
+    kitchen.retry(position_id(unread), identity("m1"))
+    assert kitchen.parked() == []
+    assert (kitchen.balance(ADA), kitchen.answers()) == (10, ids("m1"))
+
+
 def test_what_is_too_large_to_publish_is_parked_and_changes_nothing() -> None:
     kitchen = Kitchen()
     large = LedgerCommandMalformed(
