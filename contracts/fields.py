@@ -62,6 +62,9 @@ Reference = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1
 PhoneNumber = Annotated[str, StringConstraints(pattern=r"^\+[1-9][0-9]{5,14}$")]
 """A telephone number in E.164, such as `+33199000000`."""
 
+Months = Annotated[int, Field(strict=True, ge=1, le=120)]
+"""How long a plan is good for, in calendar months: 12 are a year, whether it has 365 days or 366."""
+
 PlanName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
 """A plan's stable name, such as `send_receive`. Whether such a plan is on sale is for a handler to say."""
 

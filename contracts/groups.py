@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from contracts.fields import Code, Email, GroupName, Language, Name, PlanName, Timestamp, Units, UnitsOrNone
+from contracts.fields import Code, Email, GroupName, Language, Months, Name, PlanName, Timestamp, Units, UnitsOrNone
 from contracts.message import Command, Event, MalformedCommand, Marker, Refusal
 from contracts.notifications import Token
 from contracts.topics import GROUPS_COMMANDS, GROUPS_COMMANDS_FROM_HTTP, GROUPS_EVENTS, GROUPS_MEMBERS
@@ -186,10 +186,10 @@ class MemberAccountRefused(
 ):
     """No account, no payment, no membership.
 
-    Codes, in the order in which they are looked for: `not_owner`, `group_closed`, `unknown_plan`, `price_changed`,
-    `quota_owner_day` (one with `InviteByEmail`'s), `already_member`, `email_taken` (all before anything is asked of
-    others), `account_closed`, `account_expired` (the owner's is), `units_short`, `timed_out`, `cancelled`,
-    `no_fax_number`, `id_conflict`.
+    Codes, in the order in which they are looked for: `not_owner`, `group_closed`, `unknown_plan`, `not_on_sale`,
+    `price_changed`, `quota_owner_day` (one with `InviteByEmail`'s), `already_member`, `email_taken` (all before
+    anything is asked of others), `account_closed`, `account_expired` (the owner's is), `units_short`, `timed_out`,
+    `cancelled`, `no_fax_number`, `id_conflict`.
     """
 
     group_id: UUID
@@ -303,7 +303,7 @@ class PlanOffer(BaseModel):
 
     plan: PlanName
     price_units: Units
-    validity_days: int
+    validity_months: Months
 
 
 class AccountCreationRequired(

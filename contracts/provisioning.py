@@ -14,6 +14,7 @@ from contracts.fields import (
     Code,
     Email,
     Language,
+    Months,
     Name,
     PhoneNumber,
     PlanName,
@@ -62,7 +63,7 @@ class ProvisionAccount(
     """Create a subscriber's account that somebody else pays, `price_units` being held for it.
 
     Answered by `AccountProvisioned`; refused, in this order, with `cancelled`, `id_conflict`, `unknown_plan`,
-    `price_changed`, `email_taken`, `no_fax_number`. The same `request_id` gets the same answer again.
+    `not_on_sale`, `price_changed`, `email_taken`, `no_fax_number`. The same `request_id` gets the same answer again.
     """
 
     request_id: UUID
@@ -114,13 +115,17 @@ class _PaidAction(Command):
 class ExtendAccount(
     _PaidAction, type="popfax.provisioning.extend-account.v1", topic=PROVISIONING_COMMANDS, key="account_id"
 ):
-    """Extend an account by its plan's validity (a year), from its end, or from now if it has expired already.
+    """Extend an account by its plan's validity, from its end, or from now if it has expired already.
+
+    That is in calendar months of UTC, twelve for a year: the same day and time, or the last day of a month that does
+    not have it. A plan that is no longer on sale is extended all the same, at the price that was published last.
 
     Paid with the account's own units (`price_units`, as the holder was shown; the actor is the holder) or with money
     that the platform has received (`payment_reference`; whoever paid). Answered by `AccountExtended`, with the end
     that this very extension gave; refused by `PaidActionRefused`, in this order, with `id_conflict`,
-    `unknown_account`, `not_holder`, `account_closed`, `no_plan`, `price_changed` or `payment_used`, and, once units
-    were asked for, `units_short`, `timed_out` or `cancelled`. The same `request_id` gets the same outcome again.
+    `unknown_account`, `not_holder`, `account_closed`, `no_plan`, `too_far_ahead` (2200 or later), `price_changed` or
+    `payment_used`, and, once units were asked for, `units_short`, `timed_out` or `cancelled`. The same `request_id`
+    gets the same outcome again.
     """
 
 
@@ -130,7 +135,7 @@ class AddOptionsPack(
     """Add the options pack to an account, for as long as the account lives.
 
     Paid, and answered, as `ExtendAccount` is: by `OptionsPackAdded`; refused by `PaidActionRefused`, also with
-    `account_expired` and `already_added`.
+    `account_expired`, `already_added` and `not_on_sale`.
     """
 
 
@@ -140,7 +145,7 @@ class EnableCallForwarding(
     """Forward the account's calls to a number. Enabled again with another number it is paid again.
 
     Paid, and answered, as `ExtendAccount` is: by `CallForwardingEnabled`; refused by `PaidActionRefused`, also with
-    `account_expired` and `already_enabled` (to that very number).
+    `account_expired`, `already_enabled` (to that very number) and `not_on_sale`.
     """
 
     forward_to: PhoneNumber
@@ -315,23 +320,29 @@ class ProvisioningCommandMalformed(
 
 
 class PlanPublished(Event, type="popfax.provisioning.plan-published.v1", topic=PROVISIONING_PLANS, key="plan"):
-    """Today's price of a plan, for `validity_days` of service. The newest record of a plan is the one that counts.
+    """Today's price of a plan, for `validity_months` of service. The newest record of a plan is the one that counts.
 
-    It is also the price of extending an account on that plan by as many days.
+    It is also the price of extending an account on that plan by as many months. A plan that is no longer on sale can't
+    be had for a new account (`not_on_sale`); who has it keeps it, and extends it at the price that this says.
     """
 
     plan: PlanName
     price_units: Units
-    validity_days: int
+    validity_months: Months
     fax_number: bool
+    on_sale: bool = True
 
 
 class OptionPublished(Event, type="popfax.provisioning.option-published.v1", topic=PROVISIONING_PLANS, key="option"):
-    """Today's price of the options pack or of call forwarding. The newest record of an option counts."""
+    """Today's price of the options pack or of call forwarding. The newest record of an option counts.
+
+    One that is no longer on sale can't be bought any more (`not_on_sale`); who has it keeps it.
+    """
 
     option: Code
     """`options_pack` or `call_forwarding`. More may come."""
     price_units: Units
+    on_sale: bool = True
 
 
 class PersonRecorded(

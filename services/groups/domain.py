@@ -20,6 +20,7 @@ class Code(StrEnum):
     NOT_OWNER = "not_owner"
     GROUP_CLOSED = "group_closed"
     UNKNOWN_PLAN = "unknown_plan"
+    NOT_ON_SALE = "not_on_sale"
     PRICE_CHANGED = "price_changed"
     ALREADY_MEMBER = "already_member"
     EMAIL_TAKEN = "email_taken"
@@ -157,7 +158,8 @@ class Plan:
 
     plan: str
     price_units: int
-    validity_days: int
+    validity_months: int
+    on_sale: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,8 @@ plans = sa.Table(
     metadata,
     sa.Column("plan", sa.Text, primary_key=True),
     sa.Column("price_units", sa.BigInteger, nullable=False),
-    sa.Column("validity_days", sa.Integer, nullable=False),
+    sa.Column("validity_months", sa.Integer, nullable=False),
+    sa.Column("on_sale", sa.Boolean, nullable=False, server_default=sa.true()),
 )
 
 memberships = sa.Table(

@@ -1,22 +1,26 @@
 """Loads plans, options and fax numbers from a file, at deployment: `python -m services.provisioning.catalogue [FILE]`.
 
-Plans and options that are new or changed are published through the outbox; the running service's relay sends them.
+Plans and options that are new or changed are published through the outbox; the running service's relay sends them. What
+is not in the file any more stays as it was: `on_sale = false` takes it off sale. A file with anything in it that is not
+understood, or can't be, is not loaded at all: each such thing has its line, with its key, and the exit code is 1.
 """
 
 import asyncio
 import sys
 import tomllib
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 import sqlalchemy as sa
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.fields import PlanName, Units
+from contracts.fields import Months, PhoneNumber, PlanName, Units
 from contracts.ids import derive
 from contracts.message import Message
 from contracts.provisioning import OptionPublished, PlanPublished
@@ -32,38 +36,94 @@ DEFAULT = Path(__file__).with_name("plans.toml")
 _PUBLICATION = UUID("0d9a6f0b-4c3a-5d5e-9b0d-3f1f6a7c2e11")
 
 
-class PlanEntry(BaseModel):
-    """A plan as the file has it."""
+class Entry(BaseModel):
+    """A part of the file. It has nothing that we do not know: a word misspelt would be a word ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PlanEntry(Entry):
+    """A plan as the file has it. Off sale it is for those who have it, and extend it at this price."""
 
     price_units: Units
-    validity_days: Annotated[int, Field(gt=0, le=3660)]
-    fax_number: bool
+    validity_months: Months
+    fax_number: Annotated[bool, Field(strict=True)]
+    on_sale: Annotated[bool, Field(strict=True)] = True
 
 
-class OptionEntry(BaseModel):
-    """An option as the file has it."""
+class OptionEntry(Entry):
+    """An option as the file has it. Off sale it is for those who have it."""
 
     price_units: Units
+    on_sale: Annotated[bool, Field(strict=True)] = True
 
 
-class NumberRange(BaseModel):
+class NumberRange(Entry):
     """So many consecutive numbers, in E.164."""
 
-    first: Annotated[str, StringConstraints(pattern=r"^\+[1-9][0-9]{5,14}$")]
-    count: Annotated[int, Field(gt=0, le=1_000_000)]
+    first: PhoneNumber
+    count: Annotated[int, Field(strict=True, gt=0, le=1_000_000)]
+
+    @property
+    def numbers(self) -> range:
+        """The numbers, as such."""
+        first = int(self.first[1:])
+        return range(first, first + self.count)
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        if len(str(self.numbers[-1])) != len(self.first) - 1:
+            raise ValueError(f"the last number, +{self.numbers[-1]}, has a digit more than the first")
+        return self
 
 
-class Catalogue(BaseModel):
+class Catalogue(Entry):
     """The whole file."""
 
-    plans: dict[PlanName, PlanEntry]
+    plans: Annotated[dict[PlanName, PlanEntry], Field(min_length=1)]
     options: dict[Literal["options_pack", "call_forwarding"], OptionEntry] = {}
-    fax_numbers: list[NumberRange] = []
+    fax_numbers: tuple[NumberRange, ...] = ()
+
+    @field_validator("fax_numbers")
+    @classmethod
+    def _each_number_once(cls, ranges: tuple[NumberRange, ...]) -> tuple[NumberRange, ...]:
+        ordered = sorted(ranges, key=lambda each: each.numbers.start)
+        for one, other in pairwise(ordered):
+            if other.numbers.start < one.numbers.stop:
+                raise ValueError(f"{other.first} is in the range that begins with {one.first}, too")
+        return ranges
+
+
+class BadCatalogue(Exception):
+    """A file that is not loaded: a line for each thing that is wrong with it."""
 
 
 def read(path: Path) -> Catalogue:
-    """Read the file; raises pydantic's `ValidationError` and `tomllib.TOMLDecodeError`."""
-    return Catalogue.model_validate(tomllib.loads(path.read_text()))
+    """Read the file; raises `BadCatalogue`."""
+    try:
+        return Catalogue.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise BadCatalogue(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadCatalogue(f"{path}: {error}") from error
+    except ValidationError as error:
+        lines = [f"{path}: {_key(each['loc'])}: {_why(each)}" for each in error.errors()]
+        raise BadCatalogue("\n".join(lines)) from error
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """Name a place as TOML does; the number of a range counts from 1."""
+    return ".".join(str(part + 1 if isinstance(part, int) else part) for part in location if part != "[key]") or "."
+
+
+def _why(error: ErrorDetails) -> str:
+    """Say what is wrong, and with what: nothing in the file is personal."""
+    if error["type"] == "extra_forbidden":
+        return "is not known here"
+    if error["type"] == "missing":
+        return "is missing"
+    said = error["msg"].removeprefix("Value error, ")
+    return said if isinstance(error["input"], dict | list | tuple) else f"{said}, not {error['input']!r}"
 
 
 async def store(catalogue: Catalogue, engine: AsyncEngine, now: datetime) -> list[str]:
@@ -74,15 +134,15 @@ async def store(catalogue: Catalogue, engine: AsyncEngine, now: datetime) -> lis
         options = await tx.fetch(OPTIONS, catalogue.options)
         told: list[PlanPublished | OptionPublished] = []
         for name, entry in catalogue.plans.items():
-            plan = Plan(name, entry.price_units, entry.validity_days, entry.fax_number)
+            plan = Plan(name, entry.price_units, entry.validity_months, entry.fax_number, entry.on_sale)
             if plans.get(name) != plan:
                 plans.put(plan)
                 told.append(_plan_published(plan))
         for name, offer in catalogue.options.items():
-            option = Option(name, offer.price_units)
+            option = Option(name, offer.price_units, offer.on_sale)
             if options.get(name) != option:
                 options.put(option)
-                told.append(OptionPublished(option=name, price_units=option.price_units))
+                told.append(OptionPublished(option=name, price_units=option.price_units, on_sale=option.on_sale))
         await tx.save([plans, options])
         await tx.send([outgoing(message, 0, _cause(message, now)) for message in told], now)
         for numbers in catalogue.fax_numbers:
@@ -92,8 +152,7 @@ async def store(catalogue: Catalogue, engine: AsyncEngine, now: datetime) -> lis
 
 def add_numbers(numbers: NumberRange) -> sa.Executable:
     """Make the statement that adds a range to the pool; numbers that are there already stay as they are."""
-    first = int(numbers.first[1:])
-    series = sa.func.generate_series(first, first + numbers.count - 1).table_valued("n").render_derived()
+    series = sa.func.generate_series(numbers.numbers[0], numbers.numbers[-1]).table_valued("n").render_derived()
     number = sa.literal("+").concat(sa.cast(series.c.n, sa.Text))
     rows = sa.select(number, sa.literal(NumberState.FREE.value))
     return insert(fax_numbers).from_select(["number", "state"], rows).on_conflict_do_nothing()
@@ -101,7 +160,11 @@ def add_numbers(numbers: NumberRange) -> sa.Executable:
 
 def _plan_published(plan: Plan) -> PlanPublished:
     return PlanPublished(
-        plan=plan.plan, price_units=plan.price_units, validity_days=plan.validity_days, fax_number=plan.fax_number
+        plan=plan.plan,
+        price_units=plan.price_units,
+        validity_months=plan.validity_months,
+        fax_number=plan.fax_number,
+        on_sale=plan.on_sale,
     )
 
 
@@ -113,9 +176,13 @@ def _cause(message: Message, now: datetime) -> Incoming[Message]:
 
 
 async def _main(path: Path) -> None:
+    try:
+        catalogue = read(path)
+    except BadCatalogue as error:
+        sys.exit(str(error))
     settings = load_settings(ServiceSettings, Principal.PROVISIONING)
     connected = engine(settings.database_url.get_secret_value())
-    changed = await store(read(path), connected, datetime.now(UTC))
+    changed = await store(catalogue, connected, datetime.now(UTC))
     await connected.dispose()
     print(f"{path.name}: {len(changed)} prices changed {' '.join(changed)}".rstrip())
 

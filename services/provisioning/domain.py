@@ -1,14 +1,18 @@
 """Accounts, plans, purchases and fax numbers: the rules, without a database."""
 
+from calendar import monthrange
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Self
 from uuid import UUID
 
 MILESTONES_DAYS = (30, 7, 1)
 """So many days before its end an account's holder is told of it."""
+
+LAST_YEAR = 2199
+"""The last that a message can speak of (`contracts.fields.END_OF_TIME`)."""
 
 REST = timedelta(days=90)
 """How long a fax number that was somebody's is nobody's."""
@@ -20,6 +24,8 @@ class Code(StrEnum):
     CANCELLED = "cancelled"
     ID_CONFLICT = "id_conflict"
     UNKNOWN_PLAN = "unknown_plan"
+    NOT_ON_SALE = "not_on_sale"
+    TOO_FAR_AHEAD = "too_far_ahead"
     PRICE_CHANGED = "price_changed"
     EMAIL_TAKEN = "email_taken"
     NO_FAX_NUMBER = "no_fax_number"
@@ -133,6 +139,20 @@ class Subscriber:
         return Code.ALREADY_ENABLED if self.forward_to == forward_to else None
 
 
+def months_later(start: datetime, months: int) -> datetime | None:
+    """Return the same day and time so many calendar months later, in UTC; None beyond the last year.
+
+    Of a day that the month does not have it is the month's last day, from which the next time counts: what begins on
+    29 February 2028 ends on 28 February 2029, and extended, on 28 February 2030.
+    """
+    start = start.astimezone(UTC)
+    year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
+    if year > LAST_YEAR:
+        return None
+    day = min(start.day, monthrange(year, month + 1)[1])
+    return start.replace(year=year, month=month + 1, day=day)
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """An e-mail address that a live account has: nobody else can have it."""
@@ -196,12 +216,14 @@ class Plan:
 
     plan: str
     price_units: int
-    validity_days: int
+    validity_months: int
     fax_number: bool
+    on_sale: bool = True
+    """Whether new accounts can have it. Who has it keeps it, and extends it at its price."""
 
-    def expiry(self, start: datetime) -> datetime:
-        """Give the end of an account that begins at `start`."""
-        return start + timedelta(days=self.validity_days)
+    def expiry(self, start: datetime) -> datetime | None:
+        """Return the end of an account that begins at `start`; None where no message could tell it."""
+        return months_later(start, self.validity_months)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +232,7 @@ class Option:
 
     option: str
     price_units: int
+    on_sale: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from services._platform.service import Moment
 from services.provisioning.domain import (
     REST,
     AccountState,
+    Action,
     Address,
     Code,
     NumberState,
@@ -132,6 +133,8 @@ def _why_not(registry: Registry, command: ProvisionAccount, plan: Plan | None) -
         return Code.ID_CONFLICT
     if plan is None:
         return Code.UNKNOWN_PLAN
+    if not plan.on_sale:
+        return Code.NOT_ON_SALE
     if plan.price_units != command.price_units:
         return Code.PRICE_CHANGED
     if registry.addresses.get(command.email) is not None:
@@ -201,7 +204,7 @@ def _buy(registry: Registry, message: Incoming[Purchasing], forward_to: str | No
         if (known.action, known.content) != (asked.action, asked.content):
             return [refusal(asked, Code.ID_CONFLICT)]
         return [outcome(known)] if known.decided_at is not None else ()  # while its saga runs, that will answer
-    code = _why_not_buy(registry, message, asked, forward_to)
+    code = _why_not_buy(registry, message, asked, forward_to, moment)
     if code is not None:
         refused = asked.refused(code.value, moment.now)
         registry.purchases.put(refused)
@@ -220,7 +223,7 @@ def _buy(registry: Registry, message: Incoming[Purchasing], forward_to: str | No
 
 
 def _why_not_buy(
-    registry: Registry, message: Incoming[Purchasing], asked: Purchase, forward_to: str | None
+    registry: Registry, message: Incoming[Purchasing], asked: Purchase, forward_to: str | None, moment: Moment
 ) -> Code | None:
     """Look in the order that the contract promises. The saga looks at the account again, but never at the price."""
     account = registry.subscribers.get(asked.account_id)
@@ -231,6 +234,10 @@ def _why_not_buy(
     code = account.why_not(asked.action, forward_to)
     if code is not None:
         return code
+    if registry.is_off_sale(asked.action):
+        return Code.NOT_ON_SALE
+    if asked.action is Action.EXTENSION and registry.extended(account, moment.now) is None:
+        return Code.TOO_FAR_AHEAD
     if asked.price_units is not None:
         return None if asked.price_units == registry.price_units(asked.action, account) else Code.PRICE_CHANGED
     used = registry.payments.get(message.body.payment_reference or "") is not None

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from uuid import UUID
 
 from contracts.ids import derive_own
@@ -79,9 +80,22 @@ class Registry:
         return number.number
 
     def price_units(self, action: Action, account: Subscriber) -> int | None:
-        """Give today's price of something for an account, None where it is not on sale."""
+        """Give today's price of something for an account, None where it is not on sale.
+
+        A plan that new accounts can't have any more is extended all the same, by who has it.
+        """
         on_sale = self.plans[account.plan] if action is Action.EXTENSION and account.plan else self.options.get(action)
         return None if on_sale is None else on_sale.price_units
+
+    def is_off_sale(self, action: Action) -> bool:
+        """Say whether nobody can have it any more, whatever it is paid with."""
+        option = self.options.get(action)
+        return option is not None and not option.on_sale
+
+    def extended(self, account: Subscriber, now: datetime) -> datetime | None:
+        """Return the end of an account's next time, from its end or from now; None beyond what messages can tell."""
+        assert account.plan is not None, "an account without a plan is not extended"
+        return self.plans[account.plan].expiry(max(now, account.expires_at or now))
 
     def changes(self) -> Sequence[Changes]:
         """Give what is to be saved."""

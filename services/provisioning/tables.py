@@ -78,8 +78,9 @@ plans = sa.Table(
     metadata,
     sa.Column("plan", sa.Text, primary_key=True),
     sa.Column("price_units", sa.BigInteger, nullable=False),
-    sa.Column("validity_days", sa.Integer, nullable=False),
+    sa.Column("validity_months", sa.Integer, nullable=False),
     sa.Column("fax_number", sa.Boolean, nullable=False),
+    sa.Column("on_sale", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.CheckConstraint("price_units > 0", name="price_positive"),
 )
 
@@ -88,6 +89,7 @@ options = sa.Table(
     metadata,
     sa.Column("option", sa.Text, primary_key=True),
     sa.Column("price_units", sa.BigInteger, nullable=False),
+    sa.Column("on_sale", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.CheckConstraint("price_units > 0", name="option_price_positive"),
 )
 

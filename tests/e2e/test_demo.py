@@ -60,7 +60,7 @@ DONE_WITHIN_S = 120
 
 STORY = (
     "1. What is on sale",
-    "send_receive     120 POP  365 days  yes",
+    "send_receive     120 POP  12 months  yes",
     "2. Anne Martin signs up",
     "platform asks provisioning: register subscriber",
     "called “Anne Martin” as she is",
@@ -285,7 +285,7 @@ ENDED = Expiry(
 GOOD = Facts(
     prices=PRICES,
     known_prices=dict(reversed(PRICES.items())),
-    validity_days=365,
+    validity_months=12,
     owner_name="Anne Martin",
     group_names=("Anne Martin", "Cabinet Martin"),
     joined=JOINED,

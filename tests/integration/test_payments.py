@@ -32,7 +32,7 @@ async def engine(stack: Stack) -> AsyncIterator[AsyncEngine]:
         made = postgres.engine(url)
         async with PostgresDatabase(made).begin() as tx:
             plans = await tx.fetch(PLANS, ["send_only"])
-            plans.put(Plan("send_only", 60, 365, fax_number=False))
+            plans.put(Plan("send_only", 60, 12, fax_number=False))
             await tx.save([plans])
         yield made
         await made.dispose()

@@ -196,7 +196,7 @@ ROWS: dict[str, tuple[Any, Any]] = {
         groups.Subscriber(A, "a@example.org", "Ada", "L.", "fr", groups.AccountState.ACTIVE, NOW, 2**40, 7),
         groups.Subscriber(A, None, None, None, None, groups.AccountState.CLOSED, None, 0, 8),
     ),
-    "plan of groups": (groups.Plan("send_only", 10, 365), groups.Plan("send_only", 20, 30)),
+    "plan of groups": (groups.Plan("send_only", 10, 12), groups.Plan("send_only", 20, 30)),
     "membership": (
         groups.Membership(A, B, C, A, True, 1, None, NOW, None),
         groups.Membership(A, B, C, A, False, 1, B, NOW, LATER),
@@ -252,7 +252,7 @@ ROWS: dict[str, tuple[Any, Any]] = {
     ),
     "payment": (provisioning.Payment("card/1", A), provisioning.Payment("card/1", B)),
     "option": (provisioning.Option("options_pack", 30), provisioning.Option("options_pack", 31)),
-    "plan": (provisioning.Plan("send_only", 10, 365, False), provisioning.Plan("send_only", 20, 30, True)),
+    "plan": (provisioning.Plan("send_only", 10, 12, False), provisioning.Plan("send_only", 20, 30, True)),
     "fax number": (
         provisioning.FaxNumber("+331", provisioning.NumberState.FREE, None),
         provisioning.FaxNumber("+331", provisioning.NumberState.ASSIGNED, A),
@@ -412,7 +412,7 @@ async def test_gives_the_keys_of_the_rows_with(
 
 async def test_keys_may_be_text_and_are_told_by_a_column_that_is_true_or_false(stores: Stores) -> None:
     store = stores(Principal.PROVISIONING)
-    await write(store, *(provisioning.Plan(f"plan_{n}", n, 365, n > 1) for n in (1, 2, 3)))
+    await write(store, *(provisioning.Plan(f"plan_{n}", n, 12, n > 1) for n in (1, 2, 3)))
     async with store.database.begin() as tx:
         assert await tx.keys(PLANS, {"fax_number": [True]}) == {"plan_2", "plan_3"}
         assert await tx.keys(PLANS, {"fax_number": [True, False], "price_units": [1, 3]}) == {"plan_1", "plan_3"}

@@ -100,10 +100,10 @@ class Cast:
     def __post_init__(self) -> None:
         self.owners = [self.uuid() for _ in range(OWNERS)]
         self.emails = [f"person{n}@example.org" for n in range(ADDRESSES)]
-        days = self.random.choice([20, 60, 365])
+        months = self.random.choice([1, 2, 12])
         self.plans = {
-            "send_receive": Plan("send_receive", self.random.choice(PRICES), days, fax_number=True),
-            "send_only": Plan("send_only", self.random.choice(PRICES), days, fax_number=False),
+            "send_receive": Plan("send_receive", self.random.choice(PRICES), months, fax_number=True),
+            "send_only": Plan("send_only", self.random.choice(PRICES), months, fax_number=False),
         }
         on_sale = (Action.OPTIONS_PACK.value, Action.CALL_FORWARDING.value)
         self.options = {name: Option(name, self.random.choice(PRICES)) for name in on_sale}

@@ -553,7 +553,7 @@ class World:
         body = PlanPublished(
             plan=plan.plan,
             price_units=plan.price_units,
-            validity_days=plan.validity_days,
+            validity_months=plan.validity_months,
             fax_number=plan.fax_number,
         )
         drive(_store_plan(self.by_name[Principal.PROVISIONING].database, plan, body, self.cast.uuid()))

@@ -59,7 +59,7 @@ from tests.unit.given import NOW, Scene, given, id_of, incoming
 
 ADA, BOB = id_of("ada"), id_of("bob")
 GROUP = group_of(ADA)
-PLAN = Plan("send_receive", 20, 365)
+PLAN = Plan("send_receive", 20, 12)
 COMMAND = CreateMemberAccount(
     group_id=GROUP,
     plan="send_receive",
@@ -192,7 +192,7 @@ def test_opens_a_saga_that_asks_for_the_units_and_sets_a_deadline() -> None:
 
 HOLDER = replace(subscriber(BOB), email="new@example.org")
 MEMBER_ALREADY = Membership(membership_of(GROUP, BOB), GROUP, ADA, BOB, True, 1, None, NOW, None)
-DEARER = Plan("send_receive", 21, 365)
+DEARER = Plan("send_receive", 21, 12)
 CLOSED = Group(GROUP, ADA, "", False, NOW)
 
 # Each has what the codes after it need as well: the first that is found is told.
@@ -493,6 +493,6 @@ def test_leaves_alone_what_is_another_services_sagas(message: Message) -> None:
 
 
 def test_learns_todays_price() -> None:
-    published = PlanPublished(plan="send_receive", price_units=25, validity_days=365, fax_number=True)
-    given(GROUPS, PLAN).when(published).then().leaves(Plan("send_receive", 25, 365))
+    published = PlanPublished(plan="send_receive", price_units=25, validity_months=12, fax_number=True)
+    given(GROUPS, PLAN).when(published).then().leaves(Plan("send_receive", 25, 12))
     given(GROUPS, PLAN).when(published, ASKED).then(refused("price_changed"))

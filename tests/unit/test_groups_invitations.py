@@ -70,7 +70,7 @@ MADE = NOW - timedelta(days=2)
 SOON = NOW + timedelta(days=5)
 WEEK = NOW + INVITATION_LIFETIME
 
-SEND_ONLY, SEND_RECEIVE = Plan("send_only", 10, 365), Plan("send_receive", 20, 365)
+SEND_ONLY, SEND_RECEIVE = Plan("send_only", 10, 12), Plan("send_receive", 20, 12)
 OPEN, CLOSED = Group(GROUP, ADA, "", False, None), Group(GROUP, ADA, "", False, NOW)
 
 
@@ -255,7 +255,7 @@ def test_whoever_was_a_member_is_invited_again_and_keeps_their_epoch() -> None:
 
 def test_an_address_that_nobody_has_needs_an_account() -> None:
     offers = [
-        PlanOffer(plan=plan.plan, price_units=plan.price_units, validity_days=plan.validity_days)
+        PlanOffer(plan=plan.plan, price_units=plan.price_units, validity_months=plan.validity_months)
         for plan in (SEND_ONLY, SEND_RECEIVE)
     ]
     scene = given(GROUPS, SEND_RECEIVE, SEND_ONLY).when(INVITE)

@@ -221,7 +221,7 @@ class Groups(RuleBasedStateMachine):
 
     @initialize()
     def everybody_is_known(self) -> None:
-        self.comes(PlanPublished(plan="send_only", price_units=10, validity_days=365, fax_number=False), last=False)
+        self.comes(PlanPublished(plan="send_only", price_units=10, validity_months=12, fax_number=False), last=False)
         for who, email in zip(PEOPLE, EMAILS, strict=False):
             self.comes(_person(who, email), last=who == PEOPLE[-1])
 

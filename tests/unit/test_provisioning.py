@@ -27,8 +27,8 @@ from tests.unit.given import NOW, Scene, given, id_of
 ADA, NEW, REQUEST = id_of("ada"), id_of("new"), id_of("request")
 YEAR = NOW + timedelta(365)
 
-FAX = Plan("send_receive", 20, 365, fax_number=True)
-SEND = Plan("send_only", 10, 365, fax_number=False)
+FAX = Plan("send_receive", 20, 12, fax_number=True)
+SEND = Plan("send_only", 10, 12, fax_number=False)
 FREE = FaxNumber("+331", NumberState.FREE, None)
 FREE_TOO = FaxNumber("+332", NumberState.FREE, None)
 GIVEN = FaxNumber("+330", NumberState.ASSIGNED, ADA)
@@ -207,7 +207,7 @@ def test_creates_an_account_without_a_number_where_the_plan_has_none() -> None:
 
 TAKEN = Address("new@example.org", ADA)
 EXISTING = Subscriber(NEW, "x@example.org", "X", "Y", "fr", None, None, NOW, None)
-CHEAPER = Plan("send_receive", 19, 365, fax_number=True)
+CHEAPER = Plan("send_receive", 19, 12, fax_number=True)
 
 # Each has what the codes after it need as well: the first that is found is told.
 REFUSALS: list[tuple[str, list[Any], ProvisionAccount]] = [

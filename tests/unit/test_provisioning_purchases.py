@@ -32,7 +32,16 @@ from contracts.provisioning import (
 from services._platform.messages import ClearTimer, SetTimer
 from services._platform.sagas import CancelSaga, RetrySaga, SagaDeadline, SagaRow, Status
 from services.provisioning.consumers import PROVISIONING
-from services.provisioning.domain import AccountState, Address, Option, Payment, Plan, Purchase, Subscriber
+from services.provisioning.domain import (
+    AccountState,
+    Address,
+    Option,
+    Payment,
+    Plan,
+    Purchase,
+    Subscriber,
+    months_later,
+)
 from services.provisioning.handlers import _content
 from services.provisioning.store import saga_of
 from services.provisioning.timers import arm
@@ -46,7 +55,7 @@ YEAR = timedelta(365)
 ACCOUNT = replace(SIGNED_UP, plan="send_only", expires_at=NOW + timedelta(100))
 GONE = replace(ACCOUNT, expires_at=NOW - timedelta(5), state=AccountState.EXPIRED, reminded_days=1)
 CLOSED = ACCOUNT.closed(NOW)
-EXTENDED = replace(ACCOUNT, expires_at=NOW + timedelta(100) + YEAR)
+EXTENDED = replace(ACCOUNT, expires_at=months_later(NOW + timedelta(100), 12))
 WITH_PACK = replace(ACCOUNT, options_pack=True)
 FORWARDED = replace(ACCOUNT, forward_to="+33199000001")
 ON_SALE = (SEND, Option("options_pack", 30), Option("call_forwarding", 20))
@@ -356,7 +365,7 @@ def test_gives_the_units_back_when_the_account_has_changed_too_much(
 
 def test_keeps_to_the_price_that_was_shown_when_it_changes_meanwhile() -> None:
     scene = opened(extend())
-    scene.database.contents.tables["plans"] = {SEND.plan: Plan("send_only", 99, 365, fax_number=False)}
+    scene.database.contents.tables["plans"] = {SEND.plan: Plan("send_only", 99, 12, fax_number=False)}
     scene.when(RESERVED).then(arm(EXTENDED), CLEARED, CAPTURE)
 
 
@@ -375,7 +384,8 @@ def test_two_extensions_that_end_out_of_order_tell_each_its_own_end() -> None:
     scene = given(PROVISIONING, *ON_SALE, ACCOUNT).when(extend(), extend(request_id=second), actor=ADA)
     other = saga_of(second)
     scene.when(RESERVED, UnitsReserved(hold_id=other, account_id=ADA, amount_units=10))
-    end = NOW + timedelta(100) + 2 * YEAR
+    end = months_later(NOW + timedelta(100), 24)
+    assert end is not None
     scene.when(HoldCaptured(hold_id=other, account_id=ADA, amount_units=10), CAPTURED)
     scene.then(
         AccountExtended(request_id=second, account_id=ADA, expires_at=end, price_units=10),
@@ -387,7 +397,8 @@ def test_an_extension_with_money_between_the_steps_of_one_with_units_keeps_their
     bought = id_of("second")
     scene = opened(extend()).when(RESERVED)
     scene.when(extend(**MONEY, request_id=bought))
-    end = NOW + timedelta(100) + 2 * YEAR
+    end = months_later(NOW + timedelta(100), 24)
+    assert end is not None
     scene.then(
         AccountExtended(request_id=bought, account_id=ADA, expires_at=end),
         arm(replace(ACCOUNT, expires_at=end)),

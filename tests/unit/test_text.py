@@ -21,6 +21,7 @@ from contracts.fields import (
     Reference,
     StoredName,
     Timestamp,
+    Units,
     canonical_email,
 )
 from contracts.groups import RenameGroup
@@ -167,6 +168,13 @@ OFFSETS = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(
 def test_a_moment_that_is_told_is_read_as_it_was(seconds: int, offset: timezone, microseconds: int) -> None:
     moment = (FIRST_MOMENT + timedelta(seconds=seconds, microseconds=microseconds)).astimezone(offset)
     assert MOMENTS.validate_json(MOMENTS.dump_json(moment)) == moment.astimezone(UTC)
+
+
+@pytest.mark.parametrize("units", [0, -1, 1.0, 1.5, "1", True, None, 10**9 + 1, 10**30])
+def test_units_are_whole_numbers(units: object) -> None:
+    assert TypeAdapter(Units).validate_python(1) == 1
+    with pytest.raises(ValidationError):
+        TypeAdapter(Units).validate_json(json.dumps(units))
 
 
 def test_every_moment_of_a_message_is_bounded() -> None:

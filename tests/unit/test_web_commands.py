@@ -193,7 +193,7 @@ SAGA = saga_asked_by(COMMAND)
 
 
 def _creating() -> Scene:
-    scene = given(GROUPS, _posted(CreateMemberAccount), Plan("send_only", 15, 365)).when(_itself(CREATE))
+    scene = given(GROUPS, _posted(CreateMemberAccount), Plan("send_only", 15, 12)).when(_itself(CREATE))
     assert _outcome(scene) == ("pending", None, None)
     return scene
 

@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from deploy.cli.demo.cast import CHEAP_PLAN, FAX_UNITS, GROUP_NAME, PLAN, SHARED_UNITS, SMS_UNITS
 from deploy.cli.demo.reading import Balance
+from services.provisioning.domain import months_later
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ class Facts:
     """As published on Kafka."""
     known_prices: Mapping[str, int]
     """As groups has learnt them."""
-    validity_days: int
+    validity_months: int
     """Of the cheap plan, as published."""
     owner_name: str
     group_names: tuple[str | None, str | None]
@@ -335,7 +336,7 @@ def _extended(facts: Facts) -> Iterator[Check]:
     yield _check(about, "messages, in order", _messages(EXTENSION, deed.types), "Kafka")
     yield _check(about, "the member’s units", (_changed(deed.before, {"Paul": -price}), deed.after), "ledger")
     yield _check(about, "entries", ((-price, price), deed.entries), "ledger")
-    ends = (_end_of(extended, facts.validity_days), extended.after)
+    ends = (_end_of(extended, facts.validity_months), extended.after)
     yield _check(about, "its end, a year later", ends, "provisioning")
 
 
@@ -358,7 +359,7 @@ def _expired(facts: Facts) -> Iterator[Check]:
     yield _check(about, "units given to it", (got, given.after), "ledger")
     yield _check(about, "messages of the extension", _messages(EXTENSION, deed.types), "Kafka")
     yield _check(about, "units after it", (_changed(deed.before, {"Nora": -price}), deed.after), "ledger")
-    later, after = _end_of(expired.extension, facts.validity_days), expired.extension.after
+    later, after = _end_of(expired.extension, facts.validity_months), expired.extension.after
     lasts = later is not None and after is not None and after > later
     yield _check(about, "a year from that moment", (True, lasts), "provisioning")
     yield _check(about, "its state after it", (("active",) * STATES, expired.active), _STATES_FROM)
@@ -428,9 +429,9 @@ def _changed(before: Mapping[str, int], by: Mapping[str, int]) -> dict[str, int]
     return {name: units + by.get(name, 0) for name, units in before.items()}
 
 
-def _end_of(extension: Extension, days: int) -> datetime | None:
+def _end_of(extension: Extension, months: int) -> datetime | None:
     """Give the end that an account has if its new time begins where its old one ends."""
-    return extension.before and extension.before + timedelta(days)
+    return extension.before and months_later(extension.before, months)
 
 
 def _unhandled(facts: Facts) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ class Story:
     def _play(self) -> Facts:
         stage = self._stage
         cast, reader = stage.cast, stage.reader
-        validity_days = beginning.catalogue(stage)
+        validity_months = beginning.catalogue(stage)
         group_names = beginning.owner(stage)
         self._has_an_account(cast.paul)
         joined = beginning.invitation(stage)
@@ -52,7 +52,7 @@ class Story:
         return Facts(
             prices=stage.prices,
             known_prices=reader.known_prices(),
-            validity_days=validity_days,
+            validity_months=validity_months,
             owner_name=cast.anne.name,
             group_names=group_names,
             joined=joined,

@@ -46,6 +46,8 @@ def _why_not(roster: Roster, message: Incoming[CreateMemberAccount], moment: Mom
     plan = roster.plans.get(command.plan)
     if plan is None:
         return Code.UNKNOWN_PLAN
+    if not plan.on_sale:
+        return Code.NOT_ON_SALE
     if plan.price_units != command.price_units:
         return Code.PRICE_CHANGED
     if (code := facts.asked(roster, owner_of(message), moment)) is not None:
@@ -58,9 +60,9 @@ def _why_not(roster: Roster, message: Incoming[CreateMemberAccount], moment: Mom
 
 
 def plan_published(roster: Roster, message: Incoming[PlanPublished], moment: Moment) -> Outcome:
-    """Learn today's price of a plan."""
+    """Learn today's price of a plan, and whether it is on sale."""
     plan = message.body
-    roster.plans.put(Plan(plan.plan, plan.price_units, plan.validity_days))
+    roster.plans.put(Plan(plan.plan, plan.price_units, plan.validity_months, plan.on_sale))
     return ()
 
 

@@ -66,9 +66,9 @@ def _why_not_invited(
 
 
 def _offers(roster: Roster) -> tuple[PlanOffer, ...]:
-    plans = sorted(roster.plans.values(), key=lambda plan: plan.plan)
+    plans = sorted((plan for plan in roster.plans.values() if plan.on_sale), key=lambda plan: plan.plan)
     return tuple(
-        PlanOffer(plan=plan.plan, price_units=plan.price_units, validity_days=plan.validity_days) for plan in plans
+        PlanOffer(plan=plan.plan, price_units=plan.price_units, validity_months=plan.validity_months) for plan in plans
     )
 
 

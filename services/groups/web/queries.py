@@ -137,7 +137,7 @@ class PlanOnSale(View):
 
     plan: str
     price_units: int
-    validity_days: int
+    validity_months: int
 
 
 class Command(View):
@@ -209,7 +209,9 @@ async def invitations_to(connection: AsyncConnection, subscriber_id: UUID) -> tu
 
 async def plans_on_sale(connection: AsyncConnection) -> tuple[PlanOnSale, ...]:
     """Give today's plans, the dearest first."""
-    rows = await connection.execute(sa.select(plans).order_by(plans.c.price_units.desc(), plans.c.plan))
+    rows = await connection.execute(
+        sa.select(plans).where(plans.c.on_sale).order_by(plans.c.price_units.desc(), plans.c.plan)
+    )
     return tuple(PlanOnSale.model_validate(row) for row in rows)
 
 

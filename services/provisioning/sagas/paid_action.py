@@ -87,9 +87,10 @@ def give(registry: Registry, purchase: Purchase, forward_to: str | None, moment:
         return code
     match purchase.action:
         case Action.EXTENSION:
-            assert account.plan is not None, "an account without a plan is not extended"
-            end = max(moment.now, account.expires_at or moment.now)
-            account = account.lasting(registry.plans[account.plan].expiry(end), moment.now)
+            end = registry.extended(account, moment.now)
+            if end is None:
+                return Code.TOO_FAR_AHEAD
+            account = account.lasting(end, moment.now)
             registry.subscribers.put(account)
             registry.purchases.put(replace(purchase, expires_at=account.expires_at))
             return [arm(account)]

@@ -13,7 +13,7 @@ from deploy.local.process import wait_until
 
 
 def catalogue(stage: Stage) -> int:
-    """Show plans and options; gives for how many days the cheap plan is good."""
+    """Show plans and options; return for how many months the cheap plan is good."""
     stage.tell.scene("What is on sale")
     records = stage.follower.wait_for(_are_both_plans, PROVISIONING_PLANS.name, TIMEOUT_S)
     plans = [seen.body for seen in records if isinstance(seen.body, PlanPublished)]
@@ -22,7 +22,7 @@ def catalogue(stage: Stage) -> int:
     # A price is published to everybody; groups refuses a plan that it has not heard of.
     wait_until(lambda: stage.reader.known_prices() == stage.prices, TIMEOUT_S, interval_s=0.05)
     rows: list[tuple[object, ...]] = [
-        (plan.plan, f"{plan.price_units} POP", f"{plan.validity_days} days", "yes" if plan.fax_number else "no")
+        (plan.plan, f"{plan.price_units} POP", f"{plan.validity_months} months", "yes" if plan.fax_number else "no")
         for plan in sorted(plans, key=lambda plan: -plan.price_units)
     ]
     rows += [
@@ -30,7 +30,7 @@ def catalogue(stage: Stage) -> int:
     ]
     stage.tell.say(f"provisioning publishes its prices on {PROVISIONING_PLANS.name}; groups has read them:")
     stage.tell.table(("plan or option", "price", "for", "own fax number"), rows)
-    return next((plan.validity_days for plan in plans if plan.plan == CHEAP_PLAN), 0)
+    return next((plan.validity_months for plan in plans if plan.plan == CHEAP_PLAN), 0)
 
 
 def _are_both_plans(records: list[Seen]) -> bool:

@@ -16,6 +16,7 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.numbers import format_decimal
 from babel.support import NullTranslations, Translations
+from markupsafe import Markup
 
 from services.groups.web.page.words import PLANS, REFUSALS, UNKNOWN_REFUSAL
 
@@ -131,10 +132,16 @@ def _environment(spoken: Speech) -> jinja2.Environment:
         "plan": spoken.plan,
         "plan_hint": spoken.plan_hint,
         "say": spoken.say,
+        "bdi": isolated,
     }
     made.filters.update(named)
     made.globals.update(number=spoken.number)
     return made
+
+
+def isolated(name: str | None) -> Markup | str:
+    """Return a name for a sentence, whose direction it must not change; nothing for none."""
+    return Markup("<bdi>{}</bdi>").format(name) if name else ""
 
 
 @cache

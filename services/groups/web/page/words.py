@@ -15,6 +15,7 @@ REFUSALS: Mapping[str, str] = {
     "not_owner": N_("Only the owner of the group can do this."),
     "group_closed": N_("This group is closed."),
     "unknown_plan": N_("This plan is no longer on sale."),
+    "not_on_sale": N_("This plan is no longer on sale."),
     "price_changed": N_("The price has changed in the meantime. Please look at the new one before you pay."),
     "already_member": N_("This person is a member of your group already."),
     "email_taken": N_("This address belongs to a Popfax subscriber already: invite them instead."),
