@@ -146,8 +146,8 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
             _through("purchase_id", provisioning, "purchases", "id", "account_id"), "reference purchase_id"
         ),
         "sagas": _SAGAS,
-        "plans": NotHeld("the catalogue", "plan price_units validity_days fax_number"),
-        "options": NotHeld("the catalogue", "option price_units"),
+        "plans": NotHeld("the catalogue", "plan price_units validity_months fax_number on_sale"),
+        "options": NotHeld("the catalogue", "option price_units on_sale"),
     },
     Principal.GROUPS: {
         "subscribers": Held(
@@ -183,7 +183,7 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
             "id pending day today",
         ),
         "sagas": _SAGAS,
-        "plans": NotHeld("the catalogue", "plan price_units validity_days"),
+        "plans": NotHeld("the catalogue", "plan price_units validity_months on_sale"),
     },
     Principal.LEDGER: {
         "accounts": Held(_has("id"), "id balance_units held_units state", "version revision"),

@@ -154,8 +154,8 @@ def _plan(name: str, own: Iterator[Plan], known: Iterator[groups.Plan], late: La
     if theirs is not None and ours is None:
         yield Violation(Code.PLAN_MISMATCH, name, "groups offers it, and there is no such plan")
     elif ours is not None and late.settled:
-        shown = None if theirs is None else (theirs.price_units, theirs.validity_days)
-        if shown != (ours.price_units, ours.validity_days):
+        shown = None if theirs is None else (theirs.price_units, theirs.validity_months, theirs.on_sale)
+        if shown != (ours.price_units, ours.validity_months, ours.on_sale):
             yield Violation(Code.PLAN_MISMATCH, name, f"costs {ours.price_units}, groups shows {shown}")
 
 

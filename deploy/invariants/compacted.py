@@ -18,7 +18,7 @@ from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import Facts, UnsentRow
 from deploy.invariants.log import Logged
 from deploy.invariants.rows import Keyed, by, each, in_order, only, together
-from services.provisioning.domain import AccountState
+from services.provisioning.domain import AccountState, Option, Plan
 
 Place = tuple[str, str]
 """A topic and a key."""
@@ -91,10 +91,19 @@ def _member(told: MembershipRecorded) -> str:
     return f"{told.member_id} in {told.group_id} of {told.owner_id}, time {told.epoch} since {_stamp(told.joined_at)}"
 
 
+def _plan(plan: PlanPublished | Plan) -> str:
+    months, number = plan.validity_months, plan.fax_number
+    return f"plan {plan.plan} for {plan.price_units}, {months} months, number {number}, on sale {plan.on_sale}"
+
+
+def _option(name: str, option: OptionPublished | Option) -> str:
+    return f"option {name} for {option.price_units}, on sale {option.on_sale}"
+
+
 def _on_sale(told: PlanPublished | OptionPublished) -> str:
     if isinstance(told, OptionPublished):
-        return f"option {told.option} for {told.price_units}"
-    return f"plan {told.plan} for {told.price_units}, {told.validity_days} days, number {told.fax_number}"
+        return _option(told.option, told)
+    return _plan(told)
 
 
 def _person(told: PersonRecorded) -> str:
@@ -159,12 +168,12 @@ def _people(facts: Facts) -> Keyed[str]:
 
 def _plans(facts: Facts) -> Keyed[str]:
     for name, row in by(facts.provisioning.plans, "plan"):
-        yield name, f"plan {row.plan} for {row.price_units}, {row.validity_days} days, number {row.fax_number}"
+        yield name, _plan(row)
 
 
 def _options(facts: Facts) -> Keyed[str]:
     for name, row in by(facts.provisioning.options, "option"):
-        yield name, f"option {row.option} for {row.price_units}"
+        yield name, _option(row.option, row)
 
 
 def _unsent(facts: Facts) -> Keyed[UnsentRow]:

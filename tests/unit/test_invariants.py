@@ -233,7 +233,7 @@ GROUPS = GroupsFacts(
         Invitation(ACCEPTED, GROUP, OWNER, MEMBER, InvitationState.ACCEPTED, 1, b"", NOW, END, NOW),
     ],
     timers=[TimerRow(INVITATION, END, InvitationDue.TYPE, str(INVITATION))],
-    plans=[groups.Plan("send_only", 10, 365), groups.Plan("send_receive", 20, 365)],
+    plans=[groups.Plan("send_only", 10, 12), groups.Plan("send_receive", 20, 12)],
     tallies=[
         Tally(made_by(OWNER), 1, NOW.date(), 3),
         Tally(got_by(OTHER), 1, NOW.date(), 3),
@@ -279,7 +279,7 @@ PROVISIONING = ProvisioningFacts(
         paid_action(BOUGHT, Action.OPTIONS_PACK, 3, Status.COMPLETED),
         paid_action(UNPAID_PURCHASE, Action.CALL_FORWARDING, 99, Status.REFUSED, "units_short"),
     ],
-    plans=[provisioning.Plan("send_only", 10, 365, False), provisioning.Plan("send_receive", 20, 365, True)],
+    plans=[provisioning.Plan("send_only", 10, 12, False), provisioning.Plan("send_receive", 20, 12, True)],
     timers=[expiry_of(subscriber(MEMBER, "", "send_receive", None))],
     subscribers=[
         subscriber(OWNER, "owner@example.org", None, None),
@@ -1506,7 +1506,7 @@ def compacted_topics() -> list[Logged]:
         if row.email
     ]
     messages += [
-        PlanPublished(plan=row.plan, price_units=row.price_units, validity_days=365, fax_number=row.fax_number)
+        PlanPublished(plan=row.plan, price_units=row.price_units, validity_months=12, fax_number=row.fax_number)
         for row in PROVISIONING.plans
     ]
     for message in messages:
@@ -1521,7 +1521,7 @@ def test_sees_nothing_wrong_where_the_topics_tell_what_the_databases_say() -> No
 PERSON = PersonRecorded(
     subscriber_id=OWNER, email="owner@example.org", first_name="Eve", last_name="L.", language=Language.EN
 )
-CHEAP = PlanPublished(plan="send_only", price_units=1, validity_days=365, fax_number=False)
+CHEAP = PlanPublished(plan="send_only", price_units=1, validity_months=12, fax_number=False)
 
 SPOILT: list[tuple[str, Callable[[list[Logged]], Any], str]] = [
     (
