@@ -6,15 +6,27 @@ from enum import StrEnum
 from functools import lru_cache
 from string import ascii_lowercase, ascii_uppercase
 from typing import Annotated
+from uuid import UUID
 
 from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from contracts.ids import OWN_VERSION
 from contracts.text import canonical_line, canonical_name
 
 MAX_UNITS = 1_000_000_000
 """The most that one message may move; far above any price, far below what a bigint overflows at."""
+
+
+def _not_ours(id_: UUID) -> UUID:
+    if id_.version == OWN_VERSION:
+        raise PydanticCustomError("own_id", "ids of version 8 are the product's own")
+    return id_
+
+
+ClientId = Annotated[UUID, AfterValidator(_not_ours)]
+"""An id that a client chooses for what it makes: a UUID of any version but 8, which are the product's own."""
 
 Units = Annotated[int, Field(strict=True, gt=0, le=MAX_UNITS)]
 """A positive whole number of Pop units."""

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from contracts.fields import Code, Reference, Units, UnitsOrNone
+from contracts.fields import ClientId, Code, Reference, Units, UnitsOrNone
 from contracts.message import Command, Event, MalformedCommand, Marker, Refusal
 from contracts.topics import (
     LEDGER_BALANCES,
@@ -37,7 +37,7 @@ class CreditUnits(Command, type="popfax.ledger.credit-units.v1", topic=LEDGER_CO
     Answered by `UnitsCredited`; refused by `CreditRefused` with `id_conflict` or `account_closed`.
     """
 
-    credit_id: UUID
+    credit_id: ClientId
     account_id: UUID
     amount_units: Units
 
@@ -126,7 +126,7 @@ class SpendUnits(Command, type="popfax.ledger.spend-units.v1", topic=LEDGER_COMM
     `units_short`.
     """
 
-    spend_id: UUID
+    spend_id: ClientId
     account_id: UUID
     amount_units: Units
     purpose: Literal["fax", "sms", "call_forwarding"]

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from contracts.fields import (
     CanonicalEmail,
+    ClientId,
     Code,
     Email,
     Language,
@@ -42,7 +43,7 @@ class RegisterSubscriber(
     `SubscriberRegistered`; refused with `email_taken`, `id_conflict` or `unknown_plan`.
     """
 
-    subscriber_id: UUID
+    subscriber_id: ClientId
     email: Email
     first_name: Name
     last_name: Name
@@ -100,7 +101,7 @@ class _PaidAction(Command):
     is bought and for whichever account; another one is refused with `payment_used`. A refused purchase uses no payment.
     """
 
-    request_id: UUID
+    request_id: ClientId
     account_id: UUID
     price_units: Units | None = None
     payment_reference: Reference | None = None

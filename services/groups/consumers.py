@@ -54,7 +54,7 @@ from services.groups.commands import answered, noting
 from services.groups.domain import Quotas
 from services.groups.sagas import SAGAS
 from services.groups.store import load
-from services.groups.timers import InvitationDue
+from services.groups.timers import InvitationDue, RetryTransfer, TransferDue
 
 GROUPS = Service(
     principal=Principal.GROUPS,
@@ -85,6 +85,8 @@ GROUPS = Service(
             TransferUnits: handlers.transfer_units,
             TransfersPosted: handlers.transfers_posted,
             TransfersRefused: handlers.transfers_refused,
+            TransferDue: handlers.ask_again,
+            RetryTransfer: handlers.ask_again,
             # An account for a new member: the saga's replies, in the order of its steps ...
             CreateMemberAccount: handlers.create_member_account,
             UnitsReserved: SAGAS.reply,

@@ -13,6 +13,15 @@ from contracts.ids import derive, derive_own
 INVITATION_LIFETIME = timedelta(days=7)
 """How long an invitation can be answered, counted from its last mail."""
 
+ASKED_AGAIN = timedelta(minutes=1)
+"""How long the ledger's answer to a transfer is waited for before it is asked again."""
+
+ASKED_AGAIN_AT_LEAST = timedelta(hours=1)
+"""The longest time between two such requests: each waits as long as all before it together."""
+
+TRANSFER_DEADLINE = timedelta(minutes=5)
+"""A transfer that waits for longer counts as stuck."""
+
 
 class Code(StrEnum):
     """Why groups refuses. What an invitation is that can't be answered any more says `InvitationState.refusal`."""

@@ -67,7 +67,7 @@ from services.groups.tables import (
     TALLIES,
     TRANSFERS,
 )
-from services.groups.timers import InvitationDue
+from services.groups.timers import InvitationDue, RetryTransfer, TransferDue
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,7 +373,9 @@ def _transfer(wanted: _Wanted, message: Incoming[TransferUnits]) -> None:
         wanted.memberships.update(membership_of(command.group_id, member_id) for member_id in command.members)
 
 
-def _transferred(wanted: _Wanted, message: Incoming[TransfersPosted | TransfersRefused]) -> None:
+def _transferred(
+    wanted: _Wanted, message: Incoming[TransfersPosted | TransfersRefused | TransferDue | RetryTransfer]
+) -> None:
     wanted.transfers.add(message.body.transfer_id)
 
 
@@ -419,6 +421,8 @@ _NOTES: Mapping[type[Message], Callable[[_Wanted, Incoming[Any]], None]] = {
     TransferUnits: _transfer,
     TransfersPosted: _transferred,
     TransfersRefused: _transferred,
+    TransferDue: _transferred,
+    RetryTransfer: _transferred,
     BalanceChanged: _account,
     SubscriberRegistered: _account,
     AccountProvisioned: _account,

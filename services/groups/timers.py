@@ -9,3 +9,15 @@ class InvitationDue(Message, type="popfax.groups.invitation-due", key="invitatio
     """An invitation's time is up, unless it was renewed or has ended meanwhile."""
 
     invitation_id: UUID
+
+
+class TransferDue(Message, type="popfax.groups.transfer-due", key="transfer_id"):
+    """The ledger should have answered by now: it is asked again, unless it has."""
+
+    transfer_id: UUID
+
+
+class RetryTransfer(Message, type="popfax.groups.retry-transfer", key="transfer_id"):
+    """An operator's message: ask the ledger again now. It gives the same answer again."""
+
+    transfer_id: UUID

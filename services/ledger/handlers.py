@@ -73,7 +73,7 @@ def credit_units(books: Books, message: Incoming[CreditUnits], moment: Moment) -
     """Post bought units from Popfax's sales to the account."""
     command, content = message.body, _content(message.body)
     known = books.transfers.get(command.credit_id)
-    if known is not None and known.content != content:
+    if books.is_hold(command.credit_id) or (known is not None and known.content != content):
         return [_credit_refused(command, Code.ID_CONFLICT)]
     changed: Outcome = ()
     if known is None:
@@ -101,7 +101,7 @@ def spend_units(books: Books, message: Incoming[SpendUnits], moment: Moment) -> 
     """Post units from the account, for what its holder used, to Popfax's consumption."""
     command, content = message.body, _content(message.body)
     known = books.transfers.get(command.spend_id)
-    if known is not None and known.content != content:
+    if books.is_hold(command.spend_id) or (known is not None and known.content != content):
         return [_spend_refused(command, Code.ID_CONFLICT)]
     if message.actor != command.account_id:
         return [_spend_refused(command, Code.NOT_HOLDER)]
@@ -143,6 +143,8 @@ def reserve_units(books: Books, message: Incoming[ReserveUnits], moment: Moment)
     command = message.body
     hold = books.holds.get(command.hold_id)
     changed: Outcome = ()
+    if books.is_transfer(command.hold_id):
+        return [_units_refused(command, Code.ID_CONFLICT)]
     if hold is None:
         account = books.account(command.account_id)
         code = why_not_paid(account, command.amount_units, command.extends)
@@ -152,11 +154,13 @@ def reserve_units(books: Books, message: Incoming[ReserveUnits], moment: Moment)
             changed = [_changed(books, held(account, command.amount_units))]
     code = _why_not_reserved(hold, message)
     if code is not None:
-        return [
-            UnitsRefused(hold_id=command.hold_id, account_id=command.account_id, code=code, command_type=command.TYPE)
-        ]
+        return [_units_refused(command, code)]
     answer = UnitsReserved(hold_id=command.hold_id, account_id=command.account_id, amount_units=command.amount_units)
     return [answer, *changed]
+
+
+def _units_refused(command: ReserveUnits, code: Code) -> UnitsRefused:
+    return UnitsRefused(hold_id=command.hold_id, account_id=command.account_id, code=code, command_type=command.TYPE)
 
 
 def _reservation(message: Incoming[ReserveUnits], code: Code | None, moment: Moment) -> Hold:
@@ -217,7 +221,8 @@ def release_hold(books: Books, message: Incoming[ReleaseHold], moment: Moment) -
     """Give held units back. It may come before the reservation: then the hold's id is burned."""
     command = message.body
     hold = books.holds.get(command.hold_id)
-    if hold is not None and (code := _why_not_released(hold, message)) is not None:
+    code = _why_not_released(books, hold, message)
+    if code is not None:
         return [
             ReleaseRefused(hold_id=command.hold_id, account_id=command.account_id, code=code, command_type=command.TYPE)
         ]
@@ -240,7 +245,9 @@ def release_hold(books: Books, message: Incoming[ReleaseHold], moment: Moment) -
     return [answer, *changed]
 
 
-def _why_not_released(hold: Hold, message: Incoming[ReleaseHold]) -> Code | None:
+def _why_not_released(books: Books, hold: Hold | None, message: Incoming[ReleaseHold]) -> Code | None:
+    if hold is None:
+        return Code.ID_CONFLICT if books.is_transfer(message.body.hold_id) else None
     if hold.account_id != message.body.account_id or not hold.is_of(message.writer):
         return Code.ID_CONFLICT
     return Code.HOLD_CAPTURED if hold.state is HoldState.CAPTURED else None
@@ -254,7 +261,7 @@ def post_transfers(books: Books, message: Incoming[PostTransfers], moment: Momen
     """Move units from one account to one or many, all or nothing."""
     command, content = message.body, _content(message.body)
     known = books.transfers.get(command.transfer_id)
-    if known is not None and known.content != content:
+    if books.is_hold(command.transfer_id) or (known is not None and known.content != content):
         return [_transfers_refused(command, Code.ID_CONFLICT)]
     if message.actor != command.source_id:
         return [_transfers_refused(command, Code.NOT_HOLDER)]
@@ -345,7 +352,7 @@ def correct_balance(books: Books, message: Incoming[CorrectBalance], moment: Mom
 
 
 def _why_not_corrected(books: Books, command: CorrectBalance, account: Account) -> Code | None:
-    if books.transfers.get(command.correction_id) is not None:
+    if books.is_transfer(command.correction_id) or books.is_hold(command.correction_id):
         return Code.ID_CONFLICT
     if account.id in OWN_ACCOUNTS:
         return Code.ACCOUNT_CLOSED

@@ -29,6 +29,14 @@ class Books:
         """Give an account; one that nobody spoke of before has nothing on it."""
         return self.accounts.get(id_) or opened(id_)
 
+    def is_hold(self, id_: UUID) -> bool:
+        """Say whether a hold has an id: then it can be no transfer's, for entries carry it."""
+        return self.holds.get(id_) is not None
+
+    def is_transfer(self, id_: UUID) -> bool:
+        """Say whether a transfer has an id: then it can be no hold's."""
+        return self.transfers.get(id_) is not None
+
     def changes(self) -> Sequence[Changes]:
         """Give what is to be saved."""
         return (self.accounts, self.holds, self.transfers, self.corrections, self.entries)
@@ -61,10 +69,11 @@ async def load(tx: Transaction, batch: Sequence[Incoming[Message]]) -> Books:
                 corrections.add(command.correction_id)
             case AccountExtended() | AccountExpired() | AccountClosed() as event:
                 accounts.add(event.account_id)
+    movements = holds | transfers  # one id is one movement, of whatever kind
     return Books(
         accounts=await tx.fetch(ACCOUNTS, accounts),
-        holds=await tx.fetch(HOLDS, holds),
-        transfers=await tx.fetch(TRANSFERS, transfers),
+        holds=await tx.fetch(HOLDS, movements),
+        transfers=await tx.fetch(TRANSFERS, movements),
         corrections=await tx.fetch(CORRECTIONS, corrections),
         entries=tx.append(ENTRIES),
     )

@@ -1,7 +1,7 @@
 """Transfers: who may get units, what is asked of the ledger, and what each side is told of the outcome."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -22,9 +22,10 @@ from contracts.groups import (
 )
 from contracts.ledger import Leg, PostedLeg, PostTransfers, TransfersPosted, TransfersRefused
 from contracts.message import Message, group_of
-from services._platform.messages import Incoming
+from services._platform.messages import ClearTimer, Effect, Incoming, SetTimer
 from services.groups.consumers import GROUPS
 from services.groups.domain import (
+    ASKED_AGAIN,
     Group,
     HistoryEntry,
     Kind,
@@ -36,6 +37,7 @@ from services.groups.domain import (
     membership_of,
 )
 from services.groups.store import transfer_of
+from services.groups.timers import RetryTransfer, TransferDue
 from tests.unit.given import NOW, Scene, given, id_of, incoming
 
 ADA, BOB, EVE, JOE = id_of("ada"), id_of("bob"), id_of("eve"), id_of("joe")
@@ -66,8 +68,11 @@ GIVE = give((BOB, EVE))
 ID = transfer_of(GIVE)
 
 
-def asked(*legs: Leg, transfer_id: UUID = ID) -> PostTransfers:
-    return PostTransfers(transfer_id=transfer_id, source_id=ADA, reference=str(GROUP), legs=legs)
+def asked(*legs: Leg, transfer_id: UUID = ID, again_at: datetime = NOW + ASKED_AGAIN) -> list[Effect]:
+    """What is asked of the ledger, always with the same content, and when it is asked again."""
+    ordered = tuple(sorted(legs, key=lambda leg: leg.account_id))
+    post = PostTransfers(transfer_id=transfer_id, source_id=ADA, reference=str(GROUP), legs=ordered)
+    return [post, SetTimer(transfer_id, again_at, TransferDue(transfer_id=transfer_id))]
 
 
 def legs(*members: UUID, mode: Mode = "amount", amount: int = 5) -> tuple[Leg, ...]:
@@ -97,7 +102,7 @@ def refused(code: str, *members: UUID, transfer_id: UUID = ID) -> TransferRefuse
 
 @pytest.mark.parametrize("mode", ["amount", "top_up_to"])
 def test_asks_the_ledger_and_each_member_has_a_line_that_waits(mode: Mode) -> None:
-    scene = given(GROUPS, *MEMBERS).when(give((BOB, EVE), mode)).then(asked(*legs(BOB, EVE, mode=mode)))
+    scene = given(GROUPS, *MEMBERS).when(give((BOB, EVE), mode)).then(*asked(*legs(BOB, EVE, mode=mode)))
     scene.leaves(*MEMBERS, row(mode), line(BOB), line(EVE))
 
 
@@ -105,11 +110,11 @@ def test_all_are_the_members_there_are_now_and_nobody_else() -> None:
     others = [*member(JOE, active=False), *member(JOE, owner=EVE)]
     scene = given(GROUPS, *MEMBERS, *others).when(give("all"))
     everybody = sorted((BOB, EVE), key=lambda id_: membership_of(GROUP, id_))
-    scene.then(asked(*legs(*everybody))).leaves(*MEMBERS, *others, row(), line(BOB), line(EVE))
+    scene.then(*asked(*legs(*everybody))).leaves(*MEMBERS, *others, row(), line(BOB), line(EVE))
 
 
-def test_a_list_takes_the_order_that_it_has() -> None:
-    given(GROUPS, *MEMBERS).when(give((EVE, BOB))).then(asked(*legs(EVE, BOB)))
+def test_a_list_in_any_order_asks_for_the_same() -> None:
+    given(GROUPS, *MEMBERS).when(give((EVE, BOB))).then(*asked(*legs(BOB, EVE)))
 
 
 def crowd(size: int) -> list[UUID]:
@@ -120,7 +125,7 @@ def crowd(size: int) -> list[UUID]:
 def test_a_thousand_members_get_theirs_in_one_command(meant: Any) -> None:
     rows = [found for who in crowd(1000) for found in member(who)]
     scene = given(GROUPS, *rows).when(give(meant))
-    (post,) = scene.effects
+    post, _ = scene.effects
     assert isinstance(post, PostTransfers)
     assert {leg.account_id for leg in post.legs} == set(crowd(1000))
     scene.when(posted(*((who, 5) for who in crowd(1000))))
@@ -160,7 +165,7 @@ def test_refuses_in_the_documented_order_and_names_who_is_no_member(
 def test_two_transfers_to_one_pair_in_one_batch_are_two() -> None:
     again = give((BOB, EVE), id_="again")
     scene = given(GROUPS, *MEMBERS).when(GIVE, again)
-    scene.then(asked(*legs(BOB, EVE)), asked(*legs(BOB, EVE), transfer_id=transfer_of(again)))
+    scene.then(*asked(*legs(BOB, EVE)), *asked(*legs(BOB, EVE), transfer_id=transfer_of(again)))
     assert len([found for found in scene.rows() if isinstance(found, Transfer)]) == 2
 
 
@@ -187,13 +192,44 @@ def test_who_left_first_gets_nothing_and_nobody_does(end: Incoming[Message], tog
 def test_all_are_those_who_stayed(together: bool) -> None:
     scene = given(GROUPS, *MEMBERS)
     scene.when(DETACH, give("all")) if together else scene.when(DETACH).when(give("all"))
-    assert scene.effects[-1] == asked(*legs(BOB))
+    assert scene.effects[-2:] == asked(*legs(BOB))
 
 
 def test_who_leaves_after_the_ledger_was_asked_still_gets_theirs() -> None:
     scene = given(GROUPS, *MEMBERS).when(GIVE, DETACH)
-    assert [type(e) for e in scene.effects] == [PostTransfers, MembersDetached, MemberLeft, MembershipEnded]
+    assert [type(e) for e in scene.effects] == [PostTransfers, SetTimer, MembersDetached, MemberLeft, MembershipEnded]
     scene.when(posted((BOB, 5), (EVE, 5))).then(*told((BOB, 5), (EVE, 5)))
+
+
+# --- asking again ---
+
+
+@pytest.mark.parametrize("mode", ["amount", "top_up_to"])
+@pytest.mark.parametrize("message", [TransferDue(transfer_id=ID), RetryTransfer(transfer_id=ID)])
+def test_asks_again_for_the_same_while_there_is_no_answer(mode: Mode, message: Message) -> None:
+    scene = pending(mode)
+    rows = scene.rows()
+    scene.when(message, at=NOW + ASKED_AGAIN)
+    scene.then(*asked(*legs(BOB, EVE, mode=mode), again_at=NOW + 2 * ASKED_AGAIN)).leaves(*rows)
+
+
+@pytest.mark.parametrize(("age", "pause"), [(5, 5), (50, 50), (90, 60), (100_000, 60)])
+def test_each_pause_is_as_long_as_all_before_it_and_an_hour_at_most(age: int, pause: int) -> None:
+    at = NOW + timedelta(minutes=age)
+    scene = pending().when(TransferDue(transfer_id=ID), at=at)
+    scene.then(*asked(*legs(BOB, EVE), again_at=at + timedelta(minutes=pause)))
+
+
+@pytest.mark.parametrize("message", [TransferDue(transfer_id=ID), RetryTransfer(transfer_id=ID)])
+def test_what_has_ended_is_not_asked_again(message: Message) -> None:
+    for scene in (given(GROUPS), pending().when(posted((BOB, 5), (EVE, 5))), pending().when(LEDGER_REFUSED)):
+        rows = scene.rows()
+        scene.when(message).then().leaves(*rows)
+
+
+def test_members_who_left_meanwhile_are_asked_for_again_all_the_same() -> None:
+    scene = pending().when(DETACH).when(TransferDue(transfer_id=ID))
+    scene.then(*asked(*legs(BOB, EVE)))
 
 
 # --- what came of it ---
@@ -223,7 +259,7 @@ def told(*got: tuple[UUID, int], mode: Mode = "amount", amount: int = 5) -> list
         for id_, units in got
         if units
     ]
-    return [receipt, *received]
+    return [receipt, *received, ClearTimer(ID)]
 
 
 LEDGER_REFUSED = TransfersRefused(transfer_id=ID, source_id=ADA, code="units_short", command_type=PostTransfers.TYPE)
@@ -251,7 +287,7 @@ def test_nobody_needed_anything() -> None:
 
 @pytest.mark.parametrize("code", ["account_closed", "account_expired", "target_closed", "units_short"])
 def test_the_ledgers_refusal_comes_back_to_the_owner_and_the_history(code: str) -> None:
-    scene = pending().when(LEDGER_REFUSED.model_copy(update={"code": code})).then(refused(code))
+    scene = pending().when(LEDGER_REFUSED.model_copy(update={"code": code})).then(refused(code), ClearTimer(ID))
     done = replace(row(), state=TransferState.REFUSED, code=code, ended_at=NOW)
     scene.leaves(*MEMBERS, done, line(BOB, "refused", code=code), line(EVE, "refused", code=code))
 
@@ -262,7 +298,11 @@ def test_the_outcome_of_one_transfer_leaves_the_lines_of_another_alone() -> None
         transfer_id=transfer_of(again), source_id=ADA, code="units_short", command_type=PostTransfers.TYPE
     )
     scene = pending().when(again).when(posted((BOB, 5), (EVE, 5)), other)
-    scene.then(*told((BOB, 5), (EVE, 5)), refused("units_short", transfer_id=transfer_of(again)))
+    scene.then(
+        *told((BOB, 5), (EVE, 5)),
+        refused("units_short", transfer_id=transfer_of(again)),
+        ClearTimer(transfer_of(again)),
+    )
     assert line(BOB, "done", 5) in scene.rows()
     lines = [r for r in scene.rows() if isinstance(r, HistoryEntry) and r.reference_id == transfer_of(again)]
     assert [(found.outcome, found.units) for found in lines] == [("refused", None)]
@@ -295,7 +335,7 @@ def test_a_transfer_that_is_not_ours_changes_nothing(message: Message) -> None:
 
 
 def test_a_member_learns_how_many_from_whom_and_nothing_else() -> None:
-    (receipt, *received) = pending().when(posted((BOB, 5), (EVE, 5))).effects
+    (receipt, *received, _) = pending().when(posted((BOB, 5), (EVE, 5))).effects
     assert [event.key() for event in received if isinstance(event, UnitsReceived)] == [str(BOB), str(EVE)]
     assert isinstance(receipt, UnitsTransferred)
     for event in received:

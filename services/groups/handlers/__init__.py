@@ -23,7 +23,7 @@ from services.groups.handlers.invitations import (
     revoke_invitation,
 )
 from services.groups.handlers.memberships import detach_members, leave_group
-from services.groups.handlers.transfers import transfer_units, transfers_posted, transfers_refused
+from services.groups.handlers.transfers import ask_again, transfer_units, transfers_posted, transfers_refused
 
 __all__ = [
     "accept_invitation",
@@ -31,6 +31,7 @@ __all__ = [
     "account_expired",
     "account_extended",
     "account_provisioned",
+    "ask_again",
     "balance_changed",
     "create_member_account",
     "decline_invitation",

@@ -1,15 +1,17 @@
 """Units from an owner to members: groups says who may get them, the ledger whether they are there."""
 
+from collections.abc import Iterable
 from uuid import UUID
 
 from contracts.groups import MAX_MEMBERS, TransferRefused, TransferUnits
 from contracts.ledger import Leg, PostTransfers, TransfersPosted, TransfersRefused
-from services._platform.messages import Incoming, Outcome
+from services._platform.messages import ClearTimer, Incoming, Outcome, SetTimer
 from services._platform.service import Moment
 from services.groups import facts
-from services.groups.domain import Code, Transfer, TransferState, membership_of
+from services.groups.domain import ASKED_AGAIN, ASKED_AGAIN_AT_LEAST, Code, Transfer, TransferState, membership_of
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.store import Roster, transfer_of
+from services.groups.timers import RetryTransfer, TransferDue
 
 
 def transfer_units(roster: Roster, message: Incoming[TransferUnits], moment: Moment) -> Outcome:
@@ -37,8 +39,31 @@ def transfer_units(roster: Roster, message: Incoming[TransferUnits], moment: Mom
         ended_at=None,
     )
     facts.asked_for(roster, transfer, member_ids)
-    legs = tuple(_leg(command, member_id) for member_id in member_ids)
-    return [PostTransfers(transfer_id=id_, source_id=owner_id, reference=str(command.group_id), legs=legs)]
+    return _ask(transfer, member_ids, moment)
+
+
+def _ask(transfer: Transfer, member_ids: Iterable[UUID], moment: Moment) -> Outcome:
+    """Ask the ledger, and again later: the same id with the same content gets the same answer, however often.
+
+    The content is the same each time, so the legs have one order.
+    """
+    command = PostTransfers(
+        transfer_id=transfer.id,
+        source_id=transfer.owner_id,
+        reference=str(transfer.group_id),
+        legs=tuple(_leg(transfer, member_id) for member_id in sorted(member_ids)),
+    )
+    pause = min(max(ASKED_AGAIN, moment.now - transfer.asked_at), ASKED_AGAIN_AT_LEAST)
+    return [command, SetTimer(transfer.id, moment.now + pause, TransferDue(transfer_id=transfer.id))]
+
+
+def ask_again(roster: Roster, message: Incoming[TransferDue | RetryTransfer], moment: Moment) -> Outcome:
+    """Ask the ledger once more for what it has not answered: the request or the answer may be lost."""
+    transfer = roster.transfers.get(message.body.transfer_id)
+    if transfer is None or transfer.state is not TransferState.PENDING:
+        return ()
+    lines = (line for line in roster.history.values() if line.reference_id == transfer.id)
+    return _ask(transfer, [line.member_id for line in lines if line.member_id is not None], moment)
 
 
 def _meant(roster: Roster, command: TransferUnits) -> tuple[UUID, ...]:
@@ -60,10 +85,10 @@ def _why_not(
     return (Code.TOO_MANY_MEMBERS if len(member_ids) > MAX_MEMBERS else None), ()
 
 
-def _leg(command: TransferUnits, member_id: UUID) -> Leg:
-    if command.mode == "top_up_to":
-        return Leg(account_id=member_id, top_up_to_units=command.amount_units)
-    return Leg(account_id=member_id, amount_units=command.amount_units)
+def _leg(transfer: Transfer, member_id: UUID) -> Leg:
+    if transfer.mode == "top_up_to":
+        return Leg(account_id=member_id, top_up_to_units=transfer.amount_units)
+    return Leg(account_id=member_id, amount_units=transfer.amount_units)
 
 
 def transfers_posted(roster: Roster, message: Incoming[TransfersPosted], moment: Moment) -> Outcome:
@@ -71,7 +96,7 @@ def transfers_posted(roster: Roster, message: Incoming[TransfersPosted], moment:
     transfer = roster.transfers.get(message.body.transfer_id)
     if transfer is None or transfer.state is not TransferState.PENDING:
         return ()
-    return facts.transferred(roster, transfer, message.body, moment)
+    return [*facts.transferred(roster, transfer, message.body, moment), ClearTimer(transfer.id)]
 
 
 def transfers_refused(roster: Roster, message: Incoming[TransfersRefused], moment: Moment) -> Outcome:
@@ -80,7 +105,7 @@ def transfers_refused(roster: Roster, message: Incoming[TransfersRefused], momen
     if transfer is None or transfer.state is not TransferState.PENDING:
         return ()
     facts.refused(roster, transfer, message.body.code, moment)
-    return [_refused(transfer.group_id, transfer.id, message.body.code)]
+    return [_refused(transfer.group_id, transfer.id, message.body.code), ClearTimer(transfer.id)]
 
 
 def _refused(group_id: UUID, transfer_id: UUID, code: str, outsiders: tuple[UUID, ...] = ()) -> TransferRefused:
