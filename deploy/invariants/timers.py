@@ -16,9 +16,9 @@ from deploy.invariants.facts import AsideRow, Facts, Plumbing, TimerRow
 from deploy.invariants.rows import by, each, in_order, only, together
 from services._platform.messages import TIMERS
 from services._platform.sagas import CancelSaga, RetrySaga, Saga, SagaDeadline, SagaRow, Status
-from services.groups.domain import Invitation, InvitationState
+from services.groups.domain import Invitation, InvitationState, Transfer, TransferState
 from services.groups.sagas import CREATE_MEMBER_ACCOUNT
-from services.groups.timers import InvitationDue
+from services.groups.timers import InvitationDue, RetryTransfer, TransferDue
 from services.ledger.messages import CorrectBalance
 from services.provisioning.domain import AccountState, FaxNumber, NumberState, Subscriber
 from services.provisioning.sagas import PAID_ACTION
@@ -39,7 +39,7 @@ class Due:
     needed: bool = True
 
 
-_OPERATORS = frozenset(model.TYPE for model in (RetrySaga, CancelSaga, CorrectBalance))
+_OPERATORS = frozenset(model.TYPE for model in (RetrySaga, CancelSaga, CorrectBalance, RetryTransfer))
 """What an operator puts among the timers: it is for no row, and due at once."""
 
 
@@ -50,7 +50,11 @@ def check_timers(facts: Facts) -> Iterator[Violation]:
     yield from _compared(facts.notifications, ())
     yield from _compared(
         facts.groups,
-        chain(_deadlines(facts.groups.sagas, CREATE_MEMBER_ACCOUNT), _made_of(invited, _invitation)),
+        chain(
+            _deadlines(facts.groups.sagas, CREATE_MEMBER_ACCOUNT),
+            _made_of(invited, _invitation),
+            _made_of(facts.groups.transfers, _transfer),
+        ),
     )
     yield from _compared(
         own,
@@ -97,6 +101,12 @@ def _invitation(invitation: Invitation) -> tuple[UUID, Due] | None:
     if invitation.state is not InvitationState.PENDING:
         return None
     return invitation.id, Due("a pending invitation", InvitationDue.TYPE, invitation.expires_at)
+
+
+def _transfer(transfer: Transfer) -> tuple[UUID, Due] | None:
+    if transfer.state is not TransferState.PENDING:
+        return None
+    return transfer.id, Due("a pending transfer", TransferDue.TYPE, None)
 
 
 def _account(account: Subscriber) -> tuple[UUID, Due] | None:

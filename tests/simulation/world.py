@@ -13,6 +13,7 @@ from random import Random
 from typing import Any, TypeVar
 from uuid import UUID
 
+from contracts.ledger import TransfersPosted, TransfersRefused
 from contracts.message import Message
 from contracts.provisioning import OptionPublished, PlanPublished
 from contracts.topics import Principal
@@ -47,6 +48,8 @@ SERVICES: tuple[Service, ...] = (LEDGER, GROUPS, PROVISIONING, NOTIFICATIONS)
 BEGINNING = datetime(2031, 1, 1, tzinfo=UTC)
 A_WHILE = timedelta(hours=1)
 """Longer than any saga's deadline, shorter than anything that people wait for."""
+
+_ANSWERS = frozenset({TransfersPosted.TYPE.encode(), TransfersRefused.TYPE.encode()})
 
 MAX_ROUNDS = 1000
 """So many rounds of fair delivery settle anything; what they don't settle never ends."""
@@ -201,6 +204,7 @@ class World:
         self.cast = Cast(self.random, self.bus, self._rows, lambda: self.clock.now)
         self.findings: list[str] = []
         self._told_again: set[Place] = set()
+        self.lost = False
         self.step = 0
         self.tell = tell
 
@@ -281,7 +285,8 @@ class World:
             node.poisoned.clear()
             node.shell.remember_types()
             self._retry(node, list(node.database.contents.parked))
-        self._run_dry(self.clock.now)
+        self._run_dry(self.clock.now + A_WHILE if self.lost else self.clock.now)  # what was lost is asked for again
+        self.lost = False
 
     def _run_dry(self, until: datetime) -> None:
         """Deliver everything fairly, and let time pass whenever that is all that is waited for."""
@@ -383,6 +388,20 @@ class World:
         self.tell("rewind", node.principal, "loses committed offsets")
         node.consumer.commit()
         node.consumer.rewind(self.random)
+
+    def lose_an_answer(self) -> None:
+        """Groups never hears what the ledger made of a transfer, unless it asks again; or hears it late."""
+        consumer = self.by_name[Principal.GROUPS].consumer
+        answers = [
+            place
+            for place in consumer.waiting(self.step)
+            if dict(self.bus.logs[place][consumer.positions[place]].headers).get("ce_type") in _ANSWERS
+        ]
+        if answers:
+            place = self.random.choice(answers)
+            self.tell("loses", Principal.GROUPS, self.bus.logs[place][consumer.positions[place]])
+            consumer.positions[place] += 1
+            self.lost = True
 
     def delay(self) -> None:
         """A partition is slow to arrive at a service, for long."""
@@ -600,6 +619,7 @@ ACTIONS: Sequence[tuple[int, Callable[[World], None]]] = (
     (30, World.relay),
     (20, World.platform_sends),
     (3, World.delay),
+    (3, World.lose_an_answer),
     (3, World.crash),
     (1, World.lose_offsets),
     (1, World.a_day_later),

@@ -79,7 +79,7 @@ from services.groups.domain import (
     made_by,
     membership_of,
 )
-from services.groups.timers import InvitationDue
+from services.groups.timers import InvitationDue, TransferDue
 from services.ledger.domain import (
     CONSUMPTION,
     CORRECTIONS,
@@ -1166,6 +1166,7 @@ WRONG_WHEN_SETTLED: list[tuple[str, Facts, list[Code]]] = [
                 *GROUPS.history,
                 line(history_of_leg(id_of("x"), MEMBER), Kind.TRANSFER, id_of("x"), "pending"),
             ],
+            timers=[*GROUPS.timers, TimerRow(id_of("x"), END, TransferDue.TYPE, str(id_of("x")))],
         ),
         [Code.TRANSFER_UNDECIDED],
     ),
@@ -1248,6 +1249,7 @@ STUCK: list[tuple[str, Facts, list[Code]]] = [
                 *GROUPS.history,
                 line(history_of_leg(id_of("x"), MEMBER), Kind.TRANSFER, id_of("x"), "pending"),
             ],
+            timers=[*GROUPS.timers, TimerRow(id_of("x"), END, TransferDue.TYPE, str(id_of("x")))],
         ),
         [Code.TRANSFER_UNDECIDED],
     ),

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from pydantic import ValidationError
 
+from contracts.ids import derive_own
 from contracts.ledger import (
     BalanceChanged,
     BalanceCorrected,
@@ -450,6 +451,31 @@ def test_refuses_a_credits_id_for_a_transfer() -> None:
     known = Transfer(TRANSFER, TransferKind.CREDIT, SALES, b"of a credit", None, (1,), NOW).sealed()
     rows = [account(ADA, 100), known]
     given(LEDGER, *rows).when(post(TO_BOB), actor=ADA).then(not_posted("id_conflict")).leaves(*rows)
+
+
+def test_one_id_is_one_movement_of_whatever_kind() -> None:
+    """Entries carry it, and the books could not tell whose they are."""
+    moved = Transfer(HOLD, TransferKind.CREDIT, SALES, b"of a credit", None, (1,), NOW).sealed()
+    rows = [account(ADA, 100), moved]
+    scene = given(LEDGER, *rows).when(reserve()).then(not_reserved("id_conflict")).leaves(*rows)
+    refused = ReleaseRefused(hold_id=HOLD, account_id=ADA, code="id_conflict", command_type=ReleaseHold.TYPE)
+    scene.when(release()).then(refused).leaves(*rows)
+
+
+def test_a_holds_id_can_be_no_transfers() -> None:
+    rows = [account(ADA, 100, held=10), hold(HoldState.OPEN)]
+    refused = CreditRefused(credit_id=HOLD, account_id=ADA, code="id_conflict", command_type=CreditUnits.TYPE)
+    given(LEDGER, *rows).when(credit(5).model_copy(update={"credit_id": HOLD})).then(refused).leaves(*rows)
+    not_moved = not_posted("id_conflict").model_copy(update={"transfer_id": HOLD})
+    command = post(TO_BOB).model_copy(update={"transfer_id": HOLD})
+    given(LEDGER, *rows).when(command, actor=ADA).then(not_moved).leaves(*rows)
+
+
+@pytest.mark.parametrize("model", [CreditUnits, SpendUnits])
+def test_a_client_can_choose_no_id_that_is_ours(model: type[Message]) -> None:
+    field = {CreditUnits: "credit_id", SpendUnits: "spend_id"}[model]
+    with pytest.raises(ValidationError, match="version 8"):
+        model.model_validate({field: derive_own(ADA, "a transfer")})
 
 
 @pytest.mark.parametrize("actor", [BOB, None], ids=["a target", "nobody"])
