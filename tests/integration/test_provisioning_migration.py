@@ -58,7 +58,7 @@ def test_accounts_from_before_expire_as_those_that_begin_today(stack: Stack) -> 
 
 async def test_publishes_what_is_on_sale_when_it_changes(stack: Stack, tmp_path: Path) -> None:
     file = tmp_path / "plans.toml"
-    plan = "[plans.send_only]\nprice_units = 60\nvalidity_months = 365\nfax_number = false\n"
+    plan = "[plans.send_only]\nprice_units = 60\nvalidity_months = 12\nfax_number = false\n"
     file.write_text(f"{plan}[options.options_pack]\nprice_units = 30\n[options.call_forwarding]\nprice_units = 20\n")
     with scratch_database(stack, Principal.PROVISIONING) as url:
         engine = postgres.engine(url)
