@@ -132,14 +132,16 @@ class TestPoison:
             (b"\xff\x00", value, _headers(good), "wrong_key"),
             (key, None, _headers(good), "malformed_command"),
             (key, b"\xff{", _headers(good, other=b"\xff\x00"), "malformed_command"),
-            (key, b'{"credit_id":"\x00"}', _headers(good, ce_correlationid=b"a\x00b"), "malformed_command"),
+            (key, b'{"credit_id":"\x00"}', _headers(good, ce_correlationid=b"a\x00b"), "malformed_envelope"),
+            (key, value, _headers(good, ce_actor=b"nobody"), "malformed_envelope"),
+            (key, value, _headers(good, ce_correlationid=b"\xff"), "malformed_envelope"),
         ]
         tolerable: list[tuple[CreditUnits, Headers]] = [
             (body := credit(account, 1), _headers(body)),
-            (body := credit(account, 2), _headers(body, other=b"\xff\xfe", ce_correlationid=b"\xff")),
+            (body := credit(account, 2), _headers(body, other=b"\xff\xfe")),
             (body := credit(account, 3), _headers(body, other=huge)),
-            (body := credit(account, 4), _headers(body, other=None, ce_actor=b"nobody", traceparent=b"\x00")),
-            (body := credit(account, 5), _headers(body, ce_correlationid=b"a\x00b")),
+            (body := credit(account, 4), _headers(body, other=None, traceparent=b"\x00")),
+            (body := credit(account, 5), _headers(body, ce_correlationid=b"order 7")),
         ]
         for number, (bad_key, bad_value, headers, _) in enumerate(poison):
             wire.send_raw(TOPIC, bad_key, bad_value, headers, partition=3)
@@ -184,7 +186,8 @@ class TestPoison:
         assert len(done) == 330
         for row in await parked(ledger_engine):
             kept = stored_record(row)
-            assert (row.code, kept.key, kept.value) == ("unknown_type", unreadable.key().encode(), unreadable.to_json())
+            whole = ("malformed_envelope", unreadable.key().encode(), unreadable.to_json())
+            assert (row.code, kept.key, kept.value) == whole
             assert list(kept.headers) == list(UNREADABLE_HEADERS)
 
 
