@@ -75,5 +75,5 @@ async def test_publishes_what_is_on_sale_when_it_changes(stack: Stack, tmp_path:
             ("options_pack", 31),
         ]
         assert execute(url, "SELECT key, value FROM outbox ORDER BY seq DESC LIMIT 1") == [
-            ("options_pack", b'{"option":"options_pack","price_units":31}')
+            ("options_pack", b'{"option":"options_pack","price_units":31,"on_sale":true}')
         ]
