@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from deploy import topics
 from deploy.local.kafka import ADMIN
@@ -14,6 +15,9 @@ from deploy.local.stack import Ports, Stack, StackError, remove_abandoned
 
 ANY_PORTS = Ports.model_construct()
 """Free ports, whatever the environment names: a test run must not collide with a demo."""
+
+settings.register_profile("popfax", deadline=None)  # a deadline tests the machine, not the code
+settings.load_profile("popfax")
 
 
 @pytest.fixture(scope="session")
