@@ -4,6 +4,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from contracts.ids import message_id
 from contracts.ledger import CreditUnits
 from contracts.topics import LEDGER_COMMANDS
 from services._platform.postgres import PostgresDatabase
@@ -45,4 +46,6 @@ class Line:
 
 
 def id_of_record(record: Sent) -> UUID:
-    return UUID((record.headers[0][1] or b"").decode())
+    """Return what the inbox and the parked messages know it by."""
+    envelope = dict(record.headers)
+    return message_id(record.topic, envelope.get("ce_source") or b"", envelope["ce_id"] or b"")

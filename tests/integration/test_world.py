@@ -25,6 +25,7 @@ from services._platform.sagas import SagaDeadline
 from services._platform.service import Moment
 from services._platform.shell import PARKED_AT_ONCE, FromKafka, Shell
 from services._platform.timers import fire_due, retry_requested
+from tests.integration.line import id_of_record
 from tests.integration.recorder import UNSAVABLE, Recorder, Sent, credit, effects, execute, parked, plain
 from tests.unit.given import incoming
 
@@ -259,8 +260,7 @@ async def test_nothing_is_told_to_be_parked_that_could_not_be(
 async def test_a_bug_that_fails_everything_parks_a_few_and_waits(service: Service) -> None:
     accounts = [uuid4() for _ in range(40)]
     batch = [service.record(credit(account, 1)) for account in accounts]
-    ids = [UUID((record.headers[0][1] or b"").decode()) for record in batch]
-    service.recorder.broken.update(ids)
+    service.recorder.broken.update(map(id_of_record, batch))
     for _ in range(2):
         with pytest.raises(Outage) as caught:
             await service.handle(*batch)
@@ -324,7 +324,7 @@ async def test_timers_wait_for_the_world_too(service: Service) -> None:
 
 async def test_a_retry_waits_for_the_world_and_is_not_spent_on_it(service: Service) -> None:
     bad = service.record(credit(uuid4(), 5))
-    id_ = UUID((bad.headers[0][1] or b"").decode())
+    id_ = id_of_record(bad)
     service.recorder.broken.add(id_)
     await service.handle(bad)
     service.recorder.broken.clear()
