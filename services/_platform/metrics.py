@@ -35,7 +35,7 @@ RELAY_LEADER = Gauge(
     "popfax_relay_leader", "1 while this replica's relay can publish: it holds the lock, and Kafka answers"
 )
 RELAY_UNKNOWN = Counter(
-    "popfax_relay_unknown_types_total", "Times the relay held the outbox before a type that it does not know", ["type"]
+    "popfax_relay_unknown_types_total", "Times the relay held the outbox before a type that it does not know"
 )
 RELAY_FAILURES = Counter("popfax_relay_failures_total", "Times the relay had to start anew")
 TIMERS_FIRED = Counter("popfax_timers_fired_total", "Timers that were due and handed to their handlers")

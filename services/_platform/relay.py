@@ -130,7 +130,7 @@ class Relay:
                 log.warning("relay_failed", error=type(error).__name__)
                 await asyncio.sleep(STAND_BY_S)
             except UnknownType as unknown:
-                metrics.RELAY_UNKNOWN.labels(unknown.type).inc()
+                metrics.RELAY_UNKNOWN.inc()
                 log.error("outbox_held", type=unknown.type)
                 await asyncio.sleep(STEP_ASIDE_S)
 
