@@ -3,10 +3,9 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 from contracts import groups, ledger, notifications, provisioning
 from contracts.message import Message
@@ -21,6 +20,7 @@ from contracts.topics import (
 )
 from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import Facts
+from services._platform.envelopes import text_of, unusual
 from services._platform.messages import Record
 
 _COMMANDS = frozenset(topic.name for topic in TOPICS if topic.commands)
@@ -39,13 +39,18 @@ class Logged:
     correlation_id: str
     causation_id: str | None
     value: bytes
+    source: str = ""
 
 
 def logged(record: Record) -> Logged | None:
-    """Read a record off a topic; None for one without an envelope, of which nothing can be said."""
-    headers = {name: value.decode(errors="replace") for name, value in record.headers if value is not None}
-    if "ce_type" not in headers or not _is_uuid(headers.get("ce_id", "")):
+    """Read a record off a topic; None for one without an envelope that can be used, of which nothing can be said."""
+    given = dict(record.headers)
+    value = record.value
+    if "ce_type" not in given or len(given) != len(record.headers):
+        given, value, _ = unusual(record.headers, value)
+    if "ce_type" not in given or text_of(given.get("ce_id")) is None:
         return None
+    headers = {name: text.decode(errors="replace") for name, text in given.items() if text is not None}
     return Logged(
         record.topic,
         record.partition,
@@ -55,16 +60,9 @@ def logged(record: Record) -> Logged | None:
         headers["ce_type"],
         headers.get("ce_correlationid", headers["ce_id"]),
         headers.get("ce_causationid"),
-        record.value or b"",
+        value or b"",
+        headers.get("ce_source", ""),
     )
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True
 
 
 def check_log(log: Iterable[Logged]) -> list[Violation]:
@@ -99,17 +97,21 @@ def check_tokens(log: Iterable[Logged], facts: Facts) -> list[Violation]:
     ]
 
 
-def _first_of_each_id(records: Iterable[Logged]) -> dict[tuple[str, str], Logged]:
-    """Leave repetitions out: the first record with an id is the one that had the effect."""
-    found: dict[tuple[str, str], Logged] = {}
+Identity = tuple[str, str, str]
+"""Who a message is: its topic, its source and its id."""
+
+
+def _first_of_each_id(records: Iterable[Logged]) -> dict[Identity, Logged]:
+    """Leave repetitions out: the first record of a message is the one that had the effect."""
+    found: dict[Identity, Logged] = {}
     for record in records:
-        found.setdefault((record.topic, record.id), record)
+        found.setdefault((record.topic, record.source, record.id), record)
     return found
 
 
-def _contents(records: Iterable[Logged], first: Mapping[tuple[str, str], Logged]) -> Iterator[Violation]:
+def _contents(records: Iterable[Logged], first: Mapping[Identity, Logged]) -> Iterator[Violation]:
     for record in records:
-        original = first[record.topic, record.id]
+        original = first[record.topic, record.source, record.id]
         # What others sent (commands) is theirs to repeat as they like; what we send must not change.
         if record.topic not in _COMMANDS and (record.value, record.key) != (original.value, original.key):
             yield Violation(Code.CONTENT_CHANGED, record.id, f"{record.type} published again with other content")
@@ -205,9 +207,9 @@ def _unasked_outcomes(asked: Counter[str], told: Mapping[str, list[str]]) -> Ite
             yield Violation(Code.OUTCOME_TWICE, id_, "an outcome, and nobody asked")
 
 
-def _bought_with_units(records: Iterable[Logged]) -> Mapping[str, str]:
-    """Give the request id of each purchase with units, by its correlation id."""
-    found: dict[str, str] = {}
+def _bought_with_units(records: Iterable[Logged]) -> Mapping[str, Sequence[str]]:
+    """Give the request ids of the purchases with units, by their correlation ids."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
     for record in records:
         if record.topic == PROVISIONING_COMMANDS.name and record.type in _PURCHASES:
             try:
@@ -215,28 +217,31 @@ def _bought_with_units(records: Iterable[Logged]) -> Mapping[str, str]:
             except ValueError:
                 continue  # it can't be read, and is answered as such
             if isinstance(fields, dict) and fields.get("price_units") is not None:
-                found[record.correlation_id] = str(fields.get("request_id"))
+                found[record.correlation_id].append(str(fields.get("request_id")))
     return found
 
 
-def _purchases(records: Iterable[Logged], bought: Mapping[str, str]) -> Iterator[Violation]:
+def _purchases(records: Iterable[Logged], bought: Mapping[str, Sequence[str]]) -> Iterator[Violation]:
     """A request that is made again while its saga runs is answered with the first one's answer, and not once more."""
+    asked: Counter[str] = Counter()
     told: Counter[str] = Counter()
     malformed: set[str] = set()
     for record in records:
+        asked[record.correlation_id] += record.type in _PURCHASES
         if record.type in _PURCHASED:
             told[record.correlation_id] += 1
         elif record.type.endswith(_MALFORMED):
             malformed.add(record.correlation_id)
-    answered = {request for correlation, request in bought.items() if told[correlation]}
-    for correlation, request in bought.items():
-        if request not in answered and correlation not in malformed:
-            yield Violation(Code.OUTCOME_MISSING, correlation, f"a purchase, request {request}")
-        if told[correlation] > 1:
+    answered = {request for correlation, requests in bought.items() if told[correlation] for request in requests}
+    for correlation, requests in bought.items():
+        for request in requests:
+            if request not in answered and correlation not in malformed:
+                yield Violation(Code.OUTCOME_MISSING, correlation, f"a purchase, request {request}")
+        if told[correlation] > asked[correlation]:
             yield Violation(Code.OUTCOME_TWICE, correlation, f"a purchase, {told[correlation]} outcomes")
 
 
-def _answers(records: Iterable[Logged], bought: Mapping[str, str]) -> Iterator[Violation]:
+def _answers(records: Iterable[Logged], bought: Mapping[str, Sequence[str]]) -> Iterator[Violation]:
     commands: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     answers: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     malformed: set[str] = set()
@@ -249,15 +254,16 @@ def _answers(records: Iterable[Logged], bought: Mapping[str, str]) -> Iterator[V
             commands[record.topic, record.key].append(record.id)
         elif record.topic in DIRECT_ANSWERS.values() and record.type not in _UNASKED:
             answers[record.topic, record.key].append(record.causation_id or "")
-    asked: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    for (topic, key), ids in commands.items():
-        asked[DIRECT_ANSWERS[topic], key].update(ids)
+    asked_on: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for topic, key in commands:
+        asked_on[DIRECT_ANSWERS[topic], key].add(topic)
     for (topic, key), ids in commands.items():
         place = DIRECT_ANSWERS[topic], key
         # One that could not be read at first, and could when it was retried, is answered out of its turn. With what
-        # was asked on another topic there is no order.
-        left_out = malformed | asked[place] - set(ids)
-        readable = [id_ for id_ in ids if id_ not in malformed]
+        # was asked on another topic there is no order; and of an id that was used on both nobody can say which it was.
+        elsewhere = {id_ for other in sorted(asked_on[place] - {topic}) for id_ in commands[other, key]}
+        left_out = malformed | elsewhere
+        readable = [id_ for id_ in ids if id_ not in left_out]
         given = [id_ for id_ in answers[place] if id_ not in left_out]
         if missing := set(readable) - set(given):
             yield Violation(Code.ANSWER_MISSING, key, f"{topic}: {len(missing)} of {len(readable)}")

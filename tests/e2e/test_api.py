@@ -2,22 +2,8 @@
 
 from uuid import UUID
 
-import pytest
-
-from contracts.topics import Principal
 from tests.e2e.driver import PRICES, Owner, World, wait
 from tests.integration.serving import Answer, Client
-
-
-@pytest.fixture
-def nobody(world: World) -> Client:
-    host, _, port = world.product.services[Principal.GROUPS].url.removeprefix("http://").partition(":")
-    return Client(host, int(port))
-
-
-def _as(world: World, nobody: Client, subscriber_id: UUID) -> Client:
-    """Somebody with a token of the stand-in for the platform's login."""
-    return nobody.with_(world.stack.keys.token(subscriber_id))
 
 
 def _ended(client: Client, posted: Answer) -> tuple[str, str | None]:
@@ -38,17 +24,17 @@ def _is_known(client: Client, units: int) -> bool:
     return bool(client.get("/v1/units").json["available_units"] == units and client.get("/v1/group").json["name"])
 
 
-def _known(world: World, nobody: Client, *owners: Owner) -> list[Client]:
+def _known(world: World, *owners: Owner) -> list[Client]:
     """Clients of people, once groups has learned of them."""
-    clients = [_as(world, nobody, owner.id) for owner in owners]
+    clients = [world.client(owner.id) for owner in owners]
     for client, owner in zip(clients, owners, strict=True):
         wait(lambda client=client, owner=owner: _is_known(client, owner.units), "groups knows them")  # type: ignore[misc]
     return clients
 
 
-def test_an_account_for_a_new_member_from_the_post_to_the_group(world: World, nobody: Client) -> None:
+def test_an_account_for_a_new_member_from_the_post_to_the_group(world: World) -> None:
     owner = world.owner(units=100)
-    (ada,) = _known(world, nobody, owner)
+    (ada,) = _known(world, owner)
     price = PRICES["send_only"]
     body = {
         "plan": "send_only",
@@ -67,14 +53,14 @@ def test_an_account_for_a_new_member_from_the_post_to_the_group(world: World, no
     member_id = ada.get(posted.headers["location"]).json["result"]["member_id"]
     assert _names(ada) == {"Nina"}, "done means that it is to be seen"
     assert ada.get("/v1/units").json["available_units"] == 100 - price
-    (joined,) = _as(world, nobody, UUID(member_id)).get("/v1/memberships").json["items"]
+    (joined,) = world.client(UUID(member_id)).get("/v1/memberships").json["items"]
     assert joined["group_name"] == ada.get("/v1/group").json["name"]
     assert [line["kind"] for line in ada.get("/v1/history?filter=invitations").json["lines"]] == ["account"]
     world.settle()
 
 
-def test_an_account_that_can_not_be_paid_is_refused_with_its_code(world: World, nobody: Client) -> None:
-    (ada,) = _known(world, nobody, world.owner(units=1))
+def test_an_account_that_can_not_be_paid_is_refused_with_its_code(world: World) -> None:
+    (ada,) = _known(world, world.owner(units=1))
     body = {
         "plan": "send_only",
         "price_units": PRICES["send_only"],
@@ -89,9 +75,9 @@ def test_an_account_that_can_not_be_paid_is_refused_with_its_code(world: World, 
     world.settle()
 
 
-def test_an_invitation_a_transfer_and_an_end(world: World, nobody: Client) -> None:
+def test_an_invitation_a_transfer_and_an_end(world: World) -> None:
     owner, guest = world.owner(units=100), world.owner(units=7, name="guest")
-    ada, bob = _known(world, nobody, owner, guest)
+    ada, bob = _known(world, owner, guest)
     unknown = ada.post("invite-by-email", {"email": f"unknown.{world.mark}@example.com"})
     assert _ended(ada, unknown) == ("done", "account-creation-required")
     assert _ended(ada, ada.post("invite-by-email", {"email": guest.email})) == ("done", "invitation-sent")

@@ -112,6 +112,7 @@ def test_a_compensation_that_comes_first_burns_the_hold(world: World) -> None:
     answers = world.answers([released, reserved], HoldReleased, UnitsRefused)
     assert (answers[released].kind, answers[released]["amount_units"]) == (HoldReleased.TYPE, 0)
     assert (answers[reserved].kind, answers[reserved]["code"]) == (UnitsRefused.TYPE, "hold_cancelled")
+    world.forget_burned(hold)
     world.settle()
     assert world.available(owner) == 100
     world.check_log()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -24,7 +25,7 @@ from deploy.local.product import ServiceProcess
 from deploy.local.stack import Stack
 from services._platform import kafka
 from tests.e2e.driver import wait
-from tests.integration.recorder import Recorder, consuming, count, credit, effects, eventually, execute
+from tests.integration.recorder import Recorder, consuming, count, credit, effects, eventually, execute, parked
 
 TOPIC = LEDGER_COMMANDS.name
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
@@ -223,6 +224,20 @@ class TestTopicMadeAgain:
         async with consuming(fresh, ledger_url, Recorder().service):
             await eventually(lambda: _are(ledger_engine, 100), "all of them")
 
+    async def test_what_can_not_be_read_is_parked_though_such_a_record_stood_in_its_place_before(
+        self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine
+    ) -> None:
+        async with consuming(fresh, ledger_url, Recorder().service, offset_commit_s=0.1) as consumer:
+            for topics_made in (1, 2):
+                _publish_unreadable(fresh, 3, 20)
+                await eventually(partial(_are_parked, ledger_engine, topics_made * 20), "each of them is parked")
+                if topics_made == 1:
+                    await eventually(lambda: _committed(fresh, 3) == 20, "its offset")
+                    _make_anew(fresh)
+            await eventually(lambda: consumer.trouble() is None, "it is well again", 60)
+        places = sorted((row.partition, row.position) for row in await parked(ledger_engine))
+        assert places == sorted((3, position) for position in [*range(20)] * 2), "the same places, the same bytes"
+
     async def test_one_that_is_gone_makes_the_service_unready(
         self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine
     ) -> None:
@@ -243,6 +258,18 @@ def _publish(stack: Stack, account: UUID, amounts: range) -> None:
         return producer.flush(20) == 0
 
     assert done()
+
+
+def _publish_unreadable(stack: Stack, partition: int, many: int) -> None:
+    """Publish records of which nothing but their place can be told."""
+    producer = _producer(stack)
+    for _ in range(many):
+        producer.produce(TOPIC, key=b"nobody", value=b"nothing", partition=partition)
+    assert producer.flush(20) == 0
+
+
+async def _are_parked(engine: AsyncEngine, wanted: int) -> bool:
+    return await count(engine, "parked") == wanted
 
 
 def _commits(group: GroupReader, offset: TopicPartition) -> bool:

@@ -5,6 +5,7 @@ seed has chosen, and whoever and whatever has come of them. Everything is random
 owners, few addresses, few units.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -26,7 +27,7 @@ from contracts.groups import (
     RevokeInvitation,
     TransferUnits,
 )
-from contracts.ids import derive_own, message_id
+from contracts.ids import derive, derive_own, message_id
 from contracts.ledger import CaptureHold, CreditUnits, Leg, PostTransfers, ReleaseHold, SpendUnits
 from contracts.message import Command, group_of
 from contracts.notifications import MailBounced, SendInvitation
@@ -52,13 +53,14 @@ from contracts.topics import (
 from services._platform.messages import source_of
 from services._platform.rows import Mapped
 from services.groups.domain import Membership
-from services.groups.tables import INVITATIONS, MEMBERSHIPS
+from services.groups.tables import INVITATIONS, MEMBERSHIPS, SAGAS
+from services.groups.tables import TRANSFERS as GROUP_TRANSFERS
 from services.ledger.domain import HoldState
-from services.ledger.tables import HOLDS
+from services.ledger.tables import HOLDS, TRANSFERS
 from services.notifications.tables import MAILS
 from services.provisioning.domain import AccountState, Action, Option, Plan, Subscriber
 from services.provisioning.tables import SUBSCRIBERS
-from tests.simulation.bus import Bus, Headers
+from tests.simulation.bus import Bus, BusRecord, Headers
 
 R = TypeVar("R")
 
@@ -71,12 +73,16 @@ FAX_NUMBERS = 4
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A record that the platform publishes, or somebody with another's credentials."""
+    """A record that the platform publishes, or somebody with another's credentials.
+
+    Over HTTP, `by_http`, nobody can say which id their command has.
+    """
 
     topic: Topic
     key: str
     value: bytes
     headers: Headers
+    by_http: bool = True
 
 
 @dataclass(slots=True)
@@ -141,6 +147,14 @@ class Cast:
     def mostly(self, usual: R, *others: R) -> R:
         """Give what is usual, now and then something else."""
         return usual if self.random.random() < 0.8 else self.random.choice(others)
+
+    def recent(self) -> BusRecord | None:
+        """Give a record that has just been published, on whatever topic, or an earlier one."""
+        logs = [log for log in self.bus.logs.values() if log]
+        if not logs:
+            return None
+        log = self.random.choice(logs)
+        return self.mostly(log[-1], *log)
 
     def token(self) -> SendInvitation | None:
         """Give a mail of an invitation, the last one or an earlier one."""
@@ -528,6 +542,58 @@ def mail_bounces(cast: Cast) -> Sequence[Sent]:
     return [sent(MailBounced(mail_id=mail_id, reason="mailbox_unknown"), cast.uuid())]
 
 
+# --- ids of others ----------------------------------------------------------------------------------------------------
+
+_CHOSEN = ("credit_id", "spend_id", "request_id", "subscriber_id", "invitation_id")
+"""The fields in which a client names a thing that it makes, or that it knows of."""
+
+
+def hostile(cast: Cast) -> Sequence[Sent]:
+    """Somebody sends commands, good ones in themselves, under ids that others' messages have, or are going to have.
+
+    Whatever is on the bus is known to them, and so is every rule by which one id follows from another.
+    """
+    make = cast.random.choice(_HARMLESS)
+    return [_disguised(cast, command) for command in make(cast)]
+
+
+def _disguised(cast: Cast, command: Sent) -> Sent:
+    headers, value = dict(command.headers), command.value
+    victim = cast.recent()
+    if victim is None:
+        return command
+    if cast.random.random() < 0.9:
+        headers["ce_id"] = cast.random.choice(_ids_after(victim))
+        headers["ce_source"] = source_of(cast.random.choice(list(Principal))).encode()
+    if cast.random.random() < 0.4 and dict(victim.headers).get("ce_actor") != headers.get("ce_actor"):
+        headers["ce_correlationid"] = dict(victim.headers).get("ce_correlationid", headers["ce_id"])
+    if cast.random.random() < 0.4:
+        value = _naming(cast, value)
+    return Sent(command.topic, command.key, value, list(headers.items()), by_http=False)
+
+
+def _ids_after(record: BusRecord) -> list[bytes]:
+    """Give the ids that follow from a record: its own, what its consequences are called, and what they make."""
+    headers = dict(record.headers)
+    id_ = headers.get("ce_id") or b"nothing"
+    who = message_id(record.topic, headers.get("ce_source") or b"", id_)
+    answers = [derive(who, str(ordinal)) for ordinal in range(3)]
+    made = [derive_own(who, name) for name in ("transfer", "invitation", "create-member-account")]
+    return [id_, str(who).encode(), *(str(each).encode() for each in (*answers, *answers, *made))]
+
+
+def _naming(cast: Cast, value: bytes) -> bytes:
+    """Write the id of a thing that exists into each place where a client names one."""
+    fields = json.loads(value)
+    holds, sagas = cast.rows(Principal.LEDGER, HOLDS), cast.rows(Principal.GROUPS, SAGAS)
+    moved = cast.rows(Principal.LEDGER, TRANSFERS), cast.rows(Principal.GROUPS, GROUP_TRANSFERS)
+    invited, members = cast.rows(Principal.GROUPS, INVITATIONS), cast.memberships()
+    known = [row.id for rows in (holds, sagas, *moved, invited, members, cast.accounts()) for row in rows]
+    if known:
+        fields |= {name: str(cast.random.choice(known)) for name in _CHOSEN if name in fields}
+    return json.dumps(fields).encode()
+
+
 # --- what nobody can read ---------------------------------------------------------------------------------------------
 
 
@@ -549,6 +615,20 @@ def malformed(cast: Cast) -> Sequence[Sent]:
     )
     return [cast.random.choice(broken)]
 
+
+_HARMLESS: Sequence[Callable[[Cast], Sequence[Sent]]] = (
+    rename_group,
+    credit_units,
+    spend_units,
+    transfer_units,
+    invite_somebody,
+    answer_by_id,
+    register_a_taken_address,
+    buy_something,
+    disable_call_forwarding,
+    create_member_account,
+)
+"""What a hostile client sends. None of it has an outcome that something else can bring about, too."""
 
 COMMANDS: Sequence[tuple[int, Callable[[Cast], Sequence[Sent]]]] = (
     (12, create_member_account),
@@ -584,6 +664,7 @@ COMMANDS: Sequence[tuple[int, Callable[[Cast], Sequence[Sent]]]] = (
     (1, close_account),
     (2, mail_bounces),
     (2, malformed),
+    (8, hostile),
 )
 """How often, and what."""
 

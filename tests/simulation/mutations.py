@@ -46,10 +46,12 @@ from contracts.provisioning import (
     PersonErased,
     ProvisionAccount,
 )
+from services._platform.database import Transaction
 from services._platform.memory import MemoryTransaction
 from services._platform.messages import Incoming, Outcome, SetTimer
 from services._platform.sagas import SagaDeadline, Status
 from services._platform.service import Handler, Moment, Service
+from services._platform.shell import Arrival, FromKafka
 from services.groups.consumers import GROUPS
 from services.groups.domain import membership_of
 from services.groups.store import Roster
@@ -61,7 +63,7 @@ from services.provisioning.consumers import PROVISIONING
 from services.provisioning.domain import NumberState
 from services.provisioning.store import Registry
 from services.provisioning.timers import ExpiryDue
-from tests.simulation.world import SERVICES, FaultyDatabase
+from tests.simulation.world import SERVICES, FaultyDatabase, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,11 @@ class Mutation:
 
     services: Sequence[Service] = SERVICES
     database: Callable[[], FaultyDatabase] = FaultyDatabase
+    source: type[FromKafka] = FromKafka
+
+    def world(self, seed: int) -> World:
+        """Give the product with this mistake, for one seed."""
+        return World(seed, self.services, self.database, self.source)
 
 
 def _with(service: Service, handlers: Mapping[type[Message], Handler]) -> Mutation:
@@ -309,6 +316,20 @@ class ForgetfulDatabase(FaultyDatabase):
             yield _ForgetfulTransaction(tx.contents)
 
 
+class ByIdAlone(FromKafka):
+    """An inbox that knows a message by the id which its sender gave it, wherever it came from."""
+
+    async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
+        first: dict[UUID, UUID] = {}
+        for arrival in arrivals:
+            sent_id = arrival.sent_id if isinstance(arrival, Incoming) else None
+            first.setdefault(arrival.id if sent_id is None else derive(_SENT, sent_id), arrival.id)
+        return {first[known] for known in await tx.claim_inbox(list(first), now)}
+
+
+_SENT = UUID(int=5)
+
+
 class LossyDatabase(FaultyDatabase):
     """An outbox that is filled after the commit: an outage in between loses the messages."""
 
@@ -366,6 +387,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "a cancellation is not remembered": _with(PROVISIONING, {CancelProvisioning: cancel_leaves_no_trace}),
     "the owner gets no receipt": _with(NOTIFICATIONS, {MemberAccountCreated: no_receipt}),
     "the inbox forgets": Mutation(database=ForgetfulDatabase),
+    "the inbox tells messages by their ids alone": Mutation(source=ByIdAlone),
     "the outbox is not part of the transaction": Mutation(database=LossyDatabase),
     "a parked message does not block its key": Mutation(database=BlindDatabase),
 }

@@ -71,9 +71,7 @@ def test_no_seed_breaks_an_invariant() -> None:
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_finds_the_bug_that(name: str) -> None:
     mutation = MUTATIONS[name]
-    found_by = next(
-        (seed for seed in range(SEEDS_FOR_A_MUTATION) if World(seed, mutation.services, mutation.database).run()), None
-    )
+    found_by = next((seed for seed in range(SEEDS_FOR_A_MUTATION) if mutation.world(seed).run()), None)
     assert found_by is not None, f"{SEEDS_FOR_A_MUTATION} seeds did not notice: {name}"
 
 

@@ -191,8 +191,10 @@ class World:
         seed: int,
         services: Sequence[Service] = SERVICES,
         database: Callable[[], FaultyDatabase] = FaultyDatabase,
+        source: type[FromKafka] = FromKafka,
         tell: Tell = _silent,
     ) -> None:
+        self._source = source
         self.random = Random(seed)
         self.clock = VirtualClock(self.random)
         self.bus = Bus()
@@ -520,7 +522,7 @@ class World:
     # --- how it happens ---
 
     def _send(self, command: Sent) -> None:
-        if self.posts.take(command, self.clock.now):
+        if command.by_http and self.posts.take(command, self.clock.now):
             self.tell("posts", "somebody", f"{command.topic.name} {command.key}")
             return
         self.tell("sends", "platform", self.bus.publish(command.topic, command.key, command.value, command.headers))
@@ -529,7 +531,7 @@ class World:
         for record in batch:
             self.tell("reads", node.principal, record)
         try:
-            drive(node.shell.process(batch, FromKafka()))
+            drive(node.shell.process(batch, self._source()))
         except Outage as outage:
             self.tell("outage", node.principal, str(outage))
         else:
