@@ -168,7 +168,9 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
             {"email": "subscriber_id"},
         ),
         "transfers": Held(
-            _has("owner_id"), "id group_id owner_id mode amount_units state code total_units asked_at ended_at"
+            _has("owner_id"),
+            "id group_id owner_id mode amount_units state code total_units asked_at ended_at",
+            "requests",
         ),
         "history": Held(
             _has_or_own_group("member_id", "actor_id", group="group_id"),

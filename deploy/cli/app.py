@@ -8,7 +8,7 @@ import typer
 from confluent_kafka import KafkaException
 from typer.core import TyperGroup
 
-from deploy.cli import audit, ledger, mail, parked, partitions, person, saga, send, topics, up
+from deploy.cli import audit, ledger, mail, parked, partitions, person, saga, send, topics, transfer, up
 from deploy.cli.connection import close_all, unreachable
 from deploy.cli.demo import demo
 from deploy.cli.errors import Exit, Failure, what_failed
@@ -65,6 +65,7 @@ app.command("up")(up.up)
 app.command("send")(send.send)
 app.command("messages")(send.messages)
 app.add_typer(saga.app, name="saga")
+app.add_typer(transfer.app, name="transfer")
 app.add_typer(parked.app, name="parked")
 app.add_typer(partitions.app, name="partitions")
 app.add_typer(person.app, name="person")

@@ -13,10 +13,10 @@ import typer
 from contracts.topics import Principal
 from deploy.cli.connection import connect
 from deploy.cli.errors import Failure, UsageError
+from deploy.cli.intervening import begins
 from deploy.cli.options import EnvFile, Json
 from deploy.cli.output import ago, complain, print_json, print_table, say, short
 from deploy.cli.preview import write_previews
-from deploy.cli.saga import begins
 from deploy.local.browser import find as browser
 from services.notifications.domain import STUCK_AFTER, MailState
 from services.notifications.settings import NotificationsSettings

@@ -68,7 +68,9 @@ def duration(span: timedelta) -> str:
     return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count) or "0 s"
 
 
-_NUMBERS = frozenset({"attempts", "uncertain", "price", "partitions", "balance", "held", "available", "units"})
+_NUMBERS = frozenset(
+    {"attempts", "uncertain", "price", "partitions", "balance", "held", "available", "units", "members", "requests"}
+)
 
 
 def _shown(cell: object) -> str:

@@ -14,18 +14,25 @@ import sqlalchemy as sa
 import typer
 from rich.progress import Progress
 
-from contracts.topics import Principal
+from contracts.topics import GROUPS_COMMANDS_FROM_HTTP, Principal
 from deploy.cli.connection import Connection, connect
 from deploy.cli.errors import Exit, Failure, Unreachable, UsageError
+from deploy.cli.intervening import begins
 from deploy.cli.options import EnvFile, Json, Service, Timeout, services
 from deploy.cli.output import ago, err, print_json, print_table, say, short
-from deploy.cli.saga import begins
 from services._platform.database import Conflict, Outage, Why
 from services._platform.postgres import IN_LINE, PARKED, PARKED_KEYS, PostgresDatabase, engine, retry_requests
+from services.groups.domain import CommandState
+from services.groups.tables import commands
 
 app = typer.Typer(help="List, show, retry and drop the messages that were put aside.", no_args_is_help=True)
 
 _POLL_S = 0.2
+
+DROPPED = "dropped"
+"""The code with which a posted command is refused whose message was dropped."""
+
+_PENDING = sa.and_(commands.c.state == CommandState.PENDING.value, commands.c.awaits == 0)
 
 REQUESTED = sa.case((IN_LINE, PARKED_KEYS.c.retry_requested_at), else_=PARKED.c.retry_requested_at)
 """When a retry was asked for: of a message, or of the key in whose line it stands."""
@@ -85,10 +92,14 @@ def show(
     env_file: EnvFile = None,
 ) -> None:
     """Show one parked message: why it is parked, its headers and, with --reveal, its value."""
-    found = _find(connect(env_file), message, service)
+    connection = connect(env_file)
+    found = _find(connection, message, service)
+    posted = _posted(connection, found)
     headers = [(name, _text(None if value is None else base64.b64decode(value))) for name, value in found.row.headers]
     if json:
         shown = _summary(found) | {"headers": headers, "detail": found.row.detail}
+        if posted:
+            shown["posted_command"] = {"id": posted.id, "type": posted.type, "asked_at": posted.asked_at}
         print_json(shown | ({"value": _text(found.row.value)} if reveal else {}))
         return
     say(f"{found.row.id} of {found.service}", "bold")
@@ -102,6 +113,7 @@ def show(
             ("retry asked for", found.row.retry_requested_at or "no"),
             ("from", f"{found.row.topic}, partition {found.row.partition}, offset {found.row.position}"),
             ("key", _text(found.row.key)),
+            *([("posted command", f"{posted.id}, pending for {ago(posted.asked_at)}")] if posted else []),
         ],
     )
     say("Headers", "bold")
@@ -159,13 +171,17 @@ def drop(
     if not yes:
         _ask(found)
     left = _left_behind(connection, found)
-    dropped = asyncio.run(_drop(connection.database_url(found.service), found))
+    posted = _posted(connection, found)
+    dropped = asyncio.run(_drop(connection.database_url(found.service), found, posted))
     if not dropped:
         raise Failure(f"{found.row.id} is not parked any more: somebody else was first")
     if json:
-        print_json({"id": found.row.id, "service": found.service, "dropped": True, "left_on_key": left})
+        told = {"id": found.row.id, "service": found.service, "dropped": True, "left_on_key": left}
+        print_json(told | {"posted_command_id": posted.id if posted else None})
         return
     say(f"✓ {found.row.id} is dropped", "green")
+    if posted:
+        say(f"  whoever posted it is told: {posted.type} {posted.id} is refused with {DROPPED}")
     if left and found.row.why == Why.FAILED:
         say(f"  {left} behind it on the same key are retried now, in their order")
 
@@ -176,16 +192,33 @@ def _ask(found: Found) -> None:
     typer.confirm(f"Drop {found.row.id} of {found.service} ({found.row.why}: {found.row.code}) for good?", abort=True)
 
 
-async def _drop(url: str, found: Found) -> bool:
-    """Take it away as a retry would, and handle nothing. Unblocks the key if nothing is left on it."""
+async def _drop(url: str, found: Found, posted: Any) -> bool:
+    """Take it away as a retry would, and handle nothing. Unblocks the key if nothing is left on it.
+
+    A posted command that it was ends with it: nothing else will ever answer that.
+    """
     connected = engine(url, pool_size=1)
     try:
         async with PostgresDatabase(connected).begin() as tx:
-            return found.row.id in await tx.drop_parked([found.row.id])
+            dropped = found.row.id in await tx.drop_parked([found.row.id])
+            if dropped and posted:
+                end = {"state": CommandState.REFUSED.value, "code": DROPPED, "ended_at": sa.func.now()}
+                await tx.connection.execute(sa.update(commands).values(end).where(commands.c.id == posted.id, _PENDING))
+            return dropped
     except (Outage, Conflict) as error:
         raise Unreachable(f"{found.service}'s database did not take it: {error}") from error
     finally:
         await connected.dispose()
+
+
+def _posted(connection: Connection, found: Found) -> Any:
+    """Return the row of the posted command that a parked message is, if it is pending; None for any other message."""
+    if found.row.topic != GROUPS_COMMANDS_FROM_HTTP.name or found.service is not Principal.GROUPS:
+        return None
+    sent = dict(found.row.headers).get("ce_id")
+    id_ = _text(base64.b64decode(sent or ""))
+    query = sa.select(commands).where(sa.cast(commands.c.id, sa.Text) == id_, _PENDING)
+    return next(iter(connection.rows(found.service, query)), None)
 
 
 def _left_behind(connection: Connection, found: Found) -> int:

@@ -1,7 +1,6 @@
 """`popfax saga`: what is open, what is stuck, and the two things that an operator can do about it."""
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,8 +13,8 @@ import typer
 from contracts.message import Message
 from contracts.topics import Principal
 from deploy.cli.connection import Connection, connect
-from deploy.cli.errors import Exit, Failure, Unreachable, UsageError
-from deploy.cli.intervening import POLL_S, hand_over
+from deploy.cli.errors import Exit, Failure, Unreachable
+from deploy.cli.intervening import begins, hand_over, the_one, wait_for
 from deploy.cli.options import EnvFile, Json, Timeout
 from deploy.cli.output import ago, out, print_json, print_table, say, short
 from services._platform.rows import Mapped
@@ -170,14 +169,13 @@ def _intervene(
 
 def _await_change(connection: Connection, before: SagaRow, timeout_s: float) -> Found:
     """Wait until the saga has moved: to its end, or to another place. Gives it as it is then, or at the timeout."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        found = _find(connection, str(before.id))
+
+    def moved(found: Found) -> bool:
         row = found.row
         too_late = any("too late" in line for line in row.trail if line not in before.trail)
-        if row.status in ENDED or row.step != before.step or too_late or time.monotonic() > deadline:
-            return found
-        time.sleep(POLL_S)
+        return row.status in ENDED or row.step != before.step or too_late
+
+    return wait_for(lambda: _find(connection, str(before.id)), moved, timeout_s)
 
 
 def _find(connection: Connection, id_: str) -> Found:
@@ -189,18 +187,7 @@ def _find(connection: Connection, id_: str) -> Found:
             runner.service, sa.select(*table.columns).where(begins(table.key_column, id_)).limit(2)
         )
     ]
-    if not found:
-        raise Failure(f"there is no saga {id_}")
-    if len(found) > 1:
-        raise UsageError(f"several sagas begin with {id_}: give more of it")
-    return found[0]
-
-
-def begins(column: sa.ColumnElement[Any], id_: str) -> sa.ColumnElement[bool]:
-    """Match the ids that begin like this. Raises UsageError for what is no beginning of an id."""
-    if not id_ or set(id_.lower()) - set("0123456789abcdef-"):
-        raise UsageError(f"{id_!r} is no id")
-    return sa.cast(column, sa.Text).startswith(id_.lower(), autoescape=True)
+    return the_one(found, "saga", id_)
 
 
 def _summary(saga: Found, now: datetime) -> dict[str, Any]:

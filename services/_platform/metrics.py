@@ -9,6 +9,9 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from services._platform.database import Cause, Why
 
+OPENED = ("saga", "transfer")
+"""What is opened, and ends when others have answered."""
+
 
 def labelled(name: str, documentation: str, label: str, values: Iterable[str]) -> Counter:
     """Make a counter with one label, and all of its series."""
@@ -45,4 +48,9 @@ PARTITION_FAULTS = Counter(
     ["topic"],
 )
 PARTITIONS_STOPPED = Gauge("popfax_partitions_stopped", "Partitions that stand still at such a batch")
+OPEN = Gauge("popfax_open", "Sagas, and transfers that wait for the ledger, that have not ended", ["what"])
+OLDEST_OPEN = Gauge("popfax_oldest_open_seconds", "How long the oldest of them has been open, 0 without any", ["what"])
+for _what in OPENED:
+    OPEN.labels(_what)
+    OLDEST_OPEN.labels(_what)
 CLIENT_ERRORS = Counter("popfax_kafka_client_errors_total", "Errors that Kafka's client told and mends by itself")

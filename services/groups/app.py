@@ -9,13 +9,15 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services._platform.opened import measure_open
 from services._platform.outages import Outages
 from services._platform.pruning import prune
 from services._platform.runtime import retention, run
 from services._platform.settings import load_settings
 from services.groups.consumers import GROUPS, with_quotas
+from services.groups.domain import TransferState
 from services.groups.settings import GroupsSettings
-from services.groups.tables import commands, sessions
+from services.groups.tables import commands, sagas, sessions, transfers
 from services.groups.web.app import web
 
 
@@ -29,10 +31,23 @@ async def forget_sessions(engine: AsyncEngine, _: GroupsSettings, __: Outages) -
     await prune(engine, sessions.c.forget_at, timedelta())
 
 
+async def measure_sagas(engine: AsyncEngine, _: GroupsSettings, __: Outages) -> None:
+    """Measure the open sagas."""
+    await measure_open(engine, "saga", sagas.c.opened_at, sagas.c.ended_at.is_(None))
+
+
+async def measure_transfers(engine: AsyncEngine, _: GroupsSettings, __: Outages) -> None:
+    """Measure the transfers that wait for the ledger."""
+    await measure_open(engine, "transfer", transfers.c.asked_at, transfers.c.state == TransferState.PENDING.value)
+
+
+BACKGROUND = [forget_commands, forget_sessions, measure_sagas, measure_transfers]
+
+
 def main() -> None:
     """Read the settings and run until told to stop."""
     settings = load_settings(GroupsSettings, GROUPS.principal)
-    run(with_quotas(settings.quotas), settings, [forget_commands, forget_sessions], site=web)
+    run(with_quotas(settings.quotas), settings, BACKGROUND, site=web)
 
 
 if __name__ == "__main__":

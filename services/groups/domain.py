@@ -259,6 +259,8 @@ class Transfer:
     total_units: int | None
     asked_at: datetime
     ended_at: datetime | None
+    requests: int = 1
+    """How often the ledger was asked."""
 
 
 @dataclass(frozen=True, slots=True)

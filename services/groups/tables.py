@@ -130,7 +130,10 @@ transfers = sa.Table(
     sa.Column("total_units", sa.BigInteger),
     sa.Column("asked_at", timestamp(), nullable=False),
     sa.Column("ended_at", timestamp()),
+    sa.Column("requests", sa.Integer, nullable=False, server_default="1"),
 )
+# Only the open ones are looked for; the ended ones are the bulk.
+sa.Index("transfers_open", transfers.c.asked_at, postgresql_where=transfers.c.state == "pending")
 
 history = sa.Table(
     "history",

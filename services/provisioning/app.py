@@ -5,14 +5,24 @@ from services._platform.ending import end_at_once
 if __name__ == "__main__":
     end_at_once()  # until there is something to be ended in order: what is imported below takes its time
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services._platform.opened import measure_open
+from services._platform.outages import Outages
 from services._platform.runtime import run
 from services._platform.settings import ServiceSettings, load_settings
 from services.provisioning.consumers import PROVISIONING
+from services.provisioning.tables import sagas
+
+
+async def measure_sagas(engine: AsyncEngine, _: ServiceSettings, __: Outages) -> None:
+    """Measure the open sagas."""
+    await measure_open(engine, "saga", sagas.c.opened_at, sagas.c.ended_at.is_(None))
 
 
 def main() -> None:
     """Read the settings and run until told to stop."""
-    run(PROVISIONING, load_settings(ServiceSettings, PROVISIONING.principal))
+    run(PROVISIONING, load_settings(ServiceSettings, PROVISIONING.principal), [measure_sagas])
 
 
 if __name__ == "__main__":

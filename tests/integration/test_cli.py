@@ -32,8 +32,9 @@ from deploy.local.product import Product
 from deploy.local.stack import remove_abandoned
 from services._platform.database import Parked, Why
 from services._platform.messages import StoredRecord
-from services._platform.postgres import PARKED, PARKED_KEYS, PostgresDatabase, engine
-from services.groups.tables import history, plans, sagas, subscribers
+from services._platform.postgres import PARKED, PARKED_KEYS, TIMER, PostgresDatabase, engine
+from services.groups.tables import history, plans, sagas, subscribers, transfers
+from services.groups.timers import TransferDue
 from services.ledger.tables import accounts
 from services.notifications.tables import mails
 from tests.conftest import make_stack
@@ -229,6 +230,36 @@ class TestSagas:
     @pytest.mark.parametrize(("id_", "code"), [(str(uuid4()), Exit.NO), ("%", Exit.USAGE)], ids=["unknown", "no id"])
     def test_says_no_to_what_is_none(self, cli: Cli, id_: str, code: Exit) -> None:
         assert cli("saga", "show", id_).exit_code == code
+
+
+class TestTransfers:
+    def test_an_answer_that_was_lost_is_given_again_when_an_operator_asks(self, cli: Cli, owner: str) -> None:
+        cli.json(*creation(owner))
+        give = ("--set", "members=all", "--set", "mode=amount", "--set", "amount_units=5")
+        cli.json("send", "transfer-units", "--actor", owner, *give)
+        self.forget_the_answer(cli, owner)
+        (listed,) = [each for each in cli.json("transfer", "list") if each["owner_id"] == owner]
+        assert (listed["members"], listed["amount_units"], listed["stuck"]) == (1, 5, False)
+        assert listed["id"][:8] in cli("transfer", "list").stdout
+        told = cli.json("transfer", "retry", listed["id"][:13], "--timeout", str(ANSWER_WITHIN_S))
+        assert (told["state"], told["total_units"], told["requests"]) == ("done", 5, 2)
+        assert owner not in [each["owner_id"] for each in cli.json("transfer", "list")]
+        query = sa.select(accounts.c.balance_units).where(accounts.c.id == UUID(owner))
+        assert cli.rows(Principal.LEDGER, query)[0][0] == 135, "what was moved once is moved once"
+        assert cli("transfer", "retry", listed["id"]).exit_code == Exit.NO
+
+    def forget_the_answer(self, cli: Cli, owner: str) -> None:
+        """Make groups as it would be had it never got the ledger's answer."""
+        mine = transfers.c.owner_id == UUID(owner)
+        assert len(cli.rows(Principal.GROUPS, sa.select(transfers).where(mine))) == 1
+        (id_,) = cli.rows(Principal.GROUPS, sa.select(transfers.c.id).where(mine))[0]
+        pending = {"state": "pending", "ended_at": None, "total_units": None}
+        lines = sa.update(history).where(history.c.reference_id == id_).values(outcome="pending", ended_at=None)
+        due = TransferDue(transfer_id=id_)
+        timer = {"id": id_, "due_at": datetime.now(UTC) + timedelta(hours=1), "type": due.TYPE, "key": due.key()}
+        timer |= {"value": due.to_json(), "correlation_id": str(uuid4()), "actor": UUID(owner)}
+        for statement in (sa.update(transfers).where(mine).values(pending), lines, sa.insert(TIMER).values(timer)):
+            cli.rows(Principal.GROUPS, statement)
 
 
 class TestParked:

@@ -12,7 +12,8 @@ from contracts.message import group_of
 from contracts.topics import Principal
 from deploy.local.stack import Stack
 from services._platform import migrate
-from services.groups.domain import account_of, history_of_membership, membership_of
+from services.groups.domain import account_of, history_of_leg, history_of_membership, membership_of
+from services.groups.timers import TransferDue
 from tests.integration.recorder import execute, scratch_database
 from tests.unit.given import NOW, id_of
 
@@ -76,3 +77,27 @@ def test_todays_members_are_told_once(before: str) -> None:
 def test_who_is_known_by_an_address_is_a_subscriber(before: str) -> None:
     migrate.upgrade(Principal.GROUPS, before)
     assert execute(before, "SELECT id, email, state FROM subscribers") == [(ADA, "ada@example.org", "active")]
+
+
+ALONE, SHARED, TRANSFERRED = id_of("to one"), id_of("to two"), id_of("done long ago")
+
+
+def _transfer(url: str, id_: UUID, state: str, *members: UUID) -> None:
+    row = (id_, GROUP, ADA, "amount", 5, state, None, None, NOW, None)
+    execute(url, f"INSERT INTO transfers VALUES ({', '.join(['%s'] * len(row))})", *row)
+    for member in members:
+        line = (history_of_leg(id_, member), GROUP, "transfer", NOW, ADA, member, id_, 5, state, None, None)
+        execute(url, f"INSERT INTO history VALUES ({', '.join(['%s'] * len(line))})", *line)
+
+
+def test_open_transfers_ask_again_unless_the_order_of_their_members_matters(stack: Stack) -> None:
+    with scratch_database(stack) as url:
+        command.upgrade(migrate.config(Principal.GROUPS, url), "groups_0009")
+        _transfer(url, ALONE, "pending", MEMBER)
+        _transfer(url, SHARED, "pending", MEMBER, ADA)
+        _transfer(url, TRANSFERRED, "done", MEMBER)
+        migrate.upgrade(Principal.GROUPS, url)
+        ((id_, type_, key, value, actor),) = execute(url, "SELECT id, type, key, value, actor FROM timers")
+        assert (id_, type_, key, actor) == (ALONE, TransferDue.TYPE, str(ALONE), ADA)
+        assert TransferDue.from_json(value) == TransferDue(transfer_id=ALONE)
+        assert execute(url, "SELECT DISTINCT requests FROM transfers") == [(1,)]

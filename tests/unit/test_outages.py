@@ -4,6 +4,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services._platform.database import Cause, Outage, Why
+from services._platform.metrics import OPENED
 from services._platform.outages import FORGOTTEN_S, LOG_EVERY_S, Outages
 
 
@@ -99,6 +100,12 @@ def test_every_series_is_there_before_anything_happens(name: str, label: str, va
     assert found == {value.value for value in values}
 
 
+@pytest.mark.parametrize("name", ["popfax_open", "popfax_oldest_open_seconds"])
+def test_what_can_be_open_has_its_series_from_the_start(name: str) -> None:
+    found = {sample.labels["what"] for family in REGISTRY.collect() for sample in family.samples if sample.name == name}
+    assert found == set(OPENED)
+
+
 def test_no_metric_of_ours_lacks_its_series() -> None:
     empty = {f.name for f in REGISTRY.collect() if f.name.startswith("popfax_") and not f.samples}
-    assert empty <= {"popfax_partition_faults"}, "a consumer makes those of its topics"
+    assert empty <= {"popfax_partition_faults", "popfax_relay_unknown_types"}, "of topics, and of types of others"

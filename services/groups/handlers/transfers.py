@@ -1,6 +1,7 @@
 """Units from an owner to members: groups says who may get them, the ledger whether they are there."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from uuid import UUID
 
 from contracts.groups import MAX_MEMBERS, TransferRefused, TransferUnits
@@ -62,6 +63,7 @@ def ask_again(roster: Roster, message: Incoming[TransferDue | RetryTransfer], mo
     transfer = roster.transfers.get(message.body.transfer_id)
     if transfer is None or transfer.state is not TransferState.PENDING:
         return ()
+    roster.transfers.put(replace(transfer, requests=transfer.requests + 1))
     lines = (line for line in roster.history.values() if line.reference_id == transfer.id)
     return _ask(transfer, [line.member_id for line in lines if line.member_id is not None], moment)
 

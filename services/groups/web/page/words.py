@@ -45,6 +45,7 @@ REFUSALS: Mapping[str, str] = {
     "no_members": N_("The group has no members yet."),
     "too_many_members": N_("At most 1,000 members can be chosen at a time."),
     "target_closed": N_("The account of a selected member is closed. Nothing was transferred."),
+    "dropped": N_("Popfax could not carry this out. Nothing has changed."),
     "malformed_command": N_("This could not be understood. Please check what you have entered."),
 }
 """Why something was refused."""
