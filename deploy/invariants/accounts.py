@@ -11,7 +11,7 @@ from deploy.invariants.sagas import id_in
 from services._platform.sagas import SagaRow
 from services.groups import domain as groups
 from services.ledger.domain import Account
-from services.notifications.domain import WAITING, Mail, Person
+from services.notifications.domain import UNDONE, Mail, Person
 from services.provisioning.domain import (
     MILESTONES_DAYS,
     AccountState,
@@ -51,8 +51,8 @@ def check_accounts(facts: Facts, late: Lateness) -> Iterator[Violation]:
             by(facts.groups.subscribers, "id"),
             by(facts.groups.groups, "owner_id"),
             by(facts.notifications.people, "id"),
-            _waiting(facts.notifications.mails, "recipient_id"),
-            _waiting(facts.notifications.mails, "about_id"),
+            _undone(facts.notifications.mails, "recipient_id"),
+            _undone(facts.notifications.mails, "about_id"),
         ),
         _known,
         late,
@@ -168,8 +168,8 @@ def _on_sale(name: str, plans: Iterator[Plan], accounts: Iterator[Subscriber]) -
 # --- what the others know ---
 
 
-def _waiting(mails: Iterable[Mail], column: str) -> Iterator[tuple[UUID, Mail]]:
-    return ((key, mail) for key, mail in by(mails, column) if mail.state in WAITING)
+def _undone(mails: Iterable[Mail], column: str) -> Iterator[tuple[UUID, Mail]]:
+    return ((key, mail) for key, mail in by(mails, column) if mail.state in UNDONE)
 
 
 def _known(

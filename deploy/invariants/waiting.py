@@ -6,7 +6,7 @@ from contracts.topics import Principal
 from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import Facts, Lateness, Plumbing
 from services.groups.domain import CommandState
-from services.notifications.domain import WAITING
+from services.notifications.domain import UNDONE
 
 
 def check_waiting(facts: Facts, late: Lateness) -> Iterator[Violation]:
@@ -16,8 +16,8 @@ def check_waiting(facts: Facts, late: Lateness) -> Iterator[Violation]:
             detail = f"{command.type} of {command.actor_id}, posted at {command.asked_at}"
             yield Violation(Code.COMMAND_UNDECIDED, str(command.id), detail)
     for mail in facts.notifications.mails:
-        # One that is put off, or being sent, has its next attempt ahead.
-        if mail.state in WAITING and late.is_old(mail.next_attempt_at):
+        # One that is put off, or being sent, has its next attempt ahead. A parked one waits for an operator.
+        if mail.state in UNDONE and late.is_old(mail.next_attempt_at):
             detail = f"{mail.template} to {mail.recipient_id} about {mail.about_id}, due since {mail.next_attempt_at}"
             yield Violation(Code.MAIL_UNSENT, str(mail.id), detail)
     services: dict[Principal, Plumbing] = {

@@ -1132,6 +1132,13 @@ WRONG_WHEN_SETTLED: list[tuple[str, Facts, list[Code]]] = [
         [Code.NOT_ERASED],
     ),
     (
+        "a parked mail to a closed account is kept",
+        in_notifications(
+            mails=[*NOTIFICATIONS.mails, replace(mail("x", Template.EXPIRED, GONE, None), state=MailState.PARKED)]
+        ),
+        [Code.NOT_ERASED],
+    ),
+    (
         "a mail names the group of whom nobody knows any more",
         in_notifications(
             in_groups(
@@ -1267,6 +1274,11 @@ STUCK: list[tuple[str, Facts, list[Code]]] = [
     (
         "a mail waits for somebody whom nobody knows",
         in_notifications(mails=changed(list(NOTIFICATIONS.mails), 0, next_attempt_at=NOW)),
+        [Code.MAIL_UNSENT],
+    ),
+    (
+        "a mail is parked",
+        in_notifications(mails=changed(list(NOTIFICATIONS.mails), 0, state=MailState.PARKED, next_attempt_at=NOW)),
         [Code.MAIL_UNSENT],
     ),
     ("a mail is not written", in_notifications(mails=list(NOTIFICATIONS.mails)[1:]), [Code.MAIL_MISSING]),
