@@ -23,6 +23,9 @@ from services._platform import migrate, postgres
 from services._platform.tables import storage
 from tests.integration.recorder import execute, plain, scratch_database
 
+BEFORE_PARKED_CHANGES = "ledger_0004"
+"""The revision whose successor changes `parked` and `parked_keys`, and so waits for their locks."""
+
 
 @pytest.fixture
 def empty(stack: Stack) -> Iterator[str]:
@@ -123,8 +126,7 @@ async def test_a_database_that_only_reads_is_not_ready(empty: str) -> None:
 
 
 def test_a_migration_that_waits_for_a_lock_gives_way_and_goes_on(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = migrate.revisions(Principal.LEDGER)[-2].revision
-    command.upgrade(migrate.config(Principal.LEDGER, empty), before)
+    command.upgrade(migrate.config(Principal.LEDGER, empty), BEFORE_PARKED_CHANGES)
     monkeypatch.setattr(migrate, "LOCK_TIMEOUT_S", 1)
     monkeypatch.setattr(migrate, "LOCK_PAUSE_S", 0.2)
     with psycopg.connect(plain(empty)) as backup, ThreadPoolExecutor() as pool:
@@ -144,8 +146,7 @@ def test_a_migration_that_waits_for_a_lock_gives_way_and_goes_on(empty: str, mon
 
 
 def test_a_migration_that_gets_no_lock_ends_with_a_clear_error(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = migrate.revisions(Principal.LEDGER)[-2].revision
-    command.upgrade(migrate.config(Principal.LEDGER, empty), before)
+    command.upgrade(migrate.config(Principal.LEDGER, empty), BEFORE_PARKED_CHANGES)
     for name, value in (("LOCK_TIMEOUT_S", 1), ("LOCK_PAUSE_S", 0.1), ("LOCK_ATTEMPTS", 2)):
         monkeypatch.setattr(migrate, name, value)
     with psycopg.connect(plain(empty)) as backup:
