@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from contracts.topics import Principal
 from deploy.cli.connection import Connection, connect, require_kafka
@@ -19,7 +19,8 @@ from services._platform.postgres import PARTITION_STOPS as STOPS
 app = typer.Typer(help="List partitions that have stopped, and skip what they have stopped at.", no_args_is_help=True)
 
 _POLL_S = 0.2
-_PROBE_S = 5.0
+_PROBE_S = 20.0
+_UNREADABLE = frozenset({KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED})
 Topic = Annotated[str, typer.Argument(help="The topic, such as popfax.ledger.commands.")]
 Partition = Annotated[int, typer.Argument(min=0, help="The partition of it.")]
 
@@ -142,8 +143,14 @@ def _first_readable(connection: Connection, topic: str, partition: int, position
 
 
 def _reads(reader: Consumer, place: TopicPartition) -> bool:
-    """Whether the first thing that comes from an offset is a record."""
+    """Whether the first thing that comes from an offset is a record. Silence is no answer: what can be read stays."""
     reader.assign([place])
-    message = reader.poll(_PROBE_S)
-    reader.unassign()
-    return message is not None and message.error() is None
+    deadline = time.monotonic() + _PROBE_S
+    while time.monotonic() < deadline:
+        message = reader.poll(1.0)
+        error = None if message is None else message.error()
+        if message is not None and error is None:
+            return True
+        if error is not None and error.code() in _UNREADABLE:
+            return False
+    raise Unreachable(f"nothing came from offset {place.offset} in {_PROBE_S:g} s: try again, or say --to")

@@ -74,8 +74,10 @@ async def producer(settings: KafkaSettings, fence: str | None = None) -> AIOKafk
     )
     try:
         await asyncio.wait_for(made.start(), 10)
-    except BaseException:
+    except BaseException as error:
         await stop(made)
+        if isinstance(error, AssertionError):  # so aiokafka says that a broker which took its call has hung up on it
+            raise KafkaConnectionError("not bootstrapped") from error
         raise
     # The epoch was all that we wanted: from here on it writes like any idempotent producer, without transactions.
     # They would cost a round 2 to 25 ms, and keep readers waiting for one that its writer left open.
