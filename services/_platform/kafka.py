@@ -8,6 +8,7 @@ from struct import unpack
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaConnectionError
 
 from contracts.topics import Principal
 from services._platform.settings import KafkaSettings, ServiceSettings
