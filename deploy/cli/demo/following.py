@@ -119,7 +119,7 @@ class Follower:
         expected = HANDLERS.get(seen.type, frozenset())
         deadline = time.monotonic() + _HANDLED_WITHIN_S
         while True:
-            found = self._reader.handled_by(seen.id)
+            found = self._reader.handled_by(seen)
             if found >= expected:
                 return found
             if time.monotonic() > deadline:

@@ -10,9 +10,11 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from contracts.ids import message_id
 from contracts.message import group_of
 from contracts.topics import Principal
 from deploy.cli.connection import Connection
+from deploy.cli.wire import Seen
 from deploy.local.mailsink import read_mails
 from deploy.local.postgres import SERVICES
 from services._platform.postgres import INBOX, PARKED
@@ -90,9 +92,10 @@ class Reader:
         rows = self._connection.rows(Principal.LEDGER, query)
         return Balance(rows[0][0], rows[0][1]) if rows else Balance(0, 0)
 
-    def handled_by(self, message_id: str) -> set[Principal]:
-        """Give the services that have a message's id in their inbox: they handled it, or decided that it is nothing."""
-        query = sa.select(INBOX.c.id).where(INBOX.c.id == UUID(message_id))
+    def handled_by(self, seen: Seen) -> set[Principal]:
+        """Return the services that have a message in their inbox: they handled it, or decided that it is nothing."""
+        id_ = message_id(seen.topic, seen.source.encode(), seen.id.encode())
+        query = sa.select(INBOX.c.id).where(INBOX.c.id == id_)
         return {service for service in SERVICES if self._connection.rows(service, query)}
 
     def saga(self, correlation_id: str) -> SagaRow | None:
