@@ -707,7 +707,7 @@ async def test_an_exception_leaves_nothing_behind(store: Store) -> None:
 async def test_the_same_batches_leave_the_same_books_in_both(stores: Stores) -> None:
     """The ledger's own handlers and the real shell, on both: nothing that either keeps may differ."""
     batches: list[list[Command]] = [
-        [CreditUnits(credit_id=A, account_id=B, amount_units=100)],
+        [CreditUnits(credit_id=id_of("a credit"), account_id=B, amount_units=100)],
         [
             ReserveUnits(hold_id=A, account_id=B, amount_units=60),
             ReserveUnits(hold_id=B, account_id=B, amount_units=60),
