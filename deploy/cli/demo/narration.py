@@ -116,7 +116,7 @@ class Narrator:
 def sentence(seen: Seen) -> str:
     """Say who says what: "groups asks ledger: reserve units"."""
     _, service, kind = (*seen.topic.split("."), "", "")[:3]
-    if kind == "commands":
+    if kind.startswith("commands"):
         return f"{seen.sender} asks {service}: {words(seen.type)}"
     return f"{seen.sender} {'says' if kind == 'events' else 'publishes'}: {words(seen.type)}"
 
