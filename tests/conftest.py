@@ -20,6 +20,12 @@ settings.register_profile("popfax", deadline=None)  # a deadline tests the machi
 settings.load_profile("popfax")
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Remove what killed runs have left behind: once, before any test, for some have directories that nothing locks."""
+    if not hasattr(session.config, "workerinput"):
+        remove_abandoned(STATE, "test-")
+
+
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """The infrastructure, with all topics and ACLs. Shared: leave it running, and its passwords as they are."""
@@ -30,7 +36,6 @@ def stack() -> Iterator[Stack]:
 @contextmanager
 def running_stack(directory: Path) -> Iterator[Stack]:
     """A stack of its own, with all topics and ACLs, which is removed at the end."""
-    remove_abandoned(STATE, "test-")
     running = make_stack(directory)
     try:
         running.start()

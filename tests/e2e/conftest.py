@@ -7,7 +7,6 @@ import pytest
 
 from deploy.local.paths import STATE
 from deploy.local.product import Product
-from deploy.local.stack import remove_abandoned
 from tests.conftest import make_stack
 from tests.e2e.driver import SETTINGS, World
 
@@ -15,7 +14,6 @@ from tests.e2e.driver import SETTINGS, World
 @pytest.fixture(scope="session")
 def product() -> Iterator[Product]:
     """All of it, running. Who stops or kills a part starts it again."""
-    remove_abandoned(STATE, "test-")
     made = Product(make_stack(STATE / f"test-{os.getpid()}-e2e"))
     try:
         made.stack.start()

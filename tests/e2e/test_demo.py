@@ -109,7 +109,6 @@ STORY = (
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """A demo's directory of this test's own."""
-    remove_abandoned(STATE, "test-")
     made = STATE / f"test-demo-{time.time_ns()}"
     yield made
     remove_abandoned(STATE, made.name)

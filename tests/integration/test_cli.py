@@ -29,7 +29,6 @@ from deploy.local.kafka import ADMIN
 from deploy.local.paths import STATE
 from deploy.local.process import wait_until
 from deploy.local.product import Product
-from deploy.local.stack import remove_abandoned
 from services._platform.database import Parked, Why
 from services._platform.messages import StoredRecord
 from services._platform.postgres import PARKED, PARKED_KEYS, TIMER, PostgresDatabase, engine
@@ -68,7 +67,6 @@ class Cli:
 @pytest.fixture(scope="module")
 def cli() -> Iterator[Cli]:
     """A product of this module's own: its tests put messages aside, and stop a service."""
-    remove_abandoned(STATE, "test-")
     stack = make_stack(STATE / f"test-cli-{time.time_ns()}")
     try:
         with Product(stack) as product:

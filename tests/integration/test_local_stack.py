@@ -345,7 +345,7 @@ class TestSettings:
 
     def test_leaves_a_stack_in_use_alone_when_it_removes_abandoned_ones(self, own: Stack, directory: Path) -> None:
         (directory / "kafka").mkdir(parents=True)
-        remove_abandoned(STATE, "test-")
+        remove_abandoned(STATE, f"test-{os.getpid()}-")  # both, and no other process's
         assert own.directory.exists()
         assert not directory.exists()
 
