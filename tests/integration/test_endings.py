@@ -124,6 +124,30 @@ def test_a_directory_that_can_not_be_made_is_one_line() -> None:
     assert "/proc/nowhere" in done.stderr
 
 
+_SWALLOWING = """
+import os, signal, sys
+
+class Importer:
+    def find_spec(self, name, path=None, target=None):
+        if name == "deploy.cli.app":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                compile("pass", "", "exec")
+            except BaseException:
+                pass
+
+sys.meta_path.insert(0, Importer())
+from deploy.cli import main
+main()
+"""
+
+
+def test_an_import_that_takes_every_exception_for_its_own_does_not_keep_an_interrupt_to_itself() -> None:
+    command = [sys.executable, "-c", _SWALLOWING, "--help"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "popfax: interrupted\n")
+
+
 @pytest.mark.parametrize("after_s", [2.0, 6.0, 14.0])
 def test_a_start_that_is_interrupted_ends_in_one_line_and_leaves_nothing(tmp_path: Path, after_s: float) -> None:
     command = [POPFAX, "up", "--json", "--directory", str(tmp_path)]
