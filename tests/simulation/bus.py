@@ -1,6 +1,6 @@
 """Kafka as the services see it: topics of partitions, each a log; and a consumer's place in them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -56,6 +56,15 @@ class Bus:
         again = BusRecord(record.topic, record.partition, len(log), record.key, record.value, record.headers)
         log.append(again)
         return again
+
+    def elsewhere(self, topic: Topic, key: str, headers: Mapping[str, bytes]) -> bool:
+        """Whether a message with these headers lies on another partition of the topic than the key's.
+
+        Of one message that is there under two keys no observer could say which record was the first to be handled.
+        """
+        others = (n for n in range(PARTITIONS) if n != partition_of(key, PARTITIONS))
+        records = (record for n in others for record in self.logs[topic.name, n])
+        return any(headers.items() <= dict(record.headers).items() for record in records)
 
     def records(self) -> Iterator[BusRecord]:
         """Give all records, partition by partition."""

@@ -563,8 +563,10 @@ def _disguised(cast: Cast, command: Sent) -> Sent:
     if victim is None:
         return command
     if cast.random.random() < 0.9:
-        headers["ce_id"] = cast.random.choice(_ids_after(victim))
-        headers["ce_source"] = source_of(cast.random.choice(list(Principal))).encode()
+        taken = {"ce_id": cast.random.choice(_ids_after(victim))}
+        taken["ce_source"] = source_of(cast.random.choice(list(Principal))).encode()
+        if not cast.bus.elsewhere(command.topic, command.key, taken):
+            headers |= taken
     if cast.random.random() < 0.4 and dict(victim.headers).get("ce_actor") != headers.get("ce_actor"):
         headers["ce_correlationid"] = dict(victim.headers).get("ce_correlationid", headers["ce_id"])
     if cast.random.random() < 0.4:
