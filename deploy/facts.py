@@ -18,9 +18,9 @@ from deploy.invariants import (
     TimerRow,
     UnsentRow,
 )
-from services._platform.memory import MemoryDatabase
-from services._platform.postgres import OUTBOX, PARKED, TIMER
-from services._platform.rows import AppendOnly, Mapped
+from services.chassis.memory import MemoryDatabase
+from services.chassis.postgres import OUTBOX, PARKED, TIMER
+from services.chassis.rows import AppendOnly, Mapped
 from services.groups import tables as groups
 from services.ledger import tables as ledger
 from services.notifications import tables as notifications

@@ -8,7 +8,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from contracts.topics import Topic
 from deploy.invariants import Logged, logged
-from services._platform.messages import StoredRecord
+from services.chassis.messages import StoredRecord
 
 _AT_ONCE = 2_000
 _POLL_S = 0.1

@@ -15,8 +15,8 @@ from deploy.local.kafka import ADMIN, MECHANISM, answers_authenticated
 from deploy.local.passwords import write_private
 from deploy.local.paths import CHECKOUT, STATE
 from deploy.local.stack import Stack
-from services._platform.postgres import sessions
-from services._platform.settings import SECRETS_DIRECTORY
+from services.chassis.postgres import sessions
+from services.chassis.settings import SECRETS_DIRECTORY
 
 DIRECTORY = STATE / "demo"
 """Where `popfax demo` and `popfax up` keep the local product, unless told otherwise."""

@@ -16,9 +16,9 @@ from contracts.message import Message
 from contracts.topics import Principal
 from deploy.cli.connection import Connection
 from deploy.cli.errors import Failure, Unreachable, UsageError
-from services._platform.database import Conflict, Outage
-from services._platform.messages import Incoming, SetTimer, StoredRecord
-from services._platform.postgres import PostgresDatabase, engine
+from services.chassis.database import Conflict, Outage
+from services.chassis.messages import Incoming, SetTimer, StoredRecord
+from services.chassis.postgres import PostgresDatabase, engine
 
 POLL_S = 0.1
 """How often to look whether it was taken up."""

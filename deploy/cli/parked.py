@@ -20,8 +20,8 @@ from deploy.cli.errors import Exit, Failure, Unreachable, UsageError
 from deploy.cli.intervening import begins
 from deploy.cli.options import EnvFile, Json, Service, Timeout, services
 from deploy.cli.output import ago, err, print_json, print_table, say, short
-from services._platform.database import Conflict, Outage, Why
-from services._platform.postgres import IN_LINE, PARKED, PARKED_KEYS, PostgresDatabase, engine, retry_requests
+from services.chassis.database import Conflict, Outage, Why
+from services.chassis.postgres import IN_LINE, PARKED, PARKED_KEYS, PostgresDatabase, engine, retry_requests
 from services.groups.domain import CommandState
 from services.groups.tables import commands
 

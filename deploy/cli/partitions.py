@@ -13,8 +13,8 @@ from deploy.cli.connection import Connection, connect, require_kafka
 from deploy.cli.errors import Failure, Unreachable, UsageError
 from deploy.cli.options import EnvFile, Json, Service, Timeout, services
 from deploy.cli.output import ago, print_json, print_table, say
-from services._platform.partitions import Outcome
-from services._platform.postgres import PARTITION_STOPS as STOPS
+from services.chassis.partitions import Outcome
+from services.chassis.postgres import PARTITION_STOPS as STOPS
 
 app = typer.Typer(help="List partitions that have stopped, and skip what they have stopped at.", no_args_is_help=True)
 

@@ -17,8 +17,8 @@ from deploy.cli.errors import Exit, Failure, Unreachable
 from deploy.cli.intervening import begins, hand_over, the_one, wait_for
 from deploy.cli.options import EnvFile, Json, Timeout
 from deploy.cli.output import ago, out, print_json, print_table, say, short
-from services._platform.rows import Mapped
-from services._platform.sagas import ENDED, CancelSaga, RetrySaga, Saga, SagaRow, Sagas
+from services.chassis.rows import Mapped
+from services.chassis.sagas import ENDED, CancelSaga, RetrySaga, Saga, SagaRow, Sagas
 from services.groups import sagas as groups
 from services.groups import tables as groups_tables
 from services.provisioning import sagas as provisioning

@@ -15,7 +15,7 @@ from deploy.cli.errors import Failure, Unreachable
 from deploy.cli.intervening import begins, hand_over, the_one, wait_for
 from deploy.cli.options import EnvFile, Json, Timeout
 from deploy.cli.output import ago, print_json, print_table, say, short
-from services._platform.postgres import TIMER
+from services.chassis.postgres import TIMER
 from services.groups.domain import TRANSFER_DEADLINE, Transfer, TransferState
 from services.groups.tables import TRANSFERS, history, transfers
 from services.groups.timers import RetryTransfer

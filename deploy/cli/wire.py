@@ -17,7 +17,7 @@ from contracts.topics import Principal, Topic
 from deploy.cli.commands import short_name
 from deploy.cli.connection import unreachable
 from deploy.cli.errors import Unreachable
-from services._platform.messages import Outgoing, headers_of
+from services.chassis.messages import Outgoing, headers_of
 
 SOURCE = f"popfax/{Principal.PLATFORM}"
 

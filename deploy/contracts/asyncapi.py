@@ -15,7 +15,7 @@ from deploy.contracts.examples import HEADERS, Example, of
 from deploy.contracts.layout import Json, as_text
 from deploy.contracts.schemas import key_schema, value_schema
 from deploy.topics import CLUSTER, expected_config
-from services._platform.service import Service
+from services.chassis.service import Service
 from services.groups.consumers import GROUPS
 from services.ledger.consumers import LEDGER
 from services.notifications.consumers import NOTIFICATIONS

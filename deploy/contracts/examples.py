@@ -18,7 +18,7 @@ from contracts.message import Event
 from contracts.topics import Principal
 from deploy.contracts.layout import EXAMPLES, Json, read
 from deploy.contracts.schemas import closed, schema_of
-from services._platform.messages import Incoming, StoredRecord, decode
+from services.chassis.messages import Incoming, StoredRecord, decode
 
 _UUID = {"type": "string", "format": "uuid"}
 _TEXT = {"type": "string", "minLength": 1, "maxLength": 200}

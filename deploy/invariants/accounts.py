@@ -8,7 +8,7 @@ from deploy.invariants.facts import Facts, Lateness, ProvisioningFacts
 from deploy.invariants.purchases import is_done, is_given
 from deploy.invariants.rows import Group, by, each, in_order, only, together
 from deploy.invariants.sagas import id_in
-from services._platform.sagas import SagaRow
+from services.chassis.sagas import SagaRow
 from services.groups import domain as groups
 from services.ledger.domain import Account
 from services.notifications.domain import UNDONE, Mail, Person

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from services._platform.sagas import SagaRow
+from services.chassis.sagas import SagaRow
 from services.groups import domain as of_groups
 from services.ledger import domain as ledger
 from services.notifications.domain import Erased, Mail, Person

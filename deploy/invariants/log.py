@@ -20,8 +20,8 @@ from contracts.topics import (
 )
 from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import Facts
-from services._platform.envelopes import text_of, unusual
-from services._platform.messages import Record
+from services.chassis.envelopes import text_of, unusual
+from services.chassis.messages import Record
 
 _COMMANDS = frozenset(topic.name for topic in TOPICS if topic.commands)
 

@@ -7,7 +7,7 @@ from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import Facts, Lateness
 from deploy.invariants.rows import by, each, in_order, only, together
 from deploy.invariants.sagas import NOTHING_HELD, id_in
-from services._platform.sagas import SagaRow, Status
+from services.chassis.sagas import SagaRow, Status
 from services.ledger.domain import Hold, HoldState
 from services.provisioning.domain import Payment, Purchase
 from services.provisioning.sagas import PAID_ACTION

@@ -11,7 +11,7 @@ from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import Facts, Lateness
 from deploy.invariants.history import lines
 from deploy.invariants.rows import by, each, in_order, only, together
-from services._platform.sagas import ENDED, Saga, SagaRow, Status
+from services.chassis.sagas import ENDED, Saga, SagaRow, Status
 from services.groups.domain import HistoryEntry, Kind, Membership, account_of, membership_of
 from services.groups.sagas import CREATE_MEMBER_ACCOUNT
 from services.ledger.domain import Hold, HoldState

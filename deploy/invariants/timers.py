@@ -14,8 +14,8 @@ from uuid import UUID
 from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import AsideRow, Facts, Plumbing, TimerRow
 from deploy.invariants.rows import by, each, in_order, only, together
-from services._platform.messages import TIMERS
-from services._platform.sagas import CancelSaga, RetrySaga, Saga, SagaDeadline, SagaRow, Status
+from services.chassis.messages import TIMERS
+from services.chassis.sagas import CancelSaga, RetrySaga, Saga, SagaDeadline, SagaRow, Status
 from services.groups.domain import Invitation, InvitationState, Transfer, TransferState
 from services.groups.sagas import CREATE_MEMBER_ACCOUNT
 from services.groups.timers import InvitationDue, RetryTransfer, TransferDue

@@ -9,8 +9,8 @@ from contracts.topics import TOPICS
 from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import Facts
 from deploy.invariants.rows import distinct
-from services._platform.messages import TIMERS
-from services._platform.sagas import Status
+from services.chassis.messages import TIMERS
+from services.chassis.sagas import Status
 from services.groups import domain as groups
 from services.groups.commands import ANSWERS
 from services.groups.consumers import GROUPS

@@ -24,8 +24,8 @@ from deploy.local.ports import LOOPBACK, Port, answers
 from deploy.local.postgres import SERVICES
 from deploy.local.process import Child
 from deploy.local.stack import Stack
-from services._platform import migrate, postgres
-from services._platform.ending import SIGNALS
+from services.chassis import migrate, postgres
+from services.chassis.ending import SIGNALS
 from services.provisioning import catalogue
 
 _READY_TIMEOUT_S = 40.0

@@ -1,6 +1,6 @@
 """Runs groups: `python -m services.groups.app`. Nothing happens at import."""
 
-from services._platform.ending import end_at_once
+from services.chassis.ending import end_at_once
 
 if __name__ == "__main__":
     end_at_once()  # until there is something to be ended in order: what is imported below takes its time
@@ -9,11 +9,11 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services._platform.opened import measure_open
-from services._platform.outages import Outages
-from services._platform.pruning import prune
-from services._platform.runtime import retention, run
-from services._platform.settings import load_settings
+from services.chassis.opened import measure_open
+from services.chassis.outages import Outages
+from services.chassis.pruning import prune
+from services.chassis.runtime import retention, run
+from services.chassis.settings import load_settings
 from services.groups.consumers import GROUPS, with_quotas
 from services.groups.domain import TransferState
 from services.groups.settings import GroupsSettings

@@ -49,9 +49,9 @@ from contracts.ledger import (
 from contracts.message import Command, Event, Message, Refusal
 from contracts.provisioning import AccountClosed, PersonRecorded
 from contracts.topics import GROUPS_COMMANDS_FROM_HTTP, Principal
-from services._platform.messages import Effect, Incoming, Outcome, source_of
-from services._platform.rows import Rows
-from services._platform.service import Handler, Moment
+from services.chassis.messages import Effect, Incoming, Outcome, source_of
+from services.chassis.rows import Rows
+from services.chassis.service import Handler, Moment
 from services.groups.domain import Change, PostedCommand, Subscriber, saga_asked_by
 
 ANSWERS: Mapping[type[Command], tuple[type[Event], ...]] = {

@@ -47,8 +47,8 @@ from contracts.topics import (
     PROVISIONING_PLANS,
     Principal,
 )
-from services._platform.sagas import CancelSaga, RetrySaga, SagaDeadline
-from services._platform.service import Service, tell
+from services.chassis.sagas import CancelSaga, RetrySaga, SagaDeadline
+from services.chassis.service import Service, tell
 from services.groups import handlers
 from services.groups.commands import answered, noting
 from services.groups.domain import Quotas

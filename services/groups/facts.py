@@ -28,8 +28,8 @@ from contracts.groups import (
 from contracts.ledger import TransfersPosted
 from contracts.message import Event, group_of
 from contracts.notifications import SendInvitation
-from services._platform.messages import ClearTimer, Effect, SetTimer
-from services._platform.service import Moment
+from services.chassis.messages import ClearTimer, Effect, SetTimer
+from services.chassis.service import Moment
 from services.groups.domain import (
     INVITATION_LIFETIME,
     AccountState,

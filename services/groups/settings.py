@@ -5,7 +5,7 @@ from ipaddress import ip_network
 from limits import parse
 from pydantic import Field, HttpUrl, TypeAdapter, field_validator
 
-from services._platform.settings import ProtectedUrl, ServiceSettings
+from services.chassis.settings import ProtectedUrl, ServiceSettings
 from services.groups.domain import Quotas
 
 _DEFAULT = Quotas()

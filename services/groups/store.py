@@ -29,10 +29,10 @@ from contracts.provisioning import (
     PlanPublished,
     SubscriberRegistered,
 )
-from services._platform.database import Transaction
-from services._platform.messages import Incoming
-from services._platform.rows import Changes, Rows
-from services._platform.sagas import SagaRow, Sagas
+from services.chassis.database import Transaction
+from services.chassis.messages import Incoming
+from services.chassis.rows import Changes, Rows
+from services.chassis.sagas import SagaRow, Sagas
 from services.groups.commands import ANSWERING, awaiting, changed_by
 from services.groups.domain import (
     Group,

@@ -5,9 +5,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from services._platform.rows import Mapped
-from services._platform.sagas import SagaRow
-from services._platform.tables import Bytes, add_platform_tables, add_saga_table, timestamp
+from services.chassis.rows import Mapped
+from services.chassis.sagas import SagaRow
+from services.chassis.tables import Bytes, add_messaging_tables, add_saga_table, timestamp
 from services.groups.domain import (
     Group,
     HistoryEntry,
@@ -21,7 +21,7 @@ from services.groups.domain import (
 )
 
 metadata = sa.MetaData()
-add_platform_tables(metadata)
+add_messaging_tables(metadata)
 sagas = add_saga_table(metadata)
 
 groups = sa.Table(

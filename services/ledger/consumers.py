@@ -17,7 +17,7 @@ from contracts.topics import (
     PROVISIONING_EVENTS,
     Principal,
 )
-from services._platform.service import Service
+from services.chassis.service import Service
 from services.ledger import handlers
 from services.ledger.messages import CorrectBalance
 from services.ledger.store import load

@@ -40,8 +40,8 @@ from contracts.ledger import (
 )
 from contracts.message import Message
 from contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
-from services._platform.messages import Incoming, Outcome
-from services._platform.service import Moment
+from services.chassis.messages import Incoming, Outcome
+from services.chassis.service import Moment
 from services.ledger.domain import (
     CONSUMPTION,
     CORRECTIONS,

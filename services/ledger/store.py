@@ -7,9 +7,9 @@ from uuid import UUID
 from contracts.ledger import CaptureHold, CreditUnits, PostTransfers, ReleaseHold, ReserveUnits, SpendUnits
 from contracts.message import Message
 from contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
-from services._platform.database import Transaction
-from services._platform.messages import Incoming
-from services._platform.rows import Appended, Changes, Rows
+from services.chassis.database import Transaction
+from services.chassis.messages import Incoming
+from services.chassis.rows import Appended, Changes, Rows
 from services.ledger.domain import Account, Correction, Entry, Hold, Transfer, opened
 from services.ledger.messages import CorrectBalance
 from services.ledger.tables import ACCOUNTS, CORRECTIONS, ENTRIES, HOLDS, TRANSFERS

@@ -5,12 +5,12 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from services._platform.rows import AppendOnly, Mapped
-from services._platform.tables import Bytes, add_platform_tables, timestamp
+from services.chassis.rows import AppendOnly, Mapped
+from services.chassis.tables import Bytes, add_messaging_tables, timestamp
 from services.ledger.domain import Account, AccountState, Correction, Entry, Hold, Transfer
 
 metadata = sa.MetaData()
-add_platform_tables(metadata)
+add_messaging_tables(metadata)
 
 # Accounts are updated all the time and their columns have no index: with room on the page, an update stays on it (HOT).
 _IN_PLACE = {"fillfactor": "60"}

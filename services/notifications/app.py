@@ -1,12 +1,12 @@
 """Runs notifications: `python -m services.notifications.app`. Nothing happens at import."""
 
-from services._platform.ending import end_at_once
+from services.chassis.ending import end_at_once
 
 if __name__ == "__main__":
     end_at_once()  # until there is something to be ended in order: what is imported below takes its time
 
-from services._platform.runtime import run
-from services._platform.settings import load_settings
+from services.chassis.runtime import run
+from services.chassis.settings import load_settings
 from services.notifications.consumers import NOTIFICATIONS
 from services.notifications.sender import send_mails
 from services.notifications.settings import NotificationsSettings

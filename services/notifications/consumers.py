@@ -19,7 +19,7 @@ from contracts.topics import (
     PROVISIONING_EVENTS,
     Principal,
 )
-from services._platform.service import Service
+from services.chassis.service import Service
 from services.notifications import handlers
 from services.notifications.store import load
 

@@ -9,8 +9,8 @@ from contracts.groups import MemberAccountCreated
 from contracts.message import Message
 from contracts.notifications import BounceRefused, MailBounced, MailUndeliverable, PasswordLinkIssued
 from contracts.provisioning import PersonErased, PersonRecorded
-from services._platform.messages import Incoming, Outcome
-from services._platform.service import Moment
+from services.chassis.messages import Incoming, Outcome
+from services.chassis.service import Moment
 from services.notifications.domain import PASSWORD_LINK_LIFETIME, UNDONE, Erased, Mail, MailState, Person
 from services.notifications.letters import Letter, letters
 from services.notifications.store import Outtray

@@ -25,9 +25,9 @@ from prometheus_client import Counter
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services._platform.database import Conflict, Outage
-from services._platform.outages import Outages
-from services._platform.postgres import PostgresDatabase
+from services.chassis.database import Conflict, Outage
+from services.chassis.outages import Outages
+from services.chassis.postgres import PostgresDatabase
 from services.notifications.domain import (
     RECIPIENT_WAIT,
     SUBJECT_WAIT,

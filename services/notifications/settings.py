@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, HttpUrl, SecretStr
 
-from services._platform.settings import ProtectedUrl, ServiceSettings
+from services.chassis.settings import ProtectedUrl, ServiceSettings
 
 
 class NotificationsSettings(ServiceSettings):

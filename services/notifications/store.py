@@ -7,9 +7,9 @@ from uuid import UUID
 from contracts.message import Message
 from contracts.notifications import MailBounced
 from contracts.provisioning import PersonErased, PersonRecorded
-from services._platform.database import Transaction
-from services._platform.messages import Incoming
-from services._platform.rows import Changes, Rows
+from services.chassis.database import Transaction
+from services.chassis.messages import Incoming
+from services.chassis.rows import Changes, Rows
 from services.notifications.domain import UNDONE, Delivery, Erased, Mail, Person
 from services.notifications.letters import letters
 from services.notifications.tables import DELIVERIES, ERASED, MAILS, PEOPLE

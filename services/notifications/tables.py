@@ -5,12 +5,12 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from services._platform.rows import Mapped
-from services._platform.tables import Bytes, add_platform_tables, timestamp
+from services.chassis.rows import Mapped
+from services.chassis.tables import Bytes, add_messaging_tables, timestamp
 from services.notifications.domain import Delivery, Erased, Mail, Person
 
 metadata = sa.MetaData()
-add_platform_tables(metadata)
+add_messaging_tables(metadata)
 
 people = sa.Table(
     "people",

@@ -1,16 +1,16 @@
 """Runs provisioning: `python -m services.provisioning.app`. Nothing happens at import."""
 
-from services._platform.ending import end_at_once
+from services.chassis.ending import end_at_once
 
 if __name__ == "__main__":
     end_at_once()  # until there is something to be ended in order: what is imported below takes its time
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services._platform.opened import measure_open
-from services._platform.outages import Outages
-from services._platform.runtime import run
-from services._platform.settings import ServiceSettings, load_settings
+from services.chassis.opened import measure_open
+from services.chassis.outages import Outages
+from services.chassis.runtime import run
+from services.chassis.settings import ServiceSettings, load_settings
 from services.provisioning.consumers import PROVISIONING
 from services.provisioning.tables import sagas
 

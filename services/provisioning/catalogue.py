@@ -25,9 +25,9 @@ from contracts.ids import derive
 from contracts.message import Message
 from contracts.provisioning import OptionPublished, PlanPublished
 from contracts.topics import Principal
-from services._platform.messages import Incoming, StoredRecord, outgoing
-from services._platform.postgres import PostgresTransaction, engine
-from services._platform.settings import ServiceSettings, load_settings
+from services.chassis.messages import Incoming, StoredRecord, outgoing
+from services.chassis.postgres import PostgresTransaction, engine
+from services.chassis.settings import ServiceSettings, load_settings
 from services.provisioning.domain import NumberState, Option, Plan
 from services.provisioning.tables import OPTIONS, PLANS, fax_numbers
 

@@ -16,8 +16,8 @@ from contracts.provisioning import (
     RegisterSubscriber,
 )
 from contracts.topics import LEDGER_EVENTS, PROVISIONING_COMMANDS, PROVISIONING_COMMANDS_FROM_GROUPS, Principal
-from services._platform.sagas import CancelSaga, RetrySaga, SagaDeadline
-from services._platform.service import Service
+from services.chassis.sagas import CancelSaga, RetrySaga, SagaDeadline
+from services.chassis.service import Service
 from services.provisioning import handlers
 from services.provisioning.sagas import SAGAS
 from services.provisioning.store import load

@@ -29,8 +29,8 @@ from contracts.provisioning import (
     RegistrationRefused,
     SubscriberRegistered,
 )
-from services._platform.messages import Effect, Incoming, Outcome, SetTimer
-from services._platform.service import Moment
+from services.chassis.messages import Effect, Incoming, Outcome, SetTimer
+from services.chassis.service import Moment
 from services.provisioning.domain import (
     REST,
     AccountState,

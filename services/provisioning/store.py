@@ -19,10 +19,10 @@ from contracts.provisioning import (
     ProvisionAccount,
     RegisterSubscriber,
 )
-from services._platform.database import Transaction
-from services._platform.messages import Incoming
-from services._platform.rows import Changes, Rows
-from services._platform.sagas import SagaRow, Sagas
+from services.chassis.database import Transaction
+from services.chassis.messages import Incoming
+from services.chassis.rows import Changes, Rows
+from services.chassis.sagas import SagaRow, Sagas
 from services.provisioning.domain import (
     Action,
     Address,

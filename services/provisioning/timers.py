@@ -4,7 +4,7 @@ from uuid import UUID
 
 from contracts.ids import derive
 from contracts.message import Message
-from services._platform.messages import ClearTimer, SetTimer
+from services.chassis.messages import ClearTimer, SetTimer
 from services.provisioning.domain import Subscriber
 
 _EXPIRY = UUID("6c1f0a3e-52d9-5b7c-9a1d-0e8f4b2d7c61")

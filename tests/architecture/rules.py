@@ -76,7 +76,7 @@ def business_words(tree: Path) -> list[str]:
     """Find names and strings in the plumbing that speak of the business."""
     return [
         f"{path.relative_to(tree)}:{line}: {text}"
-        for path in sorted((tree / "services" / "_platform").rglob("*.py"))
+        for path in sorted((tree / "services" / "chassis").rglob("*.py"))
         for line, text in _spoken(ast.parse(path.read_text()))
         if text not in NOT_BUSINESS and not any(text.startswith(known) for known in NOT_BUSINESS if " " in known)
         if BUSINESS & set(_words(text))
@@ -98,7 +98,7 @@ def handler_modules(tree: Path) -> list[Path]:
     services = tree / "services"
     rooms = ("handlers.py", "handlers/*.py", "facts.py", "domain.py", "sagas/*.py")
     found = [path for name in SERVICES for room in rooms for path in services.glob(f"{name}/{room}")]
-    return sorted([*found, services / "_platform" / "sagas.py"])
+    return sorted([*found, services / "chassis" / "sagas.py"])
 
 
 def missing_rooms(tree: Path) -> list[str]:

@@ -22,8 +22,8 @@ CONTRACTS = tuple(
 
 BREACHES = [
     (0, "services/ledger/handlers.py", "import services.groups.domain"),
-    (0, "services/_platform/rows.py", "import services.ledger.domain"),
-    (0, "contracts/message.py", "import services._platform.rows"),
+    (0, "services/chassis/rows.py", "import services.ledger.domain"),
+    (0, "contracts/message.py", "import services.chassis.rows"),
     (0, "services/groups/app.py", "import deploy.topics"),
     (1, "services/ledger/domain.py", "import sqlalchemy"),
     (1, "services/groups/domain.py", "import contracts.message"),
@@ -88,7 +88,7 @@ def test_every_exception_for_the_plumbing_is_needed(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_plumbing_that_speaks_of_the_business_is_found(tree: Path, line: str) -> None:
-    _append(tree, "services/_platform/rows.py", line)
+    _append(tree, "services/chassis/rows.py", line)
     assert rules.business_words(tree) != []
 
 

@@ -13,7 +13,7 @@ import pytest
 from contracts.topics import Principal
 from deploy.local.paths import CHECKOUT
 from deploy.local.postgres import SERVICES
-from services._platform import migrate
+from services.chassis import migrate
 
 SETTINGS = tomllib.loads((Path(__file__).parent / "squawk.toml").read_text())
 RELEASES = tomllib.loads((CHECKOUT / "releases.toml").read_text())["release"]

@@ -45,9 +45,9 @@ from deploy.local.paths import STATE
 from deploy.local.ports import Ports
 from deploy.local.product import Product
 from deploy.local.stack import Stack
-from services._platform import postgres
-from services._platform.kafka import producer as start_producer
-from services._platform.settings import KafkaSettings
+from services.chassis import postgres
+from services.chassis.kafka import producer as start_producer
+from services.chassis.settings import KafkaSettings
 from services.provisioning import catalogue
 from tests.bench import page
 from tests.bench.load import Command, Follower, command, publish, publish_at

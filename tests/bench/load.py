@@ -15,8 +15,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from contracts.message import Message
 from contracts.topics import Principal, Topic
-from services._platform.kafka import client, partition_of
-from services._platform.settings import KafkaSettings
+from services.chassis.kafka import client, partition_of
+from services.chassis.settings import KafkaSettings
 
 
 @dataclass(slots=True)

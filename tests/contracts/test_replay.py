@@ -14,8 +14,8 @@ from deploy.contracts import examples, releases
 from deploy.contracts.asyncapi import SERVICES
 from deploy.contracts.examples import Example
 from deploy.contracts.layout import CHECKOUT
-from services._platform.messages import Incoming, decode
-from services._platform.service import Service
+from services.chassis.messages import Incoming, decode
+from services.chassis.service import Service
 from tests.unit.given import given
 
 Corpus = dict[str, Sequence[Example]]

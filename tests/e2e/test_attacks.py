@@ -57,7 +57,7 @@ from contracts.topics import (
 )
 from deploy.cli import connection
 from deploy.cli.app import app
-from services._platform.messages import source_of
+from services.chassis.messages import source_of
 from services.groups.web.posting import id_for
 from tests.e2e.driver import PRICES, Owner, Seen, Wire, World, wait
 from tests.e2e.holding import held_back

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.topics import Principal
 from deploy.local.paths import STATE
 from deploy.local.stack import Stack
-from services._platform import postgres
+from services.chassis import postgres
 from tests.conftest import running_stack
 from tests.integration.line import Line
 from tests.integration.recorder import scratch_database

@@ -7,9 +7,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.ids import message_id
 from contracts.ledger import CreditUnits
 from contracts.topics import LEDGER_COMMANDS
-from services._platform.postgres import PostgresDatabase
-from services._platform.shell import FromKafka, Shell
-from services._platform.timers import retry_requested
+from services.chassis.postgres import PostgresDatabase
+from services.chassis.shell import FromKafka, Shell
+from services.chassis.timers import retry_requested
 from tests.integration.recorder import Recorder, Sent, effects, parked
 
 TOPIC = LEDGER_COMMANDS.name

@@ -22,8 +22,8 @@ import structlog
 import uvloop
 
 from contracts.topics import Principal
-from services._platform import kafka, postgres, relay
-from services._platform.settings import ServiceSettings
+from services.chassis import kafka, postgres, relay
+from services.chassis.settings import ServiceSettings
 
 SO_ATTACH_FILTER = 26
 _DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)

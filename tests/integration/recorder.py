@@ -15,16 +15,16 @@ from contracts.ledger import CreditUnits, LedgerCommandMalformed, UnitsCredited
 from contracts.message import Message
 from contracts.topics import LEDGER_COMMANDS, Principal
 from deploy.local.stack import Stack
-from services._platform import migrate, postgres
-from services._platform.consumer import Consumer
-from services._platform.database import Transaction
-from services._platform.messages import Incoming, Outcome
-from services._platform.partitions import Stops
-from services._platform.postgres import PostgresDatabase
-from services._platform.rows import Appended, AppendOnly, Changes
-from services._platform.service import Moment, Service
-from services._platform.settings import ServiceSettings
-from services._platform.shell import Shell
+from services.chassis import migrate, postgres
+from services.chassis.consumer import Consumer
+from services.chassis.database import Transaction
+from services.chassis.messages import Incoming, Outcome
+from services.chassis.partitions import Stops
+from services.chassis.postgres import PostgresDatabase
+from services.chassis.rows import Appended, AppendOnly, Changes
+from services.chassis.service import Moment, Service
+from services.chassis.settings import ServiceSettings
+from services.chassis.shell import Shell
 
 WITHIN_S = 30.0
 

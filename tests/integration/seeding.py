@@ -8,8 +8,8 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.message import group_of
-from services._platform.postgres import PostgresDatabase
-from services._platform.rows import Rows
+from services.chassis.postgres import PostgresDatabase
+from services.chassis.rows import Rows
 from services.groups.domain import AccountState, Group, Membership, Subscriber, membership_of
 from tests.unit.given import NOW, TABLES, id_of
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
 
-from services._platform.health import HttpServer, health_app
+from services.chassis.health import HttpServer, health_app
 from services.groups.settings import GroupsSettings
 from services.groups.web.app import Web
 from tests.integration.recorder import eventually

@@ -18,7 +18,7 @@ from contracts.groups import InviteByEmail
 from contracts.message import group_of
 from contracts.topics import Principal
 from deploy.local.stack import Stack
-from services._platform import postgres
+from services.chassis import postgres
 from services.groups.domain import AccountState, HistoryEntry, Invitation, InvitationState, Kind, Plan
 from services.groups.web.app import Web
 from tests.integration.recorder import eventually, execute, scratch_database

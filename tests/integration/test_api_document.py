@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.topics import Principal
 from deploy.local.stack import Stack
-from services._platform import postgres
+from services.chassis import postgres
 from services.groups.settings import GroupsSettings
 from services.groups.web.api import api
 from services.groups.web.desk import desk

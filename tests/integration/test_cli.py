@@ -29,9 +29,9 @@ from deploy.local.kafka import ADMIN
 from deploy.local.paths import STATE
 from deploy.local.process import wait_until
 from deploy.local.product import Product
-from services._platform.database import Parked, Why
-from services._platform.messages import StoredRecord
-from services._platform.postgres import PARKED, PARKED_KEYS, TIMER, PostgresDatabase, engine
+from services.chassis.database import Parked, Why
+from services.chassis.messages import StoredRecord
+from services.chassis.postgres import PARKED, PARKED_KEYS, TIMER, PostgresDatabase, engine
 from services.groups.tables import history, plans, sagas, subscribers, transfers
 from services.groups.timers import TransferDue
 from services.ledger.tables import accounts

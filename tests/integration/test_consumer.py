@@ -23,10 +23,10 @@ from contracts.ledger import CreditUnits, UnitsCredited
 from contracts.topics import LEDGER_COMMANDS, Principal
 from deploy.local.product import ServiceProcess
 from deploy.local.stack import Stack
-from services._platform import kafka, migrate
-from services._platform.database import Why
-from services._platform.envelopes import UNREADABLE_HEADERS
-from services._platform.postgres import stored_record
+from services.chassis import kafka, migrate
+from services.chassis.database import Why
+from services.chassis.envelopes import UNREADABLE_HEADERS
+from services.chassis.postgres import stored_record
 from tests.e2e.driver import Headers, Log, Wire, wait
 from tests.integration.recorder import (
     Recorder,

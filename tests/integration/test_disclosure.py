@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.message import group_of
 from contracts.topics import Principal
 from deploy.local.stack import Stack
-from services._platform import postgres
+from services.chassis import postgres
 from services.groups.domain import AccountState, HistoryEntry, Invitation, InvitationState, Kind
 from services.groups.tables import subscribers
 from services.groups.web.queries import fingerprints

@@ -18,7 +18,7 @@ from deploy.local.paths import CHECKOUT
 from deploy.local.ports import free_port
 from deploy.local.postgres import SERVICES
 from deploy.local.process import Child, run
-from services._platform.ending import SIGNALS
+from services.chassis.ending import SIGNALS
 
 POPFAX = str(Path(sys.executable).with_name("popfax"))
 

@@ -11,7 +11,7 @@ from contracts.groups import MembershipRecorded
 from contracts.message import group_of
 from contracts.topics import Principal
 from deploy.local.stack import Stack
-from services._platform import migrate
+from services.chassis import migrate
 from services.groups.domain import account_of, history_of_leg, history_of_membership, membership_of
 from services.groups.timers import TransferDue
 from tests.integration.recorder import execute, scratch_database

@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from services._platform import patience
-from services._platform.health import HttpServer
+from services.chassis import patience
+from services.chassis.health import HttpServer
 from tests.integration.recorder import eventually
 
 MANY = 8 * 1024 * 1024

@@ -23,7 +23,7 @@ from deploy import topics
 from deploy.local.kafka import ADMIN, KafkaBroker
 from deploy.local.product import ServiceProcess
 from deploy.local.stack import Stack
-from services._platform import kafka
+from services.chassis import kafka
 from tests.e2e.driver import wait
 from tests.integration.recorder import Recorder, consuming, count, credit, effects, eventually, execute, parked
 

@@ -25,9 +25,9 @@ from contracts.ledger import (
 )
 from deploy.facts import ledger_snapshot
 from deploy.invariants import LedgerFacts, check_ledger
-from services._platform import metrics, postgres
-from services._platform.postgres import OUTBOX, PostgresDatabase
-from services._platform.shell import FromKafka, Shell
+from services.chassis import metrics, postgres
+from services.chassis.postgres import OUTBOX, PostgresDatabase
+from services.chassis.shell import FromKafka, Shell
 from services.ledger.consumers import LEDGER
 from services.ledger.domain import TransferKind
 from services.ledger.tables import accounts

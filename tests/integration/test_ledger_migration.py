@@ -10,7 +10,7 @@ from contracts.ledger import BalanceChanged
 from contracts.topics import Principal
 from deploy.facts import ledger_snapshot
 from deploy.local.stack import Stack
-from services._platform import migrate
+from services.chassis import migrate
 from services.ledger.domain import Account, AccountState
 from tests.integration.recorder import execute, scratch_database
 from tests.unit.given import id_of

@@ -19,8 +19,8 @@ from contracts.topics import Principal
 from deploy.local.paths import CHECKOUT
 from deploy.local.postgres import SERVICES
 from deploy.local.stack import Stack
-from services._platform import migrate, postgres
-from services._platform.tables import storage
+from services.chassis import migrate, postgres
+from services.chassis.tables import storage
 from tests.integration.recorder import execute, plain, scratch_database
 
 BEFORE_PARKED_CHANGES = "ledger_0004"
@@ -174,7 +174,7 @@ def test_running_twice_keeps_what_is_there(empty: str) -> None:
 
 def test_running_at_the_same_moment_is_harmless(stack: Stack, empty: str) -> None:
     environment = {**os.environ, **stack.service_environment(Principal.LEDGER), "LEDGER_DATABASE_URL": empty}
-    command = [sys.executable, "-m", "services._platform.migrate", "ledger"]
+    command = [sys.executable, "-m", "services.chassis.migrate", "ledger"]
     running = [
         subprocess.Popen(command, cwd=CHECKOUT, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(3)
     ]

@@ -9,9 +9,9 @@ from prometheus_client import REGISTRY
 
 from contracts.topics import Principal
 from deploy.local.stack import Stack
-from services._platform import opened
-from services._platform.outages import Outages
-from services._platform.postgres import engine
+from services.chassis import opened
+from services.chassis.outages import Outages
+from services.chassis.postgres import engine
 from services.groups.app import measure_transfers
 from services.groups.settings import GroupsSettings
 from tests.integration.recorder import eventually, execute, scratch_database

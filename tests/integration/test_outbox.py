@@ -18,11 +18,11 @@ from contracts.ledger import CreditUnits, UnitsCredited
 from contracts.message import Message
 from contracts.topics import GROUPS_MEMBERS, LEDGER_EVENTS, Principal
 from deploy.local.stack import Stack
-from services._platform import metrics, postgres
-from services._platform.messages import Incoming, Outgoing, decode
-from services._platform.postgres import PostgresDatabase
-from services._platform.relay import Relay
-from services._platform.shell import FromKafka, Shell
+from services.chassis import metrics, postgres
+from services.chassis.messages import Incoming, Outgoing, decode
+from services.chassis.postgres import PostgresDatabase
+from services.chassis.relay import Relay
+from services.chassis.shell import FromKafka, Shell
 from services.ledger.domain import Account, moved
 from services.ledger.tables import ACCOUNTS
 from tests.e2e.driver import Log, Seen, first_occurrences

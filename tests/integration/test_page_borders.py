@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.topics import Principal
 from deploy.local.stack import Stack
-from services._platform import postgres
+from services.chassis import postgres
 from services.groups.web.app import Web
 from services.groups.web.limits import network_of
 from tests.integration.recorder import plain, scratch_database

@@ -16,9 +16,9 @@ from contracts.topics import GROUPS_COMMANDS, GROUPS_COMMANDS_FROM_HTTP, Princip
 from deploy.cli.app import app
 from deploy.cli.errors import Exit
 from deploy.local.stack import Stack
-from services._platform.database import Parked, Why
-from services._platform.messages import Outgoing, StoredRecord, headers_of, source_of
-from services._platform.postgres import PostgresDatabase, engine
+from services.chassis.database import Parked, Why
+from services.chassis.messages import Outgoing, StoredRecord, headers_of, source_of
+from services.chassis.postgres import PostgresDatabase, engine
 from services.groups.web.posting import post
 from tests.integration.recorder import execute, scratch_database
 from tests.unit.given import id_of

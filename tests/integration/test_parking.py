@@ -5,11 +5,11 @@ from uuid import uuid4
 import pytest
 
 from contracts.ledger import LedgerCommandMalformed
-from services._platform import postgres
-from services._platform.database import Outage, Why
-from services._platform.postgres import PostgresDatabase, stored_record
-from services._platform.shell import FromKafka, Shell
-from services._platform.timers import retry_requested
+from services.chassis import postgres
+from services.chassis.database import Outage, Why
+from services.chassis.postgres import PostgresDatabase, stored_record
+from services.chassis.shell import FromKafka, Shell
+from services.chassis.timers import retry_requested
 from tests.integration.line import Line
 from tests.integration.line import id_of_record as _id
 from tests.integration.recorder import UNSAVABLE, Sent, count, credit, effects, execute, parked

@@ -14,9 +14,9 @@ from contracts.message import Command
 from contracts.provisioning import AccountExtended, ExtendAccount, PaidActionRefused, RegisterSubscriber
 from contracts.topics import PROVISIONING_COMMANDS, Principal
 from deploy.local.stack import Stack
-from services._platform import postgres
-from services._platform.postgres import OUTBOX, PostgresDatabase
-from services._platform.shell import FromKafka, Shell
+from services.chassis import postgres
+from services.chassis.postgres import OUTBOX, PostgresDatabase
+from services.chassis.shell import FromKafka, Shell
 from services.provisioning.consumers import PROVISIONING
 from services.provisioning.domain import Plan
 from services.provisioning.tables import PLANS, payments

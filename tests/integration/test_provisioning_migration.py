@@ -7,8 +7,8 @@ from alembic import command
 
 from contracts.topics import Principal
 from deploy.local.stack import Stack
-from services._platform import migrate, postgres
-from services._platform.messages import SetTimer
+from services.chassis import migrate, postgres
+from services.chassis.messages import SetTimer
 from services.provisioning import catalogue
 from services.provisioning.domain import Subscriber
 from services.provisioning.handlers import _content

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services._platform import pruning
-from services._platform.postgres import INBOX
+from services.chassis import pruning
+from services.chassis.postgres import INBOX
 from tests.integration.recorder import count, eventually, execute
 from tests.unit.given import id_of
 

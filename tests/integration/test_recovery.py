@@ -7,11 +7,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services._platform import timers
-from services._platform.database import Outage, Why
-from services._platform.postgres import RETRIED_BYTES, PostgresDatabase
-from services._platform.shell import FromKafka, FromParked, Shell
-from services._platform.timers import retry_requested, run_retries
+from services.chassis import timers
+from services.chassis.database import Outage, Why
+from services.chassis.postgres import RETRIED_BYTES, PostgresDatabase
+from services.chassis.shell import FromKafka, FromParked, Shell
+from services.chassis.timers import retry_requested, run_retries
 from tests.integration.line import Line
 from tests.integration.line import id_of_record as _id
 from tests.integration.recorder import Sent, credit, effects, eventually, execute, parked

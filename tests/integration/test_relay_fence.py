@@ -21,8 +21,8 @@ from contracts.topics import GROUPS_MEMBERS, LEDGER_COMMANDS, Principal
 from deploy.cli.wire import Watch
 from deploy.local.kafka import ADMIN
 from deploy.local.stack import Stack
-from services._platform import kafka, metrics, postgres
-from services._platform.relay import ANSWER_S, CHECK_S
+from services.chassis import kafka, metrics, postgres
+from services.chassis.relay import ANSWER_S, CHECK_S
 from tests.e2e.driver import Log, Seen
 from tests.integration.paused_relay import paused_relay
 from tests.integration.recorder import Recorder, consuming, credit, effects, eventually, scratch_database, settings

@@ -15,10 +15,10 @@ from contracts.ledger import BalancesMarker
 from contracts.topics import LEDGER_BALANCES, LEDGER_EVENTS, TOPICS, Principal, Topic
 from deploy import topics
 from deploy.local.kafka import ADMIN, KafkaBroker
-from services._platform.kafka import partition_of
-from services._platform.markers import keys_of, mark, markers
-from services._platform.relay import Relay
-from services._platform.settings import ServiceSettings
+from services.chassis.kafka import partition_of
+from services.chassis.markers import keys_of, mark, markers
+from services.chassis.relay import Relay
+from services.chassis.settings import ServiceSettings
 
 DAY_MS = 24 * 60 * 60 * 1000
 SHORT = timedelta(seconds=3)

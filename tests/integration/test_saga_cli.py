@@ -13,7 +13,7 @@ from contracts.topics import Principal
 from deploy.cli.app import app
 from deploy.cli.errors import Exit
 from deploy.local.stack import Stack
-from services._platform.sagas import CancelSaga
+from services.chassis.sagas import CancelSaga
 from tests.integration.recorder import execute, scratch_database
 from tests.unit.given import id_of
 

@@ -24,10 +24,10 @@ from contracts.provisioning import PersonErased, PersonRecorded
 from contracts.topics import Principal
 from deploy.local.mailsink import MailSink, read_mails
 from deploy.local.stack import Stack
-from services._platform import postgres
-from services._platform.outages import Outages
-from services._platform.postgres import PostgresDatabase
-from services._platform.shell import FromKafka, Shell
+from services.chassis import postgres
+from services.chassis.outages import Outages
+from services.chassis.postgres import PostgresDatabase
+from services.chassis.shell import FromKafka, Shell
 from services.notifications import mime, sender
 from services.notifications.consumers import NOTIFICATIONS
 from services.notifications.sender import send_due, send_mails

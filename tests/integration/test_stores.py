@@ -23,14 +23,14 @@ from deploy.facts import facts_of, snapshots
 from deploy.invariants import Facts
 from deploy.local.postgres import SERVICES
 from deploy.local.stack import Stack
-from services._platform import postgres
-from services._platform.database import Conflict, Database, Parked, Why
-from services._platform.memory import MemoryDatabase, MemoryTransaction
-from services._platform.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_message_id
-from services._platform.postgres import INBOX, OUTBOX, PARKED, PARKED_KEYS, TIMER, PostgresDatabase
-from services._platform.rows import AppendOnly, Mapped, NotLoaded
-from services._platform.sagas import CancelSaga, SagaDeadline, SagaRow, Status
-from services._platform.shell import FromKafka, Shell
+from services.chassis import postgres
+from services.chassis.database import Conflict, Database, Parked, Why
+from services.chassis.memory import MemoryDatabase, MemoryTransaction
+from services.chassis.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_message_id
+from services.chassis.postgres import INBOX, OUTBOX, PARKED, PARKED_KEYS, TIMER, PostgresDatabase
+from services.chassis.rows import AppendOnly, Mapped, NotLoaded
+from services.chassis.sagas import CancelSaga, SagaDeadline, SagaRow, Status
+from services.chassis.shell import FromKafka, Shell
 from services.groups import domain as groups
 from services.groups.tables import INVITATIONS
 from services.ledger import domain as ledger

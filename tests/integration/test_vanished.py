@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from contracts.groups import MembershipEnded
 from contracts.topics import Principal
 from deploy.local.stack import Stack
-from services._platform import postgres
-from services._platform.postgres import VANISHED_S, Driver, driver_of
-from services._platform.relay import PAUSE_S
+from services.chassis import postgres
+from services.chassis.postgres import VANISHED_S, Driver, driver_of
+from services.chassis.relay import PAUSE_S
 from tests.integration.paused_relay import discard, paused_relay
 from tests.integration.recorder import eventually, execute, scratch_database, settings
 from tests.integration.test_outbox import _append, _leader, relaying

@@ -22,7 +22,7 @@ from contracts.topics import Principal
 from deploy.local.paths import CHECKOUT
 from deploy.local.product import ServiceProcess
 from deploy.local.stack import Stack
-from services._platform import migrate
+from services.chassis import migrate
 from tests.e2e.driver import Wire
 from tests.integration.recorder import count, credit, eventually, execute
 from tests.integration.test_consumer import _metric, _skip_to_end, _status
@@ -76,7 +76,7 @@ def _before(directory: Path) -> Path:
 
 def _migrate(stack: Stack, code: Path, url: str) -> None:
     environment = {**os.environ, **stack.service_environment(Principal.LEDGER), "LEDGER_DATABASE_URL": url}
-    command = [sys.executable, "-m", "services._platform.migrate", "ledger"]
+    command = [sys.executable, "-m", "services.chassis.migrate", "ledger"]
     done = subprocess.run(command, cwd=code, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -17,14 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.ledger import CreditUnits
 from contracts.topics import LEDGER_COMMANDS
-from services._platform import postgres
-from services._platform.database import Cause, Outage, Why
-from services._platform.messages import Incoming, Outcome, SetTimer
-from services._platform.postgres import PARKED, PostgresDatabase
-from services._platform.sagas import SagaDeadline
-from services._platform.service import Moment
-from services._platform.shell import PARKED_AT_ONCE, FromKafka, Shell
-from services._platform.timers import fire_due, retry_requested
+from services.chassis import postgres
+from services.chassis.database import Cause, Outage, Why
+from services.chassis.messages import Incoming, Outcome, SetTimer
+from services.chassis.postgres import PARKED, PostgresDatabase
+from services.chassis.sagas import SagaDeadline
+from services.chassis.service import Moment
+from services.chassis.shell import PARKED_AT_ONCE, FromKafka, Shell
+from services.chassis.timers import fire_due, retry_requested
 from tests.integration.line import id_of_record
 from tests.integration.recorder import UNSAVABLE, Recorder, Sent, credit, effects, execute, parked, plain
 from tests.unit.given import incoming
@@ -246,7 +246,7 @@ async def test_nothing_is_told_to_be_parked_that_could_not_be(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[object] = []
-    monkeypatch.setattr("services._platform.shell._tell_parked", told.append)
+    monkeypatch.setattr("services.chassis.shell._tell_parked", told.append)
     bad = service.record(credit(uuid4(), UNSAVABLE))
     service.execute(f"REVOKE INSERT ON parked FROM {service.role}")
     with pytest.raises(Outage):

@@ -6,8 +6,8 @@ from random import Random
 
 from contracts.catalogue import MESSAGES
 from contracts.topics import TOPICS, Principal, Topic
-from services._platform.kafka import partition_of
-from services._platform.messages import Outgoing, headers_of
+from services.chassis.kafka import partition_of
+from services.chassis.messages import Outgoing, headers_of
 
 PARTITIONS = 3
 """Fewer than the topics have, so that keys share one more often than they would."""

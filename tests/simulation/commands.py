@@ -50,8 +50,8 @@ from contracts.topics import (
     Principal,
     Topic,
 )
-from services._platform.messages import source_of
-from services._platform.rows import Mapped
+from services.chassis.messages import source_of
+from services.chassis.rows import Mapped
 from services.groups.domain import Membership
 from services.groups.tables import INVITATIONS, MEMBERSHIPS, SAGAS
 from services.groups.tables import TRANSFERS as GROUP_TRANSFERS

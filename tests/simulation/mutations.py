@@ -46,12 +46,12 @@ from contracts.provisioning import (
     PersonErased,
     ProvisionAccount,
 )
-from services._platform.database import Transaction
-from services._platform.memory import MemoryTransaction
-from services._platform.messages import Incoming, Outcome, SetTimer
-from services._platform.sagas import SagaDeadline, Status
-from services._platform.service import Handler, Moment, Service
-from services._platform.shell import Arrival, FromKafka
+from services.chassis.database import Transaction
+from services.chassis.memory import MemoryTransaction
+from services.chassis.messages import Incoming, Outcome, SetTimer
+from services.chassis.sagas import SagaDeadline, Status
+from services.chassis.service import Handler, Moment, Service
+from services.chassis.shell import Arrival, FromKafka
 from services.groups.consumers import GROUPS
 from services.groups.domain import membership_of
 from services.groups.store import Roster

@@ -15,9 +15,9 @@ from contracts.groups import CreateMemberAccount, TransferUnits
 from contracts.ids import derive_own, message_id
 from contracts.message import Command
 from contracts.topics import GROUPS_COMMANDS_FROM_HTTP, Principal
-from services._platform.memory import MemoryDatabase
-from services._platform.messages import Outgoing, source_of
-from services._platform.rows import Mapped
+from services.chassis.memory import MemoryDatabase
+from services.chassis.messages import Outgoing, source_of
+from services.chassis.rows import Mapped
 from services.groups.commands import POSTABLE
 from services.groups.domain import AccountState, CommandState, PostedCommand, Subscriber, account_of, saga_asked_by
 from services.groups.tables import COMMANDS, SUBSCRIBERS

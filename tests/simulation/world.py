@@ -19,14 +19,14 @@ from contracts.provisioning import OptionPublished, PlanPublished
 from contracts.topics import Principal
 from deploy.facts import facts_of
 from deploy.invariants import Place, check, check_log, check_tokens, check_topics, logged, told
-from services._platform.database import Conflict, Key, Outage, Why
-from services._platform.memory import MemoryDatabase, MemoryTransaction
-from services._platform.messages import TIMERS, Incoming, Outcome, Outgoing, SetTimer, StoredRecord, outgoing
-from services._platform.rows import Mapped
-from services._platform.sagas import CancelSaga, RetrySaga, SagaDeadline, SagaRow
-from services._platform.service import Handler, Moment, Service
-from services._platform.shell import FromKafka, Shell, Source, StillUndecodable
-from services._platform.timers import fire_due, retry_requested
+from services.chassis.database import Conflict, Key, Outage, Why
+from services.chassis.memory import MemoryDatabase, MemoryTransaction
+from services.chassis.messages import TIMERS, Incoming, Outcome, Outgoing, SetTimer, StoredRecord, outgoing
+from services.chassis.rows import Mapped
+from services.chassis.sagas import CancelSaga, RetrySaga, SagaDeadline, SagaRow
+from services.chassis.service import Handler, Moment, Service
+from services.chassis.shell import FromKafka, Shell, Source, StillUndecodable
+from services.chassis.timers import fire_due, retry_requested
 from services.groups.consumers import GROUPS
 from services.groups.domain import InvitationState
 from services.groups.tables import INVITATIONS

@@ -14,10 +14,10 @@ from uuid import UUID, uuid5
 
 from contracts.message import Message
 from contracts.topics import Principal
-from services._platform.memory import MemoryDatabase
-from services._platform.messages import TIMERS, Effect, Incoming, StoredRecord
-from services._platform.rows import AppendOnly, Mapped
-from services._platform.service import Moment, Service
+from services.chassis.memory import MemoryDatabase
+from services.chassis.messages import TIMERS, Effect, Incoming, StoredRecord
+from services.chassis.rows import AppendOnly, Mapped
+from services.chassis.service import Moment, Service
 from services.groups import tables as groups
 from services.ledger import tables as ledger
 from services.notifications import tables as notifications

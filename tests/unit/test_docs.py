@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from deploy.local.kafka import ADMIN, common_properties
-from services._platform.settings import KafkaSettings, ServiceSettings
+from services.chassis.settings import KafkaSettings, ServiceSettings
 from services.groups.settings import GroupsSettings
 from services.notifications.settings import NotificationsSettings
 

@@ -34,8 +34,8 @@ from contracts.provisioning import (
     PlanPublished,
     ProvisionAccount,
 )
-from services._platform.messages import ClearTimer, Effect, Incoming, SetTimer
-from services._platform.sagas import TRAIL_LENGTH, CancelSaga, RetrySaga, SagaDeadline, SagaRow, Status
+from services.chassis.messages import ClearTimer, Effect, Incoming, SetTimer
+from services.chassis.sagas import TRAIL_LENGTH, CancelSaga, RetrySaga, SagaDeadline, SagaRow, Status
 from services.groups.consumers import GROUPS, with_quotas
 from services.groups.domain import (
     AccountState,

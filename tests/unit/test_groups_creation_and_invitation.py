@@ -6,7 +6,7 @@ from typing import Any
 from contracts.groups import MemberAccountCreated
 from contracts.ledger import HoldCaptured
 from contracts.message import group_of
-from services._platform.sagas import SagaRow, Status
+from services.chassis.sagas import SagaRow, Status
 from services.groups.consumers import GROUPS
 from services.groups.domain import HistoryEntry, Kind, Membership, account_of, history_of_membership, membership_of
 from tests.unit.given import NOW, given, id_of

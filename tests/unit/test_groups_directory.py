@@ -21,7 +21,7 @@ from contracts.provisioning import (
     PersonRecorded,
     SubscriberRegistered,
 )
-from services._platform.messages import Effect
+from services.chassis.messages import Effect
 from services.groups.consumers import GROUPS
 from services.groups.domain import AccountState, Group, HistoryEntry, Subscriber
 from tests.unit.given import NOW, Scene, given, id_of, incoming

@@ -9,7 +9,7 @@ from contracts.fields import Language
 from contracts.groups import AcceptInvitation, DeclineInvitation, DetachMembers, InviteByEmail, LeaveGroup, MemberRef
 from contracts.message import Message, group_of
 from contracts.provisioning import AccountClosed, PersonErased, PersonRecorded
-from services._platform.messages import Incoming
+from services.chassis.messages import Incoming
 from services.groups.consumers import GROUPS
 from services.groups.domain import AccountState, Invitation, Membership, Subscriber, membership_of
 from services.groups.store import invitation_of

@@ -33,7 +33,7 @@ from contracts.groups import (
 from contracts.message import Message, group_of
 from contracts.notifications import MailUndeliverable, SendInvitation
 from contracts.provisioning import AccountClosed, PersonRecorded
-from services._platform.messages import ClearTimer, Effect, Incoming, SetTimer
+from services.chassis.messages import ClearTimer, Effect, Incoming, SetTimer
 from services.groups.consumers import GROUPS, with_quotas
 from services.groups.domain import (
     INVITATION_LIFETIME,

@@ -68,12 +68,12 @@ from contracts.provisioning import (
     PlanPublished,
     ProvisionAccount,
 )
-from services._platform.memory import MemoryDatabase
-from services._platform.messages import Incoming, Outcome, SetTimer
-from services._platform.sagas import SagaRow, Status
-from services._platform.service import Handler, Moment, Service
-from services._platform.shell import FromKafka, Shell
-from services._platform.timers import fire_due
+from services.chassis.memory import MemoryDatabase
+from services.chassis.messages import Incoming, Outcome, SetTimer
+from services.chassis.sagas import SagaRow, Status
+from services.chassis.service import Handler, Moment, Service
+from services.chassis.shell import FromKafka, Shell
+from services.chassis.timers import fire_due
 from services.groups import facts, handlers
 from services.groups.consumers import with_quotas
 from services.groups.domain import (

@@ -35,7 +35,7 @@ from contracts.groups import (
 from contracts.ledger import PostTransfers
 from contracts.message import Event, group_of
 from contracts.provisioning import AccountClosed
-from services._platform.messages import Effect, Incoming
+from services.chassis.messages import Effect, Incoming
 from services.groups.consumers import GROUPS
 from services.groups.domain import (
     AccountState,

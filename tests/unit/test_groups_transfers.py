@@ -22,7 +22,7 @@ from contracts.groups import (
 )
 from contracts.ledger import Leg, PostedLeg, PostTransfers, TransfersPosted, TransfersRefused
 from contracts.message import Message, group_of
-from services._platform.messages import ClearTimer, Effect, Incoming, SetTimer
+from services.chassis.messages import ClearTimer, Effect, Incoming, SetTimer
 from services.groups.consumers import GROUPS
 from services.groups.domain import (
     ASKED_AGAIN,

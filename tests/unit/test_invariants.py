@@ -61,8 +61,8 @@ from deploy.invariants import (
     logged,
     told,
 )
-from services._platform.messages import TIMERS, SetTimer, StoredRecord
-from services._platform.sagas import SagaDeadline, SagaRow, Status
+from services.chassis.messages import TIMERS, SetTimer, StoredRecord
+from services.chassis.sagas import SagaDeadline, SagaRow, Status
 from services.groups import domain as groups
 from services.groups.domain import (
     HistoryEntry,

@@ -31,8 +31,8 @@ from contracts.ledger import (
 from contracts.message import Message, Refusal
 from contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
 from deploy.invariants import LedgerFacts, check_ledger
-from services._platform.messages import Incoming, Outcome
-from services._platform.service import Moment, Service
+from services.chassis.messages import Incoming, Outcome
+from services.chassis.service import Moment, Service
 from services.ledger.consumers import LEDGER
 from services.ledger.domain import Account, AccountState, Correction, Entry, Hold, Transfer, TransferKind
 from services.ledger.messages import CorrectBalance

@@ -17,8 +17,8 @@ from contracts.ledger import CreditUnits
 from contracts.message import Event
 from contracts.provisioning import PersonErased
 from contracts.topics import GROUPS_EVENTS, GROUPS_MEMBERS
-from services._platform.kafka import partition_of
-from services._platform.messages import Incoming, Outgoing, Undecodable, decode, headers_of, outgoing, position_id
+from services.chassis.kafka import partition_of
+from services.chassis.messages import Incoming, Outgoing, Undecodable, decode, headers_of, outgoing, position_id
 from tests.simulation.bus import BusRecord
 from tests.unit.given import incoming
 

@@ -12,7 +12,7 @@ from contracts.fields import END_OF_TIME, FIRST_MOMENT
 from contracts.groups import AccountCreationRequired
 from contracts.ledger import CaptureHold, HoldReleased, ReleaseHold, UnitsReserved
 from contracts.provisioning import AccountRefused, PlanPublished
-from services._platform.messages import ClearTimer
+from services.chassis.messages import ClearTimer
 from services.groups.consumers import GROUPS
 from services.groups.domain import Plan as GroupsPlan
 from services.provisioning.consumers import PROVISIONING

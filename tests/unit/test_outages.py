@@ -3,9 +3,9 @@
 import pytest
 from prometheus_client import REGISTRY
 
-from services._platform.database import Cause, Outage, Why
-from services._platform.metrics import OPENED
-from services._platform.outages import FORGOTTEN_S, LOG_EVERY_S, Outages
+from services.chassis.database import Cause, Outage, Why
+from services.chassis.metrics import OPENED
+from services.chassis.outages import FORGOTTEN_S, LOG_EVERY_S, Outages
 
 
 class Clock:
@@ -81,7 +81,7 @@ def test_a_wait_that_goes_on_is_logged_now_and_then(
 
         info = warning
 
-    monkeypatch.setattr("services._platform.outages.log", Log())
+    monkeypatch.setattr("services.chassis.outages.log", Log())
     for _ in range(60):
         meet(outages)
         clock.now += 1

@@ -11,7 +11,7 @@ from babel.messages.pofile import read_po
 
 import contracts.groups
 from contracts.message import Command, Message, Refusal
-from services._platform.sagas import Saga
+from services.chassis.sagas import Saga
 from services.groups.commands import POSTABLE
 from services.groups.domain import Code, InvitationState, Kind
 from services.groups.sagas.create_member_account import CREATE_MEMBER_ACCOUNT

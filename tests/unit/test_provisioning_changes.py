@@ -18,7 +18,7 @@ from contracts.provisioning import (
     EmailChanged,
     PersonErased,
 )
-from services._platform.messages import ClearTimer, SetTimer
+from services.chassis.messages import ClearTimer, SetTimer
 from services.provisioning.consumers import PROVISIONING
 from services.provisioning.domain import AccountState, Address, FaxNumber, NumberState, Subscriber
 from services.provisioning.timers import NumberRested, arm, rest_of

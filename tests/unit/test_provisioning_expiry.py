@@ -21,10 +21,10 @@ from contracts.provisioning import (
     CloseAccount,
     ExtendAccount,
 )
-from services._platform.memory import MemoryDatabase
-from services._platform.messages import SetTimer, StoredRecord
-from services._platform.shell import FromKafka, Shell
-from services._platform.timers import fire_due
+from services.chassis.memory import MemoryDatabase
+from services.chassis.messages import SetTimer, StoredRecord
+from services.chassis.shell import FromKafka, Shell
+from services.chassis.timers import fire_due
 from services.provisioning.consumers import PROVISIONING
 from services.provisioning.domain import AccountState, Subscriber
 from services.provisioning.handlers import _content

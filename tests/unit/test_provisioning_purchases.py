@@ -29,8 +29,8 @@ from contracts.provisioning import (
     PaidActionRefused,
     PersonErased,
 )
-from services._platform.messages import ClearTimer, SetTimer
-from services._platform.sagas import CancelSaga, RetrySaga, SagaDeadline, SagaRow, Status
+from services.chassis.messages import ClearTimer, SetTimer
+from services.chassis.sagas import CancelSaga, RetrySaga, SagaDeadline, SagaRow, Status
 from services.provisioning.consumers import PROVISIONING
 from services.provisioning.domain import (
     AccountState,

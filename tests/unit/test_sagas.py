@@ -22,10 +22,10 @@ from contracts.ledger import (
 )
 from contracts.message import Message
 from contracts.topics import LEDGER_COMMANDS, LEDGER_EVENTS
-from services._platform.database import Transaction
-from services._platform.messages import ClearTimer, Effect, Incoming, Outcome, SetTimer
-from services._platform.rows import Changes, Rows
-from services._platform.sagas import (
+from services.chassis.database import Transaction
+from services.chassis.messages import ClearTimer, Effect, Incoming, Outcome, SetTimer
+from services.chassis.rows import Changes, Rows
+from services.chassis.sagas import (
     CancelSaga,
     LocalPivot,
     RetrySaga,
@@ -36,7 +36,7 @@ from services._platform.sagas import (
     Status,
     Step,
 )
-from services._platform.service import Handler, Moment
+from services.chassis.service import Handler, Moment
 from services.groups.sagas import CREATE_MEMBER_ACCOUNT
 from services.groups.tables import SAGAS
 from services.ledger.consumers import LEDGER

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services._platform.migrate import Known
+from services.chassis.migrate import Known
 
 VERSION = Known("r3", frozenset({"r1", "r2", "r3"}), frozenset({"r3"}))
 UNDEMANDING = Known("r3", frozenset({"r1", "r2", "r3"}), frozenset({"r2", "r3"}))

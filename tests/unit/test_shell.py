@@ -23,13 +23,13 @@ from contracts.ledger import (
 )
 from contracts.message import Event, Message
 from contracts.topics import EVERYONE, GROUPS_COMMANDS, LEDGER_COMMANDS, LEDGER_EVENTS, Principal, Topic
-from services._platform.database import Cause, Conflict, Outage, Why
-from services._platform.envelopes import UNREADABLE_HEADERS
-from services._platform.memory import MemoryDatabase, MemoryTransaction
-from services._platform.messages import ClearTimer, Incoming, Outcome, Outgoing, SetTimer, position_id
-from services._platform.sagas import SagaDeadline
-from services._platform.service import Handler, Moment, Service
-from services._platform.shell import (
+from services.chassis.database import Cause, Conflict, Outage, Why
+from services.chassis.envelopes import UNREADABLE_HEADERS
+from services.chassis.memory import MemoryDatabase, MemoryTransaction
+from services.chassis.messages import ClearTimer, Incoming, Outcome, Outgoing, SetTimer, position_id
+from services.chassis.sagas import SagaDeadline
+from services.chassis.service import Handler, Moment, Service
+from services.chassis.shell import (
     ATTEMPTS,
     CONFLICT_ATTEMPTS,
     MAX_VALUE_BYTES,
@@ -38,7 +38,7 @@ from services._platform.shell import (
     FromKafka,
     Shell,
 )
-from services._platform.timers import fire_due, retry_requested
+from services.chassis.timers import fire_due, retry_requested
 from services.groups.consumers import GROUPS
 from services.ledger.consumers import LEDGER
 from services.ledger.domain import Account

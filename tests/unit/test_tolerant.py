@@ -9,7 +9,7 @@ from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.admin import ApiVersionRequest
 
-from services._platform.tolerant import tolerate_lost_connections
+from services.chassis.tolerant import tolerate_lost_connections
 
 
 async def _write_to_a_lost_connection(name: str, *arguments: Any) -> AIOKafkaConnection:

@@ -15,11 +15,11 @@ from contracts.topics import Principal
 from deploy import topics as administration
 from deploy.contracts.asyncapi import SERVICES
 from deploy.topics import Stalled, _Patience
-from services._platform.markers import markers
-from services._platform.messages import StoredRecord, decode, headers_of
-from services._platform.runtime import retention
-from services._platform.service import Service
-from services._platform.settings import ServiceSettings
+from services.chassis.markers import markers
+from services.chassis.messages import StoredRecord, decode, headers_of
+from services.chassis.runtime import retention
+from services.chassis.service import Service
+from services.chassis.settings import ServiceSettings
 
 
 def test_what_is_erased_is_gone_when_it_is_promised() -> None:

@@ -35,7 +35,7 @@ from contracts.ledger import (
 )
 from contracts.message import Command, Message, group_of
 from contracts.provisioning import AccountClosed, AccountProvisioned, AccountRefused, PersonRecorded
-from services._platform.messages import Incoming
+from services.chassis.messages import Incoming
 from services.groups.commands import ANSWERS
 from services.groups.consumers import GROUPS
 from services.groups.domain import (

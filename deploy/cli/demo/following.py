@@ -10,7 +10,7 @@ from deploy.cli.connection import Connection
 from deploy.cli.demo.reading import Reader
 from deploy.cli.wire import Seen, Sent, Watch
 from deploy.local.kafka import ADMIN
-from services._platform.service import Service
+from services.chassis.service import Service
 from services.groups.consumers import GROUPS
 from services.ledger.consumers import LEDGER
 from services.notifications.consumers import NOTIFICATIONS

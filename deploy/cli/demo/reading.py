@@ -17,8 +17,8 @@ from deploy.cli.connection import Connection
 from deploy.cli.wire import Seen
 from deploy.local.mailsink import read_mails
 from deploy.local.postgres import SERVICES
-from services._platform.postgres import INBOX, PARKED
-from services._platform.sagas import SagaRow
+from services.chassis.postgres import INBOX, PARKED
+from services.chassis.sagas import SagaRow
 from services.groups import tables as groups_tables
 from services.groups.domain import HistoryEntry
 from services.groups.tables import HISTORY, SAGAS, groups, invitations, memberships, plans

@@ -15,8 +15,8 @@ from contracts.provisioning import (
     PlanPublished,
     SubscriberRegistered,
 )
-from services._platform.messages import Effect, Incoming, Outcome
-from services._platform.service import Moment
+from services.chassis.messages import Effect, Incoming, Outcome
+from services.chassis.service import Moment
 from services.groups import facts
 from services.groups.domain import AccountState, Code, InvitationState, Plan, membership_of
 from services.groups.handlers.ownership import owner_of, why_not_owner

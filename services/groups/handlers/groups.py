@@ -5,8 +5,8 @@ from dataclasses import replace
 from contracts.groups import GroupRenamed, RenameGroup, RenameRefused
 from contracts.message import group_of
 from contracts.provisioning import PersonErased, PersonRecorded
-from services._platform.messages import Incoming, Outcome
-from services._platform.service import Moment
+from services.chassis.messages import Incoming, Outcome
+from services.chassis.service import Moment
 from services.groups import facts
 from services.groups.domain import AccountState, HistoryEntry, Kind
 from services.groups.handlers.ownership import owner_of, why_not_owner

@@ -14,8 +14,8 @@ from contracts.groups import (
     RevokeInvitation,
 )
 from contracts.notifications import MailUndeliverable
-from services._platform.messages import Effect, Incoming, Outcome
-from services._platform.service import Moment
+from services.chassis.messages import Effect, Incoming, Outcome
+from services.chassis.service import Moment
 from services.groups import facts
 from services.groups.domain import Code, Invitation, InvitationState, got_by, made_by
 from services.groups.handlers.ownership import owner_of, why_not_owner

@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from contracts.message import group_of
-from services._platform.messages import Incoming
+from services.chassis.messages import Incoming
 from services.groups.domain import Code
 from services.groups.store import Roster
 

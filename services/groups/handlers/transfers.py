@@ -6,8 +6,8 @@ from uuid import UUID
 
 from contracts.groups import MAX_MEMBERS, TransferRefused, TransferUnits
 from contracts.ledger import Leg, PostTransfers, TransfersPosted, TransfersRefused
-from services._platform.messages import ClearTimer, Incoming, Outcome, SetTimer
-from services._platform.service import Moment
+from services.chassis.messages import ClearTimer, Incoming, Outcome, SetTimer
+from services.chassis.service import Moment
 from services.groups import facts
 from services.groups.domain import ASKED_AGAIN, ASKED_AGAIN_AT_LEAST, Code, Transfer, TransferState, membership_of
 from services.groups.handlers.ownership import owner_of, why_not_owner

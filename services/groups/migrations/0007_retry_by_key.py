@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from services._platform.migrations.plumbing_0003 import CREATE_SCHEMA_SUPPORT, RETRY_BY_KEY
+from services.chassis.migrations.plumbing_0003 import CREATE_SCHEMA_SUPPORT, RETRY_BY_KEY
 
 revision = "groups_0007"
 down_revision = "groups_0006"

@@ -19,9 +19,9 @@ from contracts.ledger import (
     UnitsReserved,
 )
 from contracts.provisioning import AccountProvisioned, AccountRefused, CancelProvisioning, ProvisionAccount
-from services._platform.messages import Outcome
-from services._platform.sagas import Saga, SagaRow, Step
-from services._platform.service import Moment
+from services.chassis.messages import Outcome
+from services.chassis.sagas import Saga, SagaRow, Step
+from services.chassis.service import Moment
 from services.groups import facts
 from services.groups.domain import account_of
 from services.groups.store import Roster

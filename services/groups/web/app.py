@@ -9,7 +9,7 @@ from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from services._platform import postgres
+from services.chassis import postgres
 from services.groups.settings import GroupsSettings
 from services.groups.web.api import api
 from services.groups.web.desk import Desk, desk

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.ids import derive_own
 from contracts.message import Command, group_of
-from services._platform.messages import Outgoing
-from services._platform.postgres import PostgresDatabase
+from services.chassis.messages import Outgoing
+from services.chassis.postgres import PostgresDatabase
 from services.groups.commands import ANSWERS
 from services.groups.domain import CommandState
 from services.groups.tables import commands

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from services._platform.database import Conflict, Outage
-from services._platform.postgres import translate
+from services.chassis.database import Conflict, Outage
+from services.chassis.postgres import translate
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services._platform.tables import Bytes
+from services.chassis.tables import Bytes
 from services.groups.tables import sessions
 from services.groups.web.auth import LEEWAY_S, Asker, fingerprint
 

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from services._platform.migrations.plumbing_0002 import CREATE_PARTITION_STOPS
+from services.chassis.migrations.plumbing_0002 import CREATE_PARTITION_STOPS
 
 revision = "notifications_0003"
 down_revision = "notifications_0002"

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from services._platform.migrations.plumbing_0003 import CREATE_SCHEMA_SUPPORT, RETRY_BY_KEY
+from services.chassis.migrations.plumbing_0003 import CREATE_SCHEMA_SUPPORT, RETRY_BY_KEY
 
 revision = "notifications_0004"
 down_revision = "notifications_0003"

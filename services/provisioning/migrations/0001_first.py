@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from services._platform.migrations.plumbing_0001 import CREATE_PLUMBING
+from services.chassis.migrations.plumbing_0001 import CREATE_PLUMBING
 
 revision = "provisioning_0001"
 down_revision = None

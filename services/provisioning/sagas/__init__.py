@@ -1,6 +1,6 @@
 """The saga that provisioning runs: a file which begins with the table of its steps."""
 
-from services._platform.sagas import Sagas
+from services.chassis.sagas import Sagas
 from services.provisioning.sagas.paid_action import PAID_ACTION
 
 SAGAS = Sagas(PAID_ACTION)

@@ -19,9 +19,9 @@ from contracts.ledger import (
 )
 from contracts.message import Message
 from contracts.provisioning import AccountExtended, CallForwardingEnabled, OptionsPackAdded, PaidActionRefused
-from services._platform.messages import Outcome
-from services._platform.sagas import LocalPivot, Saga, SagaRow, Step
-from services._platform.service import Moment
+from services.chassis.messages import Outcome
+from services.chassis.sagas import LocalPivot, Saga, SagaRow, Step
+from services.chassis.service import Moment
 from services.provisioning.domain import Action, Code, Purchase
 from services.provisioning.store import ACTIONS, Registry
 from services.provisioning.timers import arm

@@ -28,15 +28,15 @@ import structlog
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka import Consumer as Client
 
-from services._platform import kafka, metrics
-from services._platform.client_state import ClientState
-from services._platform.database import Outage
-from services._platform.envelopes import UNREADABLE_HEADERS, Headers
-from services._platform.partitions import Place, Stop, Stops
-from services._platform.service import Service
-from services._platform.settings import ServiceSettings
-from services._platform.shell import FromKafka, Shell
-from services._platform.topic_ids import TopicIds
+from services.chassis import kafka, metrics
+from services.chassis.client_state import ClientState
+from services.chassis.database import Outage
+from services.chassis.envelopes import UNREADABLE_HEADERS, Headers
+from services.chassis.partitions import Place, Stop, Stops
+from services.chassis.service import Service
+from services.chassis.settings import ServiceSettings
+from services.chassis.shell import FromKafka, Shell
+from services.chassis.topic_ids import TopicIds
 
 log = structlog.get_logger(__name__)
 

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services._platform.postgres import PostgresDatabase
-from services._platform.shell import describe
+from services.chassis.postgres import PostgresDatabase
+from services.chassis.shell import describe
 
 log = structlog.get_logger(__name__)
 

@@ -1,6 +1,6 @@
 """Alembic, once for all services: each has its own versions, in `services/<name>/migrations/`.
 
-Migrations are applied by a command (`python -m services._platform.migrate ledger`), never by starting a service. They
+Migrations are applied by a command (`python -m services.chassis.migrate ledger`), never by starting a service. They
 expand first and contract later, so that the code of the version before works on the new schema while it is being
 replaced, and after a return to it. A migration says of itself what the code of others has to know:
 
@@ -26,7 +26,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts.topics import Principal
-from services._platform.settings import ServiceSettings, load_settings
+from services.chassis.settings import ServiceSettings, load_settings
 
 log = structlog.get_logger(__name__)
 

@@ -18,9 +18,9 @@ from uuid import UUID
 import structlog
 
 from contracts.message import Message
-from services._platform import metrics
-from services._platform.database import Cause, Conflict, Database, Key, Outage, Parked, Transaction, Why
-from services._platform.messages import (
+from services.chassis import metrics
+from services.chassis.database import Cause, Conflict, Database, Key, Outage, Parked, Transaction, Why
+from services.chassis.messages import (
     BROKEN_PROCESS,
     Incoming,
     Outgoing,
@@ -31,9 +31,9 @@ from services._platform.messages import (
     decode,
     outgoing,
 )
-from services._platform.outages import Outages
-from services._platform.rows import Changes
-from services._platform.service import Moment, Service, State
+from services.chassis.outages import Outages
+from services.chassis.rows import Changes
+from services.chassis.service import Moment, Service, State
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from services._platform import patience
+from services.chassis import patience
 
 Check = Callable[[], Awaitable[str | None]]
 """Returns why a service is not ready; None if nothing speaks against it."""

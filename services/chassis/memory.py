@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from contracts.message import Message
-from services._platform.database import Conflict, Key, Parked, Why
-from services._platform.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_record
-from services._platform.rows import Appended, AppendOnly, Changes, Mapped, Rows
+from services.chassis.database import Conflict, Key, Parked, Why
+from services.chassis.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_record
+from services.chassis.rows import Appended, AppendOnly, Changes, Mapped, Rows
 
 K = TypeVar("K")
 R = TypeVar("R")

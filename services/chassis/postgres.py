@@ -22,10 +22,10 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from contracts.message import Message
-from services._platform.database import UNIQUE_VIOLATION, Cause, Conflict, Key, Outage, Parked, Why
-from services._platform.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_record
-from services._platform.rows import Appended, AppendOnly, Changes, Code, Mapped, Rows
-from services._platform.tables import add_platform_tables
+from services.chassis.database import UNIQUE_VIOLATION, Cause, Conflict, Key, Outage, Parked, Why
+from services.chassis.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_record
+from services.chassis.rows import Appended, AppendOnly, Changes, Code, Mapped, Rows
+from services.chassis.tables import add_messaging_tables
 
 Driver: TypeAlias = psycopg.AsyncConnection[Any]
 """psycopg's connection, which SQLAlchemy's stands on."""
@@ -54,7 +54,7 @@ _NOT_SENT = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedEr
 """What psycopg itself raises, without a SQLSTATE, for values that it can't send."""
 
 _METADATA = sa.MetaData()
-add_platform_tables(_METADATA)
+add_messaging_tables(_METADATA)
 INBOX = _METADATA.tables["inbox"]
 OUTBOX = _METADATA.tables["outbox"]
 TIMER = _METADATA.tables["timers"]

@@ -7,9 +7,9 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services._platform import metrics
-from services._platform.postgres import translated
-from services._platform.shell import describe
+from services.chassis import metrics
+from services.chassis.postgres import translated
+from services.chassis.shell import describe
 
 log = structlog.get_logger(__name__)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from services._platform import metrics
-from services._platform.database import Cause, Outage
+from services.chassis import metrics
+from services.chassis.database import Cause, Outage
 
 log = structlog.get_logger(__name__)
 

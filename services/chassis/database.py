@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from contracts.message import Message
-from services._platform.messages import Incoming, Outgoing, Record, SetTimer, StoredRecord
-from services._platform.rows import Appended, AppendOnly, Changes, Mapped, Rows
+from services.chassis.messages import Incoming, Outgoing, Record, SetTimer, StoredRecord
+from services.chassis.rows import Appended, AppendOnly, Changes, Mapped, Rows
 
 K = TypeVar("K")
 R = TypeVar("R")

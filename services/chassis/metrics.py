@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from services._platform.database import Cause, Why
+from services.chassis.database import Cause, Why
 
 OPENED = ("saga", "transfer")
 """What is opened, and ends when others have answered."""

@@ -19,9 +19,9 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from contracts.message import Event, Message, Refusal
-from services._platform.messages import ClearTimer, Effect, Incoming, Outcome, SetTimer
-from services._platform.rows import Rows
-from services._platform.service import Moment
+from services.chassis.messages import ClearTimer, Effect, Incoming, Outcome, SetTimer
+from services.chassis.rows import Rows
+from services.chassis.service import Moment
 
 TRAIL_LENGTH = 40
 """How many lines a saga remembers of what happened to it, the oldest falling off."""

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from contracts.message import MalformedCommand, Message
 from contracts.topics import Principal, Topic
-from services._platform.database import Transaction
-from services._platform.messages import Incoming, Outcome
-from services._platform.rows import Changes
+from services.chassis.database import Transaction
+from services.chassis.messages import Incoming, Outcome
+from services.chassis.rows import Changes
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def storage(table: sa.Table) -> dict[str, str]:
     return dict(table.info.get("storage", {}))
 
 
-def add_platform_tables(metadata: sa.MetaData) -> None:
+def add_messaging_tables(metadata: sa.MetaData) -> None:
     """Declare the plumbing's tables in a service's metadata."""
     sa.Table(
         "inbox",

@@ -7,9 +7,9 @@ import asyncio
 
 import structlog
 
-from services._platform import metrics
-from services._platform.database import Outage
-from services._platform.shell import FromParked, FromTimers, Shell
+from services.chassis import metrics
+from services.chassis.database import Outage
+from services.chassis.shell import FromParked, FromTimers, Shell
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services._platform.postgres import PARTITION_STOPS
+from services.chassis.postgres import PARTITION_STOPS
 
 log = structlog.get_logger(__name__)
 

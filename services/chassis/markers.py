@@ -21,10 +21,10 @@ from contracts.catalogue import MESSAGES
 from contracts.ids import derive
 from contracts.message import Marker
 from contracts.topics import MARKED_EVERY, Principal, Topic
-from services._platform.database import Outage
-from services._platform.kafka import partition_of
-from services._platform.messages import Outgoing
-from services._platform.postgres import PostgresDatabase
+from services.chassis.database import Outage
+from services.chassis.kafka import partition_of
+from services.chassis.messages import Outgoing
+from services.chassis.postgres import PostgresDatabase
 
 log = structlog.get_logger(__name__)
 

@@ -27,10 +27,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.catalogue import MESSAGES
 from contracts.topics import Principal
-from services._platform import kafka, metrics
-from services._platform.messages import headers_of, source_of
-from services._platform.postgres import OUTBOX, Driver, driver_of, sql_of
-from services._platform.settings import KafkaSettings
+from services.chassis import kafka, metrics
+from services.chassis.messages import headers_of, source_of
+from services.chassis.postgres import OUTBOX, Driver, driver_of, sql_of
+from services.chassis.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
 

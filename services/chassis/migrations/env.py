@@ -9,7 +9,7 @@ import time
 import sqlalchemy as sa
 from alembic import context
 
-from services._platform import migrate
+from services.chassis import migrate
 
 _ADVISORY_LOCK = 7102838
 _LOCK_NOT_AVAILABLE = "55P03"

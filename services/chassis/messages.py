@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from contracts.ids import derive, derive_own, message_id
 from contracts.message import Message
 from contracts.topics import BY_NAME, Principal
-from services._platform.envelopes import SPECVERSION, Attributes, id_of, text_of, unusual
+from services.chassis.envelopes import SPECVERSION, Attributes, id_of, text_of, unusual
 
 M = TypeVar("M", bound=Message)
 M_co = TypeVar("M_co", bound=Message, covariant=True)

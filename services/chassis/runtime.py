@@ -18,21 +18,21 @@ import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.topics import kept_at_most
-from services._platform import migrate, postgres
-from services._platform.consumer import Consumer, FencedError
-from services._platform.ending import end_at_once
-from services._platform.health import HttpServer, Site, health_app
-from services._platform.logs import configure_logs
-from services._platform.markers import mark
-from services._platform.outages import Outages
-from services._platform.partitions import Stops
-from services._platform.postgres import INBOX, PostgresDatabase
-from services._platform.pruning import prune
-from services._platform.relay import Relay
-from services._platform.service import Service
-from services._platform.settings import ServiceSettings
-from services._platform.shell import Shell
-from services._platform.timers import run_retries, run_timers
+from services.chassis import migrate, postgres
+from services.chassis.consumer import Consumer, FencedError
+from services.chassis.ending import end_at_once
+from services.chassis.health import HttpServer, Site, health_app
+from services.chassis.logs import configure_logs
+from services.chassis.markers import mark
+from services.chassis.outages import Outages
+from services.chassis.partitions import Stops
+from services.chassis.postgres import INBOX, PostgresDatabase
+from services.chassis.pruning import prune
+from services.chassis.relay import Relay
+from services.chassis.service import Service
+from services.chassis.settings import ServiceSettings
+from services.chassis.shell import Shell
+from services.chassis.timers import run_retries, run_timers
 
 log = structlog.get_logger(__name__)
 

@@ -11,8 +11,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
 
 from contracts.topics import Principal
-from services._platform.settings import KafkaSettings, ServiceSettings
-from services._platform.tolerant import tolerate_lost_connections
+from services.chassis.settings import KafkaSettings, ServiceSettings
+from services.chassis.tolerant import tolerate_lost_connections
 
 
 def consumer(settings: ServiceSettings, principal: Principal) -> dict[str, Any]:
