@@ -7,7 +7,6 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
-from contracts.topics import Principal
 from deploy.invariants import (
     AsideRow,
     Facts,
@@ -18,6 +17,7 @@ from deploy.invariants import (
     TimerRow,
     UnsentRow,
 )
+from popfax_contracts.topics import Principal
 from services.chassis.memory import MemoryDatabase
 from services.chassis.postgres import OUTBOX, PARKED, TIMER
 from services.chassis.rows import AppendOnly, Mapped

@@ -6,8 +6,8 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from contracts.topics import Topic
 from deploy.invariants import Logged, logged
+from popfax_contracts.topics import Topic
 from services.chassis.messages import StoredRecord
 
 _AT_ONCE = 2_000

@@ -13,8 +13,8 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from contracts.message import group_of
-from contracts.topics import Principal
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import Principal
 from services.groups import domain as groups_domain
 from services.groups import tables as groups
 from services.ledger import tables as ledger

@@ -1,4 +1,4 @@
-"""The broker's topics and ACLs, made from `contracts.topics` and compared with it.
+"""The broker's topics and ACLs, made from `popfax_contracts.topics` and compared with it.
 
 `compare` says what differs, `apply` creates what is missing. Nothing here deletes or alters: a wrong partition count,
 a wrong setting or a permission too many is an operator's decision.
@@ -27,7 +27,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from contracts.topics import COMPACTION_LAG, RETENTION, SEGMENT, TOPICS, Principal, Topic
+from popfax_contracts.topics import COMPACTION_LAG, RETENTION, SEGMENT, TOPICS, Principal, Topic
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 
@@ -55,7 +55,7 @@ MISSING = frozenset({Kind.MISSING_TOPIC, Kind.MISSING_ACL})
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing on the broker that is not as `contracts.topics` has it."""
+    """One thing on the broker that is not as `popfax_contracts.topics` has it."""
 
     kind: Kind
     subject: str

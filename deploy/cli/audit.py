@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from contracts.topics import TOPICS
 from deploy.cli.auditing import Found, Progress, conclude, facts_of
 from deploy.cli.connection import connect, require_kafka
 from deploy.cli.options import EnvFile, Json, StuckAfter
 from deploy.facts import counted
 from deploy.invariants import Facts, Lateness, check_topics, parts, told
 from deploy.log import Reader
+from popfax_contracts.topics import TOPICS
 
 
 def audit(

@@ -9,18 +9,18 @@ from uuid import UUID, uuid4
 
 from pydantic import ValidationError
 
-from contracts.catalogue import MESSAGES
-from contracts.ledger import CreditUnits, PostTransfers, ReserveUnits, SpendUnits
-from contracts.message import Command, group_of
-from contracts.provisioning import (
+from deploy.cli.errors import UsageError
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.ledger import CreditUnits, PostTransfers, ReserveUnits, SpendUnits
+from popfax_contracts.message import Command, group_of
+from popfax_contracts.provisioning import (
     AddOptionsPack,
     EnableCallForwarding,
     ExtendAccount,
     ProvisionAccount,
     RegisterSubscriber,
 )
-from contracts.topics import Principal
-from deploy.cli.errors import UsageError
+from popfax_contracts.topics import Principal
 
 _MADE: Mapping[type[Command], tuple[str, ...]] = {
     CreditUnits: ("credit_id",),

@@ -9,12 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 from confluent_kafka import KafkaError, KafkaException
 
-from contracts.topics import Principal
 from deploy.cli.errors import Unreachable, UsageError
 from deploy.local.kafka import ADMIN, MECHANISM, answers_authenticated
 from deploy.local.passwords import write_private
 from deploy.local.paths import CHECKOUT, STATE
 from deploy.local.stack import Stack
+from popfax_contracts.topics import Principal
 from services.chassis.postgres import sessions
 from services.chassis.settings import SECRETS_DIRECTORY
 

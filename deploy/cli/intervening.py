@@ -12,10 +12,10 @@ from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 
-from contracts.message import Message
-from contracts.topics import Principal
 from deploy.cli.connection import Connection
 from deploy.cli.errors import Failure, Unreachable, UsageError
+from popfax_contracts.message import Message
+from popfax_contracts.topics import Principal
 from services.chassis.database import Conflict, Outage
 from services.chassis.messages import Incoming, SetTimer, StoredRecord
 from services.chassis.postgres import PostgresDatabase, engine

@@ -11,7 +11,6 @@ import sqlalchemy as sa
 import typer
 from pydantic import ValidationError
 
-from contracts.topics import Principal
 from deploy.cli.auditing import Found, Progress, conclude, facts_of
 from deploy.cli.connection import Connection, connect
 from deploy.cli.errors import Exit, Unreachable, UsageError
@@ -20,6 +19,7 @@ from deploy.cli.options import EnvFile, Json, StuckAfter, Timeout
 from deploy.cli.output import print_json, print_table, say, short
 from deploy.facts import counted
 from deploy.invariants import Code, Facts, Lateness, check_ledger, check_purchases, check_sagas
+from popfax_contracts.topics import Principal
 from services.ledger.domain import Correction
 from services.ledger.messages import CorrectBalance
 from services.ledger.tables import CORRECTIONS

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 import typer
 
-from contracts.topics import Principal
 from deploy.cli.connection import connect
 from deploy.cli.errors import Failure, UsageError
 from deploy.cli.intervening import begins
@@ -18,6 +17,7 @@ from deploy.cli.options import EnvFile, Json
 from deploy.cli.output import ago, complain, print_json, print_table, say, short
 from deploy.cli.preview import write_previews
 from deploy.local.browser import find as browser
+from popfax_contracts.topics import Principal
 from services.notifications.domain import STUCK_AFTER, MailState
 from services.notifications.settings import NotificationsSettings
 from services.notifications.tables import deliveries, erased, mails, people

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from contracts.topics import Principal
 from deploy.local.postgres import SERVICES
+from popfax_contracts.topics import Principal
 
 EnvFile = Annotated[
     Path | None,

@@ -14,12 +14,12 @@ import sqlalchemy as sa
 import typer
 from rich.progress import Progress
 
-from contracts.topics import GROUPS_COMMANDS_FROM_HTTP, Principal
 from deploy.cli.connection import Connection, connect
 from deploy.cli.errors import Exit, Failure, Unreachable, UsageError
 from deploy.cli.intervening import begins
 from deploy.cli.options import EnvFile, Json, Service, Timeout, services
 from deploy.cli.output import ago, err, print_json, print_table, say, short
+from popfax_contracts.topics import GROUPS_COMMANDS_FROM_HTTP, Principal
 from services.chassis.database import Conflict, Outage, Why
 from services.chassis.postgres import IN_LINE, PARKED, PARKED_KEYS, PostgresDatabase, engine, retry_requests
 from services.groups.domain import CommandState

@@ -8,11 +8,11 @@ import sqlalchemy as sa
 import typer
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from contracts.topics import Principal
 from deploy.cli.connection import Connection, connect, require_kafka
 from deploy.cli.errors import Failure, Unreachable, UsageError
 from deploy.cli.options import EnvFile, Json, Service, Timeout, services
 from deploy.cli.output import ago, print_json, print_table, say
+from popfax_contracts.topics import Principal
 from services.chassis.partitions import Outcome
 from services.chassis.postgres import PARTITION_STOPS as STOPS
 

@@ -7,7 +7,6 @@ from uuid import UUID
 import sqlalchemy as sa
 import typer
 
-from contracts.topics import Principal
 from deploy.cli import connection as local
 from deploy.cli.connection import Connection, connect
 from deploy.cli.errors import Failure
@@ -15,6 +14,7 @@ from deploy.cli.options import EnvFile
 from deploy.cli.output import print_json
 from deploy.local.keys import DevelopmentKeys
 from deploy.personal import NOT_INCLUDED, SCHEMAS, Person, exported, statements
+from popfax_contracts.topics import Principal
 from services.provisioning.tables import subscribers
 
 app = typer.Typer(help="Export what is kept of a person; log one in, here.", no_args_is_help=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import UUID, uuid5
 
-from contracts.fields import Language
-from contracts.groups import (
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import (
     InvitationAccepted,
     InvitationDeclined,
     InvitationExpired,
@@ -24,9 +24,9 @@ from contracts.groups import (
     UnitsReceived,
     UnitsTransferred,
 )
-from contracts.message import Message, group_of
-from contracts.notifications import SendInvitation
-from contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended
+from popfax_contracts.message import Message, group_of
+from popfax_contracts.notifications import SendInvitation
+from popfax_contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended
 from services.notifications.domain import Mail, MailState, Person, Template
 from services.notifications.letters import Letter, letters
 from services.notifications.rendering import render

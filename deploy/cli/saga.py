@@ -10,13 +10,13 @@ from uuid import UUID
 import sqlalchemy as sa
 import typer
 
-from contracts.message import Message
-from contracts.topics import Principal
 from deploy.cli.connection import Connection, connect
 from deploy.cli.errors import Exit, Failure, Unreachable
 from deploy.cli.intervening import begins, hand_over, the_one, wait_for
 from deploy.cli.options import EnvFile, Json, Timeout
 from deploy.cli.output import ago, out, print_json, print_table, say, short
+from popfax_contracts.message import Message
+from popfax_contracts.topics import Principal
 from services.chassis.rows import Mapped
 from services.chassis.sagas import ENDED, CancelSaga, RetrySaga, Saga, SagaRow, Sagas
 from services.groups import sagas as groups

@@ -7,14 +7,14 @@ from uuid import UUID
 
 import typer
 
-from contracts.message import Command, Refusal
-from contracts.topics import BY_NAME, Principal, Topic
 from deploy.cli.commands import COMMANDS, InvalidFields, build, fields_of, find, short_name, words
 from deploy.cli.connection import connect
 from deploy.cli.errors import Exit, Unreachable, UsageError
 from deploy.cli.options import EnvFile, Json, Timeout
 from deploy.cli.output import print_json, print_table, say
 from deploy.cli.wire import Publisher, Seen, Sent, Watch
+from popfax_contracts.message import Command, Refusal
+from popfax_contracts.topics import BY_NAME, Principal, Topic
 
 _COMPANIONS_S = 0.3
 """How long to wait for what comes with the outcome: one handler may say several things at once."""

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from contracts.catalogue import MESSAGES
-from contracts.topics import RETENTION, TOPICS, Topic
 from deploy import topics as administration
 from deploy.cli.connection import connect, require_kafka
 from deploy.cli.errors import Exit, Unreachable
 from deploy.cli.options import EnvFile, Json
 from deploy.cli.output import print_json, print_table, say
 from deploy.topics import CLUSTER, ONE_BROKER, Difference, Stalled
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.topics import RETENTION, TOPICS, Topic
 
 
 def topics(

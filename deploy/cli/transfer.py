@@ -9,12 +9,12 @@ from uuid import UUID
 import sqlalchemy as sa
 import typer
 
-from contracts.topics import Principal
 from deploy.cli.connection import Connection, connect
 from deploy.cli.errors import Failure, Unreachable
 from deploy.cli.intervening import begins, hand_over, the_one, wait_for
 from deploy.cli.options import EnvFile, Json, Timeout
 from deploy.cli.output import ago, print_json, print_table, say, short
+from popfax_contracts.topics import Principal
 from services.chassis.postgres import TIMER
 from services.groups.domain import TRANSFER_DEADLINE, Transfer, TransferState
 from services.groups.tables import TRANSFERS, history, transfers

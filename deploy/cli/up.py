@@ -10,12 +10,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from contracts.topics import Principal
 from deploy.cli import connection
 from deploy.cli.options import Directory, Json
 from deploy.cli.output import err, out, print_json, print_table
 from deploy.cli.running import running, wait_for_interrupt
 from deploy.local.product import Product
+from popfax_contracts.topics import Principal
 from services.groups.tables import memberships
 
 

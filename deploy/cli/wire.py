@@ -11,12 +11,12 @@ from uuid import UUID, uuid4
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
-from contracts.catalogue import MESSAGES
-from contracts.message import Command, Message
-from contracts.topics import Principal, Topic
 from deploy.cli.commands import short_name
 from deploy.cli.connection import unreachable
 from deploy.cli.errors import Unreachable
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.message import Command, Message
+from popfax_contracts.topics import Principal, Topic
 from services.chassis.messages import Outgoing, headers_of
 
 SOURCE = f"popfax/{Principal.PLATFORM}"

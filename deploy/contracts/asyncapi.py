@@ -8,13 +8,13 @@ import inspect
 from collections.abc import Iterable
 from pathlib import Path
 
-from contracts.catalogue import MESSAGES
-from contracts.message import Message
-from contracts.topics import TOPICS, Topic
 from deploy.contracts.examples import HEADERS, Example, of
 from deploy.contracts.layout import Json, as_text
 from deploy.contracts.schemas import key_schema, value_schema
 from deploy.topics import CLUSTER, expected_config
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.message import Message
+from popfax_contracts.topics import TOPICS, Topic
 from services.chassis.service import Service
 from services.groups.consumers import GROUPS
 from services.ledger.consumers import LEDGER

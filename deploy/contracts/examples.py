@@ -13,11 +13,11 @@ from uuid import UUID
 
 from jsonschema import Draft202012Validator
 
-from contracts.catalogue import MESSAGES
-from contracts.message import Event
-from contracts.topics import Principal
 from deploy.contracts.layout import EXAMPLES, Json, read
 from deploy.contracts.schemas import closed, schema_of
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.message import Event
+from popfax_contracts.topics import Principal
 from services.chassis.messages import Incoming, StoredRecord, decode
 
 _UUID = {"type": "string", "format": "uuid"}

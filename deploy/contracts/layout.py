@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from contracts.catalogue import MESSAGES
-from contracts.message import Message
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.message import Message
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

@@ -9,10 +9,10 @@ A major version is a fresh start: today's contracts are compared with the releas
 from collections.abc import Mapping
 from pathlib import Path
 
-from contracts.catalogue import MESSAGES
 from deploy.contracts import compatibility, examples, schemas
 from deploy.contracts.examples import Example
 from deploy.contracts.layout import RELEASED, Json, as_text, read, schema_path
+from popfax_contracts.catalogue import MESSAGES
 
 Version = tuple[int, int, int]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
-from contracts.message import Message
 from deploy.contracts.layout import Json, as_text, models, schema_path
+from popfax_contracts.message import Message
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -8,16 +8,16 @@ from heapq import merge
 from operator import itemgetter
 from typing import Any
 
-from contracts.catalogue import MESSAGES
-from contracts.groups import MembershipRecorded
-from contracts.ledger import BalanceChanged
-from contracts.message import Message
-from contracts.provisioning import OptionPublished, PersonRecorded, PlanPublished
-from contracts.topics import GROUPS_MEMBERS, LEDGER_BALANCES, PROVISIONING_DIRECTORY, PROVISIONING_PLANS
 from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import Facts, UnsentRow
 from deploy.invariants.log import Logged
 from deploy.invariants.rows import Keyed, by, each, in_order, only, together
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.groups import MembershipRecorded
+from popfax_contracts.ledger import BalanceChanged
+from popfax_contracts.message import Message
+from popfax_contracts.provisioning import OptionPublished, PersonRecorded, PlanPublished
+from popfax_contracts.topics import GROUPS_MEMBERS, LEDGER_BALANCES, PROVISIONING_DIRECTORY, PROVISIONING_PLANS
 from services.provisioning.domain import AccountState, Option, Plan
 
 Place = tuple[str, str]

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from uuid import UUID
 
-from contracts.message import group_of
 from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import GroupsFacts
 from deploy.invariants.history import lines
 from deploy.invariants.rows import by, each, in_order, only, together
+from popfax_contracts.message import group_of
 from services.groups.domain import (
     AccountState,
     Change,

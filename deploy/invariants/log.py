@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from contracts import groups, ledger, notifications, provisioning
-from contracts.message import Message
-from contracts.topics import (
+from deploy.invariants.codes import Code, Violation
+from deploy.invariants.facts import Facts
+from popfax_contracts import groups, ledger, notifications, provisioning
+from popfax_contracts.message import Message
+from popfax_contracts.topics import (
     LEDGER_BALANCES,
     LEDGER_EVENTS,
     NOTIFICATIONS_COMMANDS_FROM_GROUPS,
@@ -18,8 +20,6 @@ from contracts.topics import (
     PROVISIONING_EVENTS,
     TOPICS,
 )
-from deploy.invariants.codes import Code, Violation
-from deploy.invariants.facts import Facts
 from services.chassis.envelopes import text_of, unusual
 from services.chassis.messages import Record
 

@@ -9,7 +9,13 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from contracts.groups import (
+from deploy.invariants.codes import Code, Violation
+from deploy.invariants.facts import Facts, Lateness
+from deploy.invariants.groups import ENDS
+from deploy.invariants.history import lines
+from deploy.invariants.purchases import is_done
+from deploy.invariants.rows import Group, by, each, in_order, only, together
+from popfax_contracts.groups import (
     InvitationAccepted,
     InvitationDeclined,
     InvitationExpired,
@@ -19,15 +25,9 @@ from contracts.groups import (
     UnitsReceived,
     UnitsTransferred,
 )
-from contracts.message import Message
-from contracts.notifications import SendInvitation
-from contracts.provisioning import AccountExtended
-from deploy.invariants.codes import Code, Violation
-from deploy.invariants.facts import Facts, Lateness
-from deploy.invariants.groups import ENDS
-from deploy.invariants.history import lines
-from deploy.invariants.purchases import is_done
-from deploy.invariants.rows import Group, by, each, in_order, only, together
+from popfax_contracts.message import Message
+from popfax_contracts.notifications import SendInvitation
+from popfax_contracts.provisioning import AccountExtended
 from services.groups.domain import (
     INVITATION_LIFETIME,
     InvitationState,

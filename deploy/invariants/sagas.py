@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from contracts.message import group_of
-from contracts.topics import Principal
 from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import Facts, Lateness
 from deploy.invariants.history import lines
 from deploy.invariants.rows import by, each, in_order, only, together
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import Principal
 from services.chassis.sagas import ENDED, Saga, SagaRow, Status
 from services.groups.domain import HistoryEntry, Kind, Membership, account_of, membership_of
 from services.groups.sagas import CREATE_MEMBER_ACCOUNT

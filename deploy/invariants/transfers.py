@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from uuid import UUID
 
-from contracts.message import group_of
 from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import Facts, Lateness
 from deploy.invariants.history import lines
 from deploy.invariants.rows import by, each, only, together
+from popfax_contracts.message import group_of
 from services.groups.domain import HistoryEntry, Kind, Transfer, TransferState, history_of_leg
 from services.ledger import domain as ledger
 from services.ledger.domain import TransferKind

@@ -3,12 +3,12 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from contracts.fields import Language
-from contracts.groups import TransferUnits
-from contracts.topics import TOPICS
 from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import Facts
 from deploy.invariants.rows import distinct
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import TransferUnits
+from popfax_contracts.topics import TOPICS
 from services.chassis.messages import TIMERS
 from services.chassis.sagas import Status
 from services.groups import domain as groups

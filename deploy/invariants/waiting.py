@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from contracts.topics import Principal
 from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import Facts, Lateness, Plumbing
+from popfax_contracts.topics import Principal
 from services.groups.domain import CommandState
 from services.notifications.domain import UNDONE
 

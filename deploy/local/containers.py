@@ -10,7 +10,6 @@ from pathlib import Path
 from docker.errors import DockerException  # type: ignore[import-untyped]  # its stubs are a package of their own
 from testcontainers.core.container import DockerContainer
 
-from contracts.topics import Principal
 from deploy.local.errors import PortTakenError, StackError
 from deploy.local.kafka import (
     ADMIN,
@@ -27,6 +26,7 @@ from deploy.local.ports import LOOPBACK, Port, is_free
 from deploy.local.postgres import SERVICES, SETTINGS, SUPERUSER, create_databases, database_url, lets_in
 from deploy.local.process import wait_until
 from deploy.local.stack import Broker, Database, Stack
+from popfax_contracts.topics import Principal
 
 KAFKA_IMAGE = "apache/kafka:4.3.0"
 POSTGRES_IMAGE = "postgres:18"

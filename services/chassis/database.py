@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from contracts.message import Message
+from popfax_contracts.message import Message
 from services.chassis.messages import Incoming, Outgoing, Record, SetTimer, StoredRecord
 from services.chassis.rows import Appended, AppendOnly, Changes, Mapped, Rows
 

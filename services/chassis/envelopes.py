@@ -16,7 +16,7 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from contracts.ids import uuid_of
+from popfax_contracts.ids import uuid_of
 
 Headers = Sequence[tuple[str, bytes | None]]
 Attributes = Mapping[str, bytes | None]

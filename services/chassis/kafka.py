@@ -10,7 +10,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
 
-from contracts.topics import Principal
+from popfax_contracts.topics import Principal
 from services.chassis.settings import KafkaSettings, ServiceSettings
 from services.chassis.tolerant import tolerate_lost_connections
 

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.catalogue import MESSAGES
-from contracts.ids import derive
-from contracts.message import Marker
-from contracts.topics import MARKED_EVERY, Principal, Topic
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.ids import derive
+from popfax_contracts.message import Marker
+from popfax_contracts.topics import MARKED_EVERY, Principal, Topic
 from services.chassis.database import Outage
 from services.chassis.kafka import partition_of
 from services.chassis.messages import Outgoing

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
-from contracts.message import Message
+from popfax_contracts.message import Message
 from services.chassis.database import Conflict, Key, Parked, Why
 from services.chassis.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_record
 from services.chassis.rows import Appended, AppendOnly, Changes, Mapped, Rows

@@ -14,9 +14,9 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from contracts.ids import derive, derive_own, message_id
-from contracts.message import Message
-from contracts.topics import BY_NAME, Principal
+from popfax_contracts.ids import derive, derive_own, message_id
+from popfax_contracts.message import Message
+from popfax_contracts.topics import BY_NAME, Principal
 from services.chassis.envelopes import SPECVERSION, Attributes, id_of, text_of, unusual
 
 M = TypeVar("M", bound=Message)
@@ -39,17 +39,28 @@ class Record(Protocol):
     """
 
     @property
-    def topic(self) -> str: ...
+    def topic(self) -> str:
+        """Where it stood, or a name of ours for what came off no topic."""
+
     @property
-    def partition(self) -> int: ...
+    def partition(self) -> int:
+        """The topic's partition."""
+
     @property
-    def offset(self) -> int: ...
+    def offset(self) -> int:
+        """Its place in the partition."""
+
     @property
-    def key(self) -> bytes | None: ...
+    def key(self) -> bytes | None:
+        """Its key; None if it has none."""
+
     @property
-    def value(self) -> bytes | None: ...
+    def value(self) -> bytes | None:
+        """Its value; None for a tombstone."""
+
     @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+    def headers(self) -> Sequence[tuple[str, bytes | None]]:
+        """Its headers, in their order; a name may come twice."""
 
 
 @dataclass(slots=True)
@@ -70,8 +81,8 @@ class StoredRecord:
 class Incoming(Generic[M_co]):
     """A decoded message: its body, and what the envelope says of it.
 
-    `id` is who it is to us (`contracts.ids.message_id`): the inbox knows it by that, and what it makes follows from
-    it. `sent_id` is the id that its sender gave it, and looks for in answers; None where it is the same.
+    `id` is who it is to us (`popfax_contracts.ids.message_id`): the inbox knows it by that, and what it makes follows
+    from it. `sent_id` is the id that its sender gave it, and looks for in answers; None where it is the same.
     """
 
     id: UUID
@@ -227,17 +238,28 @@ class Envelope(Protocol):
     """What headers are made of: an `Outgoing`, or an outbox row, whose ids are text already."""
 
     @property
-    def id(self) -> UUID | str: ...
+    def id(self) -> UUID | str:
+        """The CloudEvents id."""
+
     @property
-    def type(self) -> str: ...
+    def type(self) -> str:
+        """The CloudEvents type."""
+
     @property
-    def correlation_id(self) -> str: ...
+    def correlation_id(self) -> str:
+        """What it belongs to."""
+
     @property
-    def causation_id(self) -> str: ...
+    def causation_id(self) -> str:
+        """The message that brought it about."""
+
     @property
-    def actor(self) -> UUID | str | None: ...
+    def actor(self) -> UUID | str | None:
+        """The person on whose word it is sent."""
+
     @property
-    def traceparent(self) -> str | None: ...
+    def traceparent(self) -> str | None:
+        """The W3C trace context."""
 
 
 def source_of(principal: Principal) -> str:

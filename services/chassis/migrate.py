@@ -25,7 +25,7 @@ from alembic.runtime.migration import MigrationContext, MigrationInfo
 from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.topics import Principal
+from popfax_contracts.topics import Principal
 from services.chassis.settings import ServiceSettings, load_settings
 
 log = structlog.get_logger(__name__)

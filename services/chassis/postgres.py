@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from contracts.message import Message
+from popfax_contracts.message import Message
 from services.chassis.database import UNIQUE_VIOLATION, Cause, Conflict, Key, Outage, Parked, Why
 from services.chassis.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_record
 from services.chassis.rows import Appended, AppendOnly, Changes, Code, Mapped, Rows

@@ -25,8 +25,8 @@ from aiokafka.errors import KafkaError
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.catalogue import MESSAGES
-from contracts.topics import Principal
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.topics import Principal
 from services.chassis import kafka, metrics
 from services.chassis.messages import headers_of, source_of
 from services.chassis.postgres import OUTBOX, Driver, driver_of, sql_of

@@ -17,7 +17,7 @@ import structlog
 import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.topics import kept_at_most
+from popfax_contracts.topics import kept_at_most
 from services.chassis import migrate, postgres
 from services.chassis.consumer import Consumer, FencedError
 from services.chassis.ending import end_at_once

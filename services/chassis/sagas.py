@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any, Protocol
 from uuid import UUID
 
-from contracts.message import Event, Message, Refusal
+from popfax_contracts.message import Event, Message, Refusal
 from services.chassis.messages import ClearTimer, Effect, Incoming, Outcome, SetTimer
 from services.chassis.rows import Rows
 from services.chassis.service import Moment

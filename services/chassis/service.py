@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from contracts.message import MalformedCommand, Message
-from contracts.topics import Principal, Topic
+from popfax_contracts.message import MalformedCommand, Message
+from popfax_contracts.topics import Principal, Topic
 from services.chassis.database import Transaction
 from services.chassis.messages import Incoming, Outcome
 from services.chassis.rows import Changes

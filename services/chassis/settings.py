@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeVar, cast
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from contracts.topics import Principal
+from popfax_contracts.topics import Principal
 
 SECRETS_DIRECTORY = "POPFAX_SECRETS_DIR"
 """Names a directory of files, one a setting (`ledger_database_url`), as container platforms mount secrets."""

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import structlog
 
-from contracts.message import Message
+from popfax_contracts.message import Message
 from services.chassis import metrics
 from services.chassis.database import Cause, Conflict, Database, Key, Outage, Parked, Transaction, Why
 from services.chassis.messages import (

@@ -15,7 +15,7 @@ from functools import wraps
 from typing import Any, Protocol
 from uuid import UUID
 
-from contracts.groups import (
+from popfax_contracts.groups import (
     AcceptInvitation,
     AccountCreationRequired,
     CreateMemberAccount,
@@ -37,8 +37,8 @@ from contracts.groups import (
     TransferUnits,
     UnitsTransferred,
 )
-from contracts.ids import message_id
-from contracts.ledger import (
+from popfax_contracts.ids import message_id
+from popfax_contracts.ledger import (
     BalanceChanged,
     HoldCaptured,
     HoldReleased,
@@ -46,9 +46,9 @@ from contracts.ledger import (
     TransfersRefused,
     UnitsRefused,
 )
-from contracts.message import Command, Event, Message, Refusal
-from contracts.provisioning import AccountClosed, PersonRecorded
-from contracts.topics import GROUPS_COMMANDS_FROM_HTTP, Principal
+from popfax_contracts.message import Command, Event, Message, Refusal
+from popfax_contracts.provisioning import AccountClosed, PersonRecorded
+from popfax_contracts.topics import GROUPS_COMMANDS_FROM_HTTP, Principal
 from services.chassis.messages import Effect, Incoming, Outcome, source_of
 from services.chassis.rows import Rows
 from services.chassis.service import Handler, Moment

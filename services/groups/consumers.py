@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from contracts.groups import (
+from popfax_contracts.groups import (
     AcceptInvitation,
     CreateMemberAccount,
     DeclineInvitation,
@@ -15,7 +15,7 @@ from contracts.groups import (
     RevokeInvitation,
     TransferUnits,
 )
-from contracts.ledger import (
+from popfax_contracts.ledger import (
     BalanceChanged,
     HoldCaptured,
     HoldReleased,
@@ -24,8 +24,8 @@ from contracts.ledger import (
     UnitsRefused,
     UnitsReserved,
 )
-from contracts.notifications import MailUndeliverable
-from contracts.provisioning import (
+from popfax_contracts.notifications import MailUndeliverable
+from popfax_contracts.provisioning import (
     AccountClosed,
     AccountExpired,
     AccountExtended,
@@ -36,7 +36,7 @@ from contracts.provisioning import (
     PlanPublished,
     SubscriberRegistered,
 )
-from contracts.topics import (
+from popfax_contracts.topics import (
     GROUPS_COMMANDS,
     GROUPS_COMMANDS_FROM_HTTP,
     LEDGER_BALANCES,

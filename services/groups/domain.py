@@ -8,7 +8,7 @@ from hmac import compare_digest
 from typing import Any
 from uuid import UUID
 
-from contracts.ids import derive, derive_own
+from popfax_contracts.ids import derive, derive_own
 
 INVITATION_LIFETIME = timedelta(days=7)
 """How long an invitation can be answered, counted from its last mail."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from contracts.groups import (
+from popfax_contracts.groups import (
     End,
     InvitationAccepted,
     InvitationBounced,
@@ -25,9 +25,9 @@ from contracts.groups import (
     UnitsTransferred,
     Via,
 )
-from contracts.ledger import TransfersPosted
-from contracts.message import Event, group_of
-from contracts.notifications import SendInvitation
+from popfax_contracts.ledger import TransfersPosted
+from popfax_contracts.message import Event, group_of
+from popfax_contracts.notifications import SendInvitation
 from services.chassis.messages import ClearTimer, Effect, SetTimer
 from services.chassis.service import Moment
 from services.groups.domain import (

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from contracts.groups import (
+from popfax_contracts.groups import (
     AcceptInvitation,
     CreateMemberAccount,
     DeclineInvitation,
@@ -16,10 +16,10 @@ from contracts.groups import (
     RevokeInvitation,
     TransferUnits,
 )
-from contracts.ledger import BalanceChanged, HoldCaptured, TransfersPosted, TransfersRefused
-from contracts.message import Message, group_of
-from contracts.notifications import MailUndeliverable
-from contracts.provisioning import (
+from popfax_contracts.ledger import BalanceChanged, HoldCaptured, TransfersPosted, TransfersRefused
+from popfax_contracts.message import Message, group_of
+from popfax_contracts.notifications import MailUndeliverable
+from popfax_contracts.provisioning import (
     AccountClosed,
     AccountExpired,
     AccountExtended,

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from contracts.message import Message
+from popfax_contracts.message import Message
 
 
 class InvitationDue(Message, type="popfax.groups.invitation-due", key="invitation_id"):

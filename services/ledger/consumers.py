@@ -1,6 +1,6 @@
 """The ledger's table of contents: which message is handled by what."""
 
-from contracts.ledger import (
+from popfax_contracts.ledger import (
     CaptureHold,
     CreditUnits,
     LedgerCommandMalformed,
@@ -9,8 +9,8 @@ from contracts.ledger import (
     ReserveUnits,
     SpendUnits,
 )
-from contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
-from contracts.topics import (
+from popfax_contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
+from popfax_contracts.topics import (
     LEDGER_COMMANDS,
     LEDGER_COMMANDS_FROM_GROUPS,
     LEDGER_COMMANDS_FROM_PROVISIONING,

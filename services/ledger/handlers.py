@@ -14,7 +14,7 @@ from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
-from contracts.ledger import (
+from popfax_contracts.ledger import (
     BalanceChanged,
     BalanceCorrected,
     CaptureHold,
@@ -38,8 +38,8 @@ from contracts.ledger import (
     UnitsReserved,
     UnitsSpent,
 )
-from contracts.message import Message
-from contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
+from popfax_contracts.message import Message
+from popfax_contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
 from services.chassis.messages import Incoming, Outcome
 from services.chassis.service import Moment
 from services.ledger.domain import (

@@ -5,8 +5,8 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field
 
-from contracts.fields import MAX_UNITS, Line
-from contracts.message import Message
+from popfax_contracts.fields import MAX_UNITS, Line
+from popfax_contracts.message import Message
 
 
 def _not_zero(units: int) -> int:

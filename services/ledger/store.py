@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from contracts.ledger import CaptureHold, CreditUnits, PostTransfers, ReleaseHold, ReserveUnits, SpendUnits
-from contracts.message import Message
-from contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
+from popfax_contracts.ledger import CaptureHold, CreditUnits, PostTransfers, ReleaseHold, ReserveUnits, SpendUnits
+from popfax_contracts.message import Message
+from popfax_contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
 from services.chassis.database import Transaction
 from services.chassis.messages import Incoming
 from services.chassis.rows import Appended, Changes, Rows

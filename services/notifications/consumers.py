@@ -1,6 +1,6 @@
 """Notifications' table of contents: which message is handled by what."""
 
-from contracts.groups import (
+from popfax_contracts.groups import (
     InvitationAccepted,
     InvitationDeclined,
     InvitationExpired,
@@ -9,9 +9,9 @@ from contracts.groups import (
     UnitsReceived,
     UnitsTransferred,
 )
-from contracts.notifications import MailBounced, NotificationsCommandMalformed, SendInvitation
-from contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended, PersonErased, PersonRecorded
-from contracts.topics import (
+from popfax_contracts.notifications import MailBounced, NotificationsCommandMalformed, SendInvitation
+from popfax_contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended, PersonErased, PersonRecorded
+from popfax_contracts.topics import (
     GROUPS_EVENTS,
     NOTIFICATIONS_COMMANDS,
     NOTIFICATIONS_COMMANDS_FROM_GROUPS,

@@ -5,10 +5,10 @@ from datetime import datetime
 from hashlib import sha256
 from uuid import UUID
 
-from contracts.groups import MemberAccountCreated
-from contracts.message import Message
-from contracts.notifications import BounceRefused, MailBounced, MailUndeliverable, PasswordLinkIssued
-from contracts.provisioning import PersonErased, PersonRecorded
+from popfax_contracts.groups import MemberAccountCreated
+from popfax_contracts.message import Message
+from popfax_contracts.notifications import BounceRefused, MailBounced, MailUndeliverable, PasswordLinkIssued
+from popfax_contracts.provisioning import PersonErased, PersonRecorded
 from services.chassis.messages import Incoming, Outcome
 from services.chassis.service import Moment
 from services.notifications.domain import PASSWORD_LINK_LIFETIME, UNDONE, Erased, Mail, MailState, Person

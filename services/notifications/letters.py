@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from contracts.groups import (
+from popfax_contracts.groups import (
     InvitationAccepted,
     InvitationDeclined,
     InvitationExpired,
@@ -18,10 +18,10 @@ from contracts.groups import (
     UnitsReceived,
     UnitsTransferred,
 )
-from contracts.ids import derive
-from contracts.message import Message
-from contracts.notifications import SendInvitation
-from contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended
+from popfax_contracts.ids import derive
+from popfax_contracts.message import Message
+from popfax_contracts.notifications import SendInvitation
+from popfax_contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended
 from services.notifications.domain import Template
 
 _MAILS = UUID("c3f7a1de-5b1c-5e0a-9d43-2f7f6d0b8a15")

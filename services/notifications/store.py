@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from contracts.message import Message
-from contracts.notifications import MailBounced
-from contracts.provisioning import PersonErased, PersonRecorded
+from popfax_contracts.message import Message
+from popfax_contracts.notifications import MailBounced
+from popfax_contracts.provisioning import PersonErased, PersonRecorded
 from services.chassis.database import Transaction
 from services.chassis.messages import Incoming
 from services.chassis.rows import Changes, Rows

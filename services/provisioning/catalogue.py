@@ -20,11 +20,11 @@ from pydantic_core import ErrorDetails
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.fields import Months, PhoneNumber, PlanName, Units
-from contracts.ids import derive
-from contracts.message import Message
-from contracts.provisioning import OptionPublished, PlanPublished
-from contracts.topics import Principal
+from popfax_contracts.fields import Months, PhoneNumber, PlanName, Units
+from popfax_contracts.ids import derive
+from popfax_contracts.message import Message
+from popfax_contracts.provisioning import OptionPublished, PlanPublished
+from popfax_contracts.topics import Principal
 from services.chassis.messages import Incoming, StoredRecord, outgoing
 from services.chassis.postgres import PostgresTransaction, engine
 from services.chassis.settings import ServiceSettings, load_settings

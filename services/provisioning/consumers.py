@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from contracts.ledger import HoldCaptured, HoldReleased, UnitsRefused, UnitsReserved
-from contracts.provisioning import (
+from popfax_contracts.ledger import HoldCaptured, HoldReleased, UnitsRefused, UnitsReserved
+from popfax_contracts.provisioning import (
     AddOptionsPack,
     CancelProvisioning,
     ChangeEmail,
@@ -15,7 +15,7 @@ from contracts.provisioning import (
     ProvisioningCommandMalformed,
     RegisterSubscriber,
 )
-from contracts.topics import LEDGER_EVENTS, PROVISIONING_COMMANDS, PROVISIONING_COMMANDS_FROM_GROUPS, Principal
+from popfax_contracts.topics import LEDGER_EVENTS, PROVISIONING_COMMANDS, PROVISIONING_COMMANDS_FROM_GROUPS, Principal
 from services.chassis.sagas import CancelSaga, RetrySaga, SagaDeadline
 from services.chassis.service import Service
 from services.provisioning import handlers

@@ -12,7 +12,7 @@ MILESTONES_DAYS = (30, 7, 1)
 """So many days before its end an account's holder is told of it."""
 
 LAST_YEAR = 2199
-"""The last that a message can speak of (`contracts.fields.END_OF_TIME`)."""
+"""The last that a message can speak of (`popfax_contracts.fields.END_OF_TIME`)."""
 
 REST = timedelta(days=90)
 """How long a fax number that was somebody's is nobody's."""

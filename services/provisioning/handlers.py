@@ -4,9 +4,9 @@ from dataclasses import replace
 from hashlib import blake2b
 from uuid import UUID
 
-from contracts.fields import Language
-from contracts.message import Command, Message
-from contracts.provisioning import (
+from popfax_contracts.fields import Language
+from popfax_contracts.message import Command, Message
+from popfax_contracts.provisioning import (
     AccountChangeRefused,
     AccountClosed,
     AccountExpired,

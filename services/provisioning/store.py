@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 
-from contracts.ids import derive_own
-from contracts.message import Command, Message
-from contracts.provisioning import (
+from popfax_contracts.ids import derive_own
+from popfax_contracts.message import Command, Message
+from popfax_contracts.provisioning import (
     AddOptionsPack,
     CancelProvisioning,
     ChangeEmail,

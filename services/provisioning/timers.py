@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
-from contracts.ids import derive
-from contracts.message import Message
+from popfax_contracts.ids import derive
+from popfax_contracts.message import Message
 from services.chassis.messages import ClearTimer, SetTimer
 from services.provisioning.domain import Subscriber
 

@@ -122,16 +122,16 @@ def missing_rooms(tree: Path) -> list[str]:
 def doing_at_import(tree: Path) -> list[str]:
     """Find modules whose import opens a socket, starts a process or a thread, or runs an event loop."""
     modules = [
-        ".".join(path.relative_to(tree).with_suffix("").parts).removesuffix(".__init__")
-        for package in ("contracts", "services")
-        for path in sorted((tree / package).rglob("*.py"))
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        for root, package in ((tree / "contracts", "popfax_contracts"), (tree, "services"))
+        for path in sorted((root / package).rglob("*.py"))
         # Alembic executes these files itself; they are no modules.
         if "migrations" not in path.parts
     ]
     done = subprocess.run(
         [sys.executable, "-c", _IMPORT_ALL, *modules],
         cwd=tree,
-        env={"PYTHONPATH": str(tree), "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": f"{tree}:{tree}/contracts", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         timeout=120,

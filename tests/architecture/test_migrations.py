@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from contracts.topics import Principal
 from deploy.local.paths import CHECKOUT
 from deploy.local.postgres import SERVICES
+from popfax_contracts.topics import Principal
 from services.chassis import migrate
 
 SETTINGS = tomllib.loads((Path(__file__).parent / "squawk.toml").read_text())

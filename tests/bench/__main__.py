@@ -34,17 +34,24 @@ import sqlalchemy as sa
 from aiokafka import AIOKafkaProducer
 from pydantic import SecretStr
 
-from contracts.fields import Language
-from contracts.groups import CreateMemberAccount, MemberAccountCreated, MemberAccountRefused
-from contracts.ledger import CreditUnits, Leg, PostTransfers, TransfersPosted, TransfersRefused, UnitsCredited
-from contracts.message import Message, group_of
-from contracts.notifications import PasswordLinkIssued
-from contracts.provisioning import RegisterSubscriber, SubscriberRegistered
-from contracts.topics import GROUPS_EVENTS, LEDGER_EVENTS, NOTIFICATIONS_EVENTS, PROVISIONING_EVENTS, Principal, Topic
 from deploy.local.paths import STATE
 from deploy.local.ports import Ports
 from deploy.local.product import Product
 from deploy.local.stack import Stack
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import CreateMemberAccount, MemberAccountCreated, MemberAccountRefused
+from popfax_contracts.ledger import CreditUnits, Leg, PostTransfers, TransfersPosted, TransfersRefused, UnitsCredited
+from popfax_contracts.message import Message, group_of
+from popfax_contracts.notifications import PasswordLinkIssued
+from popfax_contracts.provisioning import RegisterSubscriber, SubscriberRegistered
+from popfax_contracts.topics import (
+    GROUPS_EVENTS,
+    LEDGER_EVENTS,
+    NOTIFICATIONS_EVENTS,
+    PROVISIONING_EVENTS,
+    Principal,
+    Topic,
+)
 from services.chassis import postgres
 from services.chassis.kafka import producer as start_producer
 from services.chassis.settings import KafkaSettings

@@ -13,8 +13,8 @@ from uuid import UUID, uuid4
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from contracts.message import Message
-from contracts.topics import Principal, Topic
+from popfax_contracts.message import Message
+from popfax_contracts.topics import Principal, Topic
 from services.chassis.kafka import client, partition_of
 from services.chassis.settings import KafkaSettings
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from contracts.catalogue import MESSAGES
-from contracts.topics import TOPICS
 from deploy.contracts import parser
 from deploy.contracts.asyncapi import SERVICES
 from deploy.contracts.layout import ASYNCAPI, CHECKOUT, read
 from deploy.contracts.parser import ParserError
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.topics import TOPICS
 
 DOCUMENTS = {str(service.principal): CHECKOUT / ASYNCAPI / f"{service.principal}.json" for service in SERVICES}
 

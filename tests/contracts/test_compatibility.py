@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from contracts.catalogue import MESSAGES
 from deploy.contracts import releases, schemas
 from deploy.contracts.__main__ import generate, stale
 from deploy.contracts.compatibility import breaks
 from deploy.contracts.layout import CHECKOUT
 from deploy.contracts.releases import ReleaseError
+from popfax_contracts.catalogue import MESSAGES
 
 Schema = Any
 

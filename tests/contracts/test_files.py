@@ -10,12 +10,12 @@ from uuid import uuid4
 
 import pytest
 
-from contracts.catalogue import MESSAGES
-from contracts.message import Command, Event
 from deploy.contracts import examples, schemas
 from deploy.contracts.__main__ import generate, stale
 from deploy.contracts.compatibility import within
 from deploy.contracts.layout import CHECKOUT, EXAMPLES, SCHEMAS, schema_path
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.message import Command, Event
 
 RESERVE = "popfax.ledger.reserve-units.v1"
 CREDITED = "popfax.ledger.units-credited.v1"

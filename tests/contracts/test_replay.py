@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from contracts.catalogue import MESSAGES
-from contracts.message import Command
 from deploy.contracts import examples, releases
 from deploy.contracts.asyncapi import SERVICES
 from deploy.contracts.examples import Example
 from deploy.contracts.layout import CHECKOUT
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.message import Command
 from services.chassis.messages import Incoming, decode
 from services.chassis.service import Service
 from tests.unit.given import given

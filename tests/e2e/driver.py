@@ -15,8 +15,15 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaExcepti
 # The package re-exports these names without saying so in the way that mypy wants.
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from contracts.fields import Language
-from contracts.groups import (
+from deploy.facts import snapshots
+from deploy.invariants import check, check_log, logged
+from deploy.local.kafka import ADMIN
+from deploy.local.mailsink import read_mails
+from deploy.local.postgres import SERVICES
+from deploy.local.product import Product
+from deploy.local.stack import Broker
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import (
     AcceptInvitation,
     CreateMemberAccount,
     InvitationRefused,
@@ -26,17 +33,10 @@ from contracts.groups import (
     MemberAccountRefused,
     MemberJoined,
 )
-from contracts.ledger import CreditUnits, UnitsCredited
-from contracts.message import Message, group_of
-from contracts.provisioning import RegisterSubscriber, SubscriberRegistered
-from contracts.topics import TOPICS, Principal, Topic
-from deploy.facts import snapshots
-from deploy.invariants import check, check_log, logged
-from deploy.local.kafka import ADMIN
-from deploy.local.mailsink import read_mails
-from deploy.local.postgres import SERVICES
-from deploy.local.product import Product
-from deploy.local.stack import Broker
+from popfax_contracts.ledger import CreditUnits, UnitsCredited
+from popfax_contracts.message import Message, group_of
+from popfax_contracts.provisioning import RegisterSubscriber, SubscriberRegistered
+from popfax_contracts.topics import TOPICS, Principal, Topic
 from services.groups.consumers import GROUPS
 from services.ledger.consumers import LEDGER
 from services.notifications.consumers import NOTIFICATIONS

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import psycopg
 
-from contracts.message import Message
-from contracts.topics import Principal
+from popfax_contracts.message import Message
+from popfax_contracts.topics import Principal
 from tests.e2e.driver import World
 
 _COLUMNS = "id, type, key, value, correlation_id, causation_id, actor, traceparent, made_at"

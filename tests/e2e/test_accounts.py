@@ -6,10 +6,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from contracts.fields import Language
-from contracts.ledger import CreditRefused, CreditUnits, SpendRefused, SpendUnits, UnitsCredited, UnitsSpent
-from contracts.message import Message
-from contracts.provisioning import (
+from popfax_contracts.fields import Language
+from popfax_contracts.ledger import CreditRefused, CreditUnits, SpendRefused, SpendUnits, UnitsCredited, UnitsSpent
+from popfax_contracts.message import Message
+from popfax_contracts.provisioning import (
     AccountClosed,
     AccountExpired,
     AccountExtended,
@@ -27,7 +27,7 @@ from contracts.provisioning import (
     RegisterSubscriber,
     SubscriberRegistered,
 )
-from contracts.topics import Principal
+from popfax_contracts.topics import Principal
 from services.provisioning import catalogue
 from tests.e2e.driver import PRICES, Owner, World, wait
 

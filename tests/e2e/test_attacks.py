@@ -10,7 +10,9 @@ from uuid import UUID, uuid4
 import pytest
 from typer.testing import CliRunner
 
-from contracts.groups import (
+from deploy.cli import connection
+from deploy.cli.app import app
+from popfax_contracts.groups import (
     GroupRenamed,
     GroupsCommandMalformed,
     MemberAccountCreated,
@@ -18,8 +20,8 @@ from contracts.groups import (
     TransferRefused,
     UnitsTransferred,
 )
-from contracts.ids import derive, message_id
-from contracts.ledger import (
+from popfax_contracts.ids import derive, message_id
+from popfax_contracts.ledger import (
     CaptureHold,
     CreditRefused,
     CreditUnits,
@@ -36,8 +38,8 @@ from contracts.ledger import (
     UnitsRefused,
     UnitsReserved,
 )
-from contracts.message import Command, Message, group_of
-from contracts.provisioning import (
+from popfax_contracts.message import Command, Message, group_of
+from popfax_contracts.provisioning import (
     AccountProvisioned,
     AddOptionsPack,
     DisableCallForwarding,
@@ -45,7 +47,7 @@ from contracts.provisioning import (
     ProvisioningCommandMalformed,
     RegisterSubscriber,
 )
-from contracts.topics import (
+from popfax_contracts.topics import (
     GROUPS_COMMANDS,
     GROUPS_COMMANDS_FROM_HTTP,
     LEDGER_COMMANDS_FROM_GROUPS,
@@ -55,8 +57,6 @@ from contracts.topics import (
     Principal,
     Topic,
 )
-from deploy.cli import connection
-from deploy.cli.app import app
 from services.chassis.messages import source_of
 from services.groups.web.posting import id_for
 from tests.e2e.driver import PRICES, Owner, Seen, Wire, World, wait

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from contracts.groups import LeaveGroup, MemberLeft
-from contracts.message import group_of
-from contracts.topics import Principal
 from deploy.local.paths import CHECKOUT
+from popfax_contracts.groups import LeaveGroup, MemberLeft
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import Principal
 from services.groups.domain import membership_of
 from tests.e2e.driver import World, wait
 

@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 
-from contracts.groups import (
+from popfax_contracts.groups import (
     AcceptInvitation,
     AccountCreationRequired,
     DeclineInvitation,
@@ -26,10 +26,10 @@ from contracts.groups import (
     RevocationRefused,
     RevokeInvitation,
 )
-from contracts.message import Message, group_of
-from contracts.notifications import MailBounced, MailUndeliverable
-from contracts.provisioning import AccountClosed, CloseAccount
-from contracts.topics import Principal
+from popfax_contracts.message import Message, group_of
+from popfax_contracts.notifications import MailBounced, MailUndeliverable
+from popfax_contracts.provisioning import AccountClosed, CloseAccount
+from popfax_contracts.topics import Principal
 from tests.e2e.driver import PRICES, Owner, World
 
 

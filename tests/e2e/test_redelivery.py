@@ -4,8 +4,8 @@ from uuid import uuid4
 
 import pytest
 
-from contracts.catalogue import MESSAGES
-from contracts.groups import (
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.groups import (
     DetachMembers,
     MemberAccountCreated,
     MemberAccountRefused,
@@ -15,10 +15,10 @@ from contracts.groups import (
     TransferUnits,
     UnitsTransferred,
 )
-from contracts.ledger import SpendRefused, SpendUnits, UnitsSpent
-from contracts.message import group_of
-from contracts.provisioning import AddOptionsPack, OptionsPackAdded, PaidActionRefused
-from contracts.topics import (
+from popfax_contracts.ledger import SpendRefused, SpendUnits, UnitsSpent
+from popfax_contracts.message import group_of
+from popfax_contracts.provisioning import AddOptionsPack, OptionsPackAdded, PaidActionRefused
+from popfax_contracts.topics import (
     BY_NAME,
     GROUPS_COMMANDS_FROM_HTTP,
     NOTIFICATIONS_COMMANDS,

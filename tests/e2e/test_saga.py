@@ -5,20 +5,20 @@ from uuid import uuid4
 
 import pytest
 
-from contracts.groups import (
+from popfax_contracts.groups import (
     GroupsCommandMalformed,
     MemberAccountCreated,
     MemberAccountRefused,
     MemberJoined,
 )
-from contracts.ledger import (
+from popfax_contracts.ledger import (
     HoldReleased,
     ReleaseHold,
     ReserveUnits,
     UnitsRefused,
 )
-from contracts.notifications import PasswordLinkIssued
-from contracts.topics import GROUPS_COMMANDS, Principal
+from popfax_contracts.notifications import PasswordLinkIssued
+from popfax_contracts.topics import GROUPS_COMMANDS, Principal
 from tests.e2e.driver import PRICES, Owner, Wire, World, wait
 
 

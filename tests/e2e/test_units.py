@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from contracts.groups import (
+from popfax_contracts.groups import (
     DetachMembers,
     MemberRef,
     MembersDetached,
@@ -14,9 +14,9 @@ from contracts.groups import (
     UnitsReceived,
     UnitsTransferred,
 )
-from contracts.ledger import SpendRefused, SpendUnits, UnitsSpent
-from contracts.message import group_of
-from contracts.topics import Principal
+from popfax_contracts.ledger import SpendRefused, SpendUnits, UnitsSpent
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import Principal
 from tests.e2e.driver import Owner, World, wait
 
 

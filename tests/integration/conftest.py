@@ -9,9 +9,9 @@ import pytest_asyncio
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.topics import Principal
 from deploy.local.paths import STATE
 from deploy.local.stack import Stack
+from popfax_contracts.topics import Principal
 from services.chassis import postgres
 from tests.conftest import running_stack
 from tests.integration.line import Line

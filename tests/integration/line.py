@@ -4,9 +4,9 @@ from uuid import UUID, uuid4
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.ids import message_id
-from contracts.ledger import CreditUnits
-from contracts.topics import LEDGER_COMMANDS
+from popfax_contracts.ids import message_id
+from popfax_contracts.ledger import CreditUnits
+from popfax_contracts.topics import LEDGER_COMMANDS
 from services.chassis.postgres import PostgresDatabase
 from services.chassis.shell import FromKafka, Shell
 from services.chassis.timers import retry_requested

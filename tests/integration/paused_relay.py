@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 import uvloop
 
-from contracts.topics import Principal
+from popfax_contracts.topics import Principal
 from services.chassis import kafka, postgres, relay
 from services.chassis.settings import ServiceSettings
 

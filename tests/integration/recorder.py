@@ -11,10 +11,10 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.ledger import CreditUnits, LedgerCommandMalformed, UnitsCredited
-from contracts.message import Message
-from contracts.topics import LEDGER_COMMANDS, Principal
 from deploy.local.stack import Stack
+from popfax_contracts.ledger import CreditUnits, LedgerCommandMalformed, UnitsCredited
+from popfax_contracts.message import Message
+from popfax_contracts.topics import LEDGER_COMMANDS, Principal
 from services.chassis import migrate, postgres
 from services.chassis.consumer import Consumer
 from services.chassis.database import Transaction

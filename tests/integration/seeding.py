@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.message import group_of
+from popfax_contracts.message import group_of
 from services.chassis.postgres import PostgresDatabase
 from services.chassis.rows import Rows
 from services.groups.domain import AccountState, Group, Membership, Subscriber, membership_of

@@ -14,10 +14,10 @@ import pytest
 import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.groups import InviteByEmail
-from contracts.message import group_of
-from contracts.topics import Principal
 from deploy.local.stack import Stack
+from popfax_contracts.groups import InviteByEmail
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import Principal
 from services.chassis import postgres
 from services.groups.domain import AccountState, HistoryEntry, Invitation, InvitationState, Kind, Plan
 from services.groups.web.app import Web

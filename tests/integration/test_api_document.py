@@ -21,8 +21,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.topics import Principal
 from deploy.local.stack import Stack
+from popfax_contracts.topics import Principal
 from services.chassis import postgres
 from services.groups.settings import GroupsSettings
 from services.groups.web.api import api

@@ -14,15 +14,15 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka import Producer
 
-from contracts.ledger import BalanceChanged
-from contracts.message import group_of
-from contracts.topics import LEDGER_BALANCES, Principal
 from deploy.cli import connection
 from deploy.cli.errors import Exit
 from deploy.local.kafka import ADMIN
 from deploy.local.paths import STATE
 from deploy.local.process import wait_until
 from deploy.local.product import Product
+from popfax_contracts.ledger import BalanceChanged
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import LEDGER_BALANCES, Principal
 from services.groups.domain import membership_of
 from services.groups.tables import plans
 from tests.conftest import make_stack

@@ -5,8 +5,8 @@ import sys
 
 import psycopg
 
-from contracts.topics import Principal
 from deploy.local.stack import Stack
+from popfax_contracts.topics import Principal
 from tests.integration.recorder import scratch_database
 
 MB = 1024

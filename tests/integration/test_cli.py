@@ -18,10 +18,6 @@ from confluent_kafka.admin import AdminClient
 from sqlalchemy.ext.asyncio import AsyncEngine
 from typer.testing import CliRunner, Result
 
-from contracts.catalogue import MESSAGES
-from contracts.ledger import CreditUnits
-from contracts.message import group_of
-from contracts.topics import LEDGER_COMMANDS, Principal
 from deploy.cli import connection
 from deploy.cli.app import app
 from deploy.cli.errors import Exit
@@ -29,6 +25,10 @@ from deploy.local.kafka import ADMIN
 from deploy.local.paths import STATE
 from deploy.local.process import wait_until
 from deploy.local.product import Product
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.ledger import CreditUnits
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import LEDGER_COMMANDS, Principal
 from services.chassis.database import Parked, Why
 from services.chassis.messages import StoredRecord
 from services.chassis.postgres import PARKED, PARKED_KEYS, TIMER, PostgresDatabase, engine

@@ -19,10 +19,10 @@ from confluent_kafka import Consumer as GroupReader
 from confluent_kafka import KafkaException, TopicPartition
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.ledger import CreditUnits, UnitsCredited
-from contracts.topics import LEDGER_COMMANDS, Principal
 from deploy.local.product import ServiceProcess
 from deploy.local.stack import Stack
+from popfax_contracts.ledger import CreditUnits, UnitsCredited
+from popfax_contracts.topics import LEDGER_COMMANDS, Principal
 from services.chassis import kafka, migrate
 from services.chassis.database import Why
 from services.chassis.envelopes import UNREADABLE_HEADERS

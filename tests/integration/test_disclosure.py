@@ -9,9 +9,9 @@ import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.message import group_of
-from contracts.topics import Principal
 from deploy.local.stack import Stack
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import Principal
 from services.chassis import postgres
 from services.groups.domain import AccountState, HistoryEntry, Invitation, InvitationState, Kind
 from services.groups.tables import subscribers

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from contracts.topics import Principal
 from deploy.cli.errors import what_failed
 from deploy.local.errors import StackError
 from deploy.local.paths import CHECKOUT
 from deploy.local.ports import free_port
 from deploy.local.postgres import SERVICES
 from deploy.local.process import Child, run
+from popfax_contracts.topics import Principal
 from services.chassis.ending import SIGNALS
 
 POPFAX = str(Path(sys.executable).with_name("popfax"))

@@ -7,10 +7,10 @@ import pytest
 from alembic import command
 from psycopg.types.json import Jsonb
 
-from contracts.groups import MembershipRecorded
-from contracts.message import group_of
-from contracts.topics import Principal
 from deploy.local.stack import Stack
+from popfax_contracts.groups import MembershipRecorded
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import Principal
 from services.chassis import migrate
 from services.groups.domain import account_of, history_of_leg, history_of_membership, membership_of
 from services.groups.timers import TransferDue

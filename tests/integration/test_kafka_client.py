@@ -17,12 +17,12 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.ledger import CreditUnits
-from contracts.topics import LEDGER_COMMANDS, Principal
 from deploy import topics
 from deploy.local.kafka import ADMIN, KafkaBroker
 from deploy.local.product import ServiceProcess
 from deploy.local.stack import Stack
+from popfax_contracts.ledger import CreditUnits
+from popfax_contracts.topics import LEDGER_COMMANDS, Principal
 from services.chassis import kafka
 from tests.e2e.driver import wait
 from tests.integration.recorder import Recorder, consuming, count, credit, effects, eventually, execute, parked

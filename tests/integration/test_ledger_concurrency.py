@@ -11,7 +11,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.ledger import (
+from deploy.facts import ledger_snapshot
+from deploy.invariants import LedgerFacts, check_ledger
+from popfax_contracts.ledger import (
     BalanceChanged,
     CaptureHold,
     CreditUnits,
@@ -23,8 +25,6 @@ from contracts.ledger import (
     TransfersPosted,
     TransfersRefused,
 )
-from deploy.facts import ledger_snapshot
-from deploy.invariants import LedgerFacts, check_ledger
 from services.chassis import metrics, postgres
 from services.chassis.postgres import OUTBOX, PostgresDatabase
 from services.chassis.shell import FromKafka, Shell

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 from alembic import command
 
-from contracts.ledger import BalanceChanged
-from contracts.topics import Principal
 from deploy.facts import ledger_snapshot
 from deploy.local.stack import Stack
+from popfax_contracts.ledger import BalanceChanged
+from popfax_contracts.topics import Principal
 from services.chassis import migrate
 from services.ledger.domain import Account, AccountState
 from tests.integration.recorder import execute, scratch_database

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prometheus_client import REGISTRY
 
-from contracts.topics import Principal
 from deploy.local.stack import Stack
+from popfax_contracts.topics import Principal
 from services.chassis import opened
 from services.chassis.outages import Outages
 from services.chassis.postgres import engine

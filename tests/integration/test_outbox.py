@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 from structlog.testing import capture_logs
 
-from contracts.groups import MembershipEnded, MembershipRecorded
-from contracts.ledger import CreditUnits, UnitsCredited
-from contracts.message import Message
-from contracts.topics import GROUPS_MEMBERS, LEDGER_EVENTS, Principal
 from deploy.local.stack import Stack
+from popfax_contracts.groups import MembershipEnded, MembershipRecorded
+from popfax_contracts.ledger import CreditUnits, UnitsCredited
+from popfax_contracts.message import Message
+from popfax_contracts.topics import GROUPS_MEMBERS, LEDGER_EVENTS, Principal
 from services.chassis import metrics, postgres
 from services.chassis.messages import Incoming, Outgoing, decode
 from services.chassis.postgres import PostgresDatabase

@@ -17,8 +17,8 @@ import pytest_asyncio
 from jwt.utils import base64url_decode, base64url_encode
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.topics import Principal
 from deploy.local.stack import Stack
+from popfax_contracts.topics import Principal
 from services.chassis import postgres
 from services.groups.web.app import Web
 from services.groups.web.limits import network_of

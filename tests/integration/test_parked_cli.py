@@ -10,12 +10,12 @@ from uuid import UUID
 import pytest
 from typer.testing import CliRunner
 
-from contracts.groups import RenameGroup
-from contracts.message import group_of
-from contracts.topics import GROUPS_COMMANDS, GROUPS_COMMANDS_FROM_HTTP, Principal
 from deploy.cli.app import app
 from deploy.cli.errors import Exit
 from deploy.local.stack import Stack
+from popfax_contracts.groups import RenameGroup
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import GROUPS_COMMANDS, GROUPS_COMMANDS_FROM_HTTP, Principal
 from services.chassis.database import Parked, Why
 from services.chassis.messages import Outgoing, StoredRecord, headers_of, source_of
 from services.chassis.postgres import PostgresDatabase, engine

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pytest
 
-from contracts.ledger import LedgerCommandMalformed
+from popfax_contracts.ledger import LedgerCommandMalformed
 from services.chassis import postgres
 from services.chassis.database import Outage, Why
 from services.chassis.postgres import PostgresDatabase, stored_record

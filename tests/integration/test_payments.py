@@ -9,11 +9,11 @@ import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.fields import Language
-from contracts.message import Command
-from contracts.provisioning import AccountExtended, ExtendAccount, PaidActionRefused, RegisterSubscriber
-from contracts.topics import PROVISIONING_COMMANDS, Principal
 from deploy.local.stack import Stack
+from popfax_contracts.fields import Language
+from popfax_contracts.message import Command
+from popfax_contracts.provisioning import AccountExtended, ExtendAccount, PaidActionRefused, RegisterSubscriber
+from popfax_contracts.topics import PROVISIONING_COMMANDS, Principal
 from services.chassis import postgres
 from services.chassis.postgres import OUTBOX, PostgresDatabase
 from services.chassis.shell import FromKafka, Shell

@@ -11,12 +11,12 @@ import pytest
 from psycopg.types.json import Jsonb
 from typer.testing import CliRunner
 
-from contracts.message import group_of
-from contracts.topics import Principal
 from deploy.cli.app import app
 from deploy.cli.errors import Exit
 from deploy.local.stack import Stack
 from deploy.personal import SCHEMAS, Held, tables_of
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import Principal
 from services.groups.domain import made_by
 from tests.integration.recorder import plain, scratch_database
 from tests.unit.given import id_of

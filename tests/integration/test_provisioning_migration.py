@@ -5,8 +5,8 @@ from pathlib import Path
 
 from alembic import command
 
-from contracts.topics import Principal
 from deploy.local.stack import Stack
+from popfax_contracts.topics import Principal
 from services.chassis import migrate, postgres
 from services.chassis.messages import SetTimer
 from services.provisioning import catalogue

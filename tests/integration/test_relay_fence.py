@@ -15,12 +15,12 @@ from aiokafka.errors import KafkaError, ProducerFenced
 from confluent_kafka import Producer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.groups import MembershipEnded, MembershipRecorded
-from contracts.ids import message_id
-from contracts.topics import GROUPS_MEMBERS, LEDGER_COMMANDS, Principal
 from deploy.cli.wire import Watch
 from deploy.local.kafka import ADMIN
 from deploy.local.stack import Stack
+from popfax_contracts.groups import MembershipEnded, MembershipRecorded
+from popfax_contracts.ids import message_id
+from popfax_contracts.topics import GROUPS_MEMBERS, LEDGER_COMMANDS, Principal
 from services.chassis import kafka, metrics, postgres
 from services.chassis.relay import ANSWER_S, CHECK_S
 from tests.e2e.driver import Log, Seen

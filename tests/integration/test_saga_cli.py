@@ -9,10 +9,10 @@ from uuid import UUID
 import pytest
 from typer.testing import CliRunner
 
-from contracts.topics import Principal
 from deploy.cli.app import app
 from deploy.cli.errors import Exit
 from deploy.local.stack import Stack
+from popfax_contracts.topics import Principal
 from services.chassis.sagas import CancelSaga
 from tests.integration.recorder import execute, scratch_database
 from tests.unit.given import id_of

@@ -16,14 +16,14 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.fields import Language
-from contracts.groups import CreateMemberAccount, MemberAccountCreated, UnitsReceived
-from contracts.message import Message, group_of
-from contracts.notifications import MailBounced, MailUndeliverable, SendInvitation
-from contracts.provisioning import PersonErased, PersonRecorded
-from contracts.topics import Principal
 from deploy.local.mailsink import MailSink, read_mails
 from deploy.local.stack import Stack
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import CreateMemberAccount, MemberAccountCreated, UnitsReceived
+from popfax_contracts.message import Message, group_of
+from popfax_contracts.notifications import MailBounced, MailUndeliverable, SendInvitation
+from popfax_contracts.provisioning import PersonErased, PersonRecorded
+from popfax_contracts.topics import Principal
 from services.chassis import postgres
 from services.chassis.outages import Outages
 from services.chassis.postgres import PostgresDatabase

@@ -16,13 +16,13 @@ import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.ledger import CaptureHold, CreditUnits, ReleaseHold, ReserveUnits
-from contracts.message import Command
-from contracts.topics import LEDGER_COMMANDS, Principal
 from deploy.facts import facts_of, snapshots
 from deploy.invariants import Facts
 from deploy.local.postgres import SERVICES
 from deploy.local.stack import Stack
+from popfax_contracts.ledger import CaptureHold, CreditUnits, ReleaseHold, ReserveUnits
+from popfax_contracts.message import Command
+from popfax_contracts.topics import LEDGER_COMMANDS, Principal
 from services.chassis import postgres
 from services.chassis.database import Conflict, Database, Parked, Why
 from services.chassis.memory import MemoryDatabase, MemoryTransaction

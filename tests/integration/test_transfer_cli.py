@@ -9,11 +9,11 @@ from uuid import UUID
 import pytest
 from typer.testing import CliRunner
 
-from contracts.message import group_of
-from contracts.topics import Principal
 from deploy.cli.app import app
 from deploy.cli.errors import Exit
 from deploy.local.stack import Stack
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import Principal
 from services.groups.domain import TRANSFER_DEADLINE
 from services.groups.timers import RetryTransfer, TransferDue
 from tests.integration.recorder import execute, scratch_database

@@ -7,9 +7,9 @@ from uuid import uuid4
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.groups import MembershipEnded
-from contracts.topics import Principal
 from deploy.local.stack import Stack
+from popfax_contracts.groups import MembershipEnded
+from popfax_contracts.topics import Principal
 from services.chassis import postgres
 from services.chassis.postgres import VANISHED_S, Driver, driver_of
 from services.chassis.relay import PAUSE_S

@@ -18,10 +18,10 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.topics import Principal
 from deploy.local.paths import CHECKOUT
 from deploy.local.product import ServiceProcess
 from deploy.local.stack import Stack
+from popfax_contracts.topics import Principal
 from services.chassis import migrate
 from tests.e2e.driver import Wire
 from tests.integration.recorder import count, credit, eventually, execute
@@ -76,6 +76,7 @@ def _before(directory: Path) -> Path:
 
 def _migrate(stack: Stack, code: Path, url: str) -> None:
     environment = {**os.environ, **stack.service_environment(Principal.LEDGER), "LEDGER_DATABASE_URL": url}
+    environment["PYTHONPATH"] = f"{code}{os.pathsep}{code / 'contracts'}"
     command = [sys.executable, "-m", "services.chassis.migrate", "ledger"]
     done = subprocess.run(command, cwd=code, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

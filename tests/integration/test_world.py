@@ -15,8 +15,8 @@ import pytest_asyncio
 from prometheus_client import REGISTRY
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.ledger import CreditUnits
-from contracts.topics import LEDGER_COMMANDS
+from popfax_contracts.ledger import CreditUnits
+from popfax_contracts.topics import LEDGER_COMMANDS
 from services.chassis import postgres
 from services.chassis.database import Cause, Outage, Why
 from services.chassis.messages import Incoming, Outcome, SetTimer

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from contracts.catalogue import MESSAGES
-from contracts.topics import TOPICS, Principal, Topic
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.topics import TOPICS, Principal, Topic
 from services.chassis.kafka import partition_of
 from services.chassis.messages import Outgoing, headers_of
 

@@ -14,8 +14,8 @@ from random import Random
 from typing import Any, TypeVar
 from uuid import UUID
 
-from contracts.fields import Language
-from contracts.groups import (
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import (
     AcceptInvitation,
     CreateMemberAccount,
     DeclineInvitation,
@@ -27,11 +27,11 @@ from contracts.groups import (
     RevokeInvitation,
     TransferUnits,
 )
-from contracts.ids import derive, derive_own, message_id
-from contracts.ledger import CaptureHold, CreditUnits, Leg, PostTransfers, ReleaseHold, SpendUnits
-from contracts.message import Command, group_of
-from contracts.notifications import MailBounced, SendInvitation
-from contracts.provisioning import (
+from popfax_contracts.ids import derive, derive_own, message_id
+from popfax_contracts.ledger import CaptureHold, CreditUnits, Leg, PostTransfers, ReleaseHold, SpendUnits
+from popfax_contracts.message import Command, group_of
+from popfax_contracts.notifications import MailBounced, SendInvitation
+from popfax_contracts.provisioning import (
     AddOptionsPack,
     ChangeEmail,
     CloseAccount,
@@ -40,7 +40,7 @@ from contracts.provisioning import (
     ExtendAccount,
     RegisterSubscriber,
 )
-from contracts.topics import (
+from popfax_contracts.topics import (
     GROUPS_COMMANDS,
     LEDGER_COMMANDS,
     LEDGER_COMMANDS_FROM_GROUPS,

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from contracts.groups import (
+from popfax_contracts.groups import (
     AcceptInvitation,
     DeclineInvitation,
     DetachMembers,
@@ -22,8 +22,8 @@ from contracts.groups import (
     MemberRef,
     MembershipEnded,
 )
-from contracts.ids import derive
-from contracts.ledger import (
+from popfax_contracts.ids import derive
+from popfax_contracts.ledger import (
     BalanceChanged,
     CaptureHold,
     HoldCaptured,
@@ -35,8 +35,8 @@ from contracts.ledger import (
     TransfersPosted,
     UnitsReserved,
 )
-from contracts.message import Message
-from contracts.provisioning import (
+from popfax_contracts.message import Message
+from popfax_contracts.provisioning import (
     AccountClosed,
     AccountExpired,
     AccountProvisioned,

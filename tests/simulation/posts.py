@@ -11,10 +11,10 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from contracts.groups import CreateMemberAccount, TransferUnits
-from contracts.ids import derive_own, message_id
-from contracts.message import Command
-from contracts.topics import GROUPS_COMMANDS_FROM_HTTP, Principal
+from popfax_contracts.groups import CreateMemberAccount, TransferUnits
+from popfax_contracts.ids import derive_own, message_id
+from popfax_contracts.message import Command
+from popfax_contracts.topics import GROUPS_COMMANDS_FROM_HTTP, Principal
 from services.chassis.memory import MemoryDatabase
 from services.chassis.messages import Outgoing, source_of
 from services.chassis.rows import Mapped

@@ -13,12 +13,12 @@ from random import Random
 from typing import Any, TypeVar
 from uuid import UUID
 
-from contracts.ledger import TransfersPosted, TransfersRefused
-from contracts.message import Message
-from contracts.provisioning import OptionPublished, PlanPublished
-from contracts.topics import Principal
 from deploy.facts import facts_of
 from deploy.invariants import Place, check, check_log, check_tokens, check_topics, logged, told
+from popfax_contracts.ledger import TransfersPosted, TransfersRefused
+from popfax_contracts.message import Message
+from popfax_contracts.provisioning import OptionPublished, PlanPublished
+from popfax_contracts.topics import Principal
 from services.chassis.database import Conflict, Key, Outage, Why
 from services.chassis.memory import MemoryDatabase, MemoryTransaction
 from services.chassis.messages import TIMERS, Incoming, Outcome, Outgoing, SetTimer, StoredRecord, outgoing

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import Any, Self
 from uuid import UUID, uuid5
 
-from contracts.message import Message
-from contracts.topics import Principal
+from popfax_contracts.message import Message
+from popfax_contracts.topics import Principal
 from services.chassis.memory import MemoryDatabase
 from services.chassis.messages import TIMERS, Effect, Incoming, StoredRecord
 from services.chassis.rows import AppendOnly, Mapped

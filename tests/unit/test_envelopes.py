@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from contracts.ledger import CreditUnits
+from popfax_contracts.ledger import CreditUnits
 from services.chassis.messages import Incoming, Undecodable, decode
 from tests.borders import examples, quoted
 from tests.simulation.bus import BusRecord

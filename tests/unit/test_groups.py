@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from contracts.fields import Language
-from contracts.groups import (
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import (
     CreateMemberAccount,
     InvitationRefused,
     InvitationRevoked,
@@ -22,10 +22,10 @@ from contracts.groups import (
     MembershipEnded,
     MembershipRecorded,
 )
-from contracts.ledger import CaptureHold, HoldCaptured, HoldReleased, ReleaseHold, ReserveUnits, UnitsRefused
-from contracts.ledger import UnitsReserved as Reserved
-from contracts.message import Message, group_of
-from contracts.provisioning import (
+from popfax_contracts.ledger import CaptureHold, HoldCaptured, HoldReleased, ReleaseHold, ReserveUnits, UnitsRefused
+from popfax_contracts.ledger import UnitsReserved as Reserved
+from popfax_contracts.message import Message, group_of
+from popfax_contracts.provisioning import (
     AccountClosed,
     AccountProvisioned,
     AccountRefused,

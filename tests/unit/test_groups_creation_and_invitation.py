@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from contracts.groups import MemberAccountCreated
-from contracts.ledger import HoldCaptured
-from contracts.message import group_of
+from popfax_contracts.groups import MemberAccountCreated
+from popfax_contracts.ledger import HoldCaptured
+from popfax_contracts.message import group_of
 from services.chassis.sagas import SagaRow, Status
 from services.groups.consumers import GROUPS
 from services.groups.domain import HistoryEntry, Kind, Membership, account_of, history_of_membership, membership_of

@@ -7,12 +7,12 @@ from uuid import UUID
 
 import pytest
 
-from contracts.fields import Language
-from contracts.groups import GroupRenamed, InviteByEmail, RenameGroup
-from contracts.ledger import BalanceChanged
-from contracts.message import Message, group_of
-from contracts.notifications import SendInvitation
-from contracts.provisioning import (
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import GroupRenamed, InviteByEmail, RenameGroup
+from popfax_contracts.ledger import BalanceChanged
+from popfax_contracts.message import Message, group_of
+from popfax_contracts.notifications import SendInvitation
+from popfax_contracts.provisioning import (
     AccountClosed,
     AccountExpired,
     AccountExtended,

@@ -5,10 +5,17 @@ from datetime import timedelta
 
 import pytest
 
-from contracts.fields import Language
-from contracts.groups import AcceptInvitation, DeclineInvitation, DetachMembers, InviteByEmail, LeaveGroup, MemberRef
-from contracts.message import Message, group_of
-from contracts.provisioning import AccountClosed, PersonErased, PersonRecorded
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import (
+    AcceptInvitation,
+    DeclineInvitation,
+    DetachMembers,
+    InviteByEmail,
+    LeaveGroup,
+    MemberRef,
+)
+from popfax_contracts.message import Message, group_of
+from popfax_contracts.provisioning import AccountClosed, PersonErased, PersonRecorded
 from services.chassis.messages import Incoming
 from services.groups.consumers import GROUPS
 from services.groups.domain import AccountState, Invitation, Membership, Subscriber, membership_of

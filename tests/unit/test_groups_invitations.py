@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from contracts.fields import Language
-from contracts.groups import (
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import (
     AcceptInvitation,
     AccountCreationRequired,
     DeclineInvitation,
@@ -30,9 +30,9 @@ from contracts.groups import (
     RevocationRefused,
     RevokeInvitation,
 )
-from contracts.message import Message, group_of
-from contracts.notifications import MailUndeliverable, SendInvitation
-from contracts.provisioning import AccountClosed, PersonRecorded
+from popfax_contracts.message import Message, group_of
+from popfax_contracts.notifications import MailUndeliverable, SendInvitation
+from popfax_contracts.provisioning import AccountClosed, PersonRecorded
 from services.chassis.messages import ClearTimer, Effect, Incoming, SetTimer
 from services.groups.consumers import GROUPS, with_quotas
 from services.groups.domain import (

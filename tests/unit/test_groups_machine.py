@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from contracts.catalogue import MESSAGES
-from contracts.fields import Language
-from contracts.groups import (
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import (
     AcceptInvitation,
     CreateMemberAccount,
     DeclineInvitation,
@@ -42,7 +42,7 @@ from contracts.groups import (
     RevokeInvitation,
     TransferUnits,
 )
-from contracts.ledger import (
+from popfax_contracts.ledger import (
     BalanceChanged,
     CaptureHold,
     HoldCaptured,
@@ -56,9 +56,9 @@ from contracts.ledger import (
     UnitsRefused,
     UnitsReserved,
 )
-from contracts.message import Message, group_of
-from contracts.notifications import MailUndeliverable, SendInvitation
-from contracts.provisioning import (
+from popfax_contracts.message import Message, group_of
+from popfax_contracts.notifications import MailUndeliverable, SendInvitation
+from popfax_contracts.provisioning import (
     AccountClosed,
     AccountProvisioned,
     AccountRefused,

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from contracts.groups import (
+from popfax_contracts.groups import (
     AcceptInvitation,
     DetachMembers,
     Detachment,
@@ -32,9 +32,9 @@ from contracts.groups import (
     TransferUnits,
     UnitsReceived,
 )
-from contracts.ledger import PostTransfers
-from contracts.message import Event, group_of
-from contracts.provisioning import AccountClosed
+from popfax_contracts.ledger import PostTransfers
+from popfax_contracts.message import Event, group_of
+from popfax_contracts.provisioning import AccountClosed
 from services.chassis.messages import Effect, Incoming
 from services.groups.consumers import GROUPS
 from services.groups.domain import (

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from contracts.groups import (
+from popfax_contracts.groups import (
     DetachMembers,
     LeaveGroup,
     MemberLeft,
@@ -20,8 +20,8 @@ from contracts.groups import (
     UnitsReceived,
     UnitsTransferred,
 )
-from contracts.ledger import Leg, PostedLeg, PostTransfers, TransfersPosted, TransfersRefused
-from contracts.message import Message, group_of
+from popfax_contracts.ledger import Leg, PostedLeg, PostTransfers, TransfersPosted, TransfersRefused
+from popfax_contracts.message import Message, group_of
 from services.chassis.messages import ClearTimer, Effect, Incoming, SetTimer
 from services.groups.consumers import GROUPS
 from services.groups.domain import (

@@ -3,7 +3,7 @@ from uuid import UUID, uuid5
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.ids import OWN_VERSION, derive, derive_own, message_id, uuid_of
+from popfax_contracts.ids import OWN_VERSION, derive, derive_own, message_id, uuid_of
 
 
 @given(st.integers(0, 2**128 - 1))

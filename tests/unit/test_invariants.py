@@ -9,38 +9,6 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from contracts.fields import Language
-from contracts.groups import (
-    AcceptInvitation,
-    CreateMemberAccount,
-    DetachMembers,
-    GroupsCommandMalformed,
-    InvitationAccepted,
-    InvitationRefused,
-    InvitationSent,
-    InviteByEmail,
-    LeaveGroup,
-    MemberAccountCreated,
-    MemberAccountRefused,
-    MemberJoined,
-    MemberLeft,
-    MembersDetached,
-    MembershipEnded,
-    MembershipRecorded,
-    RenameGroup,
-)
-from contracts.ledger import BalanceChanged, CreditUnits, UnitsCredited
-from contracts.message import Message, group_of
-from contracts.notifications import PasswordLinkIssued, SendInvitation
-from contracts.provisioning import (
-    AccountExtended,
-    AddOptionsPack,
-    ExtendAccount,
-    OptionsPackAdded,
-    PaidActionRefused,
-    PersonRecorded,
-    PlanPublished,
-)
 from deploy.facts import Unknown
 from deploy.invariants import (
     AsideRow,
@@ -60,6 +28,38 @@ from deploy.invariants import (
     check_topics,
     logged,
     told,
+)
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import (
+    AcceptInvitation,
+    CreateMemberAccount,
+    DetachMembers,
+    GroupsCommandMalformed,
+    InvitationAccepted,
+    InvitationRefused,
+    InvitationSent,
+    InviteByEmail,
+    LeaveGroup,
+    MemberAccountCreated,
+    MemberAccountRefused,
+    MemberJoined,
+    MemberLeft,
+    MembersDetached,
+    MembershipEnded,
+    MembershipRecorded,
+    RenameGroup,
+)
+from popfax_contracts.ledger import BalanceChanged, CreditUnits, UnitsCredited
+from popfax_contracts.message import Message, group_of
+from popfax_contracts.notifications import PasswordLinkIssued, SendInvitation
+from popfax_contracts.provisioning import (
+    AccountExtended,
+    AddOptionsPack,
+    ExtendAccount,
+    OptionsPackAdded,
+    PaidActionRefused,
+    PersonRecorded,
+    PlanPublished,
 )
 from services.chassis.messages import TIMERS, SetTimer, StoredRecord
 from services.chassis.sagas import SagaDeadline, SagaRow, Status

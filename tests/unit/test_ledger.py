@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 from pydantic import ValidationError
 
-from contracts.ids import derive_own
-from contracts.ledger import (
+from popfax_contracts.ids import derive_own
+from popfax_contracts.ledger import (
     BalanceChanged,
     BalanceCorrected,
     CaptureHold,
@@ -34,9 +34,9 @@ from contracts.ledger import (
     UnitsReserved,
     UnitsSpent,
 )
-from contracts.message import Command, Event, Message, Refusal
-from contracts.provisioning import AccountClosed, AccountExpired, AccountExtended, AccountProvisioned
-from contracts.topics import Principal
+from popfax_contracts.message import Command, Event, Message, Refusal
+from popfax_contracts.provisioning import AccountClosed, AccountExpired, AccountExtended, AccountProvisioned
+from popfax_contracts.topics import Principal
 from services.ledger.consumers import LEDGER
 from services.ledger.domain import (
     CONSUMPTION,

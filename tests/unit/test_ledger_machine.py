@@ -15,7 +15,8 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from contracts.ledger import (
+from deploy.invariants import LedgerFacts, check_ledger
+from popfax_contracts.ledger import (
     BalanceChanged,
     CaptureHold,
     CreditUnits,
@@ -28,9 +29,8 @@ from contracts.ledger import (
     SpendUnits,
     TransfersPosted,
 )
-from contracts.message import Message, Refusal
-from contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
-from deploy.invariants import LedgerFacts, check_ledger
+from popfax_contracts.message import Message, Refusal
+from popfax_contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
 from services.chassis.messages import Incoming, Outcome
 from services.chassis.service import Moment, Service
 from services.ledger.consumers import LEDGER

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from contracts.fields import Language, canonical_email
 from deploy.cli.preview import Sample, samples
+from popfax_contracts.fields import Language, canonical_email
 from services.notifications.mime import Content, Mailbox, Unsound, check, write
 from services.notifications.rendering import render
 from services.notifications.settings import NotificationsSettings

@@ -18,10 +18,10 @@ from mjml import mjml2html
 from pydantic import HttpUrl
 from typer.testing import CliRunner
 
-from contracts.fields import Language
-from contracts.groups import MemberLeft
 from deploy.cli import app, preview
 from deploy.cli.preview import BOB, CAUSES, Sample, samples
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import MemberLeft
 from services.notifications import rendering, sources
 from services.notifications.domain import Template
 from services.notifications.rendering import render

@@ -10,13 +10,13 @@ from aiokafka.partitioner import DefaultPartitioner, murmur2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.catalogue import MESSAGES
-from contracts.groups import MembershipEnded
-from contracts.ids import message_id
-from contracts.ledger import CreditUnits
-from contracts.message import Event
-from contracts.provisioning import PersonErased
-from contracts.topics import GROUPS_EVENTS, GROUPS_MEMBERS
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.groups import MembershipEnded
+from popfax_contracts.ids import message_id
+from popfax_contracts.ledger import CreditUnits
+from popfax_contracts.message import Event
+from popfax_contracts.provisioning import PersonErased
+from popfax_contracts.topics import GROUPS_EVENTS, GROUPS_MEMBERS
 from services.chassis.kafka import partition_of
 from services.chassis.messages import Incoming, Outgoing, Undecodable, decode, headers_of, outgoing, position_id
 from tests.simulation.bus import BusRecord

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import pytest
 
-from contracts.fields import Language
-from contracts.groups import (
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import (
     InvitationAccepted,
     InvitationDeclined,
     InvitationExpired,
@@ -20,15 +20,15 @@ from contracts.groups import (
     UnitsReceived,
     UnitsTransferred,
 )
-from contracts.message import Message, group_of
-from contracts.notifications import (
+from popfax_contracts.message import Message, group_of
+from popfax_contracts.notifications import (
     BounceRefused,
     MailBounced,
     MailUndeliverable,
     PasswordLinkIssued,
     SendInvitation,
 )
-from contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended, PersonErased, PersonRecorded
+from popfax_contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended, PersonErased, PersonRecorded
 from services.notifications.consumers import NOTIFICATIONS
 from services.notifications.domain import Delivery, Erased, Mail, MailState, Person, Template
 from services.notifications.letters import letters

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
-from contracts.fields import END_OF_TIME, FIRST_MOMENT
-from contracts.groups import AccountCreationRequired
-from contracts.ledger import CaptureHold, HoldReleased, ReleaseHold, UnitsReserved
-from contracts.provisioning import AccountRefused, PlanPublished
+from popfax_contracts.fields import END_OF_TIME, FIRST_MOMENT
+from popfax_contracts.groups import AccountCreationRequired
+from popfax_contracts.ledger import CaptureHold, HoldReleased, ReleaseHold, UnitsReserved
+from popfax_contracts.provisioning import AccountRefused, PlanPublished
 from services.chassis.messages import ClearTimer
 from services.groups.consumers import GROUPS
 from services.groups.domain import Plan as GroupsPlan

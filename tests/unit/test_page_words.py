@@ -9,8 +9,8 @@ import pytest
 from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po
 
-import contracts.groups
-from contracts.message import Command, Message, Refusal
+from popfax_contracts import groups
+from popfax_contracts.message import Command, Message, Refusal
 from services.chassis.sagas import Saga
 from services.groups.commands import POSTABLE
 from services.groups.domain import Code, InvitationState, Kind
@@ -28,8 +28,8 @@ KEYWORDS: dict[str, Any] = {"N_": None, "_": None, "gettext": None, "ngettext": 
 
 def refusal_codes() -> set[str]:
     """The codes that the contracts name."""
-    named = [each for each in vars(contracts.groups).values() if isinstance(each, type) and issubclass(each, Message)]
-    models = [each for each in named if each.__module__ == contracts.groups.__name__]
+    named = [each for each in vars(groups).values() if isinstance(each, type) and issubclass(each, Message)]
+    models = [each for each in named if each.__module__ == groups.__name__]
     fields = {name for model in models for name in model.model_fields}
     told = "".join(model.__doc__ or "" for model in models if issubclass(model, Command | Refusal))
     return set(re.findall(r"`([a-z_]+)`", told)) - fields - NOT_CODES

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from contracts.fields import Language
-from contracts.provisioning import (
+from popfax_contracts.fields import Language
+from popfax_contracts.provisioning import (
     AccountChangeRefused,
     AccountClosed,
     CallForwardingDisabled,

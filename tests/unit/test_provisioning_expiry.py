@@ -11,9 +11,9 @@ from uuid import UUID
 
 import pytest
 
-from contracts.catalogue import MESSAGES
-from contracts.message import Message
-from contracts.provisioning import (
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.message import Message
+from popfax_contracts.provisioning import (
     AccountClosed,
     AccountExpired,
     AccountExpiring,

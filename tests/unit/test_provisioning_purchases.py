@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contracts.ledger import (
+from popfax_contracts.ledger import (
     CaptureHold,
     HoldCaptured,
     HoldReleased,
@@ -16,8 +16,8 @@ from contracts.ledger import (
     UnitsRefused,
     UnitsReserved,
 )
-from contracts.message import Message
-from contracts.provisioning import (
+from popfax_contracts.message import Message
+from popfax_contracts.provisioning import (
     AccountClosed,
     AccountExtended,
     AddOptionsPack,

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from contracts.ledger import (
+from popfax_contracts.ledger import (
     CaptureHold,
     CreditRefused,
     CreditUnits,
@@ -20,8 +20,8 @@ from contracts.ledger import (
     UnitsRefused,
     UnitsReserved,
 )
-from contracts.message import Message
-from contracts.topics import LEDGER_COMMANDS, LEDGER_EVENTS
+from popfax_contracts.message import Message
+from popfax_contracts.topics import LEDGER_COMMANDS, LEDGER_EVENTS
 from services.chassis.database import Transaction
 from services.chassis.messages import ClearTimer, Effect, Incoming, Outcome, SetTimer
 from services.chassis.rows import Changes, Rows

@@ -11,9 +11,9 @@ from uuid import UUID, uuid5
 import pytest
 import structlog
 
-from contracts.groups import CreateMemberAccount, GroupRenamed, GroupsCommandMalformed
-from contracts.ids import message_id
-from contracts.ledger import (
+from popfax_contracts.groups import CreateMemberAccount, GroupRenamed, GroupsCommandMalformed
+from popfax_contracts.ids import message_id
+from popfax_contracts.ledger import (
     BalanceChanged,
     CreditUnits,
     LedgerCommandMalformed,
@@ -21,8 +21,8 @@ from contracts.ledger import (
     UnitsCredited,
     UnitsReserved,
 )
-from contracts.message import Event, Message
-from contracts.topics import EVERYONE, GROUPS_COMMANDS, LEDGER_COMMANDS, LEDGER_EVENTS, Principal, Topic
+from popfax_contracts.message import Event, Message
+from popfax_contracts.topics import EVERYONE, GROUPS_COMMANDS, LEDGER_COMMANDS, LEDGER_EVENTS, Principal, Topic
 from services.chassis.database import Cause, Conflict, Outage, Why
 from services.chassis.envelopes import UNREADABLE_HEADERS
 from services.chassis.memory import MemoryDatabase, MemoryTransaction

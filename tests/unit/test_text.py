@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from contracts.fields import (
+from popfax_contracts.fields import (
     END_OF_TIME,
     FIRST_MOMENT,
     Code,
@@ -24,9 +24,9 @@ from contracts.fields import (
     Units,
     canonical_email,
 )
-from contracts.groups import RenameGroup
-from contracts.notifications import SendInvitation
-from contracts.provisioning import PersonRecorded, RegisterSubscriber
+from popfax_contracts.groups import RenameGroup
+from popfax_contracts.notifications import SendInvitation
+from popfax_contracts.provisioning import PersonRecorded, RegisterSubscriber
 from services.ledger.messages import CorrectBalance
 from tests.borders import examples, quoted
 

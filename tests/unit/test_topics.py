@@ -5,16 +5,16 @@ from uuid import UUID
 
 import pytest
 
-from contracts import topics
-from contracts.catalogue import MESSAGES
-from contracts.ledger import CaptureHold, CreditUnits, PostTransfers, ReleaseHold, ReserveUnits, SpendUnits
-from contracts.message import Command, Message
-from contracts.notifications import MailBounced, SendInvitation
-from contracts.provisioning import CancelProvisioning, ProvisionAccount
-from contracts.topics import Principal
 from deploy import topics as administration
 from deploy.contracts.asyncapi import SERVICES
 from deploy.topics import Stalled, _Patience
+from popfax_contracts import topics
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.ledger import CaptureHold, CreditUnits, PostTransfers, ReleaseHold, ReserveUnits, SpendUnits
+from popfax_contracts.message import Command, Message
+from popfax_contracts.notifications import MailBounced, SendInvitation
+from popfax_contracts.provisioning import CancelProvisioning, ProvisionAccount
+from popfax_contracts.topics import Principal
 from services.chassis.markers import markers
 from services.chassis.messages import StoredRecord, decode, headers_of
 from services.chassis.runtime import retention

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import pytest
 
-from contracts.fields import Language
-from contracts.groups import (
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import (
     AcceptInvitation,
     CreateMemberAccount,
     DeclineInvitation,
@@ -23,7 +23,7 @@ from contracts.groups import (
     RevokeInvitation,
     TransferUnits,
 )
-from contracts.ledger import (
+from popfax_contracts.ledger import (
     BalanceChanged,
     HoldCaptured,
     HoldReleased,
@@ -33,8 +33,8 @@ from contracts.ledger import (
     UnitsRefused,
     UnitsReserved,
 )
-from contracts.message import Command, Message, group_of
-from contracts.provisioning import AccountClosed, AccountProvisioned, AccountRefused, PersonRecorded
+from popfax_contracts.message import Command, Message, group_of
+from popfax_contracts.provisioning import AccountClosed, AccountProvisioned, AccountRefused, PersonRecorded
 from services.chassis.messages import Incoming
 from services.groups.commands import ANSWERS
 from services.groups.consumers import GROUPS

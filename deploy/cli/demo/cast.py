@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from contracts.fields import Language
-from contracts.provisioning import RegisterSubscriber
+from popfax_contracts.fields import Language
+from popfax_contracts.provisioning import RegisterSubscriber
 
 PLAN, CHEAP_PLAN = "send_receive", "send_only"
 GROUP_NAME = "Cabinet Martin"

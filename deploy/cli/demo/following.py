@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 
-from contracts.provisioning import AccountExpired, AccountExpiring
-from contracts.topics import TOPICS, Principal
 from deploy.cli.connection import Connection
 from deploy.cli.demo.reading import Reader
 from deploy.cli.wire import Seen, Sent, Watch
 from deploy.local.kafka import ADMIN
+from popfax_contracts.provisioning import AccountExpired, AccountExpiring
+from popfax_contracts.topics import TOPICS, Principal
 from services.chassis.service import Service
 from services.groups.consumers import GROUPS
 from services.ledger.consumers import LEDGER

@@ -13,10 +13,10 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from contracts.message import Message
-from contracts.topics import Principal
 from deploy.cli.commands import words
 from deploy.cli.wire import Seen
+from popfax_contracts.message import Message
+from popfax_contracts.topics import Principal
 
 MAX_WIDTH = 100
 _TIME_WIDTH = 7

@@ -10,13 +10,13 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from contracts.ids import message_id
-from contracts.message import group_of
-from contracts.topics import Principal
 from deploy.cli.connection import Connection
 from deploy.cli.wire import Seen
 from deploy.local.mailsink import read_mails
 from deploy.local.postgres import SERVICES
+from popfax_contracts.ids import message_id
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import Principal
 from services.chassis.postgres import INBOX, PARKED
 from services.chassis.sagas import SagaRow
 from services.groups import tables as groups_tables

@@ -8,9 +8,6 @@ from uuid import UUID, uuid4
 
 from rich.text import Text
 
-from contracts.ledger import CreditUnits
-from contracts.message import Command, Refusal
-from contracts.topics import Principal
 from deploy.cli.auditing import facts_of
 from deploy.cli.connection import Connection
 from deploy.cli.demo.cast import Cast, Person
@@ -21,6 +18,9 @@ from deploy.cli.demo.reading import OWN_ACCOUNTS, Entry, Reader
 from deploy.cli.wire import Publisher, Sent
 from deploy.invariants import check
 from deploy.local.process import wait_until
+from popfax_contracts.ledger import CreditUnits
+from popfax_contracts.message import Command, Refusal
+from popfax_contracts.topics import Principal
 
 TIMEOUT_S = 20.0
 MAIL_TIMEOUT_S = 15.0

@@ -4,10 +4,10 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from contracts.groups import CreateMemberAccount, MemberAccountRefused
-from contracts.ledger import BalanceChanged
-from contracts.message import group_of
-from contracts.provisioning import (
+from popfax_contracts.groups import CreateMemberAccount, MemberAccountRefused
+from popfax_contracts.ledger import BalanceChanged
+from popfax_contracts.message import group_of
+from popfax_contracts.provisioning import (
     AccountClosed,
     AccountExpired,
     AccountExtended,

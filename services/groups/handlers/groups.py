@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from contracts.groups import GroupRenamed, RenameGroup, RenameRefused
-from contracts.message import group_of
-from contracts.provisioning import PersonErased, PersonRecorded
+from popfax_contracts.groups import GroupRenamed, RenameGroup, RenameRefused
+from popfax_contracts.message import group_of
+from popfax_contracts.provisioning import PersonErased, PersonRecorded
 from services.chassis.messages import Incoming, Outcome
 from services.chassis.service import Moment
 from services.groups import facts

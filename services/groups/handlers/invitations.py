@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from contracts.groups import (
+from popfax_contracts.groups import (
     AcceptInvitation,
     AccountCreationRequired,
     DeclineInvitation,
@@ -13,7 +13,7 @@ from contracts.groups import (
     RevocationRefused,
     RevokeInvitation,
 )
-from contracts.notifications import MailUndeliverable
+from popfax_contracts.notifications import MailUndeliverable
 from services.chassis.messages import Effect, Incoming, Outcome
 from services.chassis.service import Moment
 from services.groups import facts

@@ -1,6 +1,6 @@
 """How memberships end: the owner detaches, or the member leaves."""
 
-from contracts.groups import (
+from popfax_contracts.groups import (
     DetachMembers,
     Detachment,
     DetachmentRefused,

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from contracts.message import group_of
+from popfax_contracts.message import group_of
 from services.chassis.messages import Incoming
 from services.groups.domain import Code
 from services.groups.store import Roster

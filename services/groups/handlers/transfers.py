@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from uuid import UUID
 
-from contracts.groups import MAX_MEMBERS, TransferRefused, TransferUnits
-from contracts.ledger import Leg, PostTransfers, TransfersPosted, TransfersRefused
+from popfax_contracts.groups import MAX_MEMBERS, TransferRefused, TransferUnits
+from popfax_contracts.ledger import Leg, PostTransfers, TransfersPosted, TransfersRefused
 from services.chassis.messages import ClearTimer, Incoming, Outcome, SetTimer
 from services.chassis.service import Moment
 from services.groups import facts

@@ -12,7 +12,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from alembic import op
 
-from contracts.groups import MembershipRecorded
+from popfax_contracts.groups import MembershipRecorded
 from services.groups.domain import account_of, history_of_membership
 
 revision = "groups_0002"

@@ -7,9 +7,9 @@ asked for, captured once it is there, and released if it is refused. The hold's 
 from datetime import timedelta
 from uuid import UUID
 
-from contracts.fields import Language
-from contracts.groups import CreateMemberAccount, MemberAccountCreated, MemberAccountRefused
-from contracts.ledger import (
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import CreateMemberAccount, MemberAccountCreated, MemberAccountRefused
+from popfax_contracts.ledger import (
     CaptureHold,
     HoldCaptured,
     HoldReleased,
@@ -18,7 +18,7 @@ from contracts.ledger import (
     UnitsRefused,
     UnitsReserved,
 )
-from contracts.provisioning import AccountProvisioned, AccountRefused, CancelProvisioning, ProvisionAccount
+from popfax_contracts.provisioning import AccountProvisioned, AccountRefused, CancelProvisioning, ProvisionAccount
 from services.chassis.messages import Outcome
 from services.chassis.sagas import Saga, SagaRow, Step
 from services.chassis.service import Moment

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from contracts.message import Command
+from popfax_contracts.message import Command
 from services.groups.settings import GroupsSettings
 from services.groups.web import posting
 from services.groups.web.auth import Tokens

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from contracts.ids import derive_own
-from contracts.message import Command, group_of
+from popfax_contracts.ids import derive_own
+from popfax_contracts.message import Command, group_of
 from services.chassis.messages import Outgoing
 from services.chassis.postgres import PostgresDatabase
 from services.groups.commands import ANSWERS

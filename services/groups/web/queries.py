@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from contracts.message import group_of
+from popfax_contracts.message import group_of
 from services.groups.commands import saga_of_posted, short_name
 from services.groups.domain import AccountState, CommandState, Kind
 from services.groups.tables import (

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
-from contracts.ledger import (
+from popfax_contracts.ledger import (
     CaptureHold,
     HoldCaptured,
     HoldReleased,
@@ -17,8 +17,8 @@ from contracts.ledger import (
     UnitsRefused,
     UnitsReserved,
 )
-from contracts.message import Message
-from contracts.provisioning import AccountExtended, CallForwardingEnabled, OptionsPackAdded, PaidActionRefused
+from popfax_contracts.message import Message
+from popfax_contracts.provisioning import AccountExtended, CallForwardingEnabled, OptionsPackAdded, PaidActionRefused
 from services.chassis.messages import Outcome
 from services.chassis.sagas import LocalPivot, Saga, SagaRow, Step
 from services.chassis.service import Moment

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from contracts.fields import Language
+from popfax_contracts.fields import Language
 from tests.e2e.driver import World
 from tests.e2e.page.people import Person, give, invite, join, rename, settle_in
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
-from contracts.fields import Language
-from contracts.groups import (
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import (
     AcceptInvitation,
     GroupRenamed,
     InvitationSent,
@@ -17,10 +17,10 @@ from contracts.groups import (
     TransferUnits,
     UnitsTransferred,
 )
-from contracts.ledger import CreditUnits, UnitsCredited
-from contracts.message import group_of
-from contracts.provisioning import RegisterSubscriber, SubscriberRegistered
-from contracts.topics import Principal
+from popfax_contracts.ledger import CreditUnits, UnitsCredited
+from popfax_contracts.message import group_of
+from popfax_contracts.provisioning import RegisterSubscriber, SubscriberRegistered
+from popfax_contracts.topics import Principal
 from tests.e2e.driver import World, wait
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from uuid import UUID, uuid4
 
-from contracts.topics import Principal
+from popfax_contracts.topics import Principal
 from tests.e2e.driver import SETTINGS
 from tests.e2e.page.cast import Cast
 from tests.e2e.page.people import Person

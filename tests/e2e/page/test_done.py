@@ -7,10 +7,10 @@ from uuid import UUID
 
 from playwright.sync_api import Page, Route, expect
 
-from contracts.ledger import BalanceChanged, TransfersPosted
-from contracts.message import group_of
-from contracts.provisioning import PersonRecorded
-from contracts.topics import Principal
+from popfax_contracts.ledger import BalanceChanged, TransfersPosted
+from popfax_contracts.message import group_of
+from popfax_contracts.provisioning import PersonRecorded
+from popfax_contracts.topics import Principal
 from services.groups.web.page.speech import speech
 from tests.e2e.driver import PRICES, World, wait
 from tests.e2e.holding import held_back

@@ -11,9 +11,9 @@ from uuid import uuid4
 import pytest
 from playwright.sync_api import expect
 
-from contracts.message import group_of
-from contracts.topics import Principal
 from deploy.local.product import Product
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import Principal
 from services.groups.web.page.speech import speech
 from tests.e2e.driver import World, wait
 from tests.e2e.page.cast import Cast

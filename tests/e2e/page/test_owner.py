@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 from playwright.sync_api import expect
 
-from contracts.topics import Principal
 from deploy.local.product import Product
+from popfax_contracts.topics import Principal
 from services.groups.web.page.speech import Speech, speech
 from tests.e2e.driver import PRICES, SETTINGS, World
 from tests.e2e.page.conftest import Visiting

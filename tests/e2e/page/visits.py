@@ -9,8 +9,8 @@ from uuid import UUID
 
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Response, expect
 
-from contracts.topics import Principal
 from deploy.local.product import Product
+from popfax_contracts.topics import Principal
 
 AXE = Path(__file__).with_name("axe-4.14.1.min.js")
 DESKTOP, PHONE = (1280, 900), (390, 844)

@@ -1,15 +1,15 @@
 """How a group begins: what is on sale, its owner, its name, and whoever is invited into it."""
 
-from contracts.groups import AcceptInvitation, AccountCreationRequired, InviteByEmail, RenameGroup
-from contracts.message import group_of
-from contracts.provisioning import OptionPublished, PlanPublished
-from contracts.topics import PROVISIONING_PLANS
 from deploy.cli.demo.cast import BOUGHT_UNITS, CHEAP_PLAN, GROUP_NAME, PLAN, Person
 from deploy.cli.demo.checks import Joining, Offer
 from deploy.cli.demo.reading import link_in, text_of
 from deploy.cli.demo.stage import TIMEOUT_S, Ask, Stage, bought_by
 from deploy.cli.wire import Seen
 from deploy.local.process import wait_until
+from popfax_contracts.groups import AcceptInvitation, AccountCreationRequired, InviteByEmail, RenameGroup
+from popfax_contracts.message import group_of
+from popfax_contracts.provisioning import OptionPublished, PlanPublished
+from popfax_contracts.topics import PROVISIONING_PLANS
 
 
 def catalogue(stage: Stage) -> int:

@@ -2,15 +2,15 @@
 
 from uuid import UUID
 
-from contracts.fields import Language
-from contracts.groups import CreateMemberAccount, MemberAccountRefused
-from contracts.message import group_of
 from deploy.cli.demo.cast import BOUGHT_UNITS, CHEAP_PLAN, PLAN, Person
 from deploy.cli.demo.checks import Creation
 from deploy.cli.demo.following import Trail
 from deploy.cli.demo.reading import Balance, text_of
 from deploy.cli.demo.stage import Stage, day
 from deploy.cli.wire import Seen, Sent
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import CreateMemberAccount, MemberAccountRefused
+from popfax_contracts.message import group_of
 
 ATTEMPTS = 3
 """How often two owners try to be the first at the same moment. On a busy machine one may see the other's account."""

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Mapping
 from uuid import UUID
 
-from contracts.groups import MembershipEnded, MembershipRecorded
-from contracts.message import group_of
-from contracts.topics import GROUPS_MEMBERS, Principal
 from deploy.cli.demo.cast import Person
 from deploy.cli.demo.checks import MAILS, Line
 from deploy.cli.demo.stage import TIMEOUT_S, Stage
 from deploy.cli.wire import Watch
+from popfax_contracts.groups import MembershipEnded, MembershipRecorded
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import GROUPS_MEMBERS, Principal
 from services.groups.domain import HistoryEntry
 
 

@@ -5,7 +5,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import UUID, uuid4
 
-from contracts.groups import (
+from deploy.cli.demo.cast import CHEAP_PLAN, FAX_UNITS, MORE_UNITS, SHARED_UNITS, SMS_UNITS, Person
+from deploy.cli.demo.checks import STATES, Deed, Expiry, Extension, Parting
+from deploy.cli.demo.following import Trail
+from deploy.cli.demo.stage import TIMEOUT_S, Ask, Stage, bought_by, code_of, day
+from deploy.local.process import wait_until
+from popfax_contracts.groups import (
     AcceptInvitation,
     DetachMembers,
     InvitationSent,
@@ -14,14 +19,9 @@ from contracts.groups import (
     TransferUnits,
     UnitsTransferred,
 )
-from contracts.ledger import SpendUnits
-from contracts.message import group_of
-from contracts.provisioning import ExtendAccount
-from deploy.cli.demo.cast import CHEAP_PLAN, FAX_UNITS, MORE_UNITS, SHARED_UNITS, SMS_UNITS, Person
-from deploy.cli.demo.checks import STATES, Deed, Expiry, Extension, Parting
-from deploy.cli.demo.following import Trail
-from deploy.cli.demo.stage import TIMEOUT_S, Ask, Stage, bought_by, code_of, day
-from deploy.local.process import wait_until
+from popfax_contracts.ledger import SpendUnits
+from popfax_contracts.message import group_of
+from popfax_contracts.provisioning import ExtendAccount
 
 ENDS_IN = timedelta(seconds=2)
 """When Nora's account ends, counted from her sign-up: time enough to join the group first."""

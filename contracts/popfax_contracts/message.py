@@ -8,8 +8,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from contracts.ids import derive
-from contracts.topics import Principal, Topic
+from popfax_contracts.ids import derive
+from popfax_contracts.topics import Principal, Topic
 
 _GROUP_OF_OWNER = UUID("8d4c1a52-3a7e-5f0e-9a44-0f6c2b1d7e90")
 

@@ -12,8 +12,8 @@ from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from contracts.ids import OWN_VERSION
-from contracts.text import canonical_line, canonical_name
+from popfax_contracts.ids import OWN_VERSION
+from popfax_contracts.text import canonical_line, canonical_name
 
 MAX_UNITS = 1_000_000_000
 """The most that one message may move; far above any price, far below what a bigint overflows at."""

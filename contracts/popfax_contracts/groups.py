@@ -10,10 +10,21 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from contracts.fields import Code, Email, GroupName, Language, Months, Name, PlanName, Timestamp, Units, UnitsOrNone
-from contracts.message import Command, Event, MalformedCommand, Marker, Refusal
-from contracts.notifications import Token
-from contracts.topics import GROUPS_COMMANDS, GROUPS_COMMANDS_FROM_HTTP, GROUPS_EVENTS, GROUPS_MEMBERS
+from popfax_contracts.fields import (
+    Code,
+    Email,
+    GroupName,
+    Language,
+    Months,
+    Name,
+    PlanName,
+    Timestamp,
+    Units,
+    UnitsOrNone,
+)
+from popfax_contracts.message import Command, Event, MalformedCommand, Marker, Refusal
+from popfax_contracts.notifications import Token
+from popfax_contracts.topics import GROUPS_COMMANDS, GROUPS_COMMANDS_FROM_HTTP, GROUPS_EVENTS, GROUPS_MEMBERS
 
 _OF_PEOPLE = (GROUPS_COMMANDS, GROUPS_COMMANDS_FROM_HTTP)
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, get_args
 
-from contracts.groups import GroupsCommand, GroupsEvent, GroupsMember
-from contracts.ledger import LedgerBalance, LedgerCommand, LedgerEvent
-from contracts.message import Message
-from contracts.notifications import NotificationsCommand, NotificationsEvent
-from contracts.provisioning import ProvisioningCommand, ProvisioningEvent, ProvisioningPerson, ProvisioningPlan
+from popfax_contracts.groups import GroupsCommand, GroupsEvent, GroupsMember
+from popfax_contracts.ledger import LedgerBalance, LedgerCommand, LedgerEvent
+from popfax_contracts.message import Message
+from popfax_contracts.notifications import NotificationsCommand, NotificationsEvent
+from popfax_contracts.provisioning import ProvisioningCommand, ProvisioningEvent, ProvisioningPerson, ProvisioningPlan
 
 _UNIONS: tuple[Any, ...] = (
     GroupsCommand,

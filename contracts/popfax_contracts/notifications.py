@@ -5,9 +5,9 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from contracts.fields import Code, StoredName, Timestamp
-from contracts.message import Command, Event, MalformedCommand, Refusal
-from contracts.topics import NOTIFICATIONS_COMMANDS, NOTIFICATIONS_COMMANDS_FROM_GROUPS, NOTIFICATIONS_EVENTS
+from popfax_contracts.fields import Code, StoredName, Timestamp
+from popfax_contracts.message import Command, Event, MalformedCommand, Refusal
+from popfax_contracts.topics import NOTIFICATIONS_COMMANDS, NOTIFICATIONS_COMMANDS_FROM_GROUPS, NOTIFICATIONS_EVENTS
 
 Token = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A secret of 32 random bytes, in hexadecimal. Whoever checks it keeps its SHA-256 alone."""

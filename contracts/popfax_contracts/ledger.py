@@ -15,9 +15,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from contracts.fields import ClientId, Code, Reference, Units, UnitsOrNone
-from contracts.message import Command, Event, MalformedCommand, Marker, Refusal
-from contracts.topics import (
+from popfax_contracts.fields import ClientId, Code, Reference, Units, UnitsOrNone
+from popfax_contracts.message import Command, Event, MalformedCommand, Marker, Refusal
+from popfax_contracts.topics import (
     LEDGER_BALANCES,
     LEDGER_COMMANDS,
     LEDGER_COMMANDS_FROM_GROUPS,

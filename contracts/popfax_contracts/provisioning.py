@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
-from contracts.fields import (
+from popfax_contracts.fields import (
     CanonicalEmail,
     ClientId,
     Code,
@@ -24,8 +24,8 @@ from contracts.fields import (
     Timestamp,
     Units,
 )
-from contracts.message import Command, Event, MalformedCommand, Marker, Refusal
-from contracts.topics import (
+from popfax_contracts.message import Command, Event, MalformedCommand, Marker, Refusal
+from popfax_contracts.topics import (
     PROVISIONING_COMMANDS,
     PROVISIONING_COMMANDS_FROM_GROUPS,
     PROVISIONING_DIRECTORY,
