@@ -80,8 +80,8 @@ Months = Annotated[int, Field(strict=True, ge=1, le=120)]
 PlanName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
 """A plan's stable name, such as `send_receive`. Whether such a plan is on sale is for a handler to say."""
 
-Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
-"""A refusal's stable code, such as `units_short`."""
+Keyword = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,49}$")]
+"""A stable word of a list that may grow, such as `account_created`: a reader must expect words that are new to it."""
 
 
 class Language(StrEnum):

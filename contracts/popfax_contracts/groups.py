@@ -11,9 +11,9 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from popfax_contracts.fields import (
-    Code,
     Email,
     GroupName,
+    Keyword,
     Language,
     Months,
     Name,
@@ -31,10 +31,10 @@ _OF_PEOPLE = (GROUPS_COMMANDS, GROUPS_COMMANDS_FROM_HTTP)
 MAX_MEMBERS = 1000
 """As many members may be named, or meant, by one command."""
 
-Via = Code
+Via = Keyword
 """How somebody became a member: `account_created` or `invitation_accepted`. More may come."""
 
-End = Code
+End = Keyword
 """How a membership ended: `detached` by the owner, `left` by the member, `account_closed` with the member's account,
 `group_closed` with the owner's. More may come.
 """
@@ -248,7 +248,7 @@ class Detachment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     member_id: UUID
-    outcome: Code
+    outcome: Keyword
     """`detached`, or `not_member`."""
 
 
@@ -280,7 +280,7 @@ class MembershipRecorded(Event, type="popfax.groups.membership-recorded.v1", top
     owner_id: UUID
     member_id: UUID
     epoch: int
-    state: Code
+    state: Keyword
     """`active`. More may come."""
     joined_at: Timestamp
 
@@ -358,7 +358,7 @@ class InvitationRevoked(Event, type="popfax.groups.invitation-revoked.v1", topic
     owner_id: UUID
     invitation_id: UUID
     subscriber_id: UUID
-    reason: Code = "revoked"
+    reason: Keyword = "revoked"
     """`revoked` by the owner; `account_closed`, `group_closed`, or `joined` in another way."""
 
 
@@ -378,7 +378,7 @@ class InvitationBounced(Event, type="popfax.groups.invitation-bounced.v1", topic
     owner_id: UUID
     invitation_id: UUID
     subscriber_id: UUID
-    reason: Code
+    reason: Keyword
 
 
 class InvitationAnswerRefused(
@@ -414,7 +414,7 @@ class UnitsTransferred(Event, type="popfax.groups.units-transferred.v1", topic=G
     group_id: UUID
     owner_id: UUID
     transfer_id: UUID
-    mode: Code
+    mode: Keyword
     """`amount` or `top_up_to`, as it was asked for."""
     amount_units: Units
     legs: tuple[TransferredLeg, ...]

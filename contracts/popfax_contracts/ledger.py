@@ -15,7 +15,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from popfax_contracts.fields import ClientId, Code, Reference, Units, UnitsOrNone
+from popfax_contracts.fields import ClientId, Keyword, Reference, Units, UnitsOrNone
 from popfax_contracts.message import Command, Event, MalformedCommand, Marker, Refusal
 from popfax_contracts.topics import (
     LEDGER_BALANCES,
@@ -228,7 +228,7 @@ class UnitsSpent(Event, type="popfax.ledger.units-spent.v1", topic=LEDGER_EVENTS
     spend_id: UUID
     account_id: UUID
     amount_units: Units
-    purpose: Code
+    purpose: Keyword
     """What for, as it was asked for."""
     reference: Reference
 

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from popfax_contracts.fields import Code, StoredName, Timestamp
+from popfax_contracts.fields import Keyword, StoredName, Timestamp
 from popfax_contracts.message import Command, Event, MalformedCommand, Refusal
 from popfax_contracts.topics import NOTIFICATIONS_COMMANDS, NOTIFICATIONS_COMMANDS_FROM_GROUPS, NOTIFICATIONS_EVENTS
 
@@ -40,7 +40,7 @@ class MailBounced(Command, type="popfax.notifications.mail-bounced.v1", topic=NO
     """
 
     mail_id: UUID
-    reason: Code
+    reason: Keyword
 
 
 class MailUndeliverable(
@@ -50,7 +50,7 @@ class MailUndeliverable(
 
     mail_id: UUID
     recipient_id: UUID
-    reason: Code
+    reason: Keyword
     invitation_id: UUID | None = None
     round: int | None = None
 

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 from popfax_contracts.fields import (
     CanonicalEmail,
     ClientId,
-    Code,
     Email,
+    Keyword,
     Language,
     Months,
     Name,
@@ -260,7 +260,7 @@ class PaidActionRefused(
 
     request_id: UUID
     account_id: UUID
-    action: Code
+    action: Keyword
     """What was to be bought: `extension`, `options_pack` or `call_forwarding`. More may come."""
 
 
@@ -340,7 +340,7 @@ class OptionPublished(Event, type="popfax.provisioning.option-published.v1", top
     One that is no longer on sale can't be bought any more (`not_on_sale`); who has it keeps it.
     """
 
-    option: Code
+    option: Keyword
     """`options_pack` or `call_forwarding`. More may come."""
     price_units: Units
     on_sale: bool = True

@@ -6,6 +6,7 @@ from typing import Any
 from deploy.invariants.codes import Code, Violation
 from deploy.invariants.facts import Facts
 from deploy.invariants.rows import distinct
+from popfax_contracts.codes import GroupsCode, LedgerCode, ProvisioningCode
 from popfax_contracts.fields import Language
 from popfax_contracts.groups import TransferUnits
 from popfax_contracts.topics import TOPICS
@@ -22,8 +23,6 @@ from services.provisioning import domain as provisioning
 from services.provisioning.consumers import PROVISIONING
 from services.provisioning.store import ACTIONS
 
-_CALLED_OFF = ("timed_out", "cancelled")
-_OF_CREATIONS = {*provisioning.Code, *ledger.Code, *_CALLED_OFF}
 _LANGUAGES = {*Language}
 _TOPICS = {TIMERS, *(topic.name for topic in TOPICS)}
 _MODES = set(TransferUnits.model_fields["mode"].annotation.__args__)  # type: ignore[union-attr]
@@ -51,16 +50,16 @@ _Words = tuple[str, Iterable[Any], Mapping[str, Collection[str]]]
 def _words(facts: Facts) -> Iterator[_Words]:
     own, of = facts.ledger, facts.groups
     yield "ledger.accounts", own.accounts, {"state": {*ledger.AccountState}}
-    yield "ledger.holds", own.holds, {"state": {*ledger.HoldState}, "code": {*ledger.Code}}
-    yield "ledger.transfers", own.transfers, {"kind": {*ledger.TransferKind}, "code": {*ledger.Code}}
-    yield "ledger.corrections", own.corrections, {"code": {*ledger.Code}}
-    yield "groups.sagas", of.sagas, {"status": {*Status}, "code": _OF_CREATIONS}
+    yield "ledger.holds", own.holds, {"state": {*ledger.HoldState}, "code": {*LedgerCode}}
+    yield "ledger.transfers", own.transfers, {"kind": {*ledger.TransferKind}, "code": {*LedgerCode}}
+    yield "ledger.corrections", own.corrections, {"code": {*LedgerCode}}
+    yield "groups.sagas", of.sagas, {"status": {*Status}, "code": {*GroupsCode}}
     yield "groups.subscribers", of.subscribers, {"state": {*groups.AccountState}, "language": _LANGUAGES}
     yield "groups.invitations", of.invitations, {"state": {*groups.InvitationState}}
     yield (
         "groups.transfers",
         of.transfers,
-        {"state": {*groups.TransferState}, "mode": _MODES, "code": {*ledger.Code}},
+        {"state": {*groups.TransferState}, "mode": _MODES, "code": {*LedgerCode}},
     )
     yield "groups.history", of.history, {"kind": {*groups.Kind}}
     types = {model.TYPE for model in ANSWERS}
@@ -82,8 +81,8 @@ def _words(facts: Facts) -> Iterator[_Words]:
 
 def _of_provisioning(facts: Facts) -> Iterator[_Words]:
     own = facts.provisioning
-    yield "provisioning.sagas", own.sagas, {"status": {*Status}, "code": _OF_CREATIONS}
+    yield "provisioning.sagas", own.sagas, {"status": {*Status}, "code": {*ProvisioningCode}}
     yield "provisioning.subscribers", own.subscribers, {"state": {*provisioning.AccountState}, "language": _LANGUAGES}
-    yield "provisioning.requests", own.requests, {"code": {*provisioning.Code}}
-    yield "provisioning.purchases", own.purchases, {"action": set(ACTIONS.values()), "code": _OF_CREATIONS}
+    yield "provisioning.requests", own.requests, {"code": {*ProvisioningCode}}
+    yield "provisioning.purchases", own.purchases, {"action": set(ACTIONS.values()), "code": {*ProvisioningCode}}
     yield "provisioning.fax_numbers", own.fax_numbers, {"state": {*provisioning.NumberState}}

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
+from popfax_contracts.codes import MalformedCode
 from popfax_contracts.ids import derive, derive_own, message_id
 from popfax_contracts.message import Message
 from popfax_contracts.topics import BY_NAME, Principal
@@ -192,15 +193,17 @@ def decode(
         return _undecodable(record, found, code, errors)
     belongs = [topic.name for topic in model.TOPICS] or [TIMERS]
     if record.topic not in belongs:
-        return _undecodable(record, found, "wrong_topic", (f"ce_type: belongs on {' or '.join(belongs)}",))
+        return _undecodable(
+            record, found, MalformedCode.WRONG_TOPIC.value, (f"ce_type: belongs on {' or '.join(belongs)}",)
+        )
     try:
         body = model.from_record(record.key, value)
     except BROKEN_PROCESS:
         raise
     except Exception as error:  # whatever a value does to its validators: what can't be read is parked, and never loops
-        return _undecodable(record, found, "malformed_command", _reasons(error))
+        return _undecodable(record, found, MalformedCode.MALFORMED_COMMAND.value, _reasons(error))
     if record.key != body.key().encode():
-        return _undecodable(record, found, "wrong_key", (f"key: is not the {model.KEY}",))
+        return _undecodable(record, found, MalformedCode.WRONG_KEY.value, (f"key: is not the {model.KEY}",))
     id_ = message_id(record.topic, found.get("ce_source") or b"", found["ce_id"] or b"")
     return Incoming(id_, body, record, correlation_id, actor, text_of(found.get("traceparent")), sent_id)
 
@@ -208,7 +211,7 @@ def decode(
 def _wrong_with(found: Attributes, errors: tuple[str, ...], model: type[Message] | None) -> tuple[str, tuple[str, ...]]:
     """Return the code and the reasons of an envelope that is not as it must be."""
     if not errors and model is None:
-        return "unknown_type", (f"ce_type: {'unknown' if found.get('ce_type') else 'missing'}",)
+        return MalformedCode.UNKNOWN_TYPE.value, (f"ce_type: {'unknown' if found.get('ce_type') else 'missing'}",)
     wrong = {
         "ce_id: no text of 1 to 200 characters": text_of(found.get("ce_id")) is None,
         "ce_correlationid: no text of 1 to 200 characters": (
@@ -217,7 +220,7 @@ def _wrong_with(found: Attributes, errors: tuple[str, ...], model: type[Message]
         "ce_actor: not a UUID": "ce_actor" in found and id_of(found["ce_actor"]) is None,
         "ce_specversion: not 1.0": found.get("ce_specversion", SPECVERSION) != SPECVERSION,
     }
-    return "malformed_envelope", errors or tuple(reason for reason, is_so in wrong.items() if is_so)
+    return MalformedCode.MALFORMED_ENVELOPE.value, errors or tuple(reason for reason, is_so in wrong.items() if is_so)
 
 
 def outgoing(message: Message, ordinal: int, cause: Incoming[Message]) -> Outgoing:

@@ -8,6 +8,7 @@ from hmac import compare_digest
 from typing import Any
 from uuid import UUID
 
+from popfax_contracts.codes import GroupsCode
 from popfax_contracts.ids import derive, derive_own
 
 INVITATION_LIFETIME = timedelta(days=7)
@@ -21,29 +22,6 @@ ASKED_AGAIN_AT_LEAST = timedelta(hours=1)
 
 TRANSFER_DEADLINE = timedelta(minutes=5)
 """A transfer that waits for longer counts as stuck."""
-
-
-class Code(StrEnum):
-    """Why groups refuses. What an invitation is that can't be answered any more says `InvitationState.refusal`."""
-
-    NOT_OWNER = "not_owner"
-    GROUP_CLOSED = "group_closed"
-    UNKNOWN_PLAN = "unknown_plan"
-    NOT_ON_SALE = "not_on_sale"
-    PRICE_CHANGED = "price_changed"
-    ALREADY_MEMBER = "already_member"
-    EMAIL_TAKEN = "email_taken"
-    OWN_ADDRESS = "own_address"
-    QUOTA_OWNER_DAY = "quota_owner_day"
-    QUOTA_OWNER_PENDING = "quota_owner_pending"
-    QUOTA_ADDRESS_DAY = "quota_address_day"
-    QUOTA_ADDRESS_PENDING = "quota_address_pending"
-    UNKNOWN_INVITATION = "unknown_invitation"
-    NOT_INVITED = "not_invited"
-    TOKEN_INVALID = "token_invalid"  # noqa: S105  (a code, no token)
-    NOT_MEMBER = "not_member"
-    NO_MEMBERS = "no_members"
-    TOO_MANY_MEMBERS = "too_many_members"
 
 
 class AccountState(StrEnum):
@@ -67,9 +45,9 @@ class InvitationState(StrEnum):
     BOUNCED = "bounced"
 
     @property
-    def refusal(self) -> str:
-        """Give the code with which an answer that comes after the end is refused."""
-        return f"invitation_{self.value}"
+    def refusal(self) -> GroupsCode:
+        """Return the code with which an answer that comes after the end is refused."""
+        return GroupsCode(f"invitation_{self.value}")
 
 
 class TransferState(StrEnum):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
+from popfax_contracts.codes import GroupsCode
 from popfax_contracts.groups import (
     End,
     InvitationAccepted,
@@ -33,7 +34,6 @@ from services.chassis.service import Moment
 from services.groups.domain import (
     INVITATION_LIFETIME,
     AccountState,
-    Code,
     HistoryEntry,
     Invitation,
     InvitationState,
@@ -283,13 +283,13 @@ def _invitation_begun(roster: Roster, invitation: Invitation) -> None:
     )
 
 
-def asked(roster: Roster, owner_id: UUID, moment: Moment) -> Code | None:
+def asked(roster: Roster, owner_id: UUID, moment: Moment) -> GroupsCode | None:
     """An owner asks about an address, and whatever the answer is tells who has it: it counts against their day.
 
     Return why it is not answered if the day's are used up.
     """
     if tally(roster, made_by(owner_id), moment).today >= roster.quotas.owner_day:
-        return Code.QUOTA_OWNER_DAY
+        return GroupsCode.QUOTA_OWNER_DAY
     _count(roster, made_by(owner_id), 0, 1, moment)
     return None
 

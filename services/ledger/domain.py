@@ -11,6 +11,8 @@ from hashlib import blake2b
 from typing import Self
 from uuid import UUID
 
+from popfax_contracts.codes import LedgerCode
+
 SALES = UUID("00000000-0000-5000-8000-000000000001")
 """Popfax's own account that bought units come out of."""
 
@@ -25,20 +27,6 @@ CORRECTIONS = UUID("00000000-0000-5000-8000-000000000004")
 
 OWN_ACCOUNTS = frozenset({SALES, SUBSCRIPTIONS, CONSUMPTION, CORRECTIONS})
 """Popfax's own accounts. They keep no balance row: one would be hot for everybody, and nobody may refuse on it."""
-
-
-class Code(StrEnum):
-    """Why the ledger refuses."""
-
-    UNITS_SHORT = "units_short"
-    HOLD_CANCELLED = "hold_cancelled"
-    HOLD_CAPTURED = "hold_captured"
-    HOLD_NOT_OPEN = "hold_not_open"
-    ID_CONFLICT = "id_conflict"
-    NOT_HOLDER = "not_holder"
-    ACCOUNT_CLOSED = "account_closed"
-    ACCOUNT_EXPIRED = "account_expired"
-    TARGET_CLOSED = "target_closed"
 
 
 class AccountState(StrEnum):
@@ -206,19 +194,19 @@ def in_state(account: Account, state: AccountState) -> Account:
     return account if account.state is AccountState.CLOSED else replace(account, state=state)
 
 
-def why_barred(account: Account, extends: bool = False) -> Code | None:
+def why_barred(account: Account, extends: bool = False) -> LedgerCode | None:
     """Say why an account may not pay at all, whatever is on it. `extends` is for its own extension."""
     if account.state is AccountState.CLOSED:
-        return Code.ACCOUNT_CLOSED
+        return LedgerCode.ACCOUNT_CLOSED
     if account.state is AccountState.EXPIRED and not extends:
-        return Code.ACCOUNT_EXPIRED
+        return LedgerCode.ACCOUNT_EXPIRED
     return None
 
 
-def why_not_paid(account: Account, amount_units: int, extends: bool = False) -> Code | None:
+def why_not_paid(account: Account, amount_units: int, extends: bool = False) -> LedgerCode | None:
     """Say why an account can't pay so many units."""
     short = account.available_units < amount_units
-    return why_barred(account, extends) or (Code.UNITS_SHORT if short else None)
+    return why_barred(account, extends) or (LedgerCode.UNITS_SHORT if short else None)
 
 
 def entry(transfer_id: UUID, before: Account, after: Account, now: datetime) -> Entry:

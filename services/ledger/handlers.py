@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import Any
 from uuid import UUID
 
+from popfax_contracts.codes import LedgerCode
 from popfax_contracts.ledger import (
     BalanceChanged,
     BalanceCorrected,
@@ -50,7 +51,6 @@ from services.ledger.domain import (
     SUBSCRIPTIONS,
     Account,
     AccountState,
-    Code,
     Correction,
     Hold,
     HoldState,
@@ -74,24 +74,24 @@ def credit_units(books: Books, message: Incoming[CreditUnits], moment: Moment) -
     command, content = message.body, _content(message.body)
     known = books.transfers.get(command.credit_id)
     if books.is_hold(command.credit_id) or (known is not None and known.content != content):
-        return [_credit_refused(command, Code.ID_CONFLICT)]
+        return [_credit_refused(command, LedgerCode.ID_CONFLICT)]
     changed: Outcome = ()
     if known is None:
         amount, account = command.amount_units, books.account(command.account_id)
-        code = Code.ACCOUNT_CLOSED if account.state is AccountState.CLOSED else None
+        code = LedgerCode.ACCOUNT_CLOSED if account.state is AccountState.CLOSED else None
         known = Transfer(command.credit_id, TransferKind.CREDIT, SALES, content, _text(code), (amount,), moment.now)
         books.transfers.put(known.sealed())
         if code is None:
             changed = _post_own(books, known.id, account, amount, SALES, moment)
     if known.code is not None:
-        return [_credit_refused(command, Code(known.code))]
+        return [_credit_refused(command, LedgerCode(known.code))]
     answer = UnitsCredited(
         credit_id=command.credit_id, account_id=command.account_id, amount_units=command.amount_units
     )
     return [answer, *changed]
 
 
-def _credit_refused(command: CreditUnits, code: Code) -> CreditRefused:
+def _credit_refused(command: CreditUnits, code: LedgerCode) -> CreditRefused:
     return CreditRefused(
         credit_id=command.credit_id, account_id=command.account_id, code=code, command_type=command.TYPE
     )
@@ -102,9 +102,9 @@ def spend_units(books: Books, message: Incoming[SpendUnits], moment: Moment) -> 
     command, content = message.body, _content(message.body)
     known = books.transfers.get(command.spend_id)
     if books.is_hold(command.spend_id) or (known is not None and known.content != content):
-        return [_spend_refused(command, Code.ID_CONFLICT)]
+        return [_spend_refused(command, LedgerCode.ID_CONFLICT)]
     if message.actor != command.account_id:
-        return [_spend_refused(command, Code.NOT_HOLDER)]
+        return [_spend_refused(command, LedgerCode.NOT_HOLDER)]
     changed: Outcome = ()
     if known is None:
         amount, account = command.amount_units, books.account(command.account_id)
@@ -123,7 +123,7 @@ def spend_units(books: Books, message: Incoming[SpendUnits], moment: Moment) -> 
         if code is None:
             changed = _post_own(books, known.id, account, -amount, CONSUMPTION, moment)
     if known.code is not None:
-        return [_spend_refused(command, Code(known.code))]
+        return [_spend_refused(command, LedgerCode(known.code))]
     answer = UnitsSpent(
         spend_id=command.spend_id,
         account_id=command.account_id,
@@ -134,7 +134,7 @@ def spend_units(books: Books, message: Incoming[SpendUnits], moment: Moment) -> 
     return [answer, *changed]
 
 
-def _spend_refused(command: SpendUnits, code: Code) -> SpendRefused:
+def _spend_refused(command: SpendUnits, code: LedgerCode) -> SpendRefused:
     return SpendRefused(spend_id=command.spend_id, account_id=command.account_id, code=code, command_type=command.TYPE)
 
 
@@ -144,7 +144,7 @@ def reserve_units(books: Books, message: Incoming[ReserveUnits], moment: Moment)
     hold = books.holds.get(command.hold_id)
     changed: Outcome = ()
     if books.is_transfer(command.hold_id):
-        return [_units_refused(command, Code.ID_CONFLICT)]
+        return [_units_refused(command, LedgerCode.ID_CONFLICT)]
     if hold is None:
         account = books.account(command.account_id)
         code = why_not_paid(account, command.amount_units, command.extends)
@@ -159,27 +159,27 @@ def reserve_units(books: Books, message: Incoming[ReserveUnits], moment: Moment)
     return [answer, *changed]
 
 
-def _units_refused(command: ReserveUnits, code: Code) -> UnitsRefused:
+def _units_refused(command: ReserveUnits, code: LedgerCode) -> UnitsRefused:
     return UnitsRefused(hold_id=command.hold_id, account_id=command.account_id, code=code, command_type=command.TYPE)
 
 
-def _reservation(message: Incoming[ReserveUnits], code: Code | None, moment: Moment) -> Hold:
+def _reservation(message: Incoming[ReserveUnits], code: LedgerCode | None, moment: Moment) -> Hold:
     command, holder = message.body, message.writer.value
     state = HoldState.OPEN if code is None else HoldState.REFUSED
     id_, account_id, units = command.hold_id, command.account_id, command.amount_units
     return Hold(id_, account_id, units, state, moment.now, None, command.extends, _text(code), holder)
 
 
-def _why_not_reserved(hold: Hold, message: Incoming[ReserveUnits]) -> Code | None:
+def _why_not_reserved(hold: Hold, message: Incoming[ReserveUnits]) -> LedgerCode | None:
     command = message.body
     if not hold.is_of(message.writer):
-        return Code.ID_CONFLICT
+        return LedgerCode.ID_CONFLICT
     if hold.state is HoldState.BURNED:
-        return Code.HOLD_CANCELLED
+        return LedgerCode.HOLD_CANCELLED
     asked = (command.account_id, command.amount_units, command.extends)
     if (hold.account_id, hold.amount_units, hold.extends) != asked:
-        return Code.ID_CONFLICT
-    return None if hold.code is None else Code(hold.code)
+        return LedgerCode.ID_CONFLICT
+    return None if hold.code is None else LedgerCode(hold.code)
 
 
 def capture_hold(books: Books, message: Incoming[CaptureHold], moment: Moment) -> Outcome:
@@ -191,7 +191,7 @@ def capture_hold(books: Books, message: Incoming[CaptureHold], moment: Moment) -
             CaptureRefused(
                 hold_id=command.hold_id,
                 account_id=command.account_id,
-                code=Code.HOLD_NOT_OPEN,
+                code=LedgerCode.HOLD_NOT_OPEN,
                 command_type=command.TYPE,
             )
         ]
@@ -245,12 +245,12 @@ def release_hold(books: Books, message: Incoming[ReleaseHold], moment: Moment) -
     return [answer, *changed]
 
 
-def _why_not_released(books: Books, hold: Hold | None, message: Incoming[ReleaseHold]) -> Code | None:
+def _why_not_released(books: Books, hold: Hold | None, message: Incoming[ReleaseHold]) -> LedgerCode | None:
     if hold is None:
-        return Code.ID_CONFLICT if books.is_transfer(message.body.hold_id) else None
+        return LedgerCode.ID_CONFLICT if books.is_transfer(message.body.hold_id) else None
     if hold.account_id != message.body.account_id or not hold.is_of(message.writer):
-        return Code.ID_CONFLICT
-    return Code.HOLD_CAPTURED if hold.state is HoldState.CAPTURED else None
+        return LedgerCode.ID_CONFLICT
+    return LedgerCode.HOLD_CAPTURED if hold.state is HoldState.CAPTURED else None
 
 
 def _closed(hold: Hold, state: HoldState, moment: Moment) -> Hold:
@@ -262,14 +262,14 @@ def post_transfers(books: Books, message: Incoming[PostTransfers], moment: Momen
     command, content = message.body, _content(message.body)
     known = books.transfers.get(command.transfer_id)
     if books.is_hold(command.transfer_id) or (known is not None and known.content != content):
-        return [_transfers_refused(command, Code.ID_CONFLICT)]
+        return [_transfers_refused(command, LedgerCode.ID_CONFLICT)]
     if message.actor != command.source_id:
-        return [_transfers_refused(command, Code.NOT_HOLDER)]
+        return [_transfers_refused(command, LedgerCode.NOT_HOLDER)]
     changed: Outcome = ()
     if known is None:
         known, changed = _post(books, command, content, moment)
     if known.code is not None:
-        return [_transfers_refused(command, Code(known.code))]
+        return [_transfers_refused(command, LedgerCode(known.code))]
     answer = TransfersPosted(
         transfer_id=command.transfer_id,
         source_id=command.source_id,
@@ -312,14 +312,14 @@ def _amount(leg: Leg, target: Account) -> int:
     return leg.amount_units
 
 
-def _why_not_posted(source: Account, targets: Iterable[Account], total_units: int) -> Code | None:
+def _why_not_posted(source: Account, targets: Iterable[Account], total_units: int) -> LedgerCode | None:
     barred = why_barred(source)
     if barred is None and any(target.state is AccountState.CLOSED for target in targets):
-        return Code.TARGET_CLOSED
+        return LedgerCode.TARGET_CLOSED
     return barred or why_not_paid(source, total_units)
 
 
-def _transfers_refused(command: PostTransfers, code: Code) -> TransfersRefused:
+def _transfers_refused(command: PostTransfers, code: LedgerCode) -> TransfersRefused:
     return TransfersRefused(
         transfer_id=command.transfer_id, source_id=command.source_id, code=code, command_type=command.TYPE
     )
@@ -351,15 +351,15 @@ def correct_balance(books: Books, message: Incoming[CorrectBalance], moment: Mom
     return [answer, *changed]
 
 
-def _why_not_corrected(books: Books, command: CorrectBalance, account: Account) -> Code | None:
+def _why_not_corrected(books: Books, command: CorrectBalance, account: Account) -> LedgerCode | None:
     if books.is_transfer(command.correction_id) or books.is_hold(command.correction_id):
-        return Code.ID_CONFLICT
+        return LedgerCode.ID_CONFLICT
     if account.id in OWN_ACCOUNTS:
-        return Code.ACCOUNT_CLOSED
-    return Code.UNITS_SHORT if account.available_units + command.amount_units < 0 else None
+        return LedgerCode.ACCOUNT_CLOSED
+    return LedgerCode.UNITS_SHORT if account.available_units + command.amount_units < 0 else None
 
 
-def _correction(command: CorrectBalance, code: Code | None, moment: Moment) -> Correction:
+def _correction(command: CorrectBalance, code: LedgerCode | None, moment: Moment) -> Correction:
     return Correction(
         command.correction_id,
         command.account_id,
@@ -428,7 +428,7 @@ def _version(books: Books, account_id: UUID) -> int:
     return books.account(account_id).revision
 
 
-def _text(code: Code | None) -> str | None:
+def _text(code: LedgerCode | None) -> str | None:
     return None if code is None else code.value
 
 

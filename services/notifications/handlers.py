@@ -5,6 +5,7 @@ from datetime import datetime
 from hashlib import sha256
 from uuid import UUID
 
+from popfax_contracts.codes import NotificationsCode
 from popfax_contracts.groups import MemberAccountCreated
 from popfax_contracts.message import Message
 from popfax_contracts.notifications import BounceRefused, MailBounced, MailUndeliverable, PasswordLinkIssued
@@ -44,7 +45,11 @@ def mail_bounced(tray: Outtray, message: Incoming[MailBounced], moment: Moment) 
     """Note that a mail came back, and tell whoever it concerns; one that is to be tried again is not."""
     mail = tray.mails.get(message.body.mail_id)
     if mail is None:
-        return [BounceRefused(mail_id=message.body.mail_id, code="unknown_mail", command_type=message.body.TYPE)]
+        return [
+            BounceRefused(
+                mail_id=message.body.mail_id, code=NotificationsCode.UNKNOWN_MAIL, command_type=message.body.TYPE
+            )
+        ]
     tray.mails.put(replace(mail, state=MailState.BOUNCED, params={}))
     _take_text_away(tray, mail.id)
     return [

@@ -8,6 +8,8 @@ from enum import StrEnum
 from typing import Self
 from uuid import UUID
 
+from popfax_contracts.codes import ProvisioningCode
+
 MILESTONES_DAYS = (30, 7, 1)
 """So many days before its end an account's holder is told of it."""
 
@@ -16,27 +18,6 @@ LAST_YEAR = 2199
 
 REST = timedelta(days=90)
 """How long a fax number that was somebody's is nobody's."""
-
-
-class Code(StrEnum):
-    """Why provisioning refuses."""
-
-    CANCELLED = "cancelled"
-    ID_CONFLICT = "id_conflict"
-    UNKNOWN_PLAN = "unknown_plan"
-    NOT_ON_SALE = "not_on_sale"
-    TOO_FAR_AHEAD = "too_far_ahead"
-    PRICE_CHANGED = "price_changed"
-    EMAIL_TAKEN = "email_taken"
-    NO_FAX_NUMBER = "no_fax_number"
-    UNKNOWN_ACCOUNT = "unknown_account"
-    NOT_HOLDER = "not_holder"
-    ACCOUNT_CLOSED = "account_closed"
-    ACCOUNT_EXPIRED = "account_expired"
-    NO_PLAN = "no_plan"
-    ALREADY_ADDED = "already_added"
-    ALREADY_ENABLED = "already_enabled"
-    PAYMENT_USED = "payment_used"
 
 
 class NumberState(StrEnum):
@@ -126,17 +107,17 @@ class Subscriber:
             registration=None,
         )
 
-    def why_not(self, action: Action, forward_to: str | None) -> Code | None:
+    def why_not(self, action: Action, forward_to: str | None) -> ProvisioningCode | None:
         """Say why nothing of this kind can be bought for the account, whatever it costs."""
         if self.state is AccountState.CLOSED:
-            return Code.ACCOUNT_CLOSED
+            return ProvisioningCode.ACCOUNT_CLOSED
         if action is Action.EXTENSION:
-            return Code.NO_PLAN if self.plan is None else None
+            return ProvisioningCode.NO_PLAN if self.plan is None else None
         if self.state is AccountState.EXPIRED:
-            return Code.ACCOUNT_EXPIRED
+            return ProvisioningCode.ACCOUNT_EXPIRED
         if action is Action.OPTIONS_PACK:
-            return Code.ALREADY_ADDED if self.options_pack else None
-        return Code.ALREADY_ENABLED if self.forward_to == forward_to else None
+            return ProvisioningCode.ALREADY_ADDED if self.options_pack else None
+        return ProvisioningCode.ALREADY_ENABLED if self.forward_to == forward_to else None
 
 
 def months_later(start: datetime, months: int) -> datetime | None:

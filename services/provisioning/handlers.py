@@ -4,6 +4,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from uuid import UUID
 
+from popfax_contracts.codes import ProvisioningCode
 from popfax_contracts.fields import Language
 from popfax_contracts.message import Command, Message
 from popfax_contracts.provisioning import (
@@ -36,7 +37,6 @@ from services.provisioning.domain import (
     AccountState,
     Action,
     Address,
-    Code,
     NumberState,
     Payment,
     Plan,
@@ -61,12 +61,12 @@ def register_subscriber(registry: Registry, message: Incoming[RegisterSubscriber
     known = registry.subscribers.get(command.subscriber_id)
     if known is not None:
         if known.registration != content:
-            return [_registration_refused(command, Code.ID_CONFLICT)]
+            return [_registration_refused(command, ProvisioningCode.ID_CONFLICT)]
         return [_registered(known), _person(known)]
     if registry.addresses.get(command.email) is not None:
-        return [_registration_refused(command, Code.EMAIL_TAKEN)]
+        return [_registration_refused(command, ProvisioningCode.EMAIL_TAKEN)]
     if command.plan is not None and registry.plans.get(command.plan) is None:
-        return [_registration_refused(command, Code.UNKNOWN_PLAN)]
+        return [_registration_refused(command, ProvisioningCode.UNKNOWN_PLAN)]
     subscriber = Subscriber(
         id=command.subscriber_id,
         email=command.email,
@@ -88,7 +88,7 @@ def _registered(subscriber: Subscriber) -> SubscriberRegistered:
     return SubscriberRegistered(subscriber_id=subscriber.id, expires_at=subscriber.expires_at)
 
 
-def _registration_refused(command: RegisterSubscriber, code: Code) -> Message:
+def _registration_refused(command: RegisterSubscriber, code: ProvisioningCode) -> Message:
     return RegistrationRefused(subscriber_id=command.subscriber_id, code=code, command_type=command.TYPE)
 
 
@@ -98,9 +98,9 @@ def provision_account(registry: Registry, message: Incoming[ProvisionAccount], m
     request = registry.requests.get(command.request_id)
     if request is None:
         return _decide(registry, command, content, moment)
-    same = request.code == Code.CANCELLED or request.content == content
+    same = request.code == ProvisioningCode.CANCELLED or request.content == content
     if not same or request.account_id != command.account_id:
-        return [_refused(command.request_id, command.account_id, Code.ID_CONFLICT, command.TYPE)]
+        return [_refused(command.request_id, command.account_id, ProvisioningCode.ID_CONFLICT, command.TYPE)]
     return [_outcome(registry, request, command.TYPE)]
 
 
@@ -110,7 +110,7 @@ def _decide(registry: Registry, command: ProvisionAccount, content: bytes, momen
     request = Request(command.request_id, command.account_id, code.value if code else None, content, moment.now)
     if code is not None or plan is None:
         registry.requests.put(request)
-        return [_refused(command.request_id, command.account_id, code or Code.UNKNOWN_PLAN, command.TYPE)]
+        return [_refused(command.request_id, command.account_id, code or ProvisioningCode.UNKNOWN_PLAN, command.TYPE)]
     subscriber = Subscriber(
         id=command.account_id,
         email=command.email,
@@ -128,18 +128,18 @@ def _decide(registry: Registry, command: ProvisionAccount, content: bytes, momen
     return [_outcome(registry, request, command.TYPE), _person(subscriber), arm(subscriber)]
 
 
-def _why_not(registry: Registry, command: ProvisionAccount, plan: Plan | None) -> Code | None:
+def _why_not(registry: Registry, command: ProvisionAccount, plan: Plan | None) -> ProvisioningCode | None:
     if registry.subscribers.get(command.account_id) is not None:
-        return Code.ID_CONFLICT
+        return ProvisioningCode.ID_CONFLICT
     if plan is None:
-        return Code.UNKNOWN_PLAN
+        return ProvisioningCode.UNKNOWN_PLAN
     if not plan.on_sale:
-        return Code.NOT_ON_SALE
+        return ProvisioningCode.NOT_ON_SALE
     if plan.price_units != command.price_units:
-        return Code.PRICE_CHANGED
+        return ProvisioningCode.PRICE_CHANGED
     if registry.addresses.get(command.email) is not None:
-        return Code.EMAIL_TAKEN
-    return Code.NO_FAX_NUMBER if plan.fax_number and not registry.free_numbers else None
+        return ProvisioningCode.EMAIL_TAKEN
+    return ProvisioningCode.NO_FAX_NUMBER if plan.fax_number and not registry.free_numbers else None
 
 
 def cancel_provisioning(registry: Registry, message: Incoming[CancelProvisioning], moment: Moment) -> Outcome:
@@ -147,17 +147,17 @@ def cancel_provisioning(registry: Registry, message: Incoming[CancelProvisioning
     command = message.body
     request = registry.requests.get(command.request_id)
     if request is None:
-        request = Request(command.request_id, command.account_id, Code.CANCELLED.value, b"", moment.now)
+        request = Request(command.request_id, command.account_id, ProvisioningCode.CANCELLED.value, b"", moment.now)
         registry.requests.put(request)
     if request.account_id != command.account_id:
-        return [_refused(command.request_id, command.account_id, Code.ID_CONFLICT, command.TYPE)]
+        return [_refused(command.request_id, command.account_id, ProvisioningCode.ID_CONFLICT, command.TYPE)]
     return [_outcome(registry, request, ProvisionAccount.TYPE)]
 
 
 def _outcome(registry: Registry, request: Request, command_type: str) -> Message:
     """Give the answer that a request was given, again, whatever the account is now."""
     if request.code is not None:
-        return _refused(request.id, request.account_id, Code(request.code), command_type)
+        return _refused(request.id, request.account_id, ProvisioningCode(request.code), command_type)
     return AccountProvisioned(
         request_id=request.id,
         account_id=request.account_id,
@@ -172,7 +172,7 @@ def _add(registry: Registry, subscriber: Subscriber) -> None:
     registry.addresses.put(Address(subscriber.email, subscriber.id))
 
 
-def _refused(request_id: UUID, account_id: UUID, code: Code, command_type: str) -> AccountRefused:
+def _refused(request_id: UUID, account_id: UUID, code: ProvisioningCode, command_type: str) -> AccountRefused:
     return AccountRefused(request_id=request_id, account_id=account_id, code=code, command_type=command_type)
 
 
@@ -202,7 +202,7 @@ def _buy(registry: Registry, message: Incoming[Purchasing], forward_to: str | No
     known = registry.purchases.get(command.request_id)
     if known is not None:
         if (known.action, known.content) != (asked.action, asked.content):
-            return [refusal(asked, Code.ID_CONFLICT)]
+            return [refusal(asked, ProvisioningCode.ID_CONFLICT)]
         return [outcome(known)] if known.decided_at is not None else ()  # while its saga runs, that will answer
     code = _why_not_buy(registry, message, asked, forward_to, moment)
     if code is not None:
@@ -215,7 +215,7 @@ def _buy(registry: Registry, message: Incoming[Purchasing], forward_to: str | No
         return PAID_ACTION.begin(registry.sagas, saga_of(command.request_id), data, message, moment)
     assert command.payment_reference is not None, "what is not paid with units is paid with money"
     given = give(registry, asked, forward_to, moment)
-    assert not isinstance(given, Code), "it was looked at just now"
+    assert not isinstance(given, ProvisioningCode), "it was looked at just now"
     registry.payments.put(Payment(command.payment_reference, command.request_id))
     done = registry.purchases[command.request_id].done(moment.now)
     registry.purchases.put(done)
@@ -224,30 +224,32 @@ def _buy(registry: Registry, message: Incoming[Purchasing], forward_to: str | No
 
 def _why_not_buy(
     registry: Registry, message: Incoming[Purchasing], asked: Purchase, forward_to: str | None, moment: Moment
-) -> Code | None:
+) -> ProvisioningCode | None:
     """Look in the order that the contract promises. The saga looks at the account again, but never at the price."""
     account = registry.subscribers.get(asked.account_id)
     if account is None:
-        return Code.UNKNOWN_ACCOUNT
+        return ProvisioningCode.UNKNOWN_ACCOUNT
     if asked.price_units is not None and message.actor != account.id:
-        return Code.NOT_HOLDER
+        return ProvisioningCode.NOT_HOLDER
     code = account.why_not(asked.action, forward_to)
     if code is not None:
         return code
     if registry.is_off_sale(asked.action):
-        return Code.NOT_ON_SALE
+        return ProvisioningCode.NOT_ON_SALE
     if asked.action is Action.EXTENSION and registry.extended(account, moment.now) is None:
-        return Code.TOO_FAR_AHEAD
+        return ProvisioningCode.TOO_FAR_AHEAD
     if asked.price_units is not None:
-        return None if asked.price_units == registry.price_units(asked.action, account) else Code.PRICE_CHANGED
+        return (
+            None if asked.price_units == registry.price_units(asked.action, account) else ProvisioningCode.PRICE_CHANGED
+        )
     used = registry.payments.get(message.body.payment_reference or "") is not None
-    return Code.PAYMENT_USED if used else None
+    return ProvisioningCode.PAYMENT_USED if used else None
 
 
 def disable_call_forwarding(registry: Registry, message: Incoming[DisableCallForwarding], moment: Moment) -> Outcome:
     """Stop forwarding an account's calls."""
     account = _changeable(registry, message)
-    if isinstance(account, Code):
+    if isinstance(account, ProvisioningCode):
         return [_change_refused(message.body, account)]
     registry.subscribers.put(replace(account, forward_to=None))
     return [CallForwardingDisabled(account_id=account.id)]
@@ -257,28 +259,28 @@ def change_email(registry: Registry, message: Incoming[ChangeEmail], moment: Mom
     """Give an account another address, and let go of the one that it had."""
     command = message.body
     account = _changeable(registry, message)
-    if isinstance(account, Code):
+    if isinstance(account, ProvisioningCode):
         return [_change_refused(command, account)]
     holder = registry.addresses.get(command.email)
     if holder is not None and holder.subscriber_id != account.id:
-        return [_change_refused(command, Code.EMAIL_TAKEN)]
+        return [_change_refused(command, ProvisioningCode.EMAIL_TAKEN)]
     _give_up_address(registry, account)
     changed = replace(account, email=command.email)
     _add(registry, changed)
     return [EmailChanged(account_id=account.id), _person(changed)]
 
 
-def _changeable(registry: Registry, message: Incoming[Changing]) -> Subscriber | Code:
+def _changeable(registry: Registry, message: Incoming[Changing]) -> Subscriber | ProvisioningCode:
     """Give the account that its holder may change, or say why not."""
     account = registry.subscribers.get(message.body.account_id)
     if account is None:
-        return Code.UNKNOWN_ACCOUNT
+        return ProvisioningCode.UNKNOWN_ACCOUNT
     if message.actor != account.id:
-        return Code.NOT_HOLDER
-    return Code.ACCOUNT_CLOSED if account.state is AccountState.CLOSED else account
+        return ProvisioningCode.NOT_HOLDER
+    return ProvisioningCode.ACCOUNT_CLOSED if account.state is AccountState.CLOSED else account
 
 
-def _change_refused(command: Changing, code: Code) -> AccountChangeRefused:
+def _change_refused(command: Changing, code: ProvisioningCode) -> AccountChangeRefused:
     return AccountChangeRefused(account_id=command.account_id, code=code, command_type=command.TYPE)
 
 
@@ -295,9 +297,9 @@ def close_account(registry: Registry, message: Incoming[CloseAccount], moment: M
     command = message.body
     account = _changeable(registry, message)
     closed = AccountClosed(account_id=command.account_id)
-    if account is Code.ACCOUNT_CLOSED:
+    if account is ProvisioningCode.ACCOUNT_CLOSED:
         return [closed]
-    if isinstance(account, Code):
+    if isinstance(account, ProvisioningCode):
         return [_change_refused(command, account)]
     _give_up_address(registry, account)
     gone = account.closed(moment.now)

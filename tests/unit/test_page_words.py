@@ -10,10 +10,11 @@ from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po
 
 from popfax_contracts import groups
+from popfax_contracts.codes import GroupsCode
 from popfax_contracts.message import Command, Message, Refusal
 from services.chassis.sagas import Saga
 from services.groups.commands import POSTABLE
-from services.groups.domain import Code, InvitationState, Kind
+from services.groups.domain import InvitationState, Kind
 from services.groups.sagas.create_member_account import CREATE_MEMBER_ACCOUNT
 from services.groups.web.page.site import REGIONS
 from services.groups.web.page.speech import HERE, LANGUAGES, choose, speech
@@ -59,7 +60,7 @@ def sentences(found: dict[Sentence, Sentence]) -> Iterator[tuple[str, str]]:
 
 def test_the_contracts_name_codes() -> None:
     assert {"not_owner", "units_short", "invitation_expired", "no_fax_number", "target_closed"} <= refusal_codes()
-    assert {each.value for each in Code} <= refusal_codes()
+    assert {each.value for each in GroupsCode} <= refusal_codes()
     assert {each.refusal for each in InvitationState if each is not InvitationState.PENDING} <= refusal_codes()
 
 

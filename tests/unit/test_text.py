@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from popfax_contracts.fields import (
     END_OF_TIME,
     FIRST_MOMENT,
-    Code,
     Email,
     GroupName,
+    Keyword,
     Name,
     PlanName,
     Reference,
@@ -103,7 +103,7 @@ def test_a_remark_hides_nothing() -> None:
             reason(text)
 
 
-@pytest.mark.parametrize("adapter", [TypeAdapter(Reference), TypeAdapter(Code), TypeAdapter(PlanName)])
+@pytest.mark.parametrize("adapter", [TypeAdapter(Reference), TypeAdapter(Keyword), TypeAdapter(PlanName)])
 @pytest.mark.parametrize("text", ["", "a b", "é", "a\u200b", "a\n", "x" * 101])
 def test_references_and_codes_are_visible_ascii(adapter: TypeAdapter[str], text: str) -> None:
     if adapter.validate_python("abc") and text == "a\n":

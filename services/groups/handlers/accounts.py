@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
+from popfax_contracts.codes import GroupsCode
 from popfax_contracts.groups import CreateMemberAccount, MemberAccountRefused
 from popfax_contracts.ledger import BalanceChanged
 from popfax_contracts.message import group_of
@@ -18,7 +19,7 @@ from popfax_contracts.provisioning import (
 from services.chassis.messages import Effect, Incoming, Outcome
 from services.chassis.service import Moment
 from services.groups import facts
-from services.groups.domain import AccountState, Code, InvitationState, Plan, membership_of
+from services.groups.domain import AccountState, InvitationState, Plan, membership_of
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.sagas import CREATE_MEMBER_ACCOUNT, SAGAS
 from services.groups.store import Roster, saga_of
@@ -38,25 +39,25 @@ def create_member_account(roster: Roster, message: Incoming[CreateMemberAccount]
     return CREATE_MEMBER_ACCOUNT.begin(roster.sagas, saga_id, data, message, moment)
 
 
-def _why_not(roster: Roster, message: Incoming[CreateMemberAccount], moment: Moment) -> Code | None:
+def _why_not(roster: Roster, message: Incoming[CreateMemberAccount], moment: Moment) -> GroupsCode | None:
     """Look in the order that the contract promises. Provisioning looks at plan, price and address again: it decides."""
     command = message.body
     if (code := why_not_owner(roster, message, command.group_id)) is not None:
         return code
     plan = roster.plans.get(command.plan)
     if plan is None:
-        return Code.UNKNOWN_PLAN
+        return GroupsCode.UNKNOWN_PLAN
     if not plan.on_sale:
-        return Code.NOT_ON_SALE
+        return GroupsCode.NOT_ON_SALE
     if plan.price_units != command.price_units:
-        return Code.PRICE_CHANGED
+        return GroupsCode.PRICE_CHANGED
     if (code := facts.asked(roster, owner_of(message), moment)) is not None:
         return code
     holder_id = roster.holder(command.email)
     if holder_id is None:
         return None
     membership = roster.memberships.get(membership_of(command.group_id, holder_id))
-    return Code.ALREADY_MEMBER if membership is not None and membership.active else Code.EMAIL_TAKEN
+    return GroupsCode.ALREADY_MEMBER if membership is not None and membership.active else GroupsCode.EMAIL_TAKEN
 
 
 def plan_published(roster: Roster, message: Incoming[PlanPublished], moment: Moment) -> Outcome:

@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from popfax_contracts.codes import GroupsCode
 from popfax_contracts.groups import (
     AcceptInvitation,
     AccountCreationRequired,
@@ -17,7 +18,7 @@ from popfax_contracts.notifications import MailUndeliverable
 from services.chassis.messages import Effect, Incoming, Outcome
 from services.chassis.service import Moment
 from services.groups import facts
-from services.groups.domain import Code, Invitation, InvitationState, got_by, made_by
+from services.groups.domain import Invitation, InvitationState, got_by, made_by
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.store import Roster, invitation_of
 from services.groups.timers import InvitationDue
@@ -44,23 +45,23 @@ def invite_by_email(roster: Roster, message: Incoming[InviteByEmail], moment: Mo
 
 def _why_not_invited(
     roster: Roster, message: Incoming[InviteByEmail], holder_id: UUID | None, moment: Moment
-) -> Code | None:
+) -> GroupsCode | None:
     """Look in the order that the contract promises. An address that nobody has counts against the owner's day alone."""
     quotas, owner_id = roster.quotas, owner_of(message)
     if holder_id is None:
         return None
     if holder_id == owner_id:
-        return Code.OWN_ADDRESS
+        return GroupsCode.OWN_ADDRESS
     membership = roster.membership(message.body.group_id, owner_id, holder_id)
     if membership.active:
-        return Code.ALREADY_MEMBER
+        return GroupsCode.ALREADY_MEMBER
     made = facts.tally(roster, made_by(owner_id), moment)
     got = facts.tally(roster, got_by(holder_id), moment)
     is_new = membership.invitation_id is None
     exceeded = (
-        (Code.QUOTA_OWNER_PENDING, is_new and made.pending >= quotas.owner_pending),
-        (Code.QUOTA_ADDRESS_DAY, got.today >= quotas.address_day),
-        (Code.QUOTA_ADDRESS_PENDING, is_new and got.pending >= quotas.address_pending),
+        (GroupsCode.QUOTA_OWNER_PENDING, is_new and made.pending >= quotas.owner_pending),
+        (GroupsCode.QUOTA_ADDRESS_DAY, got.today >= quotas.address_day),
+        (GroupsCode.QUOTA_ADDRESS_PENDING, is_new and got.pending >= quotas.address_pending),
     )
     return next((code for code, is_exceeded in exceeded if is_exceeded), None)
 
@@ -103,15 +104,15 @@ def _answerable(
 
 def _why_not_answered(
     message: Incoming[AcceptInvitation | DeclineInvitation], invitation: Invitation | None
-) -> str | None:
+) -> GroupsCode | None:
     """The token speaks for the invited subscriber; without it they must be the actor. Nobody else will do."""
     token, actor = message.body.token, message.actor
     if invitation is None:
-        return Code.UNKNOWN_INVITATION
+        return GroupsCode.UNKNOWN_INVITATION
     if (actor is None and token is None) or actor not in (None, invitation.subscriber_id):
-        return Code.NOT_INVITED
+        return GroupsCode.NOT_INVITED
     if token is not None and not invitation.is_opened_by(token):
-        return Code.TOKEN_INVALID
+        return GroupsCode.TOKEN_INVALID
     return None if invitation.state is InvitationState.PENDING else invitation.state.refusal
 
 
@@ -126,15 +127,15 @@ def revoke_invitation(roster: Roster, message: Incoming[RevokeInvitation], momen
         RevocationRefused(
             group_id=command.group_id,
             invitation_id=command.invitation_id,
-            code=code or Code.UNKNOWN_INVITATION,
+            code=code or GroupsCode.UNKNOWN_INVITATION,
             command_type=command.TYPE,
         )
     ]
 
 
-def _why_not_revoked(command: RevokeInvitation, invitation: Invitation | None) -> str | None:
+def _why_not_revoked(command: RevokeInvitation, invitation: Invitation | None) -> GroupsCode | None:
     if invitation is None or invitation.group_id != command.group_id:
-        return Code.UNKNOWN_INVITATION
+        return GroupsCode.UNKNOWN_INVITATION
     return None if invitation.state is InvitationState.PENDING else invitation.state.refusal
 
 

@@ -1,5 +1,6 @@
 """How memberships end: the owner detaches, or the member leaves."""
 
+from popfax_contracts.codes import GroupsCode
 from popfax_contracts.groups import (
     DetachMembers,
     Detachment,
@@ -11,7 +12,7 @@ from popfax_contracts.groups import (
 from services.chassis.messages import Effect, Incoming, Outcome
 from services.chassis.service import Moment
 from services.groups import facts
-from services.groups.domain import Code, Membership, membership_of
+from services.groups.domain import Membership, membership_of
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.store import Roster
 
@@ -42,7 +43,7 @@ def leave_group(roster: Roster, message: Incoming[LeaveGroup], moment: Moment) -
     if message.actor is not None:
         member = roster.memberships.get(membership_of(command.group_id, message.actor))
     if member is None or not _is_meant(member, command.epoch):
-        return [LeaveRefused(group_id=command.group_id, code=Code.NOT_MEMBER, command_type=command.TYPE)]
+        return [LeaveRefused(group_id=command.group_id, code=GroupsCode.NOT_MEMBER, command_type=command.TYPE)]
     return facts.left(roster, member, "left", moment)
 
 

@@ -3,17 +3,17 @@
 from typing import Any
 from uuid import UUID
 
+from popfax_contracts.codes import GroupsCode
 from popfax_contracts.message import group_of
 from services.chassis.messages import Incoming
-from services.groups.domain import Code
 from services.groups.store import Roster
 
 
-def why_not_owner(roster: Roster, message: Incoming[Any], group_id: UUID) -> Code | None:
+def why_not_owner(roster: Roster, message: Incoming[Any], group_id: UUID) -> GroupsCode | None:
     """Say why the actor may not do what an owner may, None if they may."""
     if message.actor is None or group_of(message.actor) != group_id:
-        return Code.NOT_OWNER
-    return Code.GROUP_CLOSED if roster.is_closed(group_id) else None
+        return GroupsCode.NOT_OWNER
+    return GroupsCode.GROUP_CLOSED if roster.is_closed(group_id) else None
 
 
 def owner_of(message: Incoming[Any]) -> UUID:

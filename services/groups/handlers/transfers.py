@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from uuid import UUID
 
+from popfax_contracts.codes import GroupsCode
 from popfax_contracts.groups import MAX_MEMBERS, TransferRefused, TransferUnits
 from popfax_contracts.ledger import Leg, PostTransfers, TransfersPosted, TransfersRefused
 from services.chassis.messages import ClearTimer, Incoming, Outcome, SetTimer
 from services.chassis.service import Moment
 from services.groups import facts
-from services.groups.domain import ASKED_AGAIN, ASKED_AGAIN_AT_LEAST, Code, Transfer, TransferState, membership_of
+from services.groups.domain import ASKED_AGAIN, ASKED_AGAIN_AT_LEAST, Transfer, TransferState, membership_of
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.store import Roster, transfer_of
 from services.groups.timers import RetryTransfer, TransferDue
@@ -76,15 +77,15 @@ def _meant(roster: Roster, command: TransferUnits) -> tuple[UUID, ...]:
 
 def _why_not(
     roster: Roster, command: TransferUnits, member_ids: tuple[UUID, ...]
-) -> tuple[Code | None, tuple[UUID, ...]]:
+) -> tuple[GroupsCode | None, tuple[UUID, ...]]:
     """Say why not, and who is no member."""
     memberships = ((id_, roster.memberships.get(membership_of(command.group_id, id_))) for id_ in member_ids)
     outsiders = tuple(id_ for id_, membership in memberships if membership is None or not membership.active)
     if outsiders:
-        return Code.NOT_MEMBER, outsiders
+        return GroupsCode.NOT_MEMBER, outsiders
     if not member_ids:
-        return Code.NO_MEMBERS, ()
-    return (Code.TOO_MANY_MEMBERS if len(member_ids) > MAX_MEMBERS else None), ()
+        return GroupsCode.NO_MEMBERS, ()
+    return (GroupsCode.TOO_MANY_MEMBERS if len(member_ids) > MAX_MEMBERS else None), ()
 
 
 def _leg(transfer: Transfer, member_id: UUID) -> Leg:

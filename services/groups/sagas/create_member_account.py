@@ -7,6 +7,7 @@ asked for, captured once it is there, and released if it is refused. The hold's 
 from datetime import timedelta
 from uuid import UUID
 
+from popfax_contracts.codes import GroupsCode
 from popfax_contracts.fields import Language
 from popfax_contracts.groups import CreateMemberAccount, MemberAccountCreated, MemberAccountRefused
 from popfax_contracts.ledger import (
@@ -81,7 +82,9 @@ def refuse(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
     facts.creation_ended(state, saga.id, None, saga.code, moment)
     return [
         MemberAccountRefused(
-            group_id=UUID(saga.data["group_id"]), code=saga.code or "cancelled", command_type=CreateMemberAccount.TYPE
+            group_id=UUID(saga.data["group_id"]),
+            code=saga.code or GroupsCode.CANCELLED,
+            command_type=CreateMemberAccount.TYPE,
         )
     ]
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
+from popfax_contracts.codes import ProvisioningCode
 from popfax_contracts.ledger import (
     CaptureHold,
     HoldCaptured,
@@ -22,7 +23,7 @@ from popfax_contracts.provisioning import AccountExtended, CallForwardingEnabled
 from services.chassis.messages import Outcome
 from services.chassis.sagas import LocalPivot, Saga, SagaRow, Step
 from services.chassis.service import Moment
-from services.provisioning.domain import Action, Code, Purchase
+from services.provisioning.domain import Action, Purchase
 from services.provisioning.store import ACTIONS, Registry
 from services.provisioning.timers import arm
 
@@ -45,7 +46,7 @@ def release_hold(saga: SagaRow) -> ReleaseHold:
 def give_what_is_held_for(state: Registry, saga: SagaRow, moment: Moment) -> Outcome | str:
     """Give what was bought, unless the account has changed too much meanwhile. The price stays as it was shown."""
     given = give(state, _purchase(state, saga), saga.data.get("forward_to"), moment)
-    return given.value if isinstance(given, Code) else given
+    return given.value if isinstance(given, ProvisioningCode) else given
 
 
 def capture_hold(saga: SagaRow) -> CaptureHold:
@@ -62,7 +63,7 @@ def complete(state: Registry, saga: SagaRow, moment: Moment) -> Outcome:
 
 def refuse(state: Registry, saga: SagaRow, moment: Moment) -> Outcome:
     """Nothing happened: nothing was given, and nothing paid."""
-    refused = _purchase(state, saga).refused(saga.code or Code.CANCELLED.value, moment.now)
+    refused = _purchase(state, saga).refused(saga.code or ProvisioningCode.CANCELLED.value, moment.now)
     state.purchases.put(refused)
     return [outcome(refused)]
 
@@ -76,7 +77,7 @@ def _purchase(state: Registry, saga: SagaRow) -> Purchase:
     return state.purchases[UUID(saga.data["request_id"])]
 
 
-def give(registry: Registry, purchase: Purchase, forward_to: str | None, moment: Moment) -> Outcome | Code:
+def give(registry: Registry, purchase: Purchase, forward_to: str | None, moment: Moment) -> Outcome | ProvisioningCode:
     """Give an account what was bought for it, and set its timer; or say why that can't be, and change nothing.
 
     The purchase keeps the end that an extension gave: by the time that it is paid, another may have been given too.
@@ -89,7 +90,7 @@ def give(registry: Registry, purchase: Purchase, forward_to: str | None, moment:
         case Action.EXTENSION:
             end = registry.extended(account, moment.now)
             if end is None:
-                return Code.TOO_FAR_AHEAD
+                return ProvisioningCode.TOO_FAR_AHEAD
             account = account.lasting(end, moment.now)
             registry.subscribers.put(account)
             registry.purchases.put(replace(purchase, expires_at=account.expires_at))
