@@ -230,13 +230,13 @@ def test_no_route_shows_a_member_anything_of_the_owners_account(nobody: Client, 
     ours = "".join(ada.get(f"/v1{_filled(path)}").text for path in routes if path != "/events")
     told = [secret for secret in secrets if secret in ours]
     assert told == [str(ADA.available_units), "expired", "2029-07-17"], "what a member must not see, the owner does"
-    for asker in (BOB, ZOE, EVE):
+    for caller in (BOB, ZOE, EVE):
         for path in routes:
             if path == "/events":
-                with nobody.as_(asker.id).events() as events:
+                with nobody.as_(caller.id).events() as events:
                     body = str(next(events))
             else:
-                body = nobody.as_(asker.id).get(f"/v1{_filled(path)}").text
+                body = nobody.as_(caller.id).get(f"/v1{_filled(path)}").text
             assert [secret for secret in secrets if secret in body] == [], path
 
 

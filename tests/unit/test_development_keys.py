@@ -25,16 +25,16 @@ async def test_a_link_logs_in_whom_it_is_for_where_development_keys_are_good(tmp
     link = urlsplit(keys.login_link("http://127.0.0.1:1", who))
     token = parse_qs(link.query)["token"][0]
     assert link.path == "/login"
-    assert (await Tokens(Keys(str(keys.key_set), development=True), AUDIENCE).asker(token)).id == who
+    assert (await Tokens(Keys(str(keys.key_set), development=True), AUDIENCE).caller(token)).id == who
     with pytest.raises(NoKeys):
-        await Tokens(Keys(str(keys.key_set)), AUDIENCE).asker(token)
+        await Tokens(Keys(str(keys.key_set)), AUDIENCE).caller(token)
 
 
 async def test_a_link_is_good_for_its_time(tmp_path: Path) -> None:
     keys = DevelopmentKeys(tmp_path)
     over = keys.token(uuid4(), timedelta(minutes=-5))
     with pytest.raises(BadToken, match="token_expired"):
-        await Tokens(Keys(str(keys.key_set), development=True), AUDIENCE).asker(over)
+        await Tokens(Keys(str(keys.key_set), development=True), AUDIENCE).caller(over)
 
 
 def test_the_pair_is_made_once_and_its_private_half_is_its_owners(tmp_path: Path) -> None:
@@ -55,4 +55,4 @@ async def test_the_command_line_gives_another_link(tmp_path: Path, monkeypatch: 
     found = [CliRunner().invoke(app, ["person", "link", str(who), "http://127.0.0.1:1/"]).stdout for _ in range(2)]
     assert found[0] != found[1], "a link is good once"
     token = parse_qs(urlsplit(found[0].strip()).query)["token"][0]
-    assert (await Tokens(Keys(str(keys.key_set), development=True), AUDIENCE).asker(token)).id == who
+    assert (await Tokens(Keys(str(keys.key_set), development=True), AUDIENCE).caller(token)).id == who

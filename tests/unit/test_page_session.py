@@ -75,10 +75,10 @@ def test_the_proof_does_not_tell_the_token() -> None:
 
 
 async def test_the_cookie_is_for_the_server_alone_and_ends_with_the_token(tmp_path: Any) -> None:
-    asker = await Tokens(Keys(str(write_keys(tmp_path))), AUDIENCE).asker(token(uuid4()))
+    caller = await Tokens(Keys(str(write_keys(tmp_path))), AUDIENCE).caller(token(uuid4()))
     plain, secure = Response(), Response()
-    session.begin(plain, request(), "made.of.three", asker)
-    session.begin(secure, request("https"), "made.of.three", asker)
+    session.begin(plain, request(), "made.of.three", caller)
+    session.begin(secure, request("https"), "made.of.three", caller)
     assert plain.headers["set-cookie"].startswith("popfax=made.of.three;")
     assert secure.headers["set-cookie"].startswith("__Host-popfax=made.of.three;")
     for each in (plain, secure):
@@ -101,18 +101,18 @@ async def test_refuses_a_development_key_unless_told_otherwise(tmp_path: Any) ->
     file.write_text(file.read_text().replace('"ec-other"', '"dev-1"'))
     who = uuid4()
     made_for_development = token(who, key="ec-other", kid="dev-1")
-    assert (await Tokens(Keys(str(file), development=True), AUDIENCE).asker(made_for_development)).id == who
+    assert (await Tokens(Keys(str(file), development=True), AUDIENCE).caller(made_for_development)).id == who
     strict = Tokens(Keys(str(file)), AUDIENCE)
-    assert (await strict.asker(token(who))).id == who
+    assert (await strict.caller(token(who))).id == who
     with pytest.raises(BadToken, match="unknown_key"):
-        await strict.asker(made_for_development)
+        await strict.caller(made_for_development)
 
 
 async def test_has_no_keys_at_all_when_all_are_for_development(tmp_path: Any) -> None:
     file = write_keys(tmp_path, "ec")
     file.write_text(file.read_text().replace('"ec"', '"dev-1"', 1))
     with pytest.raises(NoKeys):
-        await Tokens(Keys(str(file)), AUDIENCE).asker(token(uuid4(), kid="dev-1"))
+        await Tokens(Keys(str(file)), AUDIENCE).caller(token(uuid4(), kid="dev-1"))
 
 
 # --- what a form brings -----------------------------------------------------------------------------------------------

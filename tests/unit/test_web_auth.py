@@ -27,7 +27,7 @@ def tokens(tmp_path: Path) -> Tokens:
 
 async def _refusal(tokens: Tokens, text: str) -> str:
     with pytest.raises(BadToken) as refused:
-        await tokens.asker(text)
+        await tokens.caller(text)
     return refused.value.code
 
 
@@ -38,8 +38,8 @@ def _encoded(part: Any) -> str:
 @pytest.mark.parametrize("key", ["ec", "rsa", "ed"])
 async def test_says_who_asks_and_until_when(tokens: Tokens, key: str) -> None:
     until = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=3)
-    asker = await tokens.asker(token(ADA, key, exp=until))
-    assert (asker.id, asker.until) == (ADA, until)
+    caller = await tokens.caller(token(ADA, key, exp=until))
+    assert (caller.id, caller.until) == (ADA, until)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ async def test_refuses_claims_that_are_not_good(tokens: Tokens, claims: dict[str
 
 
 async def test_takes_a_token_that_ended_within_what_clocks_may_differ(tokens: Tokens) -> None:
-    assert (await tokens.asker(token(ADA, exp=datetime.now(UTC) - timedelta(seconds=5)))).id == ADA
+    assert (await tokens.caller(token(ADA, exp=datetime.now(UTC) - timedelta(seconds=5)))).id == ADA
 
 
 async def test_refuses_a_key_that_is_not_the_platforms(tokens: Tokens) -> None:
@@ -110,13 +110,13 @@ async def test_refuses_another_issuer_where_one_is_named(tmp_path: Path) -> None
     tokens = Tokens(Keys(str(write_keys(tmp_path))), AUDIENCE, "https://popfax.example")
     assert await _refusal(tokens, token(ADA, iss="https://evil.example")) == "wrong_issuer"
     assert await _refusal(tokens, token(ADA)) == "claim_missing"
-    assert (await tokens.asker(token(ADA, iss="https://popfax.example"))).id == ADA
+    assert (await tokens.caller(token(ADA, iss="https://popfax.example"))).id == ADA
 
 
 async def test_the_only_key_needs_no_name(tmp_path: Path) -> None:
     facts = {"sub": str(ADA), "aud": AUDIENCE, "exp": datetime.now(UTC) + timedelta(minutes=1)}
     nameless = jwt.encode(facts, private_key("ec"), "ES256")
-    assert (await Tokens(Keys(str(write_keys(tmp_path))), AUDIENCE).asker(nameless)).id == ADA
+    assert (await Tokens(Keys(str(write_keys(tmp_path))), AUDIENCE).caller(nameless)).id == ADA
     several = Tokens(Keys(str(write_keys(tmp_path, "ec", "rsa"))), AUDIENCE)
     assert await _refusal(several, nameless) == "unknown_key"
 
@@ -145,4 +145,4 @@ def test_refuses_what_is_no_set_of_keys(text: str) -> None:
 
 async def test_without_keys_nothing_can_be_checked(tmp_path: Path) -> None:
     with pytest.raises(NoKeys):
-        await Tokens(Keys(str(tmp_path / "none.json")), AUDIENCE).asker(token(ADA))
+        await Tokens(Keys(str(tmp_path / "none.json")), AUDIENCE).caller(token(ADA))

@@ -111,7 +111,7 @@ class Clock:
 
 async def refusal(tokens: Tokens, text: str) -> str:
     with pytest.raises(BadToken) as refused:
-        await tokens.asker(text)
+        await tokens.caller(text)
     return refused.value.code
 
 
@@ -120,13 +120,13 @@ async def test_a_hanging_server_delays_nobody_who_has_a_known_key(
 ) -> None:
     monkeypatch.setattr(web_keys, "TIMEOUT_S", 1.0)
     async with serving() as server, tokens_from(server) as tokens:
-        await tokens.asker(token(ADA))
+        await tokens.caller(token(ADA))
         server.answer = hang
         clock.passes(web_keys.REFRESH_S + 1)
         begun = asyncio.get_running_loop().time()
         stranger = asyncio.create_task(refusal(tokens, token(ADA, "ec-mallory")))
         for _ in range(50):
-            assert (await tokens.asker(token(ADA))).id == ADA
+            assert (await tokens.caller(token(ADA))).id == ADA
         assert asyncio.get_running_loop().time() - begun < 0.5
         assert await stranger == "unknown_key"  # who names a key that nobody knows waits, for so long at most
         assert asyncio.get_running_loop().time() - begun < 3
@@ -135,14 +135,14 @@ async def test_a_hanging_server_delays_nobody_who_has_a_known_key(
 
 async def test_many_who_wait_cause_one_fetch() -> None:
     async with serving() as server, tokens_from(server) as tokens:
-        found = await asyncio.gather(*(tokens.asker(token(ADA)) for _ in range(50)))
+        found = await asyncio.gather(*(tokens.caller(token(ADA)) for _ in range(50)))
         assert {each.id for each in found} == {ADA}
         assert server.asked == 1
 
 
 async def test_one_who_gives_up_takes_the_fetch_from_nobody() -> None:
     async with serving() as server, tokens_from(server) as tokens:
-        hasty, patient = (asyncio.create_task(tokens.asker(token(ADA))) for _ in range(2))
+        hasty, patient = (asyncio.create_task(tokens.caller(token(ADA))) for _ in range(2))
         await asyncio.sleep(0)
         hasty.cancel()
         assert (await patient).id == ADA
@@ -154,7 +154,7 @@ async def test_an_endless_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
         server.answer = drip
         begun = time.monotonic()
         with pytest.raises(NoKeys):
-            await tokens.asker(token(ADA))
+            await tokens.caller(token(ADA))
         assert time.monotonic() - begun < 3
 
 
@@ -162,7 +162,7 @@ async def test_reads_no_more_than_keys_need() -> None:
     async with serving() as server, tokens_from(server) as tokens:
         server.answer = server.says(b"200 OK", b" " * (1 << 20) + key_set("ec").encode())
         with pytest.raises(NoKeys):
-            await tokens.asker(token(ADA))
+            await tokens.caller(token(ADA))
 
 
 @pytest.mark.parametrize("status", [b"301 Moved", b"302 Found", b"307 Temporary Redirect", b"308 Permanent Redirect"])
@@ -170,7 +170,7 @@ async def test_follows_no_redirect(status: bytes) -> None:
     async with serving() as server, serving() as elsewhere, tokens_from(server) as tokens:
         server.answer = server.says(status, b"", b"Location: " + elsewhere.place.encode())
         with pytest.raises(NoKeys):
-            await tokens.asker(token(ADA))
+            await tokens.caller(token(ADA))
         assert (server.asked, elsewhere.asked) == (1, 0)
 
 
@@ -179,26 +179,26 @@ async def test_takes_keys_from_a_good_answer_alone(status: bytes) -> None:
     async with serving() as server, tokens_from(server) as tokens:
         server.answer = server.says(status, key_set("ec").encode())
         with pytest.raises(NoKeys):
-            await tokens.asker(token(ADA))
+            await tokens.caller(token(ADA))
 
 
 async def test_a_withdrawn_key_dies_at_a_stated_age(clock: Clock) -> None:
     async with serving() as server, tokens_from(server) as tokens:
         server.answer = server.good("ec", "rsa")
-        await tokens.asker(token(ADA, "rsa"))
+        await tokens.caller(token(ADA, "rsa"))
         server.answer = server.good("ec")
         clock.passes(web_keys.REFRESH_S + 1)
-        await tokens.asker(token(ADA, "ec"))  # the fetch begins beside it
+        await tokens.caller(token(ADA, "ec"))  # the fetch begins beside it
         async with asyncio.timeout(5):
             while server.asked < 2 or await _is_good(tokens, "rsa"):  # noqa: ASYNC110 - nothing tells of a fetch
                 await asyncio.sleep(0.01)
         assert await refusal(tokens, token(ADA, "rsa")) == "unknown_key"
-        assert (await tokens.asker(token(ADA, "ec"))).id == ADA
+        assert (await tokens.caller(token(ADA, "ec"))).id == ADA
 
 
 async def _is_good(tokens: Tokens, key: str) -> bool:
     try:
-        await tokens.asker(token(ADA, key))
+        await tokens.caller(token(ADA, key))
     except BadToken:
         return False
     return True
@@ -206,36 +206,36 @@ async def _is_good(tokens: Tokens, key: str) -> bool:
 
 async def test_no_key_outlives_its_age_while_the_platform_is_away(clock: Clock) -> None:
     async with serving() as server, tokens_from(server) as tokens:
-        await tokens.asker(token(ADA))
+        await tokens.caller(token(ADA))
         server.answer = server.says(b"503 Service Unavailable", b"")
         clock.passes(web_keys.LIFETIME_S - 60)
-        assert (await tokens.asker(token(ADA))).id == ADA
+        assert (await tokens.caller(token(ADA))).id == ADA
         clock.passes(120)
         with pytest.raises(NoKeys):
-            await tokens.asker(token(ADA))
+            await tokens.caller(token(ADA))
 
 
 async def test_learns_a_new_key_but_does_not_ask_for_each_unknown_one(clock: Clock) -> None:
     async with serving() as server, tokens_from(server) as tokens:
-        await tokens.asker(token(ADA))
+        await tokens.caller(token(ADA))
         server.answer = server.good("ec", "rsa")
         for _ in range(20):
             assert await refusal(tokens, token(ADA, "ec-mallory", kid=uuid4().hex)) == "unknown_key"
         assert server.asked == 1
         clock.passes(web_keys.PATIENCE_S)
-        assert (await tokens.asker(token(ADA, "rsa"))).id == ADA
+        assert (await tokens.caller(token(ADA, "rsa"))).id == ADA
         assert server.asked == 2
 
 
 async def test_keeps_the_keys_while_the_file_is_away(tmp_path: Path, clock: Clock) -> None:
     path = write_keys(tmp_path)
     tokens = Tokens(Keys(str(path)), AUDIENCE)
-    await tokens.asker(token(ADA))
+    await tokens.caller(token(ADA))
     path.unlink()
     clock.passes(web_keys.REFRESH_S + 1)
-    assert (await tokens.asker(token(ADA))).id == ADA
+    assert (await tokens.caller(token(ADA))).id == ADA
     await asyncio.sleep(0.1)
-    assert (await tokens.asker(token(ADA))).id == ADA
+    assert (await tokens.caller(token(ADA))).id == ADA
     await tokens.close()
 
 

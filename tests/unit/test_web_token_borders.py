@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.groups.web.auth import Asker, BadToken, Tokens
+from services.groups.web.auth import Caller, BadToken, Tokens
 from services.groups.web.keys import Keys
 from tests.tokens import AUDIENCE, forged, sealed, write_keys
 from tests.unit.test_borders import TABLE, examples
@@ -39,11 +39,11 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
 async def answer(tokens: Tokens, text: str) -> str:
     """What is said of a token; whoever is let in is somebody, until some time."""
     try:
-        asker = await tokens.asker(text)
+        caller = await tokens.caller(text)
     except BadToken as bad:
         return bad.code
-    assert isinstance(asker, Asker)
-    assert isinstance(asker.id, UUID)
+    assert isinstance(caller, Caller)
+    assert isinstance(caller.id, UUID)
     return "accepted"
 
 

@@ -1,4 +1,4 @@
-"""The query API, `/v1`: what is the asker's, what became of what they asked for, and what they ask for now.
+"""The query API, `/v1`: what is the caller's, what became of what they asked for, and what they ask for now.
 
 Routes are about whom the token speaks for. Somebody else's group is not there for them: 404, as for one that never was.
 """
@@ -19,7 +19,7 @@ from popfax_contracts.message import group_of
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
 from services.groups.web import queries, sessions
-from services.groups.web.auth import Asker, BadToken
+from services.groups.web.auth import Caller, BadToken
 from services.groups.web.changes import EventStream, Full
 from services.groups.web.cursor import BadCursor, Cursor
 from services.groups.web.desk import Desk
@@ -120,9 +120,9 @@ class _Door:
     async def _let_in(self, request: Request) -> None:
         token = _bearer(request.headers.get("authorization"))
         request.state.token = token
-        request.state.asker = asker = await _asker(self._desk, token)
+        request.state.caller = caller = await _caller(self._desk, token)
         try:
-            await self._desk.limits.request_of(asker.id)
+            await self._desk.limits.request_of(caller.id)
         except TooMany as error:
             raise too_many(error.retry_after_s) from error
 
@@ -156,9 +156,9 @@ def _bearer(header: str | None) -> str:
     return token.strip()
 
 
-async def _asker(desk: Desk, token: str) -> Asker:
+async def _caller(desk: Desk, token: str) -> Caller:
     try:
-        return await desk.tokens.asker(token)
+        return await desk.tokens.caller(token)
     except BadToken as bad:
         raise _bad_token(bad.code) from bad
     except NoKeys as error:
@@ -185,33 +185,33 @@ def _unspent(desk: Desk) -> Callable[[Request], Awaitable[None]]:
     return check
 
 
-def _whoever_asks(request: Request) -> Asker:
-    asker: Asker = request.state.asker
-    return asker
+def _authenticated(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
 
 
-Who = Annotated[Asker, Depends(_whoever_asks)]
+Who = Annotated[Caller, Depends(_authenticated)]
 
 
-# --- what is the asker's ----------------------------------------------------------------------------------------------
+# --- what is the caller's ----------------------------------------------------------------------------------------------
 
 
 def _add_own(app: FastAPI, desk: Desk) -> None:
     @app.get("/units")
     async def units(who: Who) -> queries.Account:
-        """What the asker's own account says: what can be spent, and until when it works."""
+        """What the caller's own account says: what can be spent, and until when it works."""
         async with desk.reading() as connection:
             return await queries.account(connection, who.id)
 
     @app.get("/memberships")
     async def memberships(who: Who) -> Items[queries.JoinedGroup]:
-        """The groups of others that the asker is a member of. Of their owners: the name, and nothing else."""
+        """The groups of others that the caller is a member of. Of their owners: the name, and nothing else."""
         async with desk.reading() as connection:
             return Items(items=await queries.memberships_of(connection, who.id))
 
     @app.get("/invitations")
     async def invitations(who: Who) -> Items[queries.ReceivedInvitation]:
-        """The invitations that wait for the asker's answer."""
+        """The invitations that wait for the caller's answer."""
         async with desk.reading() as connection:
             return Items(items=await queries.invitations_to(connection, who.id))
 
@@ -239,24 +239,24 @@ def _add_group(app: FastAPI, desk: Desk) -> None:
 
     @app.get("/group")
     async def group(who: Who) -> queries.OwnGroup:
-        """The asker's own group: its name, its members with their state and units, its pending invitations."""
+        """The caller's own group: its name, its members with their state and units, its pending invitations."""
         return await shown(who.id)
 
     @app.get("/group/members")
     async def group_members(who: Who) -> Items[queries.Member]:
-        """The members of the asker's own group, with their state and units."""
+        """The members of the caller's own group, with their state and units."""
         async with desk.reading() as connection:
             return Items(items=await queries.members_of(connection, who.id))
 
     @app.get("/group/invitations")
     async def group_invitations(who: Who) -> Items[queries.PendingInvitation]:
-        """The pending invitations into the asker's own group."""
+        """The pending invitations into the caller's own group."""
         async with desk.reading() as connection:
             return Items(items=await queries.invitations_by(connection, who.id))
 
     @app.get("/history")
     async def history(who: Who, stretch: _Stretch) -> queries.HistoryPage:
-        """The history of the asker's own group, newest first."""
+        """The history of the caller's own group, newest first."""
         return await told(who.id, stretch.filter, stretch.cursor, stretch.limit)
 
     @app.get("/groups/{group_id}", responses=absent)
@@ -283,13 +283,13 @@ class _StretchWanted(BaseModel):
 _Stretch = Annotated[_StretchWanted, Query()]
 
 
-def _owner(who: Asker, group_id: UUID) -> UUID:
+def _owner(who: Caller, group_id: UUID) -> UUID:
     if group_of(who.id) != group_id:
         raise not_found()
     return who.id
 
 
-# --- what the asker asks for ------------------------------------------------------------------------------------------
+# --- what the caller asks for ------------------------------------------------------------------------------------------
 
 _Key = Annotated[
     str | None,
@@ -304,7 +304,7 @@ _Key = Annotated[
 def _add_commands(app: FastAPI, desk: Desk) -> None:
     @app.get("/commands/{id}", responses=documented(HTTPStatus.NOT_FOUND))
     async def command(who: Who, id_: Annotated[UUID, Path(alias="id")]) -> queries.Command:
-        """What became of a command that the asker posted: pending, done, or refused with its code."""
+        """What became of a command that the caller posted: pending, done, or refused with its code."""
         async with desk.reading() as connection:
             found = await queries.command(connection, id_, who.id)
         if found is None:
@@ -367,7 +367,7 @@ def _add_events(app: FastAPI, desk: Desk) -> None:
     responses: dict[int | str, dict[str, Any]] = {
         200: {
             "description": "`event: connected` at once, then `event: changed` whenever something of what the other"
-            " routes show the asker has changed, until the token ends",
+            " routes show the caller has changed, until the token ends",
             "content": {EventStream.media_type: {"schema": {"type": "string"}}},
         }
     }

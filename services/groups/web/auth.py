@@ -31,7 +31,7 @@ class BadToken(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class Caller:
     """Who asks, and until when they are known: by a token, or as a visitor of the page by their session."""
 
     id: UUID
@@ -56,7 +56,7 @@ class Tokens:
         self._audience = audience
         self._issuer = issuer
 
-    async def asker(self, token: str) -> Asker:
+    async def caller(self, token: str) -> Caller:
         """Return whom a token speaks for. Raises `BadToken`, and `NoKeys` when nothing can be checked."""
         header = _header(token)
         if header.alg not in ALGORITHMS:
@@ -65,7 +65,7 @@ class Tokens:
             key = await self._keys.get(header.kid)
         except UnknownKey as error:
             raise BadToken("unknown_key") from error
-        return _asker(self._claims(token, key))
+        return _caller(self._claims(token, key))
 
     async def close(self) -> None:
         """Let go of what is on its way."""
@@ -124,8 +124,8 @@ _CODES: Mapping[type[jwt.PyJWTError], str] = {
 }
 
 
-def _asker(claims: Mapping[str, Any]) -> Asker:
+def _caller(claims: Mapping[str, Any]) -> Caller:
     try:
-        return Asker(UUID(claims["sub"]), datetime.fromtimestamp(int(claims["exp"]), UTC))
+        return Caller(UUID(claims["sub"]), datetime.fromtimestamp(int(claims["exp"]), UTC))
     except _UNREADABLE as error:
         raise BadToken("malformed_claim") from error

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from services.groups.web import sessions
-from services.groups.web.auth import Asker
+from services.groups.web.auth import Caller
 from services.groups.web.queries import fingerprints
 
 log = structlog.get_logger(__name__)
@@ -34,8 +34,8 @@ Reading = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 class Listener:
     """Somebody who is connected, and what they saw last."""
 
-    def __init__(self, asker: Asker, seen: str | None) -> None:
-        self.asker = asker
+    def __init__(self, caller: Caller, seen: str | None) -> None:
+        self.caller = caller
         self.seen = seen
         self.gone = False
         self._now: str | None = None
@@ -55,7 +55,7 @@ class Listener:
     async def texts(self) -> AsyncIterator[str]:
         """Give what goes out to them, until they leave or their token ends."""
         yield "retry: 2000\n: connected\n\n"
-        while not self.gone and (left := (self.asker.until - datetime.now(UTC)).total_seconds()) > 0:
+        while not self.gone and (left := (self.caller.until - datetime.now(UTC)).total_seconds()) > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(left, HEARTBEAT_S)):
                     await self._news.wait()
@@ -93,13 +93,13 @@ class Feed:
     def __len__(self) -> int:
         return len(self._listeners)
 
-    def join(self, asker: Asker, seen: str | None) -> Listener:
+    def join(self, caller: Caller, seen: str | None) -> Listener:
         """Connect somebody; `seen` is the last word that they got, if they were here before. Raises `Full`."""
         if self._closed or len(self._listeners) >= self._most:
             raise Full(of_one=False)
-        if sum(1 for each in self._listeners if each.asker.id == asker.id) >= self._most_each:
+        if sum(1 for each in self._listeners if each.caller.id == caller.id) >= self._most_each:
             raise Full(of_one=True)
-        listener = Listener(asker, seen)
+        listener = Listener(caller, seen)
         self._listeners.add(listener)
         if self._looking is None:
             self._looking = asyncio.create_task(self._look())
@@ -129,15 +129,15 @@ class Feed:
             await asyncio.sleep(max(self._poll_s, (clock() - begun) * _SHARE))
 
     async def _tell_all(self) -> None:
-        asked: set[UUID] = {listener.asker.id for listener in self._listeners}
-        visits = {visit for listener in self._listeners if (visit := listener.asker.session) is not None}
+        asked: set[UUID] = {listener.caller.id for listener in self._listeners}
+        visits = {visit for listener in self._listeners if (visit := listener.caller.session) is not None}
         async with self._reading() as connection:
             found = await fingerprints(connection, asked)
             go_on = await sessions.going_on(connection, visits) if visits else set()
         for listener in self._listeners:
-            if listener.asker.session in visits - go_on:
+            if listener.caller.session in visits - go_on:
                 listener.leave()
-            if (fingerprint := found.get(listener.asker.id)) is not None:
+            if (fingerprint := found.get(listener.caller.id)) is not None:
                 listener.tell(fingerprint)
 
 
@@ -146,19 +146,19 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, feed: Feed, asker: Asker, seen: str | None, refuse: Callable[[Full], Response]) -> None:
+    def __init__(self, feed: Feed, caller: Caller, seen: str | None, refuse: Callable[[Full], Response]) -> None:
         """`refuse` makes the answer for somebody who can't connect."""
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._feed = feed
-        self._asker = asker
+        self._caller = caller
         self._seen = seen
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until somebody has had enough."""
         try:
-            listener = self._feed.join(self._asker, self._seen)
+            listener = self._feed.join(self._caller, self._seen)
         except Full as full:
             return await self._refuse(full)(scope, receive, send)
         watching = asyncio.create_task(_watch(receive, listener))

@@ -76,7 +76,7 @@ class ProblemError(Exception):
 
 
 def not_found() -> ProblemError:
-    """It is not there; or it is, and not for the asker, who must not learn that."""
+    """It is not there; or it is, and not for the caller, who must not learn that."""
     return ProblemError(HTTPStatus.NOT_FOUND, "not_found", "There is nothing here that you may see")
 
 

@@ -36,7 +36,7 @@ class View(BaseModel):
 
 
 class Account(View):
-    """What the asker's own account says."""
+    """What the caller's own account says."""
 
     state: AccountState
     expires_at: AwareDatetime | None = Field(description="until when the account works; none is for ever")
@@ -44,7 +44,7 @@ class Account(View):
 
 
 class Member(View):
-    """A member of the asker's own group. Names and e-mail are none while the directory has not told them."""
+    """A member of the caller's own group. Names and e-mail are none while the directory has not told them."""
 
     member_id: UUID
     first_name: str | None
@@ -58,7 +58,7 @@ class Member(View):
 
 
 class PendingInvitation(View):
-    """An invitation into the asker's own group that nobody has answered yet. Who it is, they tell when they accept."""
+    """An invitation into the caller's own group that nobody has answered yet. Who it is, they tell when they accept."""
 
     invitation_id: UUID
     email: str | None = Field(description="the address that the owner gave, whatever became of it")
@@ -67,7 +67,7 @@ class PendingInvitation(View):
 
 
 class OwnGroup(View):
-    """The asker's own group."""
+    """The caller's own group."""
 
     group_id: UUID
     name: str = Field(description="its own, or else its owner's; empty before anybody has told that")
@@ -79,7 +79,7 @@ class OwnGroup(View):
 
 
 class JoinedGroup(View):
-    """Somebody else's group, of which the asker is a member."""
+    """Somebody else's group, of which the caller is a member."""
 
     group_id: UUID
     group_name: str
@@ -89,7 +89,7 @@ class JoinedGroup(View):
 
 
 class ReceivedInvitation(View):
-    """An invitation that waits for the asker's answer."""
+    """An invitation that waits for the caller's answer."""
 
     invitation_id: UUID
     group_name: str
@@ -108,7 +108,7 @@ class Filter(StrEnum):
 
 
 class HistoryLine(View):
-    """A line of the history of the asker's own group."""
+    """A line of the history of the caller's own group."""
 
     id: UUID
     kind: Kind
@@ -153,11 +153,11 @@ class Command(View):
     ended_at: AwareDatetime | None
 
 
-# --- the asker's own --------------------------------------------------------------------------------------------------
+# --- the caller's own --------------------------------------------------------------------------------------------------
 
 
 async def account(connection: AsyncConnection, subscriber_id: UUID) -> Account:
-    """Give what the asker's own account says; one of whom nothing was told yet has nothing to spend."""
+    """Give what the caller's own account says; one of whom nothing was told yet has nothing to spend."""
     query = sa.select(subscribers.c.state, subscribers.c.expires_at, subscribers.c.available_units).where(
         subscribers.c.id == subscriber_id
     )
@@ -168,7 +168,7 @@ async def account(connection: AsyncConnection, subscriber_id: UUID) -> Account:
 
 
 async def group_of_owner(connection: AsyncConnection, owner_id: UUID) -> OwnGroup:
-    """Give the asker's own group; everybody has one, if nothing was done with it yet."""
+    """Give the caller's own group; everybody has one, if nothing was done with it yet."""
     group_id = group_of(owner_id)
     query = sa.select(groups.c.name, groups.c.renamed, groups.c.closed_at).where(groups.c.id == group_id)
     group = (await connection.execute(query)).one_or_none()
@@ -184,25 +184,25 @@ async def group_of_owner(connection: AsyncConnection, owner_id: UUID) -> OwnGrou
 
 
 async def members_of(connection: AsyncConnection, owner_id: UUID) -> tuple[Member, ...]:
-    """Give the members of the asker's own group, by name."""
+    """Give the members of the caller's own group, by name."""
     rows = await connection.execute(_MEMBERS, {"group_id": group_of(owner_id)})
     return tuple(Member.model_validate(row) for row in rows)
 
 
 async def invitations_by(connection: AsyncConnection, owner_id: UUID) -> tuple[PendingInvitation, ...]:
-    """Give the pending invitations into the asker's own group, newest first."""
+    """Give the pending invitations into the caller's own group, newest first."""
     rows = await connection.execute(_INVITATIONS_BY, {"group_id": group_of(owner_id)})
     return tuple(PendingInvitation.model_validate(row) for row in rows)
 
 
 async def memberships_of(connection: AsyncConnection, subscriber_id: UUID) -> tuple[JoinedGroup, ...]:
-    """Give the groups of others that the asker is a member of, oldest first."""
+    """Give the groups of others that the caller is a member of, oldest first."""
     rows = await connection.execute(_MEMBERSHIPS_OF, {"subscriber_id": subscriber_id})
     return tuple(JoinedGroup.model_validate(row) for row in rows)
 
 
 async def invitations_to(connection: AsyncConnection, subscriber_id: UUID) -> tuple[ReceivedInvitation, ...]:
-    """Give the invitations that the asker can answer now, newest first."""
+    """Give the invitations that the caller can answer now, newest first."""
     rows = await connection.execute(_INVITATIONS_TO, {"subscriber_id": subscriber_id})
     return tuple(ReceivedInvitation.model_validate(row) for row in rows)
 
@@ -216,7 +216,7 @@ async def plans_on_sale(connection: AsyncConnection) -> tuple[PlanOnSale, ...]:
 
 
 async def command(connection: AsyncConnection, id_: UUID, actor_id: UUID) -> Command | None:
-    """Give what became of a command of the asker's; None for somebody else's, as for one that was never posted."""
+    """Give what became of a command of the caller's; None for somebody else's, as for one that was never posted."""
     query = (
         sa.select(commands, sagas.c.step)
         .outerjoin(sagas, sagas.c.id == saga_of_posted(id_))
@@ -249,7 +249,7 @@ _KINDS: Mapping[Filter, Sequence[Kind]] = {
 async def history_of(
     connection: AsyncConnection, owner_id: UUID, filter_: Filter, after: Cursor | None, limit: int
 ) -> HistoryPage:
-    """Give a page of the history of the asker's own group: what comes after a cursor, or the newest lines."""
+    """Give a page of the history of the caller's own group: what comes after a cursor, or the newest lines."""
     found = (await connection.execute(_history(group_of(owner_id), owner_id, filter_, after, limit + 1))).all()
     shown = found[:limit]
     more = len(found) > limit
@@ -387,39 +387,39 @@ _INVITATIONS_TO = (
     .order_by(invitations.c.made_at.desc(), invitations.c.id)
 )
 
-_asker = (
+_caller = (
     sa.func.unnest(
         sa.bindparam("ids", type_=ARRAY(sa.Uuid())),
         sa.bindparam("group_ids", type_=ARRAY(sa.Uuid())),
     )
-    .table_valued(sa.column("id", sa.Uuid), sa.column("group_id", sa.Uuid), name="asker")
+    .table_valued(sa.column("id", sa.Uuid), sa.column("group_id", sa.Uuid), name="caller")
     .render_derived()
 )
 
 
 def _part(*columns: sa.ColumnElement[Any], of: Any, where: Sequence[Any]) -> Any:
-    return sa.select(_hash_of_all(*columns)).select_from(of).where(*where).correlate(_asker).scalar_subquery()
+    return sa.select(_hash_of_all(*columns)).select_from(of).where(*where).correlate(_caller).scalar_subquery()
 
 
 _newest_line = (
     sa.select(history.c.at)
-    .where(history.c.group_id == _asker.c.group_id)
+    .where(history.c.group_id == _caller.c.group_id)
     .order_by(history.c.at.desc(), history.c.id.desc())
     .limit(1)
-    .correlate(_asker)
+    .correlate(_caller)
     .scalar_subquery()
 )
 _FINGERPRINTS = sa.select(
-    _asker.c.id,
+    _caller.c.id,
     _hash(
         _part(
             subscribers.c.state,
             subscribers.c.expires_at,
             subscribers.c.available_units,
             of=subscribers,
-            where=[subscribers.c.id == _asker.c.id],
+            where=[subscribers.c.id == _caller.c.id],
         ),
-        _part(groups.c.name, groups.c.closed_at, of=groups, where=[groups.c.id == _asker.c.group_id]),
+        _part(groups.c.name, groups.c.closed_at, of=groups, where=[groups.c.id == _caller.c.group_id]),
         _part(
             memberships.c.id,
             memberships.c.epoch,
@@ -430,34 +430,34 @@ _FINGERPRINTS = sa.select(
             subscribers.c.expires_at,
             subscribers.c.available_units,
             of=memberships.outerjoin(subscribers, subscribers.c.id == memberships.c.member_id),
-            where=[memberships.c.group_id == _asker.c.group_id, memberships.c.active],
+            where=[memberships.c.group_id == _caller.c.group_id, memberships.c.active],
         ),
         _part(
             invitations.c.id,
             invitations.c.round,
             of=invitations,
-            where=[invitations.c.group_id == _asker.c.group_id, _PENDING],
+            where=[invitations.c.group_id == _caller.c.group_id, _PENDING],
         ),
         _part(
             memberships.c.id,
             memberships.c.epoch,
             groups.c.name,
             of=memberships.outerjoin(groups, groups.c.id == memberships.c.group_id),
-            where=[memberships.c.member_id == _asker.c.id, memberships.c.active],
+            where=[memberships.c.member_id == _caller.c.id, memberships.c.active],
         ),
         _part(
             invitations.c.id,
             invitations.c.round,
             of=invitations,
-            where=[invitations.c.subscriber_id == _asker.c.id, _PENDING],
+            where=[invitations.c.subscriber_id == _caller.c.id, _PENDING],
         ),
         _part(
             commands.c.id,
             of=commands,
-            where=[commands.c.actor_id == _asker.c.id, commands.c.state == CommandState.PENDING.value],
+            where=[commands.c.actor_id == _caller.c.id, commands.c.state == CommandState.PENDING.value],
         ),
         _newest_line,
     ).label("fingerprint"),
-).select_from(_asker)
+).select_from(_caller)
 """A line of the history that ends changes one of the others too: what somebody has, who is a member, who is invited;
 or what waits for its end."""

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.chassis.tables import Bytes
 from services.groups.tables import sessions
-from services.groups.web.auth import LEEWAY_S, Asker, fingerprint
+from services.groups.web.auth import LEEWAY_S, Caller, fingerprint
 
 LONGEST = timedelta(hours=12)
 """How long a visit lasts at most, however long the token that began it would be good."""
@@ -25,30 +25,30 @@ class TokenSpent(Exception):
     """A visit was begun with this token already."""
 
 
-async def begin(engine: AsyncEngine, token: str, asker: Asker) -> tuple[str, Asker]:
-    """Begin a visit with a token that `asker` came with; return the visitor's secret. Raises `TokenSpent`."""
+async def begin(engine: AsyncEngine, token: str, caller: Caller) -> tuple[str, Caller]:
+    """Begin a visit with a token that `caller` came with; return the visitor's secret. Raises `TokenSpent`."""
     secret, now = token_urlsafe(32), datetime.now(UTC)
-    until = min(asker.until, now + LONGEST)
+    until = min(caller.until, now + LONGEST)
     row = {
         "id": _hash(secret),
         "token": fingerprint(token),
-        "subscriber_id": asker.id,
+        "subscriber_id": caller.id,
         "begun_at": now,
         "until": until,
-        "forget_at": asker.until + timedelta(seconds=LEEWAY_S),
+        "forget_at": caller.until + timedelta(seconds=LEEWAY_S),
     }
     new = insert(sessions).values(row).on_conflict_do_nothing(index_elements=["token"]).returning(sessions.c.id)
     async with engine.begin() as connection:
         if (await connection.execute(new)).one_or_none() is None:
             raise TokenSpent
-    return secret, replace(asker, until=until, session=_hash(secret))
+    return secret, replace(caller, until=until, session=_hash(secret))
 
 
-async def visitor(connection: AsyncConnection, secret: str) -> Asker | None:
+async def visitor(connection: AsyncConnection, secret: str) -> Caller | None:
     """Return whose visit it is, None if it is over."""
     query = sa.select(sessions.c.subscriber_id, sessions.c.until).where(sessions.c.id == _hash(secret), *_GOES_ON)
     row = (await connection.execute(query)).one_or_none()
-    return None if row is None else Asker(row.subscriber_id, row.until, _hash(secret))
+    return None if row is None else Caller(row.subscriber_id, row.until, _hash(secret))
 
 
 async def is_spent(connection: AsyncConnection, token: str) -> bool:

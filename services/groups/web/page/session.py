@@ -12,7 +12,7 @@ from hmac import compare_digest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.groups.web.auth import Asker
+from services.groups.web.auth import Caller
 
 _COOKIE = "popfax"
 _LANGUAGE = "popfax-language"
@@ -29,7 +29,7 @@ def secret_of(request: Request) -> str | None:
     return request.cookies.get(cookie_name(request))
 
 
-def begin(response: Response, request: Request, secret: str, asker: Asker) -> None:
+def begin(response: Response, request: Request, secret: str, caller: Caller) -> None:
     """Let the visitor come back for as long as the visit lasts.
 
     Lax: whoever follows a link from the platform, or from a mail, is to be known on arrival. Nothing is done by GET.
@@ -37,7 +37,7 @@ def begin(response: Response, request: Request, secret: str, asker: Asker) -> No
     response.set_cookie(
         cookie_name(request),
         secret,
-        max_age=max(0, int((asker.until - datetime.now(UTC)).total_seconds())),
+        max_age=max(0, int((caller.until - datetime.now(UTC)).total_seconds())),
         path="/",
         secure=_is_secure(request),
         httponly=True,

@@ -25,7 +25,7 @@ from popfax_contracts.ids import derive_own
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
 from services.groups.web import queries, sessions
-from services.groups.web.auth import Asker, BadToken
+from services.groups.web.auth import Caller, BadToken
 from services.groups.web.changes import EventStream, Full
 from services.groups.web.cursor import BadCursor, Cursor
 from services.groups.web.desk import Desk
@@ -68,7 +68,7 @@ class Visit:
     """A request of somebody who is known."""
 
     request: Request
-    asker: Asker
+    caller: Caller
     secret: str
     speech: Speech
     form: Form
@@ -164,11 +164,11 @@ class Pages:
     def _known(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             secret = session.secret_of(request) or ""
-            if (asker := await self._visitor(secret)) is None:
+            if (caller := await self._visitor(secret)) is None:
                 return self._strangers(request, "over" if secret else "new")
-            await self._desk.limits.request_of(asker.id)
+            await self._desk.limits.request_of(caller.id)
             form = await read_form(request) if request.method == "POST" else Form({})
-            visit = Visit(request, asker, secret, await self._speech(request, asker), form)
+            visit = Visit(request, caller, secret, await self._speech(request, caller), form)
             if request.method == "POST" and not session.is_ours(request, secret, form.one("proof")):
                 return self._failure(
                     visit.speech, request, HTTPStatus.FORBIDDEN, N_("This form is not from this page.")
@@ -177,15 +177,15 @@ class Pages:
 
         return endpoint
 
-    async def _visitor(self, secret: str) -> Asker | None:
+    async def _visitor(self, secret: str) -> Caller | None:
         if not secret:
             return None
         async with self._desk.reading() as connection:
             return await sessions.visitor(connection, secret)
 
-    async def _speech(self, request: Request, asker: Asker) -> Speech:
+    async def _speech(self, request: Request, caller: Caller) -> Speech:
         async with self._desk.reading() as connection:
-            known = await views.visitor(connection, asker.id)
+            known = await views.visitor(connection, caller.id)
         return choose(session.language_of(request), known.language, request.headers.get("accept-language", ""))
 
     async def log_in(self, request: Request) -> Response:
@@ -194,15 +194,15 @@ class Pages:
         if not session.is_arrival(request):
             raise HTTPException(HTTPStatus.FORBIDDEN)
         try:
-            asker = await self._desk.tokens.asker(token)
+            caller = await self._desk.tokens.caller(token)
         except BadToken:
             return self._strangers(request, "over" if token else "new")
         present = await self._visitor(secret)
-        if present is not None and present.id != asker.id:
-            return await self._ask_whether(request, present, asker, token)
-        return await self._begin(request, token, asker, secret if present else "")
+        if present is not None and present.id != caller.id:
+            return await self._ask_whether(request, present, caller, token)
+        return await self._begin(request, token, caller, secret if present else "")
 
-    async def _ask_whether(self, request: Request, present: Asker, coming: Asker, token: str) -> Response:
+    async def _ask_whether(self, request: Request, present: Caller, coming: Caller, token: str) -> Response:
         """Another site may have sent them here with a token of its own choice: ask who they want to be."""
         async with self._desk.reading() as connection:
             here, there = [await views.visitor(connection, each.id) for each in (present, coming)]
@@ -215,21 +215,21 @@ class Pages:
         """Go on as somebody else, as the visitor has confirmed."""
         token = visit.form.one("token")
         try:
-            asker = await self._desk.tokens.asker(token)
+            caller = await self._desk.tokens.caller(token)
         except BadToken:
             return self._failure(
                 visit.speech, visit.request, HTTPStatus.FORBIDDEN, N_("This link is not good any more.")
             )
-        return await self._begin(visit.request, token, asker, visit.secret)
+        return await self._begin(visit.request, token, caller, visit.secret)
 
-    async def _begin(self, request: Request, token: str, asker: Asker, before: str) -> Response:
+    async def _begin(self, request: Request, token: str, caller: Caller, before: str) -> Response:
         """Begin a visit, and end the one `before`. A link that is followed again leads on whoever it let in."""
         response = RedirectResponse("/", HTTPStatus.SEE_OTHER, headers={"Referrer-Policy": "no-referrer"})
         try:
-            secret, known = await sessions.begin(self._desk.engine, token, asker)
+            secret, known = await sessions.begin(self._desk.engine, token, caller)
         except TokenSpent:
             present = await self._visitor(before)
-            return response if present and present.id == asker.id else self._strangers(request, "spent")
+            return response if present and present.id == caller.id else self._strangers(request, "spent")
         if before:
             await sessions.end(self._desk.engine, before)
         session.begin(response, request, secret, known)
@@ -269,7 +269,7 @@ class Pages:
 
     async def _whole(self, visit: Visit, answer: Answer | None = None) -> Response:
         async with self._desk.reading() as connection:
-            shown = await views.shown(connection, visit.asker.id, _filter(visit), visit.speech)
+            shown = await views.shown(connection, visit.caller.id, _filter(visit), visit.speech)
         facts = {**self._facts(visit), "shown": shown, "oob": False, "regions": Texts()}
         if answer is not None:
             part = visit.speech.render(answer.template, **{**facts, **answer.facts})
@@ -279,7 +279,7 @@ class Pages:
     async def parts(self, visit: Visit) -> Response:
         """Show what may have changed, each part in the place of the one before."""
         async with self._desk.reading() as connection:
-            shown = await views.shown(connection, visit.asker.id, _filter(visit), visit.speech)
+            shown = await views.shown(connection, visit.caller.id, _filter(visit), visit.speech)
         return HTMLResponse(visit.speech.render("parts.html", **self._facts(visit), shown=shown, oob=True))
 
     async def history(self, visit: Visit) -> Response:
@@ -290,7 +290,7 @@ class Pages:
         except BadCursor as error:
             raise HTTPException(HTTPStatus.NOT_FOUND) from error
         async with self._desk.reading() as connection:
-            stretch = await views.stretch(connection, visit.asker.id, _filter(visit), after)
+            stretch = await views.stretch(connection, visit.caller.id, _filter(visit), after)
         facts = {**self._facts(visit), "history": stretch, "oob": visit.is_live}
         if not visit.is_live:
             return HTMLResponse(visit.speech.render("history.html", **facts))
@@ -300,21 +300,21 @@ class Pages:
     async def events(self, visit: Visit) -> Response:
         """Tell when something has changed, from what the page showed on."""
         seen = visit.request.headers.get("last-event-id") or visit.request.query_params.get("seen")
-        return EventStream(self._desk.feed, visit.asker, (seen or "")[:100] or None, _no_stream)
+        return EventStream(self._desk.feed, visit.caller, (seen or "")[:100] or None, _no_stream)
 
     # --- the group's name ---------------------------------------------------------------------------------------------
 
     async def name_form(self, visit: Visit) -> Response:
         """Show a form for the group's name."""
         async with self._desk.reading() as connection:
-            group = await queries.group_of_owner(connection, visit.asker.id)
+            group = await queries.group_of_owner(connection, visit.caller.id)
         return await self._respond(visit, Answer("title", "title_form.html", {"name": group.name, "error": ""}))
 
     async def rename(self, visit: Visit) -> Response:
         """Rename the group."""
         name = visit.form.one("name")
         try:
-            command_of(POSTABLE["rename-group"], {"name": name}, visit.asker.id)
+            command_of(POSTABLE["rename-group"], {"name": name}, visit.caller.id)
         except ValidationError as invalid:
             error = visit.speech.say(_wrong_name(invalid.errors()[0]["type"]))
             return await self._respond(visit, Answer("title", "title_form.html", {"name": name, "error": error}))
@@ -329,7 +329,7 @@ class Pages:
     async def invite(self, visit: Visit) -> Response:
         """Invite whoever has an address; for one that nobody has, go on to an account."""
         try:
-            command_of(POSTABLE["invite-by-email"], {"email": visit.form.one("email")}, visit.asker.id)
+            command_of(POSTABLE["invite-by-email"], {"email": visit.form.one("email")}, visit.caller.id)
         except ValidationError:
             error = visit.speech.say(N_("This does not look like an e-mail address."))
             return await self._respond(visit, Answer("flow", "flow/invite.html", _asked_for(visit, error)))
@@ -356,7 +356,7 @@ class Pages:
         given = visit.form.some(*CARRIED)
         async with self._desk.reading() as connection:
             on_sale = {each.plan: each for each in await queries.plans_on_sale(connection)}
-            account = await queries.account(connection, visit.asker.id)
+            account = await queries.account(connection, visit.caller.id)
         if (plan := on_sale.get(given.get("plan", ""))) is None:
             return await self.choose_plan(visit)
         if errors := _errors(visit, given, plan.price_units):
@@ -381,8 +381,8 @@ class Pages:
 
     async def _chosen(self, visit: Visit) -> tuple[views.Choice, queries.Account]:
         async with self._desk.reading() as connection:
-            members = await queries.members_of(connection, visit.asker.id)
-            account = await queries.account(connection, visit.asker.id)
+            members = await queries.members_of(connection, visit.caller.id)
+            account = await queries.account(connection, visit.caller.id)
         return views.choose(members, visit.form.all("member"), bool(visit.form.one("all"))), account
 
     async def confirm_detaching(self, visit: Visit) -> Response:
@@ -447,7 +447,7 @@ class Pages:
     async def confirm_leaving(self, visit: Visit) -> Response:
         """Ask once, before the visitor leaves a group."""
         async with self._desk.reading() as connection:
-            joined = await queries.memberships_of(connection, visit.asker.id)
+            joined = await queries.memberships_of(connection, visit.caller.id)
         group = next((each for each in joined if each.group_id == visit.request.path_params["id"]), None)
         if group is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
@@ -463,15 +463,15 @@ class Pages:
     async def _post(self, visit: Visit, name: str, fields: Mapping[str, Any]) -> Response:
         """Put a command on its way, once, however often the form is sent; and show what becomes of it."""
         try:
-            command = command_of(POSTABLE[name], fields, visit.asker.id)
+            command = command_of(POSTABLE[name], fields, visit.caller.id)
         except ValidationError as error:
             raise BadForm(name) from error
         content = sha256(command.to_json()).hexdigest()
-        id_ = derive_own(visit.asker.id, f"page/{name}/{visit.form.one('once')}/{content}")
-        await self._desk.limits.command_of(visit.asker.id)
-        await self._desk.post(command, visit.asker.id, id_)
+        id_ = derive_own(visit.caller.id, f"page/{name}/{visit.form.one('once')}/{content}")
+        await self._desk.limits.command_of(visit.caller.id)
+        await self._desk.post(command, visit.caller.id, id_)
         if not visit.is_live:
-            ended = await wait_for(self._desk, id_, visit.asker.id)
+            ended = await wait_for(self._desk, id_, visit.caller.id)
             if ended is None or not _leads_on(ended):
                 return RedirectResponse(f"/commands/{id_}", HTTPStatus.SEE_OTHER)
         return await self._follow(visit, id_)
@@ -483,12 +483,12 @@ class Pages:
         """
         id_ = visit.request.path_params["id"]
         if not visit.is_live:
-            await wait_for(self._desk, id_, visit.asker.id)
+            await wait_for(self._desk, id_, visit.caller.id)
         return await self._follow(visit, id_)
 
     async def _follow(self, visit: Visit, id_: UUID) -> Response:
         async with self._desk.reading() as connection:
-            command = await queries.command(connection, id_, visit.asker.id)
+            command = await queries.command(connection, id_, visit.caller.id)
         if command is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
         return await self._respond(visit, await self._outcome(visit, command))
@@ -523,7 +523,7 @@ class Pages:
             return await self._plan(visit, facts["given"])
         if command.type == "rename-group":
             async with self._desk.reading() as connection:
-                group = await queries.group_of_owner(connection, visit.asker.id)
+                group = await queries.group_of_owner(connection, visit.caller.id)
             return Answer("title", "parts/title.html", {"group": group, "oob": False}, said, has_news=True)
         if command.type == "invite-by-email":
             sent = {"email": "", "error": "", "sent_to": facts["given"].get("email", "")}
@@ -640,7 +640,7 @@ def _errors(visit: Visit, given: Mapping[str, str], price: int) -> Texts:
     """Give what is wrong with a person's details, by field."""
     fields = {**_person(given), "price_units": price}
     try:
-        command_of(POSTABLE["create-member-account"], fields, visit.asker.id)
+        command_of(POSTABLE["create-member-account"], fields, visit.caller.id)
     except ValidationError as error:
         found = {str(each["loc"][0]): each["type"] for each in error.errors()}
         return Texts({name: visit.speech.say(_WRONG.get(name) or _wrong_name(kind)) for name, kind in found.items()})
