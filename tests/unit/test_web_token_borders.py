@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.groups.web.auth import Caller, BadToken, Tokens
+from services.groups.web.auth import BadToken, Caller, Tokens
 from services.groups.web.keys import Keys
 from tests.tokens import AUDIENCE, forged, sealed, write_keys
 from tests.unit.test_borders import TABLE, examples

@@ -19,7 +19,7 @@ from popfax_contracts.message import group_of
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
 from services.groups.web import queries, sessions
-from services.groups.web.auth import Caller, BadToken
+from services.groups.web.auth import BadToken, Caller
 from services.groups.web.changes import EventStream, Full
 from services.groups.web.cursor import BadCursor, Cursor
 from services.groups.web.desk import Desk
@@ -193,7 +193,7 @@ def _authenticated(request: Request) -> Caller:
 Who = Annotated[Caller, Depends(_authenticated)]
 
 
-# --- what is the caller's ----------------------------------------------------------------------------------------------
+# --- what is the caller's ---------------------------------------------------------------------------------------------
 
 
 def _add_own(app: FastAPI, desk: Desk) -> None:
@@ -289,7 +289,7 @@ def _owner(who: Caller, group_id: UUID) -> UUID:
     return who.id
 
 
-# --- what the caller asks for ------------------------------------------------------------------------------------------
+# --- what the caller asks for -----------------------------------------------------------------------------------------
 
 _Key = Annotated[
     str | None,

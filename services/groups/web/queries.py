@@ -153,7 +153,7 @@ class Command(View):
     ended_at: AwareDatetime | None
 
 
-# --- the caller's own --------------------------------------------------------------------------------------------------
+# --- the caller's own -------------------------------------------------------------------------------------------------
 
 
 async def account(connection: AsyncConnection, subscriber_id: UUID) -> Account:

@@ -25,7 +25,7 @@ from popfax_contracts.ids import derive_own
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
 from services.groups.web import queries, sessions
-from services.groups.web.auth import Caller, BadToken
+from services.groups.web.auth import BadToken, Caller
 from services.groups.web.changes import EventStream, Full
 from services.groups.web.cursor import BadCursor, Cursor
 from services.groups.web.desk import Desk
