@@ -459,7 +459,7 @@ def test_a_stream_ends_with_its_token(nobody: Client) -> None:
 async def test_connections_are_bounded_and_nobody_looks_for_nobody(url: str, tmp_path: Path) -> None:
     sites: list[Web] = []
     with serving(url, tmp_path, sites.append, sse_connections=2) as client:
-        feed = sites[0]._desk.feed
+        feed = sites[0]._context.feed
         bob = client.as_(BOB.id)
         with bob.events() as one, bob.events() as two:
             assert next(one)["event"] == next(two)["event"] == "connected"

@@ -26,7 +26,7 @@ from popfax_contracts.topics import Principal
 from services.chassis import postgres
 from services.groups.settings import GroupsSettings
 from services.groups.web.api import api
-from services.groups.web.desk import desk
+from services.groups.web.context import web_context
 from tests.integration.recorder import scratch_database
 from tests.integration.seeding import group, member, person, seed
 from tests.integration.serving import Client, serving
@@ -71,7 +71,7 @@ def nobody(url: str, engine: AsyncEngine, tmp_path_factory: pytest.TempPathFacto
 def _document() -> dict[str, Any]:
     """The document. It needs neither database nor keys to be made."""
     idle = postgres.engine("postgresql+psycopg://nobody@nowhere/nothing")
-    return api(desk(idle, GroupsSettings.model_construct(jwt_jwks="nowhere", sse_connections=0))).openapi()
+    return api(web_context(idle, GroupsSettings.model_construct(jwt_jwks="nowhere", sse_connections=0))).openapi()
 
 
 def _operations(document: dict[str, Any]) -> list[Any]:

@@ -406,7 +406,7 @@ def test_many_at_once_get_no_more_streams_than_there_are(
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(sites[0]._desk.feed) == 3
+        assert len(sites[0]._context.feed) == 3
         for connection in held:
             connection.close()
 

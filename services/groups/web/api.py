@@ -21,8 +21,8 @@ from services.groups.domain import CommandState
 from services.groups.web import queries, sessions
 from services.groups.web.auth import BadToken, Caller
 from services.groups.web.changes import EventStream, Full
+from services.groups.web.context import WebContext
 from services.groups.web.cursor import BadCursor, Cursor
-from services.groups.web.desk import Desk
 from services.groups.web.keys import NoKeys
 from services.groups.web.limits import Throttle, TooMany
 from services.groups.web.posting import IdConflict, command_of, id_for, is_about_own_group
@@ -67,7 +67,7 @@ class Posted(View):
     state: CommandState = CommandState.PENDING
 
 
-def api(desk: Desk) -> FastAPI:
+def api(context: WebContext) -> FastAPI:
     """Make the application, to be mounted under `/v1`."""
     app = FastAPI(
         title="Popfax Groups",
@@ -77,17 +77,17 @@ def api(desk: Desk) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        dependencies=[Depends(HTTPBearer(auto_error=False, bearerFormat="JWT")), Depends(_unspent(desk))],
+        dependencies=[Depends(HTTPBearer(auto_error=False, bearerFormat="JWT")), Depends(_unspent(context))],
         responses=documented(*_ALWAYS),
         generate_unique_id_function=lambda route: route.name,
     )
     answer_with_problems(app)
-    _add_own(app, desk)
-    _add_group(app, desk)
-    _add_commands(app, desk)
-    _add_events(app, desk)
-    app.add_middleware(_Door, desk=desk)
-    app.add_middleware(Throttle, limits=desk.limits, answer=_slow_down)
+    _add_own(app, context)
+    _add_group(app, context)
+    _add_commands(app, context)
+    _add_events(app, context)
+    app.add_middleware(_Door, context=context)
+    app.add_middleware(Throttle, limits=context.limits, answer=_slow_down)
     _complete_openapi(app)
     return app
 
@@ -95,9 +95,9 @@ def api(desk: Desk) -> FastAPI:
 class _Door:
     """Lets nobody in without a good token, and reads nothing before. What leaves is for whoever asked alone."""
 
-    def __init__(self, app: ASGIApp, desk: Desk) -> None:
+    def __init__(self, app: ASGIApp, context: WebContext) -> None:
         self._app = app
-        self._desk = desk
+        self._context = context
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -120,9 +120,9 @@ class _Door:
     async def _let_in(self, request: Request) -> None:
         token = _bearer(request.headers.get("authorization"))
         request.state.token = token
-        request.state.caller = caller = await _caller(self._desk, token)
+        request.state.caller = caller = await _caller(self._context, token)
         try:
-            await self._desk.limits.request_of(caller.id)
+            await self._context.limits.request_of(caller.id)
         except TooMany as error:
             raise too_many(error.retry_after_s) from error
 
@@ -156,9 +156,9 @@ def _bearer(header: str | None) -> str:
     return token.strip()
 
 
-async def _caller(desk: Desk, token: str) -> Caller:
+async def _caller(context: WebContext, token: str) -> Caller:
     try:
-        return await desk.tokens.caller(token)
+        return await context.tokens.caller(token)
     except BadToken as bad:
         raise _bad_token(bad.code) from bad
     except NoKeys as error:
@@ -174,11 +174,11 @@ def _unauthorized(code: str, challenge: str) -> ProblemError:
     return ProblemError(HTTPStatus.UNAUTHORIZED, code, title, headers={"WWW-Authenticate": challenge})
 
 
-def _unspent(desk: Desk) -> Callable[[Request], Awaitable[None]]:
+def _unspent(context: WebContext) -> Callable[[Request], Awaitable[None]]:
     """A token that opened the page was in an address, where others may have read it: it opens nothing else."""
 
     async def check(request: Request) -> None:
-        async with desk.reading() as connection:
+        async with context.reading() as connection:
             if await sessions.is_spent(connection, request.state.token):
                 raise _bad_token("token_spent")
 
@@ -196,37 +196,37 @@ Who = Annotated[Caller, Depends(_authenticated)]
 # --- what is the caller's ---------------------------------------------------------------------------------------------
 
 
-def _add_own(app: FastAPI, desk: Desk) -> None:
+def _add_own(app: FastAPI, context: WebContext) -> None:
     @app.get("/units")
     async def units(who: Who) -> queries.Account:
         """What the caller's own account says: what can be spent, and until when it works."""
-        async with desk.reading() as connection:
+        async with context.reading() as connection:
             return await queries.account(connection, who.id)
 
     @app.get("/memberships")
     async def memberships(who: Who) -> Items[queries.JoinedGroup]:
         """The groups of others that the caller is a member of. Of their owners: the name, and nothing else."""
-        async with desk.reading() as connection:
+        async with context.reading() as connection:
             return Items(items=await queries.memberships_of(connection, who.id))
 
     @app.get("/invitations")
     async def invitations(who: Who) -> Items[queries.ReceivedInvitation]:
         """The invitations that wait for the caller's answer."""
-        async with desk.reading() as connection:
+        async with context.reading() as connection:
             return Items(items=await queries.invitations_to(connection, who.id))
 
     @app.get("/plans")
     async def plans() -> Items[queries.PlanOnSale]:
         """The plans that an account can be created on, with today's prices."""
-        async with desk.reading() as connection:
+        async with context.reading() as connection:
             return Items(items=await queries.plans_on_sale(connection))
 
 
-def _add_group(app: FastAPI, desk: Desk) -> None:
+def _add_group(app: FastAPI, context: WebContext) -> None:
     absent = documented(HTTPStatus.NOT_FOUND)
 
     async def shown(owner_id: UUID) -> queries.OwnGroup:
-        async with desk.reading() as connection:
+        async with context.reading() as connection:
             return await queries.group_of_owner(connection, owner_id)
 
     async def told(owner_id: UUID, filter_: Filter, cursor: str | None, limit: int) -> queries.HistoryPage:
@@ -234,7 +234,7 @@ def _add_group(app: FastAPI, desk: Desk) -> None:
             after = None if cursor is None else Cursor.parse(cursor)
         except BadCursor as error:
             raise malformed([{"loc": ("query", "cursor"), "type": "not_a_cursor"}]) from error
-        async with desk.reading() as connection:
+        async with context.reading() as connection:
             return await queries.history_of(connection, owner_id, filter_, after, limit)
 
     @app.get("/group")
@@ -245,13 +245,13 @@ def _add_group(app: FastAPI, desk: Desk) -> None:
     @app.get("/group/members")
     async def group_members(who: Who) -> Items[queries.Member]:
         """The members of the caller's own group, with their state and units."""
-        async with desk.reading() as connection:
+        async with context.reading() as connection:
             return Items(items=await queries.members_of(connection, who.id))
 
     @app.get("/group/invitations")
     async def group_invitations(who: Who) -> Items[queries.PendingInvitation]:
         """The pending invitations into the caller's own group."""
-        async with desk.reading() as connection:
+        async with context.reading() as connection:
             return Items(items=await queries.invitations_by(connection, who.id))
 
     @app.get("/history")
@@ -301,11 +301,11 @@ _Key = Annotated[
 ]
 
 
-def _add_commands(app: FastAPI, desk: Desk) -> None:
+def _add_commands(app: FastAPI, context: WebContext) -> None:
     @app.get("/commands/{id}", responses=documented(HTTPStatus.NOT_FOUND))
     async def command(who: Who, id_: Annotated[UUID, Path(alias="id")]) -> queries.Command:
         """What became of a command that the caller posted: pending, done, or refused with its code."""
-        async with desk.reading() as connection:
+        async with context.reading() as connection:
             found = await queries.command(connection, id_, who.id)
         if found is None:
             raise not_found()
@@ -314,7 +314,7 @@ def _add_commands(app: FastAPI, desk: Desk) -> None:
     for name, model in POSTABLE.items():
         app.add_api_route(
             f"/commands/{name}",
-            _poster(desk, model),
+            _poster(context, model),
             methods=["POST"],
             name=f"post_{name.replace('-', '_')}",
             summary=name,
@@ -327,7 +327,7 @@ def _add_commands(app: FastAPI, desk: Desk) -> None:
         )
 
 
-def _poster(desk: Desk, model: type[contract.Command]) -> Callable[..., Awaitable[Posted]]:
+def _poster(context: WebContext, model: type[contract.Command]) -> Callable[..., Awaitable[Posted]]:
     async def post(who: Who, body: Any, request: Request, response: Response, key: _Key = None) -> Posted:
         try:
             command = command_of(model, body.model_dump(exclude_unset=True), who.id)
@@ -335,8 +335,8 @@ def _poster(desk: Desk, model: type[contract.Command]) -> Callable[..., Awaitabl
             raise malformed([{**found, "loc": ("body", *found["loc"])} for found in error.errors()]) from error
         id_ = id_for(key, who.id)
         try:
-            await desk.limits.command_of(who.id)
-            await desk.post(command, who.id, id_)
+            await context.limits.command_of(who.id)
+            await context.post(command, who.id, id_)
         except TooMany as error:
             raise too_many(error.retry_after_s) from error
         except IdConflict as error:
@@ -363,7 +363,7 @@ def _body_of(model: type[contract.Command]) -> type[BaseModel]:
 # --- what changes -----------------------------------------------------------------------------------------------------
 
 
-def _add_events(app: FastAPI, desk: Desk) -> None:
+def _add_events(app: FastAPI, context: WebContext) -> None:
     responses: dict[int | str, dict[str, Any]] = {
         200: {
             "description": "`event: connected` at once, then `event: changed` whenever something of what the other"
@@ -378,7 +378,7 @@ def _add_events(app: FastAPI, desk: Desk) -> None:
         last_event_id: Annotated[str | None, Header(max_length=100, description="the last one that came")] = None,
     ) -> Response:
         """Server-sent events. Connect first, read afterwards: then no change is missed."""
-        return EventStream(desk.feed, who, last_event_id, _no_stream)
+        return EventStream(context.feed, who, last_event_id, _no_stream)
 
 
 def _no_stream(full: Full) -> Response:

@@ -12,14 +12,14 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from services.chassis import postgres
 from services.groups.settings import GroupsSettings
 from services.groups.web.api import api
-from services.groups.web.desk import Desk, desk
+from services.groups.web.context import WebContext, web_context
 from services.groups.web.page.site import page
 from services.groups.web.problems import not_found
 
 log = structlog.get_logger(__name__)
 
 
-def web_app(at: Desk) -> Starlette:
+def web_app(at: WebContext) -> Starlette:
     """Make the application."""
     app = Starlette(routes=[Mount("/v1", api(at)), Mount("", page(at))])
     app.router.default = _nowhere
@@ -38,16 +38,16 @@ class Web:
 
     def __init__(self, settings: GroupsSettings, committed: Callable[[], None]) -> None:
         self._engine: AsyncEngine = postgres.engine(settings.database_url.get_secret_value(), settings.web_pool)
-        self._desk = desk(self._engine, settings, committed)
-        self.app = web_app(self._desk)
+        self._context = web_context(self._engine, settings, committed)
+        self.app = web_app(self._context)
 
     def hang_up(self) -> None:
         """End what does not end by itself."""
-        self._desk.feed.close()
+        self._context.feed.close()
 
     async def close(self) -> None:
         """Let go of the connections."""
-        await self._desk.tokens.close()
+        await self._context.tokens.close()
         await self._engine.dispose()
 
 

@@ -27,8 +27,8 @@ from services.groups.domain import CommandState
 from services.groups.web import queries, sessions
 from services.groups.web.auth import BadToken, Caller
 from services.groups.web.changes import EventStream, Full
+from services.groups.web.context import WebContext
 from services.groups.web.cursor import BadCursor, Cursor
-from services.groups.web.desk import Desk
 from services.groups.web.keys import NoKeys
 from services.groups.web.limits import Throttle, TooMany
 from services.groups.web.page import session, views
@@ -95,9 +95,9 @@ class Answer:
     """Whether the rest of the page is to be read again."""
 
 
-def page(desk: Desk) -> Starlette:
+def page(context: WebContext) -> Starlette:
     """Make the application, to be mounted at the root."""
-    pages = Pages(desk)
+    pages = Pages(context)
     errors: Mapping[Any, Any] = {
         HTTPException: pages.http_error,
         BadForm: pages.bad_form,
@@ -109,7 +109,7 @@ def page(desk: Desk) -> Starlette:
     }
     app = Starlette(routes=[*pages.routes(), Mount("/static", Static())], exception_handlers=errors)
     app.router.redirect_slashes = False
-    app.add_middleware(Throttle, limits=desk.limits, answer=pages.slow_down, free=("/static/",))
+    app.add_middleware(Throttle, limits=context.limits, answer=pages.slow_down, free=("/static/",))
     app.add_middleware(Guard)
     return app
 
@@ -117,8 +117,8 @@ def page(desk: Desk) -> Starlette:
 class Pages:
     """All of them."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: WebContext) -> None:
+        self._context = context
 
     def routes(self) -> list[Route]:
         """Give the routes: what can be looked at, and what can be done."""
@@ -166,7 +166,7 @@ class Pages:
             secret = session.secret_of(request) or ""
             if (caller := await self._visitor(secret)) is None:
                 return self._strangers(request, "over" if secret else "new")
-            await self._desk.limits.request_of(caller.id)
+            await self._context.limits.request_of(caller.id)
             form = await read_form(request) if request.method == "POST" else Form({})
             visit = Visit(request, caller, secret, await self._speech(request, caller), form)
             if request.method == "POST" and not session.is_ours(request, secret, form.one("proof")):
@@ -180,11 +180,11 @@ class Pages:
     async def _visitor(self, secret: str) -> Caller | None:
         if not secret:
             return None
-        async with self._desk.reading() as connection:
+        async with self._context.reading() as connection:
             return await sessions.visitor(connection, secret)
 
     async def _speech(self, request: Request, caller: Caller) -> Speech:
-        async with self._desk.reading() as connection:
+        async with self._context.reading() as connection:
             known = await views.visitor(connection, caller.id)
         return choose(session.language_of(request), known.language, request.headers.get("accept-language", ""))
 
@@ -194,7 +194,7 @@ class Pages:
         if not session.is_arrival(request):
             raise HTTPException(HTTPStatus.FORBIDDEN)
         try:
-            caller = await self._desk.tokens.caller(token)
+            caller = await self._context.tokens.caller(token)
         except BadToken:
             return self._strangers(request, "over" if token else "new")
         present = await self._visitor(secret)
@@ -204,7 +204,7 @@ class Pages:
 
     async def _ask_whether(self, request: Request, present: Caller, coming: Caller, token: str) -> Response:
         """Another site may have sent them here with a token of its own choice: ask who they want to be."""
-        async with self._desk.reading() as connection:
+        async with self._context.reading() as connection:
             here, there = [await views.visitor(connection, each.id) for each in (present, coming)]
         proof = session.proof(session.secret_of(request) or "")
         facts = {"here": here, "there": there, "token": token, "proof": proof, "once": partial(token_hex, 8)}
@@ -215,7 +215,7 @@ class Pages:
         """Go on as somebody else, as the visitor has confirmed."""
         token = visit.form.one("token")
         try:
-            caller = await self._desk.tokens.caller(token)
+            caller = await self._context.tokens.caller(token)
         except BadToken:
             return self._failure(
                 visit.speech, visit.request, HTTPStatus.FORBIDDEN, N_("This link is not good any more.")
@@ -226,18 +226,18 @@ class Pages:
         """Begin a visit, and end the one `before`. A link that is followed again leads on whoever it let in."""
         response = RedirectResponse("/", HTTPStatus.SEE_OTHER, headers={"Referrer-Policy": "no-referrer"})
         try:
-            secret, known = await sessions.begin(self._desk.engine, token, caller)
+            secret, known = await sessions.begin(self._context.engine, token, caller)
         except TokenSpent:
             present = await self._visitor(before)
             return response if present and present.id == caller.id else self._strangers(request, "spent")
         if before:
-            await sessions.end(self._desk.engine, before)
+            await sessions.end(self._context.engine, before)
         session.begin(response, request, secret, known)
         return response
 
     async def log_out(self, visit: Visit) -> Response:
         """Let the visitor go, on all replicas."""
-        await sessions.end(self._desk.engine, visit.secret)
+        await sessions.end(self._context.engine, visit.secret)
         response = RedirectResponse("/", HTTPStatus.SEE_OTHER)
         session.end(response, visit.request)
         return response
@@ -255,7 +255,7 @@ class Pages:
         """Say that the platform is where people log in."""
         if request.headers.get("hx-request") == "true":
             return Response(headers={"HX-Redirect": "/"})
-        facts = {"why": why, "platform": str(self._desk.settings.platform_url)}
+        facts = {"why": why, "platform": str(self._context.settings.platform_url)}
         response = HTMLResponse(_browsers(request).render("login.html", **facts), HTTPStatus.UNAUTHORIZED)
         if why == "over":
             session.end(response, request)
@@ -268,7 +268,7 @@ class Pages:
         return await self._whole(visit)
 
     async def _whole(self, visit: Visit, answer: Answer | None = None) -> Response:
-        async with self._desk.reading() as connection:
+        async with self._context.reading() as connection:
             shown = await views.shown(connection, visit.caller.id, _filter(visit), visit.speech)
         facts = {**self._facts(visit), "shown": shown, "oob": False, "regions": Texts()}
         if answer is not None:
@@ -278,7 +278,7 @@ class Pages:
 
     async def parts(self, visit: Visit) -> Response:
         """Show what may have changed, each part in the place of the one before."""
-        async with self._desk.reading() as connection:
+        async with self._context.reading() as connection:
             shown = await views.shown(connection, visit.caller.id, _filter(visit), visit.speech)
         return HTMLResponse(visit.speech.render("parts.html", **self._facts(visit), shown=shown, oob=True))
 
@@ -289,7 +289,7 @@ class Pages:
             after = Cursor.parse(cursor) if cursor else None
         except BadCursor as error:
             raise HTTPException(HTTPStatus.NOT_FOUND) from error
-        async with self._desk.reading() as connection:
+        async with self._context.reading() as connection:
             stretch = await views.stretch(connection, visit.caller.id, _filter(visit), after)
         facts = {**self._facts(visit), "history": stretch, "oob": visit.is_live}
         if not visit.is_live:
@@ -300,13 +300,13 @@ class Pages:
     async def events(self, visit: Visit) -> Response:
         """Tell when something has changed, from what the page showed on."""
         seen = visit.request.headers.get("last-event-id") or visit.request.query_params.get("seen")
-        return EventStream(self._desk.feed, visit.caller, (seen or "")[:100] or None, _no_stream)
+        return EventStream(self._context.feed, visit.caller, (seen or "")[:100] or None, _no_stream)
 
     # --- the group's name ---------------------------------------------------------------------------------------------
 
     async def name_form(self, visit: Visit) -> Response:
         """Show a form for the group's name."""
-        async with self._desk.reading() as connection:
+        async with self._context.reading() as connection:
             group = await queries.group_of_owner(connection, visit.caller.id)
         return await self._respond(visit, Answer("title", "title_form.html", {"name": group.name, "error": ""}))
 
@@ -340,7 +340,7 @@ class Pages:
         return await self._respond(visit, await self._plan(visit, visit.form.some(*CARRIED)))
 
     async def _plan(self, visit: Visit, given: Mapping[str, str]) -> Answer:
-        async with self._desk.reading() as connection:
+        async with self._context.reading() as connection:
             plans = await queries.plans_on_sale(connection)
         return Answer("flow", "flow/plan.html", {"plans": plans, "given": given})
 
@@ -354,7 +354,7 @@ class Pages:
     async def show_payment(self, visit: Visit) -> Response:
         """Third step: what it costs, and how that is paid."""
         given = visit.form.some(*CARRIED)
-        async with self._desk.reading() as connection:
+        async with self._context.reading() as connection:
             on_sale = {each.plan: each for each in await queries.plans_on_sale(connection)}
             account = await queries.account(connection, visit.caller.id)
         if (plan := on_sale.get(given.get("plan", ""))) is None:
@@ -365,7 +365,7 @@ class Pages:
             "given": Texts({**given, "price": str(plan.price_units)}),
             "plan": plan,
             "account": account,
-            "platform": str(self._desk.settings.platform_url),
+            "platform": str(self._context.settings.platform_url),
         }
         return await self._respond(visit, Answer("flow", "flow/payment.html", facts))
 
@@ -380,7 +380,7 @@ class Pages:
     # --- members ------------------------------------------------------------------------------------------------------
 
     async def _chosen(self, visit: Visit) -> tuple[views.Choice, queries.Account]:
-        async with self._desk.reading() as connection:
+        async with self._context.reading() as connection:
             members = await queries.members_of(connection, visit.caller.id)
             account = await queries.account(connection, visit.caller.id)
         return views.choose(members, visit.form.all("member"), bool(visit.form.one("all"))), account
@@ -446,7 +446,7 @@ class Pages:
 
     async def confirm_leaving(self, visit: Visit) -> Response:
         """Ask once, before the visitor leaves a group."""
-        async with self._desk.reading() as connection:
+        async with self._context.reading() as connection:
             joined = await queries.memberships_of(connection, visit.caller.id)
         group = next((each for each in joined if each.group_id == visit.request.path_params["id"]), None)
         if group is None:
@@ -468,10 +468,10 @@ class Pages:
             raise BadForm(name) from error
         content = sha256(command.to_json()).hexdigest()
         id_ = derive_own(visit.caller.id, f"page/{name}/{visit.form.one('once')}/{content}")
-        await self._desk.limits.command_of(visit.caller.id)
-        await self._desk.post(command, visit.caller.id, id_)
+        await self._context.limits.command_of(visit.caller.id)
+        await self._context.post(command, visit.caller.id, id_)
         if not visit.is_live:
-            ended = await wait_for(self._desk, id_, visit.caller.id)
+            ended = await wait_for(self._context, id_, visit.caller.id)
             if ended is None or not _leads_on(ended):
                 return RedirectResponse(f"/commands/{id_}", HTTPStatus.SEE_OTHER)
         return await self._follow(visit, id_)
@@ -483,11 +483,11 @@ class Pages:
         """
         id_ = visit.request.path_params["id"]
         if not visit.is_live:
-            await wait_for(self._desk, id_, visit.caller.id)
+            await wait_for(self._context, id_, visit.caller.id)
         return await self._follow(visit, id_)
 
     async def _follow(self, visit: Visit, id_: UUID) -> Response:
-        async with self._desk.reading() as connection:
+        async with self._context.reading() as connection:
             command = await queries.command(connection, id_, visit.caller.id)
         if command is None:
             raise HTTPException(HTTPStatus.NOT_FOUND)
@@ -522,7 +522,7 @@ class Pages:
         if _leads_on(command):
             return await self._plan(visit, facts["given"])
         if command.type == "rename-group":
-            async with self._desk.reading() as connection:
+            async with self._context.reading() as connection:
                 group = await queries.group_of_owner(connection, visit.caller.id)
             return Answer("title", "parts/title.html", {"group": group, "oob": False}, said, has_news=True)
         if command.type == "invite-by-email":

@@ -5,18 +5,18 @@ from uuid import UUID
 
 from services.groups.domain import CommandState
 from services.groups.web import queries
-from services.groups.web.desk import Desk
+from services.groups.web.context import WebContext
 
 PATIENCE_S = 4.0
 _POLL_S = 0.1
 
 
-async def wait_for(desk: Desk, id_: UUID, actor_id: UUID) -> queries.Command | None:
+async def wait_for(context: WebContext, id_: UUID, actor_id: UUID) -> queries.Command | None:
     """Give a command that has ended, or None if it has not in good time."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + PATIENCE_S
     while clock() < deadline:
-        async with desk.reading() as connection:
+        async with context.reading() as connection:
             command = await queries.command(connection, id_, actor_id)
         if command is None:
             return None

@@ -17,7 +17,7 @@ from services.groups.web.limits import Limits
 
 
 @dataclass(frozen=True)
-class Desk:
+class WebContext:
     """One for each process."""
 
     engine: AsyncEngine
@@ -47,10 +47,12 @@ async def read_only(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
-def desk(engine: AsyncEngine, settings: GroupsSettings, committed: Callable[[], None] = lambda: None) -> Desk:
+def web_context(
+    engine: AsyncEngine, settings: GroupsSettings, committed: Callable[[], None] = lambda: None
+) -> WebContext:
     """Make one; nothing is connected, nor read, before it is used. The settings must name the platform's keys."""
     assert settings.jwt_jwks is not None, "without keys nobody can be told from anybody else"
-    return Desk(
+    return WebContext(
         engine=engine,
         settings=settings,
         tokens=Tokens(
