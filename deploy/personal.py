@@ -181,7 +181,9 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
         ),
         "sessions": Held(_has("subscriber_id"), "subscriber_id begun_at until ended_at", "id token forget_at"),
         "tallies": Held(
-            lambda table, person: table.c.id.in_([groups_domain.made_by(person.id), groups_domain.got_by(person.id)]),
+            lambda table, person: table.c.id.in_(
+                [groups_domain.sent_invitations_tally(person.id), groups_domain.received_invitations_tally(person.id)]
+            ),
             "id pending day today",
         ),
         "sagas": _SAGAS,

@@ -21,10 +21,10 @@ from services.groups.domain import (
     PostedCommand,
     Subscriber,
     Tally,
-    got_by,
     history_of_membership,
-    made_by,
     membership_of,
+    received_invitations_tally,
+    sent_invitations_tally,
 )
 
 BEGINNINGS = ("account_created", "invitation_accepted")
@@ -190,8 +190,8 @@ def _pending(facts: GroupsFacts) -> Iterator[tuple[UUID, Invitation]]:
     """Return each pending invitation twice: under its owner's tally and under its subscriber's."""
     for invitation in facts.invitations:
         if invitation.state is InvitationState.PENDING:
-            yield made_by(invitation.owner_id), invitation
-            yield got_by(invitation.subscriber_id), invitation
+            yield sent_invitations_tally(invitation.owner_id), invitation
+            yield received_invitations_tally(invitation.subscriber_id), invitation
 
 
 def _awaited(facts: GroupsFacts) -> Iterator[tuple[UUID, str]]:

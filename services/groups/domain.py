@@ -193,7 +193,7 @@ class Invitation:
 
     def is_opened_by(self, token: str) -> bool:
         """Say whether a token, in hexadecimal, is the one in the last mail."""
-        return compare_digest(self.token_hash, hash_of(bytes.fromhex(token)))
+        return compare_digest(self.token_hash, hash_token(bytes.fromhex(token)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,27 +320,27 @@ def history_of_leg(transfer_id: UUID, member_id: UUID) -> UUID:
     return derive(transfer_id, member_id.hex)
 
 
-def made_by(owner_id: UUID) -> UUID:
-    """Give the id of the tally of the invitations that an owner makes."""
+def sent_invitations_tally(owner_id: UUID) -> UUID:
+    """Return the id of the tally of the invitations that an owner sends."""
     return derive(owner_id, "invitations made")
 
 
-def got_by(subscriber_id: UUID) -> UUID:
-    """Give the id of the tally of the invitations that a subscriber gets."""
+def received_invitations_tally(subscriber_id: UUID) -> UUID:
+    """Return the id of the tally of the invitations that a subscriber receives."""
     return derive(subscriber_id, "invitations got")
 
 
-def hash_of(token: bytes) -> bytes:
-    """Give what is kept of a token."""
+def hash_token(token: bytes) -> bytes:
+    """Return the digest of a token, which is all that is stored of it."""
     return sha256(token).digest()
 
 
-def nobody_yet(subscriber_id: UUID) -> Subscriber:
-    """Give a subscriber of whom nothing was said before: an account is active until somebody says otherwise."""
+def unknown_subscriber(subscriber_id: UUID) -> Subscriber:
+    """Return a subscriber of whom nothing is known yet: an account counts as active until an event says otherwise."""
     return Subscriber(subscriber_id, None, None, None, None, AccountState.ACTIVE, None, 0, 0)
 
 
-def strangers(group_id: UUID, owner_id: UUID, subscriber_id: UUID) -> Membership:
-    """Give what is between a group and a subscriber who never met."""
+def no_membership(group_id: UUID, owner_id: UUID, subscriber_id: UUID) -> Membership:
+    """Return the membership of a subscriber who has never been in the group, nor invited into it."""
     id_ = membership_of(group_id, subscriber_id)
     return Membership(id_, group_id, owner_id, subscriber_id, False, 0, None, None, None)

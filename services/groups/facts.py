@@ -42,11 +42,11 @@ from services.groups.domain import (
     Tally,
     Transfer,
     TransferState,
-    got_by,
-    hash_of,
+    hash_token,
     history_of_leg,
     history_of_membership,
-    made_by,
+    received_invitations_tally,
+    sent_invitations_tally,
 )
 from services.groups.store import Roster
 from services.groups.timers import InvitationDue
@@ -227,7 +227,7 @@ def invited(
     membership = roster.membership(group_id, owner_id, subscriber_id)
     pending = membership.invitation_id and roster.invitations[membership.invitation_id]
     token = moment.token_bytes(32)
-    token_hash, expires_at = hash_of(token), moment.now + INVITATION_LIFETIME
+    token_hash, expires_at = hash_token(token), moment.now + INVITATION_LIFETIME
     if pending:
         invitation = replace(
             pending, round=pending.round + 1, token_hash=token_hash, expires_at=expires_at, email=email
@@ -251,8 +251,10 @@ def invited(
     roster.invitations.put(invitation)
     _lock_group(roster, group_id, owner_id)
     renewed = invitation.round > 1
-    _count(roster, made_by(owner_id), 0 if renewed else 1, 0, moment)  # the day's were counted when it was asked for
-    _count(roster, got_by(subscriber_id), 0 if renewed else 1, 1, moment)
+    _count(
+        roster, sent_invitations_tally(owner_id), 0 if renewed else 1, 0, moment
+    )  # the day's were counted when it was asked for
+    _count(roster, received_invitations_tally(subscriber_id), 0 if renewed else 1, 1, moment)
     group = roster.groups[group_id]
     return [
         InvitationSent(**_between(invitation), expires_at=invitation.expires_at, renewed=renewed),
@@ -288,9 +290,9 @@ def asked(roster: Roster, owner_id: UUID, moment: Moment) -> GroupsCode | None:
 
     Return why it is not answered if the day's are used up.
     """
-    if tally(roster, made_by(owner_id), moment).today >= roster.quotas.owner_day:
+    if tally(roster, sent_invitations_tally(owner_id), moment).today >= roster.quotas.owner_day:
         return GroupsCode.QUOTA_OWNER_DAY
-    _count(roster, made_by(owner_id), 0, 1, moment)
+    _count(roster, sent_invitations_tally(owner_id), 0, 1, moment)
     return None
 
 
@@ -355,8 +357,8 @@ def _invitation_ended(
     membership = roster.membership(invitation.group_id, invitation.owner_id, invitation.subscriber_id)
     roster.memberships.put(replace(membership, invitation_id=None))
     roster.history.put(replace(roster.history[invitation.id], outcome=state.value, code=code, ended_at=moment.now))
-    _count(roster, made_by(invitation.owner_id), -1, 0, moment)
-    _count(roster, got_by(invitation.subscriber_id), -1, 0, moment)
+    _count(roster, sent_invitations_tally(invitation.owner_id), -1, 0, moment)
+    _count(roster, received_invitations_tally(invitation.subscriber_id), -1, 0, moment)
     return [told, ClearTimer(invitation.id)]
 
 

@@ -47,13 +47,13 @@ from services.groups.domain import (
     Tally,
     Transfer,
     account_of,
-    got_by,
     history_of_membership,
-    made_by,
     membership_of,
-    nobody_yet,
+    no_membership,
+    received_invitations_tally,
     saga_asked_by,
-    strangers,
+    sent_invitations_tally,
+    unknown_subscriber,
 )
 from services.groups.tables import (
     COMMANDS,
@@ -92,7 +92,7 @@ class Roster:
 
     def subscriber(self, id_: UUID) -> Subscriber:
         """Give a subscriber, known or not."""
-        return self.subscribers.get(id_) or nobody_yet(id_)
+        return self.subscribers.get(id_) or unknown_subscriber(id_)
 
     def holder(self, email: str) -> UUID | None:
         """Give who has an address that a command names.
@@ -105,7 +105,7 @@ class Roster:
     def membership(self, group_id: UUID, owner_id: UUID, subscriber_id: UUID) -> Membership:
         """Give what is between an owner's group and a subscriber."""
         known = self.memberships.get(membership_of(group_id, subscriber_id))
-        return known or strangers(group_id, owner_id, subscriber_id)
+        return known or no_membership(group_id, owner_id, subscriber_id)
 
     def group(self, group_id: UUID, owner_id: UUID) -> Group:
         """Give an owner's group, which has no name before it is told who they are."""
@@ -286,7 +286,9 @@ class _Wanted:
             self.subscribers.add(invitation.subscriber_id)
             self.groups.add(invitation.group_id)
             self.memberships.add(membership_of(invitation.group_id, invitation.subscriber_id))
-            self.tallies.update((made_by(invitation.owner_id), got_by(invitation.subscriber_id)))
+            self.tallies.update(
+                (sent_invitations_tally(invitation.owner_id), received_invitations_tally(invitation.subscriber_id))
+            )
 
     def note_claimants(self, subscribers: Iterable[Subscriber]) -> None:
         """Whoever has an address, or takes it in this batch, is who is invited."""
@@ -296,7 +298,7 @@ class _Wanted:
         for group_id, email in self.invited:
             for subscriber_id in self.claimants.get(email, ()):
                 self.memberships.add(membership_of(group_id, subscriber_id))
-                self.tallies.add(got_by(subscriber_id))
+                self.tallies.add(received_invitations_tally(subscriber_id))
 
     def note_memberships(self, memberships: Iterable[Membership]) -> None:
         """A membership may end, and an invitation that is pending with it."""
@@ -317,7 +319,7 @@ def _create(wanted: _Wanted, message: Incoming[CreateMemberAccount]) -> None:
     wanted.plans.add(command.plan)
     wanted.invited.append((command.group_id, command.email))
     if message.actor is not None:
-        wanted.tallies.add(made_by(message.actor))
+        wanted.tallies.add(sent_invitations_tally(message.actor))
 
 
 def _captured(wanted: _Wanted, message: Incoming[HoldCaptured]) -> None:
@@ -336,7 +338,7 @@ def _invite(wanted: _Wanted, message: Incoming[InviteByEmail]) -> None:
     wanted.invitations.add(invitation_of(message))
     wanted.all_plans = True
     if message.actor is not None:
-        wanted.tallies.add(made_by(message.actor))
+        wanted.tallies.add(sent_invitations_tally(message.actor))
 
 
 def _invitation(wanted: _Wanted, message: Incoming[Any]) -> None:

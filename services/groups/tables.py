@@ -150,7 +150,7 @@ history = sa.Table(
     sa.Column("code", sa.Text),
     sa.Column("ended_at", timestamp()),
 )
-# A page is a stretch of one of these, from wherever the one before ended.
+# A page of the history is a range of one of these indexes, from where the page before it ended.
 sa.Index("history_of_group", history.c.group_id, history.c.at, history.c.id)
 sa.Index("history_of_group_by_kind", history.c.group_id, history.c.kind, history.c.at, history.c.id)
 

@@ -17,7 +17,7 @@ from deploy.local.stack import Stack
 from deploy.personal import SCHEMAS, Held, tables_of
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
-from services.groups.domain import made_by
+from services.groups.domain import sent_invitations_tally
 from tests.integration.recorder import plain, scratch_database
 from tests.unit.given import id_of
 
@@ -77,7 +77,7 @@ def _values(service: Principal, name: str) -> dict[str, Any]:
     if name in {"people", "erased"}:
         row["id"] = ADA
     if name == "tallies":
-        row["id"] = made_by(ADA)
+        row["id"] = sent_invitations_tally(ADA)
     if name == "sessions":
         row["subscriber_id"] = ADA
     if name in {"outbox", "timers", "parked"}:

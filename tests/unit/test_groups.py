@@ -51,8 +51,8 @@ from services.groups.domain import (
     Tally,
     account_of,
     history_of_membership,
-    made_by,
     membership_of,
+    sent_invitations_tally,
 )
 from services.groups.store import saga_of
 from tests.unit.given import NOW, Scene, given, id_of, incoming
@@ -128,7 +128,7 @@ IN_HISTORY = HistoryEntry(
 )
 
 
-ASKED_ONCE = Tally(made_by(ADA), 0, NOW.date(), 1)
+ASKED_ONCE = Tally(sent_invitations_tally(ADA), 0, NOW.date(), 1)
 """What a command that tells of an address leaves of its question."""
 
 
@@ -231,7 +231,9 @@ def test_one_quota_is_for_invitations_and_accounts_together_and_counts_what_is_a
         InvitationRefused(group_id=GROUP, code="quota_owner_day", command_type=InviteByEmail.TYPE)
     )
     dearer = replace(PLAN, price_units=21)
-    given(service, dearer, Tally(made_by(ADA), 0, NOW.date(), 3)).when(ASKED).then(refused("price_changed"))
+    given(service, dearer, Tally(sent_invitations_tally(ADA), 0, NOW.date(), 3)).when(ASKED).then(
+        refused("price_changed")
+    )
 
 
 def test_a_member_of_another_group_is_no_member_of_this_one() -> None:

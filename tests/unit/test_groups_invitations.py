@@ -48,11 +48,11 @@ from services.groups.domain import (
     Quotas,
     Subscriber,
     Tally,
-    got_by,
-    hash_of,
+    hash_token,
     history_of_membership,
-    made_by,
     membership_of,
+    received_invitations_tally,
+    sent_invitations_tally,
 )
 from services.groups.store import invitation_of
 from services.groups.timers import InvitationDue
@@ -97,7 +97,7 @@ class Pending:
             self.guest,
             InvitationState.PENDING,
             self.round,
-            hash_of(TOKEN),
+            hash_token(TOKEN),
             MADE,
             self.expires_at,
             None,
@@ -117,7 +117,10 @@ class Pending:
 
     @property
     def tallies(self) -> list[Tally]:
-        return [Tally(made_by(self.owner), 1, YESTERDAY, 1), Tally(got_by(self.guest), 1, YESTERDAY, 1)]
+        return [
+            Tally(sent_invitations_tally(self.owner), 1, YESTERDAY, 1),
+            Tally(received_invitations_tally(self.guest), 1, YESTERDAY, 1),
+        ]
 
     def rows(self) -> list[Any]:
         return [self.invitation, self.membership, self.line, *self.tallies]
@@ -128,8 +131,8 @@ class Pending:
             replace(self.invitation, state=state, ended_at=at),
             replace(self.membership, invitation_id=None),
             replace(self.line, outcome=state.value, code=code, ended_at=at),
-            Tally(made_by(self.owner), 0, at.date(), 0),
-            Tally(got_by(self.guest), 0, at.date(), 0),
+            Tally(sent_invitations_tally(self.owner), 0, at.date(), 0),
+            Tally(received_invitations_tally(self.guest), 0, at.date(), 0),
         ]
 
     def joined(self) -> list[Any]:
@@ -233,11 +236,13 @@ def test_invites_whoever_has_the_address() -> None:
     scene.leaves(
         HOLDER,
         OPEN,
-        Invitation(INVITATION, GROUP, ADA, BOB, InvitationState.PENDING, 1, hash_of(NEW_TOKEN), NOW, WEEK, None, EMAIL),
+        Invitation(
+            INVITATION, GROUP, ADA, BOB, InvitationState.PENDING, 1, hash_token(NEW_TOKEN), NOW, WEEK, None, EMAIL
+        ),
         Membership(MEMBER, GROUP, ADA, BOB, False, 0, INVITATION, None, None),
         HistoryEntry(INVITATION, GROUP, Kind.INVITATION, NOW, ADA, BOB, INVITATION, None, "pending", None, None),
-        Tally(made_by(ADA), 1, TODAY, 1),
-        Tally(got_by(BOB), 1, TODAY, 1),
+        Tally(sent_invitations_tally(ADA), 1, TODAY, 1),
+        Tally(received_invitations_tally(BOB), 1, TODAY, 1),
     )
 
 
@@ -260,7 +265,7 @@ def test_an_address_that_nobody_has_needs_an_account() -> None:
     ]
     scene = given(GROUPS, SEND_RECEIVE, SEND_ONLY).when(INVITE)
     scene.then(AccountCreationRequired(group_id=GROUP, owner_id=ADA, plans=tuple(offers)))
-    scene.leaves(SEND_RECEIVE, SEND_ONLY, Tally(made_by(ADA), 0, TODAY, 1))
+    scene.leaves(SEND_RECEIVE, SEND_ONLY, Tally(sent_invitations_tally(ADA), 0, TODAY, 1))
 
 
 def test_renews_an_invitation_that_is_pending_and_the_old_token_is_void() -> None:
@@ -268,11 +273,11 @@ def test_renews_an_invitation_that_is_pending_and_the_old_token_is_void() -> Non
     scene.leaves(
         HOLDER,
         OPEN,
-        replace(PENDING.invitation, round=2, token_hash=hash_of(NEW_TOKEN), expires_at=WEEK),
+        replace(PENDING.invitation, round=2, token_hash=hash_token(NEW_TOKEN), expires_at=WEEK),
         PENDING.membership,
         PENDING.line,
-        Tally(made_by(ADA), 1, TODAY, 1),
-        Tally(got_by(BOB), 1, TODAY, 1),
+        Tally(sent_invitations_tally(ADA), 1, TODAY, 1),
+        Tally(received_invitations_tally(BOB), 1, TODAY, 1),
     )
     with_token = AcceptInvitation(invitation_id=ID, token=TOKEN.hex())
     scene.when(incoming(with_token)).then(answer_refused("token_invalid"))
@@ -280,7 +285,10 @@ def test_renews_an_invitation_that_is_pending_and_the_old_token_is_void() -> Non
 
 
 QUOTAS = Quotas(owner_day=3, owner_pending=2, address_day=3, address_pending=2)
-MADE_ENOUGH, GOT_ENOUGH = Tally(made_by(ADA), 2, TODAY, 3), Tally(got_by(BOB), 2, TODAY, 3)
+MADE_ENOUGH, GOT_ENOUGH = (
+    Tally(sent_invitations_tally(ADA), 2, TODAY, 3),
+    Tally(received_invitations_tally(BOB), 2, TODAY, 3),
+)
 PENDING_ENOUGH, GOT_PENDING_ENOUGH = replace(MADE_ENOUGH, today=2), replace(GOT_ENOUGH, today=2)
 OWN = replace(HOLDER, id=ADA)
 
@@ -315,7 +323,9 @@ def test_refuses_to_invite_in_the_documented_order(code: str, rows: list[Any], a
 
 def counted(rows: list[Any]) -> list[Any]:
     """The same rows after one more question of the owner's that was answered."""
-    made = next((row for row in rows if row.id == made_by(ADA)), Tally(made_by(ADA), 0, TODAY, 0))
+    made = next(
+        (row for row in rows if row.id == sent_invitations_tally(ADA)), Tally(sent_invitations_tally(ADA), 0, TODAY, 0)
+    )
     return [*(row for row in rows if row is not made), replace(made, today=made.today + 1)]
 
 
@@ -327,12 +337,12 @@ def test_whatever_is_answered_about_an_address_counts() -> None:
 
 
 LAST_ONES: list[tuple[str, Tally]] = [
-    ("the owner's last of the day", Tally(made_by(ADA), 0, TODAY, 2)),
-    ("the owner's last that is pending", Tally(made_by(ADA), 1, TODAY, 0)),
-    ("the subscriber's last of the day", Tally(got_by(BOB), 0, TODAY, 2)),
-    ("the subscriber's last that is pending", Tally(got_by(BOB), 1, TODAY, 0)),
-    ("the owner's first of a new day", Tally(made_by(ADA), 0, YESTERDAY, 3)),
-    ("the subscriber's first of a new day", Tally(got_by(BOB), 0, YESTERDAY, 3)),
+    ("the owner's last of the day", Tally(sent_invitations_tally(ADA), 0, TODAY, 2)),
+    ("the owner's last that is pending", Tally(sent_invitations_tally(ADA), 1, TODAY, 0)),
+    ("the subscriber's last of the day", Tally(received_invitations_tally(BOB), 0, TODAY, 2)),
+    ("the subscriber's last that is pending", Tally(received_invitations_tally(BOB), 1, TODAY, 0)),
+    ("the owner's first of a new day", Tally(sent_invitations_tally(ADA), 0, YESTERDAY, 3)),
+    ("the subscriber's first of a new day", Tally(received_invitations_tally(BOB), 0, YESTERDAY, 3)),
 ]
 
 
@@ -378,7 +388,7 @@ def test_an_address_that_nobody_has_counts_against_the_owners_day() -> None:
     ]
     required = AccountCreationRequired(group_id=GROUP, owner_id=ADA, plans=())
     scene = given(with_quotas(QUOTAS)).when(*nobody).then(*[required] * 3, invite_refused("quota_owner_day"))
-    scene.leaves(Tally(made_by(ADA), 0, TODAY, 3))
+    scene.leaves(Tally(sent_invitations_tally(ADA), 0, TODAY, 3))
 
 
 ENDS: list[tuple[Incoming[Message], InvitationState]] = [
@@ -391,7 +401,7 @@ ENDS: list[tuple[Incoming[Message], InvitationState]] = [
 
 @pytest.mark.parametrize(("end", "state"), ENDS)
 def test_each_end_makes_room_for_another_pending_one(end: Incoming[Message], state: InvitationState) -> None:
-    full = [Tally(made_by(ADA), 2, TODAY, 0), Tally(got_by(BOB), 2, TODAY, 0)]
+    full = [Tally(sent_invitations_tally(ADA), 2, TODAY, 0), Tally(received_invitations_tally(BOB), 2, TODAY, 0)]
     rows = [PENDING.invitation, PENDING.membership, PENDING.line, *full]
     scene = given(with_quotas(QUOTAS), *rows).when(end)
     assert {row.pending for row in scene.rows() if isinstance(row, Tally)} == {1}
@@ -421,15 +431,15 @@ def test_two_invitations_of_one_subscriber_are_one_that_is_renewed(together: boo
     else:
         scene = given(GROUPS, HOLDER).when(INVITE).then(*first).when(again).then(*second)
     assert scene.only(Invitation).round == 2
-    assert Tally(made_by(ADA), 1, TODAY, 2) in scene.rows()
-    assert Tally(got_by(BOB), 1, TODAY, 2) in scene.rows()
+    assert Tally(sent_invitations_tally(ADA), 1, TODAY, 2) in scene.rows()
+    assert Tally(received_invitations_tally(BOB), 1, TODAY, 2) in scene.rows()
 
 
 def test_two_owners_invite_one_subscriber_and_each_has_an_invitation() -> None:
     hers = incoming(InviteByEmail(group_id=group_of(EVE), email=EMAIL), EVE)
     scene = given(GROUPS, HOLDER).when(INVITE, hers)
     assert len([row for row in scene.rows() if isinstance(row, Invitation)]) == 2
-    assert Tally(got_by(BOB), 2, TODAY, 2) in scene.rows()
+    assert Tally(received_invitations_tally(BOB), 2, TODAY, 2) in scene.rows()
 
 
 def test_an_address_that_is_recorded_in_the_same_batch_is_invited() -> None:
@@ -753,16 +763,16 @@ def test_a_closed_account_ends_all_its_invitations_made_and_got() -> None:
     got, made = Pending(owner=EVE, guest=ADA, id=id_of("got")), Pending(id=id_of("made"))
     elsewhere = Pending(owner=EVE, guest=BOB, id=id_of("elsewhere"))
     rows = [row for one in (got, made, elsewhere) for row in one.rows() if not isinstance(row, Tally)]
-    tallies = [Tally(id_, 2, TODAY, 0) for id_ in (made_by(EVE), got_by(BOB))] + [
-        Tally(id_, 1, TODAY, 0) for id_ in (made_by(ADA), got_by(ADA))
+    tallies = [Tally(id_, 2, TODAY, 0) for id_ in (sent_invitations_tally(EVE), received_invitations_tally(BOB))] + [
+        Tally(id_, 1, TODAY, 0) for id_ in (sent_invitations_tally(ADA), received_invitations_tally(ADA))
     ]
     scene = given(GROUPS, *rows, *tallies).when(CLOSE_OWNER)
     ended = {(e.invitation_id, e.reason) for e in scene.effects if isinstance(e, InvitationRevoked)}
     assert ended == {(got.id, "account_closed"), (made.id, "group_closed")}
     assert {row.id: row.pending for row in scene.rows() if isinstance(row, Tally)} == {
-        made_by(ADA): 0,
-        got_by(ADA): 0,
-        made_by(EVE): 1,
-        got_by(BOB): 1,
+        sent_invitations_tally(ADA): 0,
+        received_invitations_tally(ADA): 0,
+        sent_invitations_tally(EVE): 1,
+        received_invitations_tally(BOB): 1,
     }
     assert elsewhere.invitation in scene.rows()

@@ -88,9 +88,9 @@ from services.groups.domain import (
     Subscriber,
     Tally,
     Transfer,
-    got_by,
     history_of_membership,
-    made_by,
+    received_invitations_tally,
+    sent_invitations_tally,
 )
 from services.groups.store import Roster
 from services.groups.timers import InvitationDue
@@ -422,7 +422,7 @@ class Groups(RuleBasedStateMachine):
         pending: Counter[UUID] = Counter()
         for row in self.rows(Invitation):
             if row.state is InvitationState.PENDING:
-                pending.update((made_by(row.owner_id), got_by(row.subscriber_id)))
+                pending.update((sent_invitations_tally(row.owner_id), received_invitations_tally(row.subscriber_id)))
         assert pending == {row.id: row.pending for row in self.rows(Tally) if row.pending}
 
     @invariant()

@@ -46,7 +46,7 @@ from services.groups.domain import (
     Kind,
     Membership,
     Subscriber,
-    hash_of,
+    hash_token,
     history_of_membership,
     membership_of,
 )
@@ -249,7 +249,7 @@ def test_leaving_and_detaching_end_it_once(together: bool) -> None:
 
 TOKEN = b"\x01" * 32
 AGAIN = Invitation(
-    id_of("again"), GROUP, ADA, BOB, InvitationState.PENDING, 1, hash_of(TOKEN), THEN, NOW + timedelta(1), None
+    id_of("again"), GROUP, ADA, BOB, InvitationState.PENDING, 1, hash_token(TOKEN), THEN, NOW + timedelta(1), None
 )
 INVITED_AGAIN = HistoryEntry(AGAIN.id, GROUP, Kind.INVITATION, THEN, ADA, BOB, AGAIN.id, None, "pending", None, None)
 ACCEPT = incoming(AcceptInvitation(invitation_id=AGAIN.id), BOB)

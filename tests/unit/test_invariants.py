@@ -73,11 +73,11 @@ from services.groups.domain import (
     Tally,
     TransferState,
     account_of,
-    got_by,
     history_of_leg,
     history_of_membership,
-    made_by,
     membership_of,
+    received_invitations_tally,
+    sent_invitations_tally,
 )
 from services.groups.timers import InvitationDue, TransferDue
 from services.ledger.domain import (
@@ -235,9 +235,9 @@ GROUPS = GroupsFacts(
     timers=[TimerRow(INVITATION, END, InvitationDue.TYPE, str(INVITATION))],
     plans=[groups.Plan("send_only", 10, 12), groups.Plan("send_receive", 20, 12)],
     tallies=[
-        Tally(made_by(OWNER), 1, NOW.date(), 3),
-        Tally(got_by(OTHER), 1, NOW.date(), 3),
-        Tally(got_by(MEMBER), 0, NOW.date(), 0),
+        Tally(sent_invitations_tally(OWNER), 1, NOW.date(), 3),
+        Tally(received_invitations_tally(OTHER), 1, NOW.date(), 3),
+        Tally(received_invitations_tally(MEMBER), 0, NOW.date(), 0),
     ],
     transfers=[
         groups.Transfer(id_of("given"), GROUP, OWNER, "top_up_to", 9, TransferState.DONE, None, 9, NOW, NOW),
@@ -778,9 +778,9 @@ ALWAYS_WRONG: list[tuple[str, Facts, list[Code]]] = [
             invitations=[*GROUPS.invitations, INVITED_TOO],
             history=[*GROUPS.history, line(id_of("x"), Kind.INVITATION, id_of("x"), "pending")],
             tallies=[
-                Tally(made_by(OWNER), 2, NOW.date(), 3),
+                Tally(sent_invitations_tally(OWNER), 2, NOW.date(), 3),
                 list(GROUPS.tallies)[1],
-                Tally(got_by(MEMBER), 1, NOW.date(), 3),
+                Tally(received_invitations_tally(MEMBER), 1, NOW.date(), 3),
             ],
         ),
         [Code.MEMBER_AND_INVITED, Code.TIMER_MISSING],
@@ -1590,7 +1590,7 @@ def test_says_nothing_of_what_is_being_told() -> None:
 
 TOKENS = ("1" * 64, "2" * 64)
 RENEWED = in_groups(
-    invitations=changed(list(GROUPS.invitations), 0, token_hash=groups.hash_of(bytes.fromhex(TOKENS[1])))
+    invitations=changed(list(GROUPS.invitations), 0, token_hash=groups.hash_token(bytes.fromhex(TOKENS[1])))
 )
 
 
@@ -1614,7 +1614,7 @@ def test_sees_nothing_wrong_where_the_last_mails_token_opens() -> None:
         (
             mails_log(),
             in_groups(
-                invitations=changed(list(GROUPS.invitations), 0, token_hash=groups.hash_of(bytes.fromhex(TOKENS[0])))
+                invitations=changed(list(GROUPS.invitations), 0, token_hash=groups.hash_token(bytes.fromhex(TOKENS[0])))
             ),
         ),
     ],

@@ -52,12 +52,12 @@ from services.groups.domain import (
     Subscriber,
     Tally,
     account_of,
-    got_by,
-    hash_of,
+    hash_token,
     history_of_membership,
-    made_by,
     membership_of,
+    received_invitations_tally,
     saga_asked_by,
+    sent_invitations_tally,
 )
 from services.groups.web.posting import command_of, id_for, is_about_own_group
 from tests.unit.given import NOW, Scene, given, id_of, incoming
@@ -105,12 +105,12 @@ def _is_member(id_: UUID = BOB) -> list[Any]:
 def _is_invited() -> list[Any]:
     entry = HistoryEntry(INVITATION, GROUP, Kind.INVITATION, NOW, ADA, BOB, INVITATION, None, "pending", None, None)
     until = NOW.replace(year=NOW.year + 1)
-    invitation = Invitation(INVITATION, GROUP, ADA, BOB, InvitationState.PENDING, 1, hash_of(b""), NOW, until, None)
+    invitation = Invitation(INVITATION, GROUP, ADA, BOB, InvitationState.PENDING, 1, hash_token(b""), NOW, until, None)
     return [invitation, entry, Membership(BETWEEN, GROUP, ADA, BOB, False, 0, INVITATION, None, None), *_tallies()]
 
 
 def _tallies() -> list[Any]:
-    return [Tally(id_, 1, NOW.date(), 1) for id_ in (made_by(ADA), got_by(BOB))]
+    return [Tally(id_, 1, NOW.date(), 1) for id_ in (sent_invitations_tally(ADA), received_invitations_tally(BOB))]
 
 
 def _outcome(scene: Scene) -> tuple[str, str | None, str | None]:

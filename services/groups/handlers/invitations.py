@@ -18,7 +18,7 @@ from popfax_contracts.notifications import MailUndeliverable
 from services.chassis.messages import Effect, Incoming, Outcome
 from services.chassis.service import Moment
 from services.groups import facts
-from services.groups.domain import Invitation, InvitationState, got_by, made_by
+from services.groups.domain import Invitation, InvitationState, received_invitations_tally, sent_invitations_tally
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.store import Roster, invitation_of
 from services.groups.timers import InvitationDue
@@ -55,8 +55,8 @@ def _why_not_invited(
     membership = roster.membership(message.body.group_id, owner_id, holder_id)
     if membership.active:
         return GroupsCode.ALREADY_MEMBER
-    made = facts.tally(roster, made_by(owner_id), moment)
-    got = facts.tally(roster, got_by(holder_id), moment)
+    made = facts.tally(roster, sent_invitations_tally(owner_id), moment)
+    got = facts.tally(roster, received_invitations_tally(holder_id), moment)
     is_new = membership.invitation_id is None
     exceeded = (
         (GroupsCode.QUOTA_OWNER_PENDING, is_new and made.pending >= quotas.owner_pending),

@@ -255,9 +255,9 @@ def _add_group(app: FastAPI, context: WebContext) -> None:
             return Items(items=await queries.invitations_by(connection, who.id))
 
     @app.get("/history")
-    async def history(who: Who, stretch: _Stretch) -> queries.HistoryPage:
+    async def history(who: Who, query: _Query) -> queries.HistoryPage:
         """The history of the caller's own group, newest first."""
-        return await told(who.id, stretch.filter, stretch.cursor, stretch.limit)
+        return await told(who.id, query.filter, query.cursor, query.limit)
 
     @app.get("/groups/{group_id}", responses=absent)
     async def group_by_id(who: Who, group_id: UUID) -> queries.OwnGroup:
@@ -265,12 +265,12 @@ def _add_group(app: FastAPI, context: WebContext) -> None:
         return await shown(_owner(who, group_id))
 
     @app.get("/groups/{group_id}/history", responses=absent)
-    async def history_by_id(who: Who, group_id: UUID, stretch: _Stretch) -> queries.HistoryPage:
+    async def history_by_id(who: Who, group_id: UUID, query: _Query) -> queries.HistoryPage:
         """The history of the group with an id, for its owner."""
-        return await told(_owner(who, group_id), stretch.filter, stretch.cursor, stretch.limit)
+        return await told(_owner(who, group_id), query.filter, query.cursor, query.limit)
 
 
-class _StretchWanted(BaseModel):
+class _HistoryQuery(BaseModel):
     """Which lines of a history, and how many."""
 
     model_config = ConfigDict(extra="forbid")
@@ -280,7 +280,7 @@ class _StretchWanted(BaseModel):
     limit: int = Field(50, ge=1, le=200)
 
 
-_Stretch = Annotated[_StretchWanted, Query()]
+_Query = Annotated[_HistoryQuery, Query()]
 
 
 def _owner(who: Caller, group_id: UUID) -> UUID:

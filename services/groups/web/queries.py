@@ -126,7 +126,7 @@ class HistoryLine(View):
 
 
 class HistoryPage(View):
-    """A stretch of the history, newest first; `next` leads to what comes after it, and is none at the end."""
+    """A page of the history, newest first; `next` is the cursor of the page after it, None on the last one."""
 
     lines: tuple[HistoryLine, ...]
     next: str | None
@@ -262,10 +262,12 @@ async def history_of(
 def _history(
     group_id: UUID, owner_id: UUID, filter_: Filter, after: Cursor | None, limit: int
 ) -> sa.Select[tuple[Any, ...]]:
-    """A stretch of an index for each kind, the newest of which make the page; then who the lines are about."""
+    """Read the newest lines of each kind from its index, keep the newest of all, and join the people concerned."""
     kinds = _KINDS.get(filter_)
-    stretches = [_stretch(group_id, kind, after, limit) for kind in kinds] if kinds else None
-    lines = (sa.union_all(*stretches) if stretches else _stretch(group_id, None, after, limit)).subquery("lines")
+    newest_of_each = [_newest(group_id, kind, after, limit) for kind in kinds] if kinds else None
+    lines = (sa.union_all(*newest_of_each) if newest_of_each else _newest(group_id, None, after, limit)).subquery(
+        "lines"
+    )
     newest = sa.select(lines).order_by(lines.c.at.desc(), lines.c.id.desc()).limit(limit).subquery("newest")
     person, between = subscribers, memberships
     by = sa.case(
@@ -296,7 +298,7 @@ def _history(
     )
 
 
-def _stretch(group_id: UUID, kind: Kind | None, after: Cursor | None, limit: int) -> sa.Select[tuple[Any, ...]]:
+def _newest(group_id: UUID, kind: Kind | None, after: Cursor | None, limit: int) -> sa.Select[tuple[Any, ...]]:
     place = sa.tuple_(history.c.at, history.c.id)
     query = sa.select(history).where(history.c.group_id == group_id)
     if kind is not None:

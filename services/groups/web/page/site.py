@@ -290,8 +290,8 @@ class Pages:
         except BadCursor as error:
             raise HTTPException(HTTPStatus.NOT_FOUND) from error
         async with self._context.reading() as connection:
-            stretch = await views.stretch(connection, visit.caller.id, _filter(visit), after)
-        facts = {**self._facts(visit), "history": stretch, "oob": visit.is_live}
+            history = await views.history_view(connection, visit.caller.id, _filter(visit), after)
+        facts = {**self._facts(visit), "history": history, "oob": visit.is_live}
         if not visit.is_live:
             return HTMLResponse(visit.speech.render("history.html", **facts))
         template = "parts/history_lines.html" if after else "parts/history.html"

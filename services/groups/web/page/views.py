@@ -63,7 +63,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class HistoryView:
     """A page of the history, and what leads to the next."""
 
     filter: Filter
@@ -80,7 +80,7 @@ class Shown:
     members: tuple[Row, ...]
     received: tuple[queries.ReceivedInvitation, ...]
     joined: tuple[queries.JoinedGroup, ...]
-    history: Stretch
+    history: HistoryView
     seen: str
     """What `changes` calls this state, as it was before it was read: what changes from here on is told."""
 
@@ -95,7 +95,7 @@ async def shown(connection: AsyncConnection, subscriber_id: UUID, filter_: Filte
         members=tuple(rows_of(group.members, speech)),
         received=await queries.invitations_to(connection, subscriber_id),
         joined=await queries.memberships_of(connection, subscriber_id),
-        history=await stretch(connection, subscriber_id, filter_, None),
+        history=await history_view(connection, subscriber_id, filter_, None),
         seen=seen,
     )
 
@@ -116,10 +116,12 @@ def rows_of(members: Iterable[queries.Member], speech: Speech) -> Iterable[Row]:
         )
 
 
-async def stretch(connection: AsyncConnection, subscriber_id: UUID, filter_: Filter, after: Cursor | None) -> Stretch:
+async def history_view(
+    connection: AsyncConnection, subscriber_id: UUID, filter_: Filter, after: Cursor | None
+) -> HistoryView:
     """Read a page of the history."""
     page = await queries.history_of(connection, subscriber_id, filter_, after, HISTORY_LINES)
-    return Stretch(filter_, tuple(_line(each) for each in page.lines), page.next)
+    return HistoryView(filter_, tuple(_line(each) for each in page.lines), page.next)
 
 
 def _line(line: queries.HistoryLine) -> Line:
