@@ -33,17 +33,17 @@ screenshots: $(STAMP) ## Take a picture of every state of the page: build/screen
 	$(BIN)/python -m tests.e2e.page.screenshots
 
 contracts: $(STAMP) ## Write the contracts' schemas and AsyncAPI documents again
-	$(BIN)/python -m deploy.contracts
+	$(BIN)/python -m deploy.contract_tools
 
 release-contracts: $(STAMP) ## Freeze today's contracts: VERSION=2.1.0
-	$(BIN)/python -m deploy.contracts release $(VERSION)
+	$(BIN)/python -m deploy.contract_tools release $(VERSION)
 
 lock: $(STAMP) ## Choose the packages' versions again: requirements/*.txt
 	$(LOCK) --output-file requirements/services.txt
 	$(LOCK) --all-extras --output-file requirements/dev.txt
 
 # An interrupted setup leaves no stamp, and the next one goes on where it was.
-$(STAMP): requirements/dev.txt pyproject.toml deploy/local/kafka-jars.sha256 deploy/contracts/asyncapi-parser.sha256
+$(STAMP): requirements/dev.txt pyproject.toml deploy/local/kafka-jars.sha256 deploy/contract_tools/asyncapi-parser.sha256
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed: make setup PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || { \
@@ -57,6 +57,6 @@ $(STAMP): requirements/dev.txt pyproject.toml deploy/local/kafka-jars.sha256 dep
 	@echo "4/5 fetching Kafka's jars"
 	@$(BIN)/python -m deploy.local.jars
 	@echo "5/5 fetching AsyncAPI's parser"
-	@$(BIN)/python -m deploy.contracts.parser
+	@$(BIN)/python -m deploy.contract_tools.parser
 	@touch $@
 	@echo "Ready: make demo, make test"

@@ -16,7 +16,6 @@ from typing import Self
 import sqlalchemy as sa
 from confluent_kafka import KafkaException
 
-from deploy import topics
 from deploy.local.errors import PortTakenError, StackError
 from deploy.local.kafka import ADMIN
 from deploy.local.paths import CHECKOUT
@@ -24,6 +23,7 @@ from deploy.local.ports import LOOPBACK, Port, answers
 from deploy.local.postgres import SERVICES
 from deploy.local.process import Child
 from deploy.local.stack import Stack
+from deploy.operator import topics
 from popfax_contracts.topics import Principal
 from services.chassis import migrate, postgres
 from services.chassis.ending import SIGNALS

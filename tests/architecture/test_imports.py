@@ -24,7 +24,7 @@ BREACHES = [
     (0, "services/ledger/handlers.py", "import services.groups.domain"),
     (0, "services/chassis/rows.py", "import services.ledger.domain"),
     (0, "contracts/popfax_contracts/message.py", "import services.chassis.rows"),
-    (0, "services/groups/app.py", "import deploy.topics"),
+    (0, "services/groups/app.py", "import deploy.operator.topics"),
     (1, "services/ledger/domain.py", "import sqlalchemy"),
     (1, "services/groups/domain.py", "import popfax_contracts.message"),
     (2, "services/provisioning/handlers.py", "import psycopg"),

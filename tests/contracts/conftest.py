@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.contracts.__main__ import generate
-from deploy.contracts.layout import CHECKOUT, EXAMPLES
+from deploy.contract_tools.__main__ import generate
+from deploy.contract_tools.layout import CHECKOUT, EXAMPLES
 
 
 @pytest.fixture(scope="session")

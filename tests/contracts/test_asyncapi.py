@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from deploy.contracts import parser
-from deploy.contracts.asyncapi import SERVICES
-from deploy.contracts.layout import ASYNCAPI, CHECKOUT, read
-from deploy.contracts.parser import ParserError
+from deploy.contract_tools import parser
+from deploy.contract_tools.asyncapi import SERVICES
+from deploy.contract_tools.layout import ASYNCAPI, CHECKOUT, read
+from deploy.contract_tools.parser import ParserError
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.topics import TOPICS
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from deploy.contracts import releases, schemas
-from deploy.contracts.__main__ import generate, stale
-from deploy.contracts.compatibility import breaks
-from deploy.contracts.layout import CHECKOUT
-from deploy.contracts.releases import ReleaseError
+from deploy.contract_tools import releases, schemas
+from deploy.contract_tools.__main__ import generate, stale
+from deploy.contract_tools.compatibility import breaks
+from deploy.contract_tools.layout import CHECKOUT
+from deploy.contract_tools.releases import ReleaseError
 from popfax_contracts.catalogue import MESSAGES
 
 Schema = Any

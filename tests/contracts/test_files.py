@@ -10,10 +10,10 @@ from uuid import uuid4
 
 import pytest
 
-from deploy.contracts import examples, schemas
-from deploy.contracts.__main__ import generate, stale
-from deploy.contracts.compatibility import within
-from deploy.contracts.layout import CHECKOUT, EXAMPLES, SCHEMAS, schema_path
+from deploy.contract_tools import examples, schemas
+from deploy.contract_tools.__main__ import generate, stale
+from deploy.contract_tools.compatibility import within
+from deploy.contract_tools.layout import CHECKOUT, EXAMPLES, SCHEMAS, schema_path
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.message import Command, Event
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from deploy.contracts import examples, releases
-from deploy.contracts.asyncapi import SERVICES
-from deploy.contracts.examples import Example
-from deploy.contracts.layout import CHECKOUT
+from deploy.contract_tools import examples, releases
+from deploy.contract_tools.asyncapi import SERVICES
+from deploy.contract_tools.examples import Example
+from deploy.contract_tools.layout import CHECKOUT
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.message import Command
 from services.chassis.messages import Incoming, decode

@@ -15,13 +15,13 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaExcepti
 # The package re-exports these names without saying so in the way that mypy wants.
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from deploy.facts import snapshots
-from deploy.invariants import check, check_log, logged
 from deploy.local.kafka import ADMIN
 from deploy.local.mailsink import read_mails
 from deploy.local.postgres import SERVICES
 from deploy.local.product import Product
 from deploy.local.stack import Broker
+from deploy.operator.invariants import check, check_log, logged
+from deploy.operator.snapshots import snapshots
 from popfax_contracts.fields import Language
 from popfax_contracts.groups import (
     AcceptInvitation,

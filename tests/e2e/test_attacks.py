@@ -10,8 +10,8 @@ from uuid import UUID, uuid4
 import pytest
 from typer.testing import CliRunner
 
-from deploy.cli import connection
-from deploy.cli.app import app
+from deploy.operator.cli import connection
+from deploy.operator.cli.app import app
 from popfax_contracts.groups import (
     GroupRenamed,
     GroupsCommandMalformed,

@@ -22,12 +22,9 @@ import pytest
 import typer
 from rich.console import Console
 
-from deploy.cli.app import app
-from deploy.cli.commands import build, find
-from deploy.cli.connection import FILE_NAME
-from deploy.cli.demo import commands_to_try, show_checks, verdict
-from deploy.cli.demo.cast import Cast
-from deploy.cli.demo.checks import (
+from deploy.demo import commands_to_try, show_checks, verdict
+from deploy.demo.cast import Cast
+from deploy.demo.checks import (
     ACCEPTANCE,
     COMPENSATION,
     CREATION,
@@ -50,11 +47,14 @@ from deploy.cli.demo.checks import (
     checks,
     history,
 )
-from deploy.cli.demo.reading import Balance
-from deploy.cli.errors import Exit
+from deploy.demo.reading import Balance
 from deploy.local.paths import CHECKOUT, STATE
 from deploy.local.process import wait_until
 from deploy.local.stack import remove_abandoned
+from deploy.operator.cli.app import app
+from deploy.operator.cli.commands import build, find
+from deploy.operator.cli.connection import FILE_NAME
+from deploy.operator.cli.errors import Exit
 
 DONE_WITHIN_S = 120
 
@@ -116,7 +116,7 @@ def directory() -> Iterator[Path]:
 
 def popfax(*arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", "from deploy.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from deploy.operator.cli import main; main()", *arguments],
         cwd=CHECKOUT,
         env={**os.environ, "DEMO_EXIT": "1", "COLUMNS": "80", "NO_COLOR": "1"},
         stdout=subprocess.PIPE,

@@ -14,9 +14,9 @@ from typing import Self
 
 import pytest
 
-from deploy.cli import connection
 from deploy.local.paths import CHECKOUT, STATE
 from deploy.local.product import Product
+from deploy.operator.cli import connection
 from tests.conftest import make_stack
 
 WALKTHROUGH = CHECKOUT / "docs" / "walkthrough.md"

@@ -14,12 +14,12 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka import Producer
 
-from deploy.cli import connection
-from deploy.cli.errors import Exit
 from deploy.local.kafka import ADMIN
 from deploy.local.paths import STATE
 from deploy.local.process import wait_until
 from deploy.local.product import Product
+from deploy.operator.cli import connection
+from deploy.operator.cli.errors import Exit
 from popfax_contracts.ledger import BalanceChanged
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import LEDGER_BALANCES, Principal

@@ -27,8 +27,8 @@ FILL = (
 )
 CHECK = """
 import resource, sys
-from deploy.facts import ledger_snapshot
-from deploy.invariants import check_ledger
+from deploy.operator.snapshots import ledger_snapshot
+from deploy.operator.invariants import check_ledger
 with ledger_snapshot(sys.argv[1]) as facts:
     found = sum(1 for _ in check_ledger(facts))
 print(found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -18,13 +18,13 @@ from confluent_kafka.admin import AdminClient
 from sqlalchemy.ext.asyncio import AsyncEngine
 from typer.testing import CliRunner, Result
 
-from deploy.cli import connection
-from deploy.cli.app import app
-from deploy.cli.errors import Exit
 from deploy.local.kafka import ADMIN
 from deploy.local.paths import STATE
 from deploy.local.process import wait_until
 from deploy.local.product import Product
+from deploy.operator.cli import connection
+from deploy.operator.cli.app import app
+from deploy.operator.cli.errors import Exit
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.ledger import CreditUnits
 from popfax_contracts.message import group_of

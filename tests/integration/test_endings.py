@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from deploy.cli.errors import what_failed
 from deploy.local.errors import StackError
 from deploy.local.paths import CHECKOUT
 from deploy.local.ports import free_port
 from deploy.local.postgres import SERVICES
 from deploy.local.process import Child, run
+from deploy.operator.cli.errors import what_failed
 from popfax_contracts.topics import Principal
 from services.chassis.ending import SIGNALS
 
@@ -129,7 +129,7 @@ import os, signal, sys
 
 class Importer:
     def find_spec(self, name, path=None, target=None):
-        if name == "deploy.cli.app":
+        if name == "deploy.operator.cli.app":
             try:
                 os.kill(os.getpid(), signal.SIGINT)
                 compile("pass", "", "exec")
@@ -137,7 +137,7 @@ class Importer:
                 pass
 
 sys.meta_path.insert(0, Importer())
-from deploy.cli import main
+from deploy.operator.cli import main
 main()
 """
 

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deploy.facts import ledger_snapshot
-from deploy.invariants import LedgerFacts, check_ledger
+from deploy.operator.invariants import LedgerFacts, check_ledger
+from deploy.operator.snapshots import ledger_snapshot
 from popfax_contracts.ledger import (
     BalanceChanged,
     CaptureHold,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from alembic import command
 
-from deploy.facts import ledger_snapshot
 from deploy.local.stack import Stack
+from deploy.operator.snapshots import ledger_snapshot
 from popfax_contracts.ledger import BalanceChanged
 from popfax_contracts.topics import Principal
 from services.chassis import migrate

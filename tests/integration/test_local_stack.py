@@ -29,7 +29,6 @@ from confluent_kafka import (
 # The package re-exports these names without saying so in the way that mypy wants.
 from confluent_kafka.admin import AclBindingFilter, AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
 
-from deploy import topics
 from deploy.local import jars
 from deploy.local.kafka import ADMIN, STRANGER, KafkaBroker, answers_authenticated
 from deploy.local.mailsink import read_mails
@@ -38,6 +37,7 @@ from deploy.local.ports import LOOPBACK, Port, Ports, free_port, is_free
 from deploy.local.postgres import SERVICES, PostgresServer
 from deploy.local.process import wait_until
 from deploy.local.stack import Stack, StackError, remove_abandoned
+from deploy.operator import topics
 from popfax_contracts.topics import GROUPS_COMMANDS, GROUPS_EVENTS, LEDGER_EVENTS, TOPICS, Principal, Topic
 from tests.conftest import ANY_PORTS, make_stack, running_stack
 

@@ -11,10 +11,10 @@ import pytest
 from psycopg.types.json import Jsonb
 from typer.testing import CliRunner
 
-from deploy.cli.app import app
-from deploy.cli.errors import Exit
 from deploy.local.stack import Stack
-from deploy.personal import SCHEMAS, Held, tables_of
+from deploy.operator.cli.app import app
+from deploy.operator.cli.errors import Exit
+from deploy.operator.personal import SCHEMAS, Held, tables_of
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
 from services.groups.domain import sent_invitations_tally

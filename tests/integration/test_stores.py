@@ -16,10 +16,10 @@ import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deploy.facts import facts_of, snapshots
-from deploy.invariants import Facts
 from deploy.local.postgres import SERVICES
 from deploy.local.stack import Stack
+from deploy.operator.invariants import Facts
+from deploy.operator.snapshots import facts_of, snapshots
 from popfax_contracts.ledger import CaptureHold, CreditUnits, ReleaseHold, ReserveUnits
 from popfax_contracts.message import Command
 from popfax_contracts.topics import LEDGER_COMMANDS, Principal

@@ -9,9 +9,9 @@ from uuid import UUID
 import pytest
 from typer.testing import CliRunner
 
-from deploy.cli.app import app
-from deploy.cli.errors import Exit
 from deploy.local.stack import Stack
+from deploy.operator.cli.app import app
+from deploy.operator.cli.errors import Exit
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
 from services.groups.domain import TRANSFER_DEADLINE

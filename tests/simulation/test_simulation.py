@@ -11,7 +11,7 @@ from time import monotonic
 import pytest
 import structlog
 
-from deploy import facts
+from deploy.operator import snapshots
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.story import silence_logs
 from tests.simulation.world import World
@@ -77,7 +77,7 @@ def test_finds_the_bug_that(name: str) -> None:
 
 def test_reading_causes_before_their_effects_would_raise_false_alarms(monkeypatch: pytest.MonkeyPatch) -> None:
     """The order in which an operator's audit reads a running product matters, and the simulation reads in it."""
-    monkeypatch.setattr(facts, "READS", facts.READS[::-1])
+    monkeypatch.setattr(snapshots, "READS", snapshots.READS[::-1])
     assert any(World(seed).run() for seed in range(SEEDS_FOR_A_MUTATION))
 
 

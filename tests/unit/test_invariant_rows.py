@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from deploy.invariants import Code, Violation, rows
-from deploy.invariants.rows import each, in_order, together
+from deploy.operator.invariants import Code, Violation, rows
+from deploy.operator.invariants.rows import each, in_order, together
 
 
 def test_takes_the_rows_of_one_key_together_whatever_streams_have_it() -> None:

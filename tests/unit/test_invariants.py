@@ -9,8 +9,7 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from deploy.facts import Unknown
-from deploy.invariants import (
+from deploy.operator.invariants import (
     AsideRow,
     Code,
     Facts,
@@ -29,6 +28,7 @@ from deploy.invariants import (
     logged,
     told,
 )
+from deploy.operator.snapshots import Unknown
 from popfax_contracts.fields import Language
 from popfax_contracts.groups import (
     AcceptInvitation,

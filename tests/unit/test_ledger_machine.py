@@ -15,7 +15,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from deploy.invariants import LedgerFacts, check_ledger
+from deploy.operator.invariants import LedgerFacts, check_ledger
 from popfax_contracts.ledger import (
     BalanceChanged,
     CaptureHold,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from deploy.cli.preview import Sample, samples
+from deploy.operator.cli.preview import Sample, samples
 from popfax_contracts.fields import Language, canonical_email
 from services.notifications.mime import Content, Mailbox, Unsound, check, write
 from services.notifications.rendering import render

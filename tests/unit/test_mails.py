@@ -18,8 +18,8 @@ from mjml import mjml2html
 from pydantic import HttpUrl
 from typer.testing import CliRunner
 
-from deploy.cli import app, preview
-from deploy.cli.preview import BOB, CAUSES, Sample, samples
+from deploy.operator.cli import app, preview
+from deploy.operator.cli.preview import BOB, CAUSES, Sample, samples
 from popfax_contracts.fields import Language
 from popfax_contracts.groups import MemberLeft
 from services.notifications import rendering, sources
@@ -334,7 +334,7 @@ def test_every_sentence_stands_in_both_languages(path: Path) -> None:
 
 class TestPreview:
     def run(self, directory: Path, monkeypatch: pytest.MonkeyPatch, program: str | None) -> str:
-        monkeypatch.setattr("deploy.cli.mail.browser", lambda: program)
+        monkeypatch.setattr("deploy.operator.cli.mail.browser", lambda: program)
         done = CliRunner().invoke(app.app, ["mail", "preview", str(directory)])
         assert done.exit_code == 0, done.output
         return done.output
@@ -362,7 +362,7 @@ class TestPreview:
         }
 
     def test_a_browser_that_fails_ends_it_with_a_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("deploy.cli.mail.browser", lambda: "/bin/false")
+        monkeypatch.setattr("deploy.operator.cli.mail.browser", lambda: "/bin/false")
         monkeypatch.setattr(preview, "CAUSES", CAUSES[:1])
         done = CliRunner().invoke(app.app, ["mail", "preview", str(tmp_path)])
         assert (done.exit_code, done.output) == (1, "popfax: /bin/false takes no pictures: CalledProcessError\n")

@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from deploy.personal import SCHEMAS, Held, NotHeld, Person, exported, statements, tables_of
+from deploy.operator.personal import SCHEMAS, Held, NotHeld, Person, exported, statements, tables_of
 from popfax_contracts.topics import Principal
 
 SUSPICIOUS = ("email", "name", "recipient", "subscriber_id", "member_id", "owner_id", "account_id", "actor", "forward")

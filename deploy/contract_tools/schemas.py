@@ -1,0 +1,70 @@
+"""JSON Schemas of the messages' values, as a reader takes them.
+
+A reader ignores fields that it does not know and fills in defaults, so the schemas are open, and what has a default is
+not required. What pydantic checks beyond a schema's means ("either this or that") stands in the description.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
+
+from deploy.contract_tools.layout import Json, as_text, models, schema_path
+from popfax_contracts.message import Message
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+_OWN_REFERENCE = "#/$defs/{model}"
+
+
+class _WithoutFieldTitles(GenerateJsonSchema):
+    """A field's title would be its name again."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def files() -> dict[Path, str]:
+    """Give every schema's file, below `contracts/schemas`."""
+    return {schema_path(model.TYPE): as_text(schema_of(model)) for model in models()}
+
+
+def schema_of(model: type[Message]) -> dict[str, Json]:
+    """Give a type's whole schema. `x-kafka` says which topics its records are on, and which field is their key."""
+    return {
+        "$schema": DIALECT,
+        "x-kafka": {"topics": [topic.name for topic in model.TOPICS], "key": model.KEY, "tombstone": model.TOMBSTONE},
+        **value_schema(model),
+    }
+
+
+def value_schema(
+    model: type[Message], mode: JsonSchemaMode = "validation", reference: str = _OWN_REFERENCE
+) -> dict[str, Json]:
+    """Give the schema of a value; a tombstone has none, which JSON says as null."""
+    found = model.model_json_schema(mode=mode, ref_template=reference, schema_generator=_WithoutFieldTitles)
+    if not model.TOMBSTONE:
+        return found
+    said = f"{found['description']}\n\nA tombstone: the record has a key (`{model.KEY}`) and no value."
+    return {"title": found["title"], "description": said, "type": "null"}
+
+
+def key_schema(model: type[Message]) -> dict[str, Json]:
+    """Give the schema of a record's key: that of the field whose text it is."""
+    properties: Mapping[str, dict[str, Json]] = model.model_json_schema(schema_generator=_WithoutFieldTitles)[
+        "properties"
+    ]
+    return properties[model.KEY]
+
+
+def closed(schema: Json) -> Json:
+    """Give a schema that takes only the fields which it names: what a writer of that version can have written."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: closed(value) for name, value in schema.items()}
+    if found.get("type") == "object" and isinstance(found.get("properties"), dict):
+        found["additionalProperties"] = False
+    return found

@@ -1,0 +1,468 @@
+"""What the demo expects, and what it observed: pure functions over what was read back."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from deploy.demo.cast import CHEAP_PLAN, FAX_UNITS, GROUP_NAME, PLAN, SHARED_UNITS, SMS_UNITS
+from deploy.demo.reading import Balance
+from services.provisioning.domain import months_later
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """What was read back of one account creation."""
+
+    types: tuple[str, ...]
+    """The messages on Kafka, by short name, in causal order."""
+    unhandled: tuple[str, ...]
+    """Those that a service should have handled, and has not."""
+    code: str | None
+    """Why it was refused, None if it was not."""
+    saga: str | None
+    """The saga's status, None if none was opened."""
+    hold: str | None
+    """The state of its hold, None if there is none."""
+    before: Balance
+    after: Balance
+    entries: tuple[int, ...]
+    """The units of its entries."""
+    accounts: int
+    """How many accounts have the e-mail address."""
+    members: int
+    """How many of those are members of this group."""
+    fax_number: str | None
+    mails: tuple[str, ...]
+    """Who got a mail of it, in alphabetical order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What was read back of something that somebody did, a creation apart. Units are available ones, by first name."""
+
+    types: tuple[str, ...]
+    unhandled: tuple[str, ...]
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    shown: Mapping[str, int]
+    """As groups shows them to an owner."""
+    entries: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """What was read back of an invitation: made and mailed, then accepted."""
+
+    asked: Deed
+    token: bool
+    """Whether the mail has a token."""
+    invited: tuple[str, ...]
+    """The states of all invitations of that subscriber, once the mail is there ..."""
+    was_member: bool
+    answered: Deed
+    ended: tuple[str, ...]
+    """... and once it is answered."""
+    is_member: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What was read back of an invitation of nobody."""
+
+    types: tuple[str, ...]
+    prices: Mapping[str, int]
+    accounts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What was read back of an account that was extended."""
+
+    deed: Deed
+    before: datetime | None
+    after: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """What was read back of a detached member."""
+
+    deed: Deed
+    members: tuple[str, ...]
+    """Who is a member still."""
+    states: tuple[str, ...]
+    """The account's, as provisioning, groups and the ledger have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """What was read back of an account that ended, and came back."""
+
+    told: tuple[str, ...]
+    """What the timer told."""
+    expired: tuple[str, ...]
+    """The account's states then ..."""
+    code: str | None
+    """What it can't pay for, because ..."""
+    given: Deed
+    """... what it was given nevertheless ..."""
+    extension: Extension
+    active: tuple[str, ...]
+    """... and its states after the extension."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the history."""
+
+    what: str
+    who: str
+    whom: str
+    units: int | None
+    outcome: str
+
+    def __str__(self) -> str:
+        units = "" if self.units is None else f" {self.units}"
+        return f"{self.who} {self.what} {self.whom}{units} {self.outcome}"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that the demo read back."""
+
+    prices: Mapping[str, int]
+    """As published on Kafka."""
+    known_prices: Mapping[str, int]
+    """As groups has learnt them."""
+    validity_months: int
+    """Of the cheap plan, as published."""
+    owner_name: str
+    group_names: tuple[str | None, str | None]
+    """Before and after it was renamed."""
+    joined: Joining
+    offered: Offer
+    created: Creation
+    short: Creation
+    won: Creation
+    lost: Creation
+    shared: Deed
+    spent: Deed
+    topped_up: Deed
+    extended: Extension
+    detached: Parting
+    expired: Expiry
+    history: tuple[Line, ...]
+    members: tuple[str, ...]
+    """Who is in Anne's group, by the topic of members read from its start."""
+    agree: bool
+    """Whether that topic and groups' database have the same memberships, of everybody."""
+    mails: Mapping[str, int]
+    """How many mails came to each."""
+    recipients: tuple[str, ...]
+    """Who should have got a mail of the creation: the owner and the new member, in alphabetical order."""
+    parked: int
+    violations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was expected, what was observed, and where it was read."""
+
+    about: str
+    what: str
+    expected: str
+    observed: str
+    where: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is as expected."""
+        return self.expected == self.observed
+
+
+CREATION = (
+    "create-member-account",
+    "reserve-units",
+    "units-reserved",
+    "provision-account",
+    "account-provisioned",
+    "capture-hold",
+    "hold-captured",
+    "member-joined",
+    "member-account-created",
+)
+"""The messages of a creation that nothing stops, in causal order."""
+
+COMPENSATION = (
+    "create-member-account",
+    "reserve-units",
+    "units-reserved",
+    "provision-account",
+    "account-refused",
+    "release-hold",
+    "hold-released",
+    "member-account-refused",
+)
+"""The messages of a creation that is refused after its units were held."""
+
+
+INVITATION = ("invite-by-email", "invitation-sent", "send-invitation")
+ACCEPTANCE = ("accept-invitation", "invitation-accepted", "member-joined", "membership-recorded")
+OFFER = ("invite-by-email", "account-creation-required")
+TRANSFER = ("transfer-units", "post-transfers", "transfers-posted", "units-transferred")
+SPENDING = ("spend-units", "units-spent") * 2
+EXTENSION = (
+    "extend-account",
+    "reserve-units",
+    "units-reserved",
+    "capture-hold",
+    "hold-captured",
+    "account-extended",
+)
+DETACHMENT = ("detach-members", "members-detached", "member-left", "membership-ended")
+"""The messages of the other things that are done. What has one cause, on different topics, is in no order."""
+
+MAILS = {"Anne": 7, "Paul": 4, "Sam": 3, "Nora": 4, "Léa": 0}
+"""How many mails each should have got.
+
+Anne: three receipts of transfers and one of a creation, two have accepted, one was detached. Paul and Nora: an
+invitation and an extension each, units twice for him and once for her, whose account expired. Sam: welcome, units, and
+that he was detached.
+"""
+
+STATES = 3
+"""In so many places an account's state is kept."""
+
+
+def checks(facts: Facts) -> list[Check]:
+    """Compare all that was read back with what the product promises."""
+    return [
+        *_grouped(facts),
+        *_created(facts),
+        *_refused(facts),
+        *_compensated(facts),
+        *_shared(facts),
+        *_spent(facts),
+        *_extended(facts),
+        *_detached(facts),
+        *_expired(facts),
+        *_overall(facts),
+    ]
+
+
+def _grouped(facts: Facts) -> Iterator[Check]:
+    about, joined, offered = "The group and its invitations", facts.joined, facts.offered
+    names = (facts.owner_name, GROUP_NAME)
+    yield _check(about, "its name, before and after", (names, facts.group_names), "groups")
+    yield _check(about, "messages of the invitation", _same(INVITATION, joined.asked.types), "Kafka")
+    yield _check(about, "mailed with a token", (True, joined.token), "mail sink")
+    opened = (("pending", False), (*joined.invited, joined.was_member))
+    yield _check(about, "a member by the mail alone", opened, "groups")
+    yield _check(about, "messages of the answer", _same(ACCEPTANCE, joined.answered.types), "Kafka")
+    ended = (("accepted", True), (*joined.ended, joined.is_member))
+    yield _check(about, "a member by the answer", ended, "groups")
+    yield _check(about, "messages, address unknown", _same(OFFER, offered.types), "Kafka")
+    yield _check(about, "the prices that they tell", (facts.prices, offered.prices), "Kafka")
+    yield _check(about, "accounts of that address", (0, offered.accounts), "provisioning")
+
+
+def _created(facts: Facts) -> Iterator[Check]:
+    created, price = facts.created, facts.prices.get(PLAN, 0)
+    about = "The account that was created"
+    paid = Balance(created.before.balance - price, 0)
+    yield _check(about, "messages, in order", _messages(CREATION, created.types), "Kafka")
+    yield _check(about, "saga", ("completed", created.saga), "groups")
+    yield _check(about, "the owner’s units", (paid, created.after), "ledger")
+    yield _check(about, "entries", ((-price, price), created.entries), "ledger")
+    yield _check(about, "accounts of that address", (1, created.accounts), "provisioning")
+    yield _check(about, "has a fax number", (True, created.fax_number is not None), "provisioning")
+    yield _check(about, "memberships", (1, created.members), "groups")
+    yield _check(about, "mails, one to each", (facts.recipients, created.mails), "mail sink")
+
+
+def _refused(facts: Facts) -> Iterator[Check]:
+    short = facts.short
+    about = "The one without enough units"
+    yield _check(about, "refused with", ("units_short", short.code), "Kafka")
+    yield _check(about, "the owner’s units", (short.before, short.after), "ledger")
+    yield _check(about, "entries", ((), short.entries), "ledger")
+    yield _check(about, "accounts of that address", (0, short.accounts), "provisioning")
+
+
+def _compensated(facts: Facts) -> Iterator[Check]:
+    won, lost = facts.won, facts.lost
+    about = "The two at once"
+    paid = Balance(won.before.balance - facts.prices.get(CHEAP_PLAN, 0), 0)
+    yield _check(about, "accounts of that address", (1, won.accounts), "provisioning")
+    yield _check(about, "memberships, first and other", ((1, 0), (won.members, lost.members)), "groups")
+    yield _check(about, "the first one’s units", (paid, won.after), "ledger")
+    yield _check(about, "the other one refused with", ("email_taken", lost.code), "Kafka")
+    yield _check(about, "its messages, in order", _messages(COMPENSATION, lost.types), "Kafka")
+    yield _check(about, "its hold", ("released", lost.hold), "ledger")
+    yield _check(about, "its owner’s units", (lost.before, lost.after), "ledger")
+
+
+def _shared(facts: Facts) -> Iterator[Check]:
+    shared, topped_up = facts.shared, facts.topped_up
+    about = "Units for all, then topped up"
+    got = ("units-received",)
+    yield _check(about, "messages of the transfer", _same((*TRANSFER, *got, *got), shared.types), "Kafka")
+    each = {"Anne": -2 * SHARED_UNITS, "Paul": SHARED_UNITS, "Sam": SHARED_UNITS}
+    yield _check(about, "units after the transfer", (_changed(shared.before, each), shared.after), "ledger")
+    entries = (-2 * SHARED_UNITS, SHARED_UNITS, SHARED_UNITS)
+    yield _check(about, "entries, one for each", (entries, shared.entries), "ledger")
+    yield _check(about, "what the owner is shown", (shared.after, shared.shown), "groups")
+    yield _check(about, "messages of the top-up", _same((*TRANSFER, *got), topped_up.types), "Kafka")
+    missing = SHARED_UNITS - topped_up.before.get("Paul", 0)
+    each = {"Anne": -missing, "Paul": missing}
+    yield _check(about, "units after the top-up", (_changed(topped_up.before, each), topped_up.after), "ledger")
+    yield _check(about, "entries, none for Sam", ((-missing, missing), topped_up.entries), "ledger")
+
+
+def _spent(facts: Facts) -> Iterator[Check]:
+    about, spent = "A fax and a text message", facts.spent
+    yield _check(about, "messages", _same(SPENDING, spent.types), "Kafka")
+    left = _changed(spent.before, {"Paul": -FAX_UNITS - SMS_UNITS})
+    yield _check(about, "the member’s units", (left, spent.after), "ledger")
+    yield _check(about, "what the owner is shown", (left, spent.shown), "groups")
+    paid = (-FAX_UNITS, FAX_UNITS, -SMS_UNITS, SMS_UNITS)
+    yield _check(about, "entries", (paid, spent.entries), "ledger")
+
+
+def _extended(facts: Facts) -> Iterator[Check]:
+    about, extended, price = "One more year", facts.extended, facts.prices.get(CHEAP_PLAN, 0)
+    deed = extended.deed
+    yield _check(about, "messages, in order", _messages(EXTENSION, deed.types), "Kafka")
+    yield _check(about, "the member’s units", (_changed(deed.before, {"Paul": -price}), deed.after), "ledger")
+    yield _check(about, "entries", ((-price, price), deed.entries), "ledger")
+    ends = (_end_of(extended, facts.validity_months), extended.after)
+    yield _check(about, "its end, a year later", ends, "provisioning")
+
+
+def _detached(facts: Facts) -> Iterator[Check]:
+    about, parting = "The member who was detached", facts.detached
+    yield _check(about, "messages", _same(DETACHMENT, parting.deed.types), "Kafka")
+    yield _check(about, "who is left", (("Paul",), parting.members), "groups")
+    kept = {"Sam": SHARED_UNITS}
+    yield _check(about, "units that stay theirs", (kept, parting.deed.after), "ledger")
+    yield _check(about, "their account", (("active",) * STATES, parting.states), _STATES_FROM)
+
+
+def _expired(facts: Facts) -> Iterator[Check]:
+    about, expired, price = "The account that ended", facts.expired, facts.prices.get(CHEAP_PLAN, 0)
+    given, deed = expired.given, expired.extension.deed
+    yield _check(about, "told by its timer", (("account-expired",), expired.told), "Kafka")
+    yield _check(about, "its state then", (("expired",) * STATES, expired.expired), _STATES_FROM)
+    yield _check(about, "a text message refused with", ("account_expired", expired.code), "Kafka")
+    got = _changed(given.before, {"Anne": -price, "Nora": price})
+    yield _check(about, "units given to it", (got, given.after), "ledger")
+    yield _check(about, "messages of the extension", _messages(EXTENSION, deed.types), "Kafka")
+    yield _check(about, "units after it", (_changed(deed.before, {"Nora": -price}), deed.after), "ledger")
+    later, after = _end_of(expired.extension, facts.validity_months), expired.extension.after
+    lasts = later is not None and after is not None and after > later
+    yield _check(about, "a year from that moment", (True, lasts), "provisioning")
+    yield _check(about, "its state after it", (("active",) * STATES, expired.active), _STATES_FROM)
+
+
+def _overall(facts: Facts) -> Iterator[Check]:
+    about = "All of it"
+    broken = f"{len(facts.violations)} broken: {'; '.join(facts.violations)}" if facts.violations else "none broken"
+    yield _check(about, "prices that groups knows", (facts.prices, facts.known_prices), "Kafka, groups")
+    yield _check(about, "lines of the history", _same(history(facts.prices), facts.history), "groups")
+    yield _check(about, "members, read from the start", (("Nora", "Paul"), facts.members), "Kafka")
+    yield _check(about, "and as the database has them", (True, facts.agree), "Kafka, groups")
+    yield _check(about, "mails", (MAILS, facts.mails), "mail sink")
+    yield _check(about, "messages not handled", ((), _unhandled(facts)), "the inboxes")
+    yield _check(about, "messages put aside", (0, facts.parked), "databases")
+    yield _check(about, "invariants", ("none broken", broken), "databases")
+
+
+def history(prices: Mapping[str, int]) -> tuple[Line, ...]:
+    """Give what the history of Anne's group should say."""
+    price, cheap = prices.get(PLAN, 0), prices.get(CHEAP_PLAN, 0)
+    return (
+        Line("name", "Anne", "", None, "renamed"),
+        Line("invitation", "Anne", "Paul", None, "accepted"),
+        Line("membership", "Paul", "Paul", None, "active"),
+        Line("account", "Anne", "Sam", price, "created"),
+        Line("membership", "Anne", "Sam", None, "detached"),
+        Line("account", "Anne", "", price, "refused"),
+        Line("transfer", "Anne", "Paul", SHARED_UNITS, "done"),
+        Line("transfer", "Anne", "Sam", SHARED_UNITS, "done"),
+        Line("transfer", "Anne", "Paul", FAX_UNITS + SMS_UNITS, "done"),
+        Line("transfer", "Anne", "Sam", 0, "done"),
+        Line("invitation", "Anne", "Nora", None, "accepted"),
+        Line("membership", "Nora", "Nora", None, "active"),
+        Line("transfer", "Anne", "Nora", cheap, "done"),
+    )
+
+
+_STATES_FROM = "three databases"
+
+
+def _messages(expected: tuple[str, ...], types: tuple[str, ...]) -> tuple[str, str]:
+    """Say how many of the expected messages came in their order, and which came that are none of them."""
+    observed = tuple(each for each in types if each not in _SIDE)
+    if observed == expected:
+        return (f"all {len(expected)}", f"all {len(expected)}")
+    return (", ".join(expected), _shown(observed))
+
+
+def _same(expected: tuple[object, ...], came: tuple[object, ...]) -> tuple[str, str]:
+    """Say how many of the expected came, whatever their order; or which are missing, and which are none of them."""
+    wanted, observed = Counter(map(str, expected)), Counter(str(each) for each in came if each not in _UNCOUNTED)
+    if wanted == observed:
+        return (f"all {len(expected)}", f"all {len(expected)}")
+    missing, more = (wanted - observed).elements(), (observed - wanted).elements()
+    return (f"all {len(expected)}", f"without {_shown(tuple(missing))}; also {_shown(tuple(more))}")
+
+
+_UNCOUNTED = frozenset({"balance-changed"})
+"""Of several changes in one moment only the last is told: balances are checked where they arrive."""
+
+_SIDE = _UNCOUNTED | {"person-recorded", "password-link-issued", "membership-recorded"}
+"""What comes along, and anywhere: on its topic there is no order with the rest."""
+
+
+def _changed(before: Mapping[str, int], by: Mapping[str, int]) -> dict[str, int]:
+    return {name: units + by.get(name, 0) for name, units in before.items()}
+
+
+def _end_of(extension: Extension, months: int) -> datetime | None:
+    """Give the end that an account has if its new time begins where its old one ends."""
+    return extension.before and months_later(extension.before, months)
+
+
+def _unhandled(facts: Facts) -> tuple[str, ...]:
+    deeds: tuple[Creation | Deed, ...] = (
+        facts.joined.asked,
+        facts.joined.answered,
+        facts.created,
+        facts.short,
+        facts.won,
+        facts.lost,
+        facts.shared,
+        facts.spent,
+        facts.topped_up,
+        facts.extended.deed,
+        facts.detached.deed,
+        facts.expired.given,
+        facts.expired.extension.deed,
+    )
+    return tuple(each for deed in deeds for each in deed.unhandled)
+
+
+def _check(about: str, what: str, values: tuple[object, object], where: str) -> Check:
+    expected, observed = values
+    return Check(about, what, _shown(expected), _shown(observed), where)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {value[name]}" for name in sorted(value))
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, datetime) else str(value)

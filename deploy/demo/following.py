@@ -1,0 +1,128 @@
+"""Follows a correlation through Kafka, and tells each message when its cause has been told and its effect is there."""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
+
+from deploy.demo.reading import Reader
+from deploy.local.kafka import ADMIN
+from deploy.operator.cli.connection import Connection
+from deploy.operator.cli.wire import Seen, Sent, Watch
+from popfax_contracts.provisioning import AccountExpired, AccountExpiring
+from popfax_contracts.topics import TOPICS, Principal
+from services.chassis.service import Service
+from services.groups.consumers import GROUPS
+from services.ledger.consumers import LEDGER
+from services.notifications.consumers import NOTIFICATIONS
+from services.provisioning.consumers import PROVISIONING
+
+_SERVICES: tuple[Service, ...] = (GROUPS, LEDGER, PROVISIONING, NOTIFICATIONS)
+_HANDLED_WITHIN_S = 5.0
+_POLL_S = 0.02
+
+
+def _handlers() -> Mapping[str, frozenset[Principal]]:
+    """Say for each message type who handles it, by the services' own tables of contents."""
+    types = {model.TYPE for service in _SERVICES for model in service.handlers}
+    return {
+        type_: frozenset(s.principal for s in _SERVICES if any(type_ == model.TYPE for model in s.handlers))
+        for type_ in types
+    }
+
+
+HANDLERS = _handlers()
+
+BY_TIMER = frozenset({AccountExpiring.TYPE, AccountExpired.TYPE})
+"""What a timer tells, of those that appear here: its cause is on no topic."""
+
+Tell = Callable[[Seen, float, set[Principal]], None]
+
+
+class Trail:
+    """What became of one or more commands, as it was read from Kafka."""
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+        self.unhandled: list[str] = []
+
+    def types(self, sent: Sent) -> tuple[str, ...]:
+        """Give the short names of a command's messages, itself first."""
+        return tuple(seen.short_name for seen in self.of(sent))
+
+    def of(self, sent: Sent) -> list[Seen]:
+        """Give a command's messages."""
+        return [seen for seen in self.seen if seen.correlation_id == str(sent.id)]
+
+
+class Follower:
+    """Reads all topics, as the administrator may, from their beginning."""
+
+    def __init__(self, connection: Connection, reader: Reader) -> None:
+        self._watch = Watch(connection.admin, TOPICS, group=ADMIN, from_beginning=True)
+        self._reader = reader
+        self._unread: dict[str, Seen] = {}
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._watch.close()
+
+    def wait_for(self, is_there: Callable[[list[Seen]], bool], topic: str, timeout_s: float) -> list[Seen]:
+        """Give the records of one topic once there are those that are waited for."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = [seen for seen in self._unread.values() if seen.topic == topic]
+            if is_there(found) or time.monotonic() > deadline:
+                return found
+            self._read(_POLL_S)
+
+    def follow(
+        self, sent: Collection[Sent], ends: Callable[[Trail], bool], tell: Tell, timeout_s: float, quiet_s: float
+    ) -> Trail:
+        """Follow commands until `ends` says that all is seen, and nothing more comes; or until the timeout."""
+        trail, correlations = Trail(), {str(each.id) for each in sent}
+        started: datetime | None = None
+        deadline = time.monotonic() + timeout_s
+        quiet_since = time.monotonic()
+        while time.monotonic() < deadline:
+            self._read(_POLL_S)
+            ready = self._ready(correlations, trail)
+            for seen in ready:
+                started = started or seen.at
+                tell(seen, (seen.at - started).total_seconds(), self._handled(seen, trail))
+                trail.seen.append(seen)
+                quiet_since = time.monotonic()
+            if not ready and ends(trail) and time.monotonic() - quiet_since >= quiet_s:
+                break
+        return trail
+
+    def _read(self, timeout_s: float) -> None:
+        """Take in all that is there, the repeated once."""
+        seen = self._watch.poll(timeout_s)
+        while seen is not None:
+            self._unread.setdefault(seen.id, seen)
+            seen = self._watch.poll(0)
+
+    def _ready(self, correlations: set[str], trail: Trail) -> list[Seen]:
+        """Give what can be told now: partitions are read in any order, but an effect comes after its cause."""
+        told = {seen.id for seen in trail.seen}
+        ready = [
+            seen
+            for seen in self._unread.values()
+            if seen.correlation_id in correlations
+            and seen.id not in told
+            and (seen.id in correlations or seen.causation_id in told or seen.type in BY_TIMER)
+        ]
+        return sorted(ready, key=lambda seen: (seen.at, seen.topic))
+
+    def _handled(self, seen: Seen, trail: Trail) -> set[Principal]:
+        """Wait until the services whose turn it is have the message in their inboxes; give those that do."""
+        expected = HANDLERS.get(seen.type, frozenset())
+        deadline = time.monotonic() + _HANDLED_WITHIN_S
+        while True:
+            found = self._reader.handled_by(seen)
+            if found >= expected:
+                return found
+            if time.monotonic() > deadline:
+                trail.unhandled.append(seen.short_name)
+                return found
+            time.sleep(_POLL_S)

@@ -1,0 +1,115 @@
+"""The local product for as long as a command runs: its start told part by part, its end whatever happens."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.text import Text
+
+from deploy.local.product import Product
+from deploy.local.stack import Stack
+from deploy.operator.cli import connection
+from deploy.operator.cli.connection import Connection
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def running(directory: Path, console: Console, *, fresh: bool) -> Iterator[tuple[Product, Connection]]:
+    """Start the product in `directory`, and stop it in the end. Raises StackError when it does not start.
+
+    Whatever asks us to end (Ctrl-C, a closed terminal) is a KeyboardInterrupt, once: the second does not disturb the
+    stopping, which is bounded in time.
+    """
+    with _one_interrupt():
+        progress = Progress(console)
+        product = Product(Stack(directory, fresh=fresh, progress=progress), progress)
+        try:
+            with progress, product:
+                file = connection.write(directory, product.stack)
+                connected = connection.connect(file)
+                progress.done()
+                try:
+                    yield product, connected
+                finally:
+                    _ignore_signals()
+                    connected.close()
+                    file.unlink(missing_ok=True)
+                    progress.stopping()
+        finally:
+            (directory / connection.FILE_NAME).unlink(missing_ok=True)
+
+
+def wait_for_interrupt() -> None:
+    """Return at Ctrl-C."""
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        return
+
+
+class Progress:
+    """Ticks off the parts of the product as they come up. In a terminal something turns meanwhile."""
+
+    def __init__(self, console: Console) -> None:
+        """The clock starts now."""
+        self._console = console
+        self._started = time.monotonic()
+        self._status = console.status("starting Kafka, PostgreSQL and the mail sink", spinner="line")
+
+    def __call__(self, part: str) -> None:
+        """Tick off a part."""
+        seconds = time.monotonic() - self._started
+        line = Text("  ✓ ", style="green").append(f"{part:<36}", style="default").append(f"{seconds:5.1f} s", "dim")
+        self._console.print(line)
+        if part.endswith("is up"):
+            return
+        self._status.update("waiting for the services")
+
+    def done(self) -> None:
+        """All is up."""
+        self._status.stop()
+
+    def stopping(self) -> None:
+        """Say that it ends, which takes a moment."""
+        self._status.update("stopping")
+        self._status.start()
+
+    def __enter__(self) -> "Progress":
+        self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+
+@contextmanager
+def _one_interrupt() -> Iterator[None]:
+    earlier = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        _ignore_signals()
+        raise KeyboardInterrupt
+
+    for number in _SIGNALS:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _ignore_signals() -> None:
+    # Not SIG_IGN: a server that is just being started would inherit that, and be deaf to our request to stop.
+    for number in _SIGNALS:
+        signal.signal(number, _nothing)
+
+
+def _nothing(_: int, __: FrameType | None) -> None:
+    """Take a signal, and do nothing."""

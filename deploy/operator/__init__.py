@@ -1,0 +1,1 @@
+"""The operator's room: the command line, and what it works with."""

@@ -1,0 +1,72 @@
+"""`popfax audit`: whether what the four services have written, and told for good, is one story."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from deploy.operator.cli.auditing import Found, Progress, conclude, facts_of
+from deploy.operator.cli.connection import connect, require_kafka
+from deploy.operator.cli.options import EnvFile, Json, StuckAfter
+from deploy.operator.invariants import Facts, Lateness, check_topics, parts, told
+from deploy.operator.log import Reader
+from deploy.operator.snapshots import counted
+from popfax_contracts.topics import TOPICS
+
+
+def audit(
+    settled: Annotated[
+        bool,
+        typer.Option("--settled", help="Nothing is in flight: also ask what is true only then."),
+    ] = False,
+    stuck_after: StuckAfter = 900,
+    topics: Annotated[
+        bool,
+        typer.Option("--topics/--no-topics", help="Also read the compacted topics from their start."),
+    ] = True,
+    json: Json = False,
+    env_file: EnvFile = None,
+) -> None:
+    """Audit all services and the compacted topics against each other: 0 all right, 1 not, 3 something can't be reached.
+
+    The history must be what the ledger's entries and the memberships say, each account paid, each mail due, each timer
+    set, each topic what the databases say. It reads while the product works, and asks only what is true at every
+    moment, unless nothing is in flight (`--settled`); and whatever is open for too long is a violation.
+    """
+    connection = connect(env_file)
+    found = Found()
+    reader = None
+    with Progress().shown() as progress:
+        if topics:
+            require_kafka(connection.admin)
+            reader = Reader(connection.admin, [topic for topic in TOPICS if topic.compacted], progress)
+            progress.begin("topics")
+            records = told(reader.read())
+        now = datetime.now(UTC)
+        with facts_of(connection, progress) as facts:
+            # What is told between this and the snapshots may be more than they have.
+            moving = {(record.topic, record.key) for record in reader.read()} if reader is not None else set()
+            for part, violations in parts(facts, Lateness(settled, now - timedelta(seconds=stuck_after))):
+                progress.begin(part)
+                found.add(violations)
+            if reader is not None:
+                progress.begin("topics")
+                found.add(check_topics(records, facts, moving))
+            counts = _counts(facts)
+    sound = "The history is what the entries and the memberships say, and all else is as it must be."
+    conclude(counts, found, sound, json)
+
+
+def _counts(facts: Facts) -> dict[str, int]:
+    return {
+        "groups": counted(facts.groups.groups),
+        "memberships": counted(facts.groups.memberships),
+        "invitations": counted(facts.groups.invitations),
+        "transfers": counted(facts.groups.transfers),
+        "history_lines": counted(facts.groups.history),
+        "accounts": counted(facts.provisioning.subscribers),
+        "purchases": counted(facts.provisioning.purchases),
+        "mails": counted(facts.notifications.mails),
+        "holds": counted(facts.ledger.holds),
+        "entries": counted(facts.ledger.entries),
+    }

@@ -1,0 +1,170 @@
+"""How a command reaches the product: settings from a file, from the environment, or those of the running local one."""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from confluent_kafka import KafkaError, KafkaException
+
+from deploy.local.kafka import ADMIN, MECHANISM, answers_authenticated
+from deploy.local.passwords import write_private
+from deploy.local.paths import CHECKOUT, STATE
+from deploy.local.stack import Stack
+from deploy.operator.cli.errors import Unreachable, UsageError
+from popfax_contracts.topics import Principal
+from services.chassis.postgres import sessions
+from services.chassis.settings import SECRETS_DIRECTORY
+
+DIRECTORY = STATE / "demo"
+"""Where `popfax demo` and `popfax up` keep the local product, unless told otherwise."""
+
+FILE_NAME = "popfax.env"
+
+_CONNECT_TIMEOUT_S = 5
+_MARKS = ("_DATABASE_URL", "_KAFKA_BOOTSTRAP")
+"""An environment that has a setting with one of these ends says where the product is."""
+
+
+class Connection:
+    """The product that a command talks to."""
+
+    def __init__(self, values: Mapping[str, str], source: str) -> None:
+        """`values` are settings by their environment names; `source` says where they come from, for errors."""
+        self._values = values
+        self._source = source
+        self._engines: dict[Principal, sa.Engine] = {}
+
+    def kafka(self, user: str) -> dict[str, str]:
+        """Give confluent-kafka's configuration for a principal, or for the administrator."""
+        prefix = f"{user.upper()}_KAFKA"
+        return {
+            "bootstrap.servers": self._value(f"{prefix}_BOOTSTRAP"),
+            "security.protocol": self._values.get(f"{prefix}_SECURITY", "SASL_PLAINTEXT"),
+            "sasl.mechanism": MECHANISM,
+            "sasl.username": self._value(f"{prefix}_USERNAME"),
+            "sasl.password": self._value(f"{prefix}_PASSWORD"),
+            "log_level": "0",  # what matters comes back as an error
+        }
+
+    @cached_property
+    def admin(self) -> dict[str, str]:
+        """The administrator's configuration."""
+        return self.kafka(ADMIN)
+
+    def database_url(self, service: Principal) -> str:
+        """Give a service's database."""
+        return self._value(f"{service.upper()}_DATABASE_URL")
+
+    def rows(self, service: Principal, statement: sa.Executable) -> Sequence[Any]:
+        """Run one statement in a service's database, in a transaction of its own. Raises Unreachable."""
+        try:
+            with self._engine(service).begin() as connection:
+                found = connection.execute(statement)
+                return found.all() if found.returns_rows else []
+        except sa.exc.OperationalError as error:
+            raise Unreachable(f"{service}'s database can't be reached ({self._source})") from error
+        except sa.exc.DBAPIError as error:  # a missing table or privilege: it is not as this version knows it
+            raise Unreachable(f"{service}'s database refuses: {type(error.orig).__name__} ({self._source})") from error
+
+    def close(self) -> None:
+        """Let go of the databases."""
+        for engine in self._engines.values():
+            engine.dispose()
+
+    def _engine(self, service: Principal) -> sa.Engine:
+        if service not in self._engines:
+            try:
+                self._engines[service] = sa.create_engine(
+                    self.database_url(service),
+                    hide_parameters=True,
+                    connect_args=sessions() | {"connect_timeout": _CONNECT_TIMEOUT_S},
+                )
+            except sa.exc.ArgumentError as error:
+                raise UsageError(f"{service.upper()}_DATABASE_URL is no URL ({self._source})") from error
+        return self._engines[service]
+
+    def _value(self, name: str) -> str:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise Unreachable(f"{name} is not set ({self._source})") from None
+
+
+def require_kafka(config: Mapping[str, str]) -> None:
+    """Raise Unreachable unless a broker answers, sooner than an administrator's request would give up."""
+    if not answers_authenticated(config, _CONNECT_TIMEOUT_S):
+        raise Unreachable(f"Kafka does not answer at {config['bootstrap.servers']}")
+
+
+def connect(file: Path | None) -> Connection:
+    """Find the product: in `file`, else in the environment, else the local one that runs. Raises Unreachable.
+
+    One source alone is used: half a local product and half another would be a dangerous mixture.
+    """
+    made = _find(file)
+    _made.append(made)
+    return made
+
+
+def close_all() -> None:
+    """Let go of whatever a command has connected to."""
+    while _made:
+        _made.pop().close()
+
+
+_made: list[Connection] = []
+
+
+def _find(file: Path | None) -> Connection:
+    if file is not None:
+        return Connection(_read(file), str(file))
+    if SECRETS_DIRECTORY in os.environ or any(name.endswith(_MARKS) for name in os.environ):
+        return Connection({**_secrets(), **os.environ}, "from the environment")
+    local = DIRECTORY / FILE_NAME
+    if not local.exists():
+        raise Unreachable("no product runs here: start one with `popfax up`, or name one with --env-file")
+    return Connection(_read(local), "the local product")
+
+
+def write(directory: Path, stack: Stack) -> Path:
+    """Write the settings of all principals, for commands in other terminals. They hold passwords: for our eyes only."""
+    lines = ["# How to reach the product that runs here. Written by popfax, and gone when it stops."]
+    for name in (ADMIN, *Principal):
+        lines += [f"{key}={value}" for key, value in stack.service_environment(name).items()]
+    path = directory / FILE_NAME
+    write_private(path, "\n".join(lines) + "\n")
+    return path
+
+
+def path_for_people(path: Path) -> str:
+    """Give a path as one would type it here."""
+    for base in (Path.cwd(), CHECKOUT):
+        if path.is_relative_to(base):
+            return str(path.relative_to(base))
+    return str(path)
+
+
+def unreachable(error: KafkaException) -> Unreachable:
+    """Say in words what confluent-kafka raises."""
+    cause = error.args[0]
+    text = cause.str() if isinstance(cause, KafkaError) else str(cause)
+    return Unreachable(f"Kafka can't be reached, or refuses: {text}")
+
+
+def _read(file: Path) -> dict[str, str]:
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unreachable(f"{file} can't be read: {getattr(error, 'strerror', None) or 'it is no text'}") from error
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.lstrip().startswith("#"))
+    return {name.strip().removeprefix("export "): value.strip() for name, value in pairs}
+
+
+def _secrets() -> dict[str, str]:
+    directory = os.environ.get(SECRETS_DIRECTORY)
+    if directory is None or not Path(directory).is_dir():
+        return {}
+    return {file.name.upper(): file.read_text().strip() for file in Path(directory).iterdir() if file.is_file()}

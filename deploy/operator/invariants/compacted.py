@@ -1,0 +1,187 @@
+"""The compacted topics: whoever reads one from its start has what the databases say."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import blake2b
+from heapq import merge
+from operator import itemgetter
+from typing import Any
+
+from deploy.operator.invariants.codes import Code, Violation
+from deploy.operator.invariants.facts import Facts, UnsentRow
+from deploy.operator.invariants.log import Logged
+from deploy.operator.invariants.rows import Keyed, by, each, in_order, only, together
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.groups import MembershipRecorded
+from popfax_contracts.ledger import BalanceChanged
+from popfax_contracts.message import Message
+from popfax_contracts.provisioning import OptionPublished, PersonRecorded, PlanPublished
+from popfax_contracts.topics import GROUPS_MEMBERS, LEDGER_BALANCES, PROVISIONING_DIRECTORY, PROVISIONING_PLANS
+from services.provisioning.domain import AccountState, Option, Plan
+
+Place = tuple[str, str]
+"""A topic and a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A record of a compacted topic, and what it tells, as a text: None for a tombstone."""
+
+    partition: int
+    offset: int
+    text: str | None
+
+
+def told(log: Iterable[Logged]) -> Keyed[Told]:
+    """Sort the records of compacted topics by key. Reads all of them at once, in bounded memory."""
+    return in_order(((record.topic, record.key), _told(record)) for record in log if record.topic in _SAYS)
+
+
+def check_topics(records: Keyed[Told], facts: Facts, moving: Collection[Place] = ()) -> Iterator[Violation]:
+    """Check what was `told` against the databases.
+
+    Of what was told before the databases were read, and not again until they had been, and is not in an outbox, the
+    newest record is what they say. The places of which more was told meanwhile are `moving`: nothing is said of them.
+    """
+    return each(together(records, _are(facts), _unsent(facts)), _compared, moving)
+
+
+def _compared(
+    place: Place,
+    records: Iterator[Told],
+    rows: Iterator[str],
+    unsent: Iterator[UnsentRow],
+    moving: Collection[Place],
+) -> Iterator[Violation]:
+    topic, key = place
+    found = list(records)
+    partitions = {record.partition for record in found}
+    if len(partitions) > 1:
+        yield Violation(Code.KEY_ON_TWO_PARTITIONS, key, f"{topic} {sorted(partitions)}")
+        return
+    if place in moving or any(True for _ in unsent):
+        return
+    newest = max(found, key=lambda record: record.offset).text if found else None
+    if newest != (is_ := only(rows)):
+        yield Violation(Code.TOPIC_MISMATCH, key, f"{topic} tells {newest or 'nothing'}, and it is {is_ or 'nothing'}")
+
+
+# --- what is told, and what is ----------------------------------------------------------------------------------------
+
+
+def _told(record: Logged) -> Told:
+    """Read a record. What can't be read tells what nobody is."""
+    text: str | None = "what can't be read"
+    model = _MODELS.get(record.type)
+    if model is not None:
+        try:
+            says = _SAYS[record.topic]
+            text = None if model.TOMBSTONE else says(model.from_record(record.key.encode(), record.value))
+        except (ValueError, AttributeError):
+            pass
+    return Told(record.partition, record.offset, text)
+
+
+def _balance(told: BalanceChanged) -> str:
+    return f"version {told.version}: {told.balance_units}, {told.available_units} available"
+
+
+def _member(told: MembershipRecorded) -> str:
+    return f"{told.member_id} in {told.group_id} of {told.owner_id}, time {told.epoch} since {_stamp(told.joined_at)}"
+
+
+def _plan(plan: PlanPublished | Plan) -> str:
+    months, number = plan.validity_months, plan.fax_number
+    return f"plan {plan.plan} for {plan.price_units}, {months} months, number {number}, on sale {plan.on_sale}"
+
+
+def _option(name: str, option: OptionPublished | Option) -> str:
+    return f"option {name} for {option.price_units}, on sale {option.on_sale}"
+
+
+def _on_sale(told: PlanPublished | OptionPublished) -> str:
+    if isinstance(told, OptionPublished):
+        return _option(told.option, told)
+    return _plan(told)
+
+
+def _person(told: PersonRecorded) -> str:
+    return _digest(told.email, told.first_name, told.last_name, told.language, told.fax_number)
+
+
+def _digest(*who: str | None) -> str:
+    """Stand for a person: who they are is written nowhere."""
+    return (
+        "a person with the digest "
+        + blake2b(repr([each and str(each) for each in who]).encode(), digest_size=8).hexdigest()
+    )
+
+
+def _stamp(moment: datetime | None) -> str:
+    return "ever" if moment is None else moment.astimezone(UTC).isoformat()
+
+
+_SAYS: Mapping[str, Callable[[Any], str]] = {
+    GROUPS_MEMBERS.name: _member,
+    LEDGER_BALANCES.name: _balance,
+    PROVISIONING_DIRECTORY.name: _person,
+    PROVISIONING_PLANS.name: _on_sale,
+}
+_MODELS: Mapping[str, type[Message]] = {
+    type_: model for type_, model in MESSAGES.items() if any(topic.name in _SAYS for topic in model.TOPICS)
+}
+"""What is told there. A marker is a tombstone of nothing: nobody is told by it, and nothing is."""
+
+
+def _are(facts: Facts) -> Iterator[tuple[Place, str]]:
+    """Return what the databases say, in the order of topics and keys."""
+    streams = {
+        GROUPS_MEMBERS.name: _members(facts),
+        LEDGER_BALANCES.name: _balances(facts),
+        PROVISIONING_DIRECTORY.name: _people(facts),
+        PROVISIONING_PLANS.name: merge(_plans(facts), _options(facts), key=itemgetter(0)),
+    }
+    for topic in sorted(streams):
+        for key, text in streams[topic]:
+            yield (topic, str(key)), text
+
+
+def _members(facts: Facts) -> Keyed[str]:
+    for id_, row in by(facts.groups.memberships, "id"):
+        if row.active:
+            since = _stamp(row.joined_at)
+            yield id_, f"{row.member_id} in {row.group_id} of {row.owner_id}, time {row.epoch} since {since}"
+
+
+def _balances(facts: Facts) -> Keyed[str]:
+    for id_, row in by(facts.ledger.accounts, "id"):
+        if row.revision:
+            yield id_, f"version {row.revision}: {row.balance_units}, {row.available_units} available"
+
+
+def _people(facts: Facts) -> Keyed[str]:
+    for id_, row in by(facts.provisioning.subscribers, "id"):
+        if row.state is not AccountState.CLOSED:
+            yield id_, _digest(row.email, row.first_name, row.last_name, row.language, row.fax_number)
+
+
+def _plans(facts: Facts) -> Keyed[str]:
+    for name, row in by(facts.provisioning.plans, "plan"):
+        yield name, _plan(row)
+
+
+def _options(facts: Facts) -> Keyed[str]:
+    for name, row in by(facts.provisioning.options, "option"):
+        yield name, _option(row.option, row)
+
+
+def _unsent(facts: Facts) -> Keyed[UnsentRow]:
+    """Return what waits in the outboxes for one of these topics, in the order of topics and keys."""
+    services = (facts.groups, facts.ledger, facts.provisioning)
+    return in_order(
+        ((_MODELS[row.type].TOPICS[0].name, row.key), row)
+        for service in services
+        for row in service.outbox
+        if row.type in _MODELS
+    )

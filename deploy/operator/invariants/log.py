@@ -1,0 +1,353 @@
+"""The log: the records of all topics, each partition in its order, and what they tell whom."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.operator.invariants.codes import Code, Violation
+from deploy.operator.invariants.facts import Facts
+from popfax_contracts import groups, ledger, notifications, provisioning
+from popfax_contracts.message import Message
+from popfax_contracts.topics import (
+    LEDGER_BALANCES,
+    LEDGER_EVENTS,
+    NOTIFICATIONS_COMMANDS_FROM_GROUPS,
+    PROVISIONING_COMMANDS,
+    PROVISIONING_DIRECTORY,
+    PROVISIONING_EVENTS,
+    TOPICS,
+)
+from services.chassis.envelopes import text_of, unusual
+from services.chassis.messages import Record
+
+_COMMANDS = frozenset(topic.name for topic in TOPICS if topic.commands)
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A record as it stands in a topic, with the part of its envelope that an invariant speaks of."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    id: str
+    type: str
+    correlation_id: str
+    causation_id: str | None
+    value: bytes
+    source: str = ""
+
+
+def logged(record: Record) -> Logged | None:
+    """Read a record off a topic; None for one without an envelope that can be used, of which nothing can be said."""
+    given = dict(record.headers)
+    value = record.value
+    if "ce_type" not in given or len(given) != len(record.headers):
+        given, value, _ = unusual(record.headers, value)
+    if "ce_type" not in given or text_of(given.get("ce_id")) is None:
+        return None
+    headers = {name: text.decode(errors="replace") for name, text in given.items() if text is not None}
+    return Logged(
+        record.topic,
+        record.partition,
+        record.offset,
+        (record.key or b"").decode(errors="replace"),
+        headers["ce_id"],
+        headers["ce_type"],
+        headers.get("ce_correlationid", headers["ce_id"]),
+        headers.get("ce_causationid"),
+        value or b"",
+        headers.get("ce_source", ""),
+    )
+
+
+def check_log(log: Iterable[Logged]) -> list[Violation]:
+    """Check the records of all topics, each partition in its order, when nothing is in flight any more."""
+    records = list(log)
+    first = _first_of_each_id(records)
+    bought = _bought_with_units(first.values())
+    return [
+        *_contents(records, first),
+        *_partitions(records),
+        *_outcomes(first.values()),
+        *_purchases(first.values(), bought),
+        *_answers(first.values(), bought),
+        *_versions(first.values()),
+        *_epochs(first.values()),
+        *_exposures(first.values()),
+    ]
+
+
+def check_tokens(log: Iterable[Logged], facts: Facts) -> list[Violation]:
+    """Check that an invitation is opened by the token that was mailed last."""
+    mailed: dict[str, tuple[int, str]] = {}
+    for record in log:
+        if record.type == notifications.SendInvitation.TYPE:
+            value = json.loads(record.value)
+            latest = max(mailed.get(record.key, (0, "")), (value["round"], value["token"]))
+            mailed[record.key] = latest
+    return [
+        Violation(Code.TOKEN_STALE, str(each.id), f"is not opened by the token of mail {each.round}")
+        for each in facts.groups.invitations
+        if (mail := mailed.get(str(each.id))) is not None and (mail[0] != each.round or not each.is_opened_by(mail[1]))
+    ]
+
+
+Identity = tuple[str, str, str]
+"""Who a message is: its topic, its source and its id."""
+
+
+def _first_of_each_id(records: Iterable[Logged]) -> dict[Identity, Logged]:
+    """Leave repetitions out: the first record of a message is the one that had the effect."""
+    found: dict[Identity, Logged] = {}
+    for record in records:
+        found.setdefault((record.topic, record.source, record.id), record)
+    return found
+
+
+def _contents(records: Iterable[Logged], first: Mapping[Identity, Logged]) -> Iterator[Violation]:
+    for record in records:
+        original = first[record.topic, record.source, record.id]
+        # What others sent (commands) is theirs to repeat as they like; what we send must not change.
+        if record.topic not in _COMMANDS and (record.value, record.key) != (original.value, original.key):
+            yield Violation(Code.CONTENT_CHANGED, record.id, f"{record.type} published again with other content")
+
+
+def _partitions(records: Iterable[Logged]) -> Iterator[Violation]:
+    partitions: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+    for record in records:
+        partitions[record.topic, record.key].add(record.partition)
+    for (topic, key), found in partitions.items():
+        if len(found) > 1:
+            yield Violation(Code.KEY_ON_TWO_PARTITIONS, key, f"{topic} {sorted(found)}")
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+DIRECT_ANSWERS: Mapping[str, str] = {
+    topic.name: events.name
+    for topic in TOPICS
+    for events in (LEDGER_EVENTS, PROVISIONING_EVENTS)
+    if topic.commands and topic.service is events.service
+}
+"""Topics whose commands are answered when they are handled, under the command's own key, and where.
+
+All of them, but purchases with units: those are answered when they are paid.
+"""
+
+_UNASKED = frozenset(
+    {provisioning.AccountExpiring.TYPE, provisioning.AccountExpired.TYPE, ledger.BalanceCorrected.TYPE}
+)
+"""What a timer told, or an operator brought about: no command on a topic asked for it."""
+
+
+def _types(*models: type[Message]) -> frozenset[str]:
+    return frozenset(model.TYPE for model in models)
+
+
+OUTCOMES: Mapping[str, frozenset[str]] = {
+    groups.CreateMemberAccount.TYPE: _types(groups.MemberAccountCreated, groups.MemberAccountRefused),
+    groups.RenameGroup.TYPE: _types(groups.GroupRenamed, groups.RenameRefused),
+    groups.InviteByEmail.TYPE: _types(groups.InvitationSent, groups.AccountCreationRequired, groups.InvitationRefused),
+    groups.AcceptInvitation.TYPE: _types(groups.InvitationAccepted, groups.InvitationAnswerRefused),
+    groups.DeclineInvitation.TYPE: _types(groups.InvitationDeclined, groups.InvitationAnswerRefused),
+    groups.RevokeInvitation.TYPE: _types(groups.InvitationRevoked, groups.RevocationRefused),
+    groups.DetachMembers.TYPE: _types(groups.MembersDetached, groups.DetachmentRefused),
+    groups.LeaveGroup.TYPE: _types(groups.MemberLeft, groups.LeaveRefused),
+    groups.TransferUnits.TYPE: _types(groups.UnitsTransferred, groups.TransferRefused),
+    notifications.MailBounced.TYPE: _types(notifications.MailUndeliverable, notifications.BounceRefused),
+}
+"""Commands that get one outcome, which carries their correlation id: at once, or when a saga or the ledger is done."""
+
+_PURCHASES = _types(provisioning.ExtendAccount, provisioning.AddOptionsPack, provisioning.EnableCallForwarding)
+_PURCHASED = _types(
+    provisioning.AccountExtended,
+    provisioning.OptionsPackAdded,
+    provisioning.CallForwardingEnabled,
+    provisioning.PaidActionRefused,
+)
+_MALFORMED = "command-malformed.v1"
+
+
+def _outcomes(records: Iterable[Logged]) -> Iterator[Violation]:
+    asked: Counter[str] = Counter()
+    awaited: defaultdict[str, set[str]] = defaultdict(set)
+    told: defaultdict[str, list[str]] = defaultdict(list)
+    malformed: set[str] = set()
+    for record in records:
+        if record.type in OUTCOMES:
+            asked[record.correlation_id] += 1
+            awaited[record.correlation_id] |= OUTCOMES[record.type]
+        elif record.type.endswith(_MALFORMED):
+            malformed.add(record.correlation_id)
+        else:
+            told[record.correlation_id].append(record.type)
+    for id_ in sorted(asked):
+        answered = sum(type_ in awaited[id_] for type_ in told[id_])
+        # One whose repetition is unreadable gets that answer too; one that is unreadable itself gets it alone.
+        least = 0 if id_ in malformed else asked[id_]
+        if answered < least:
+            yield Violation(Code.OUTCOME_MISSING, id_, f"asked {asked[id_]} times, {answered} outcomes")
+        if answered > asked[id_]:
+            yield Violation(Code.OUTCOME_TWICE, id_, f"asked {asked[id_]} times, {answered} outcomes")
+    yield from _unasked_outcomes(asked, told)
+
+
+_ALWAYS_ASKED = frozenset().union(*OUTCOMES.values()) - _types(groups.InvitationRevoked, groups.MemberLeft)
+"""Outcomes that nothing but a command brings about: these two have other causes, too."""
+
+
+def _unasked_outcomes(asked: Counter[str], told: Mapping[str, list[str]]) -> Iterator[Violation]:
+    for id_ in sorted(told.keys() - asked.keys()):
+        if any(type_ in _ALWAYS_ASKED for type_ in told[id_]):
+            yield Violation(Code.OUTCOME_TWICE, id_, "an outcome, and nobody asked")
+
+
+def _bought_with_units(records: Iterable[Logged]) -> Mapping[str, Sequence[str]]:
+    """Give the request ids of the purchases with units, by their correlation ids."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for record in records:
+        if record.topic == PROVISIONING_COMMANDS.name and record.type in _PURCHASES:
+            try:
+                fields = json.loads(record.value)
+            except ValueError:
+                continue  # it can't be read, and is answered as such
+            if isinstance(fields, dict) and fields.get("price_units") is not None:
+                found[record.correlation_id].append(str(fields.get("request_id")))
+    return found
+
+
+def _purchases(records: Iterable[Logged], bought: Mapping[str, Sequence[str]]) -> Iterator[Violation]:
+    """A request that is made again while its saga runs is answered with the first one's answer, and not once more."""
+    asked: Counter[str] = Counter()
+    told: Counter[str] = Counter()
+    malformed: set[str] = set()
+    for record in records:
+        asked[record.correlation_id] += record.type in _PURCHASES
+        if record.type in _PURCHASED:
+            told[record.correlation_id] += 1
+        elif record.type.endswith(_MALFORMED):
+            malformed.add(record.correlation_id)
+    answered = {request for correlation, requests in bought.items() if told[correlation] for request in requests}
+    for correlation, requests in bought.items():
+        for request in requests:
+            if request not in answered and correlation not in malformed:
+                yield Violation(Code.OUTCOME_MISSING, correlation, f"a purchase, request {request}")
+        if told[correlation] > asked[correlation]:
+            yield Violation(Code.OUTCOME_TWICE, correlation, f"a purchase, {told[correlation]} outcomes")
+
+
+def _answers(records: Iterable[Logged], bought: Mapping[str, Sequence[str]]) -> Iterator[Violation]:
+    commands: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    answers: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    malformed: set[str] = set()
+    for record in records:
+        if record.type.endswith(_MALFORMED):
+            malformed.add(record.causation_id or "")
+        elif record.correlation_id in bought and record.type in _PURCHASES | _PURCHASED:
+            continue
+        elif record.topic in DIRECT_ANSWERS:
+            commands[record.topic, record.key].append(record.id)
+        elif record.topic in DIRECT_ANSWERS.values() and record.type not in _UNASKED:
+            answers[record.topic, record.key].append(record.causation_id or "")
+    asked_on: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for topic, key in commands:
+        asked_on[DIRECT_ANSWERS[topic], key].add(topic)
+    for (topic, key), ids in commands.items():
+        place = DIRECT_ANSWERS[topic], key
+        # One that could not be read at first, and could when it was retried, is answered out of its turn. With what
+        # was asked on another topic there is no order; and of an id that was used on both nobody can say which it was.
+        elsewhere = {id_ for other in sorted(asked_on[place] - {topic}) for id_ in commands[other, key]}
+        left_out = malformed | elsewhere
+        readable = [id_ for id_ in ids if id_ not in left_out]
+        given = [id_ for id_ in answers[place] if id_ not in left_out]
+        if missing := set(readable) - set(given):
+            yield Violation(Code.ANSWER_MISSING, key, f"{topic}: {len(missing)} of {len(readable)}")
+        elif given != readable:
+            yield Violation(Code.OUT_OF_ORDER, key, f"{topic}: {readable} answered as {given}")
+
+
+def _versions(records: Iterable[Logged]) -> Iterator[Violation]:
+    newest: Counter[str] = Counter()
+    for record in records:
+        if record.type == ledger.BalanceChanged.TYPE:
+            version = json.loads(record.value)["version"]
+            if version <= newest[record.key]:
+                yield Violation(Code.VERSION_NOT_RISING, record.key, f"{version} after {newest[record.key]}")
+            newest[record.key] = version
+
+
+def _epochs(records: Iterable[Logged]) -> Iterator[Violation]:
+    named: dict[str, Mapping[str, int | None]] = {}
+    ended: list[Logged] = []
+    for record in records:
+        if record.type == groups.DetachMembers.TYPE:
+            named[record.id] = _named_epochs(record.value)
+        elif record.type == groups.MemberLeft.TYPE:
+            ended.append(record)
+    for record in ended:
+        left, meant = json.loads(record.value), named.get(record.causation_id or "", {})
+        epoch = meant.get(left["member_id"])
+        if epoch is not None and epoch != left["epoch"]:
+            yield Violation(Code.EPOCH_IGNORED, left["member_id"], f"epoch {left['epoch']} ended, {epoch} was meant")
+
+
+def _named_epochs(value: bytes) -> Mapping[str, int | None]:
+    try:
+        command = groups.DetachMembers.from_json(value)
+    except ValueError:
+        return {}  # it can't be read, and ended nothing
+    return {str(member.member_id): member.epoch for member in command.members}
+
+
+# --- who learns what --------------------------------------------------------------------------------------------------
+
+_OWNERS_OWN = ("balance", "held", "available")
+_WITH_TOKEN = _types(groups.AcceptInvitation, groups.DeclineInvitation)
+_TOKEN = re.compile(rb"\b[0-9a-f]{64}\b")
+_PERSON = re.compile(rb"@|\+[1-9][0-9]{5,14}")
+
+
+def _exposures(records: Iterable[Logged]) -> Iterator[Violation]:
+    for record in records:
+        if _tells_token(record):
+            yield Violation(Code.TOKEN_EXPOSED, record.id, record.type)
+        if record.topic in _COMMANDS:
+            continue
+        if record.topic != PROVISIONING_DIRECTORY.name and _PERSON.search(record.value + b" " + record.key.encode()):
+            yield Violation(Code.PERSON_EXPOSED, record.id, record.type)
+        # Most are cleared by a glance at the bytes; a word may still be a value's, so the rest are read.
+        told = any(word.encode() in record.value for word in _OWNERS_OWN)
+        if told and record.topic != LEDGER_BALANCES.name:
+            for name, _ in _fields(json.loads(record.value)):
+                if any(word in name for word in _OWNERS_OWN):
+                    yield Violation(Code.OWNER_EXPOSED, record.id, f"{record.type} has {name}")
+
+
+def _tells_token(record: Logged) -> bool:
+    """Say whether a record carries what may be a token. The digest of one is none, and is called so."""
+    if (
+        record.topic == NOTIFICATIONS_COMMANDS_FROM_GROUPS.name
+        or record.type in _WITH_TOKEN
+        or not _TOKEN.search(record.value)
+    ):
+        return False
+    if record.type != notifications.PasswordLinkIssued.TYPE:
+        return True
+    fields = _fields(json.loads(record.value))
+    return any(_TOKEN.search(str(value).encode()) for name, value in fields if name != "token_sha256")
+
+
+def _fields(value: Any) -> Iterator[tuple[str, Any]]:
+    """Give the names of all fields, at every depth, each with its value."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield name, inner
+            yield from _fields(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _fields(inner)

@@ -1,0 +1,272 @@
+"""Mails: each fact brings those that it is worth, once, and its id follows from the fact."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from deploy.operator.invariants.codes import Code, Violation
+from deploy.operator.invariants.facts import Facts, Lateness
+from deploy.operator.invariants.groups import ENDS
+from deploy.operator.invariants.history import lines
+from deploy.operator.invariants.purchases import is_done
+from deploy.operator.invariants.rows import Group, by, each, in_order, only, together
+from popfax_contracts.groups import (
+    InvitationAccepted,
+    InvitationDeclined,
+    InvitationExpired,
+    MemberAccountCreated,
+    MemberLeft,
+    TransferredLeg,
+    UnitsReceived,
+    UnitsTransferred,
+)
+from popfax_contracts.message import Message
+from popfax_contracts.notifications import SendInvitation
+from popfax_contracts.provisioning import AccountExtended
+from services.groups.domain import (
+    INVITATION_LIFETIME,
+    InvitationState,
+    Kind,
+    Membership,
+    Transfer,
+    TransferState,
+    history_of_membership,
+)
+from services.notifications.domain import Mail, Template
+from services.notifications.letters import Letter, letters
+from services.provisioning.domain import MILESTONES_DAYS, AccountState, Action, Purchase, Subscriber
+
+_OF_ENDS = {Template.EXPIRED: 1, Template.EXPIRING: len(MILESTONES_DAYS)}
+"""Mails of an account's end, and how many an end brings at most. Which ends it had is not all on record."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """A mail that a fact is worth, as far as an erased one still shows it."""
+
+    template: Template
+    recipient_id: UUID
+    about_id: UUID | None
+    invitation_id: UUID | None
+    round: int | None
+    since: datetime | None
+
+
+def check_mails(facts: Facts, late: Lateness) -> Iterator[Violation]:
+    """Check that each mail is one that a fact is worth, and, of facts that are old enough, that it is there."""
+    yield from each(_compared(facts), _mail)
+    yield from each(together(in_order(_missing(facts, late)), by(facts.provisioning.subscribers, "id")), _unwritten)
+    yield from each(
+        together(
+            ((id_, mail) for id_, mail in by(facts.notifications.mails, "recipient_id") if mail.template in _OF_ENDS),
+            by(facts.provisioning.subscribers, "id"),
+            by(facts.provisioning.purchases, "account_id"),
+        ),
+        _of_ends,
+    )
+
+
+def _compared(facts: Facts) -> Iterator[Group]:
+    return together(in_order(_owed(facts)), by(facts.notifications.mails, "id"))
+
+
+def _mail(id_: UUID, owed: Iterator[_Owed], mails: Iterator[Mail]) -> Iterator[Violation]:
+    due, mail = only(owed), only(mails)
+    if mail is None:
+        return  # see below
+    if due is None:
+        if mail.template not in _OF_ENDS:
+            detail = f"{mail.template} to {mail.recipient_id} about {mail.about_id}, and no fact brings it"
+            yield Violation(Code.MAIL_WITHOUT_CAUSE, str(id_), detail)
+        return
+    written = (mail.template, mail.recipient_id, mail.about_id, mail.invitation_id, mail.round)
+    if written != (wanted := (due.template, due.recipient_id, due.about_id, due.invitation_id, due.round)):
+        said = " ".join(f"{was}→{says}" for was, says in zip(wanted, written, strict=True) if was != says)
+        yield Violation(Code.MAIL_WITHOUT_CAUSE, str(id_), f"is not what its fact brings: {said}")
+
+
+def _missing(facts: Facts, late: Lateness) -> Iterator[tuple[UUID, tuple[UUID, _Owed]]]:
+    """Return the mails that should be there and are not, by their recipients."""
+    for id_, (owed, mails) in _compared(facts):
+        due = only(owed)
+        if due is not None and only(mails) is None and late(due.since):
+            yield due.recipient_id, (id_, due)
+
+
+def _unwritten(
+    recipient_id: UUID, missing: Iterator[tuple[UUID, _Owed]], accounts: Iterator[Subscriber]
+) -> Iterator[Violation]:
+    """Nobody is written to whose account is closed: nobody knows any more who they were."""
+    account = only(accounts)
+    if account is not None and account.state is AccountState.CLOSED:
+        return
+    for id_, due in missing:
+        yield Violation(Code.MAIL_MISSING, str(id_), f"{due.template} to {recipient_id}, due since {due.since}")
+
+
+def _of_ends(
+    id_: UUID, mails: Iterator[Mail], accounts: Iterator[Subscriber], purchases: Iterator[Purchase]
+) -> Iterator[Violation]:
+    """An account's end comes once more after each extension, and each is told once, if it comes."""
+    ends = (only(accounts) is not None) + sum(each.action is Action.EXTENSION for each in purchases)
+    for template, count in Counter(mail.template for mail in mails).items():
+        if count > (most := ends * _OF_ENDS[template]):
+            code = Code.MAIL_TWICE if most else Code.MAIL_WITHOUT_CAUSE
+            yield Violation(code, str(id_), f"{count} mails: {template}, {most} due")
+
+
+# --- what the facts are worth ---
+
+
+def _owed(facts: Facts) -> Iterator[tuple[UUID, _Owed]]:
+    for since, message in _told(facts):
+        for letter in letters(message):
+            yield letter.id, _as_owed(letter, since)
+
+
+def _as_owed(letter: Letter, since: datetime | None) -> _Owed:
+    return _Owed(letter.template, letter.recipient_id, letter.about_id, letter.invitation_id, letter.round, since)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _as(model: type[M], /, **fields: Any) -> M:
+    """Make a message without looking at what stands in it: what is wrong there is found elsewhere."""
+    return model.model_construct(**fields)
+
+
+_Told = Iterator[tuple[datetime | None, Message]]
+
+
+def _told(facts: Facts) -> _Told:
+    """Return what the facts were told as, as far as a mail's id and its people follow from it."""
+    for purchase in facts.provisioning.purchases:
+        if purchase.action is Action.EXTENSION and is_done(purchase):
+            yield (
+                purchase.decided_at,
+                _as(
+                    AccountExtended,
+                    request_id=purchase.id,
+                    account_id=purchase.account_id,
+                    expires_at=purchase.expires_at or purchase.decided_at,
+                    price_units=purchase.price_units,
+                ),
+            )
+    for line in facts.groups.history:
+        if line.kind is Kind.ACCOUNT and line.outcome == "created":
+            yield (
+                line.ended_at,
+                _as(
+                    MemberAccountCreated,
+                    group_id=line.group_id,
+                    owner_id=line.actor_id,
+                    member_id=line.member_id,
+                    plan="",
+                    price_units=line.units,
+                ),
+            )
+    yield from _memberships(facts)
+    yield from _invitations(facts)
+    yield from _transfers(facts)
+
+
+def _memberships(facts: Facts) -> _Told:
+    for _, (memberships, told) in together(
+        by(facts.groups.memberships, "id"), lines(facts.groups.history, Kind.MEMBERSHIP, "reference_id")
+    ):
+        membership: Membership | None = only(memberships)
+        if membership is None:
+            continue
+        epochs = {history_of_membership(membership.id, epoch): epoch for epoch in range(1, membership.epoch + 1)}
+        for line in told:
+            if line.outcome in ENDS and line.id in epochs:
+                yield (
+                    line.ended_at,
+                    _as(
+                        MemberLeft,
+                        group_id=membership.group_id,
+                        owner_id=membership.owner_id,
+                        member_id=membership.member_id,
+                        epoch=epochs[line.id],
+                        via=line.outcome,
+                    ),
+                )
+
+
+_ANSWERS: dict[InvitationState, type[Message]] = {
+    InvitationState.ACCEPTED: InvitationAccepted,
+    InvitationState.DECLINED: InvitationDeclined,
+    InvitationState.EXPIRED: InvitationExpired,
+}
+
+
+def _invitations(facts: Facts) -> _Told:
+    for invitation in facts.groups.invitations:
+        for number in range(1, invitation.round + 1):
+            yield (
+                invitation.expires_at - INVITATION_LIFETIME,  # when the last one was
+                _as(
+                    SendInvitation,
+                    invitation_id=invitation.id,
+                    round=number,
+                    recipient_id=invitation.subscriber_id,
+                    owner_id=invitation.owner_id,
+                    group_name=None,
+                    token="",
+                    expires_at=invitation.expires_at,
+                ),
+            )
+        if invitation.state in _ANSWERS:
+            answer = _as(
+                _ANSWERS[invitation.state],
+                group_id=invitation.group_id,
+                owner_id=invitation.owner_id,
+                invitation_id=invitation.id,
+                subscriber_id=invitation.subscriber_id,
+            )
+            yield invitation.ended_at, answer
+
+
+def _transfers(facts: Facts) -> _Told:
+    for id_, (transfers, told) in together(
+        by(facts.groups.transfers, "id"), lines(facts.groups.history, Kind.TRANSFER, "reference_id")
+    ):
+        transfer: Transfer | None = only(transfers)
+        if transfer is None or transfer.state is not TransferState.DONE:
+            continue
+        units = {line.member_id: line.units for line in told if line.member_id is not None and line.units is not None}
+        legs = tuple(
+            _as(TransferredLeg, member_id=member_id, amount_units=amount) for member_id, amount in units.items()
+        )
+        yield (
+            transfer.ended_at,
+            _as(
+                UnitsTransferred,
+                group_id=transfer.group_id,
+                owner_id=transfer.owner_id,
+                transfer_id=id_,
+                mode=transfer.mode,
+                amount_units=transfer.amount_units,
+                legs=legs,
+                total_units=transfer.total_units,
+            ),
+        )
+        for leg in legs:
+            if leg.amount_units:
+                yield (
+                    transfer.ended_at,
+                    _as(
+                        UnitsReceived,
+                        group_id=transfer.group_id,
+                        owner_id=transfer.owner_id,
+                        member_id=leg.member_id,
+                        transfer_id=id_,
+                        amount_units=leg.amount_units,
+                    ),
+                )

@@ -1,0 +1,152 @@
+"""Rows in the order of a key, and the rows of one key together: how an invariant reads tables of any size.
+
+An invariant speaks of one thing (a movement, an account, a saga) and of every row that tells of it. So each check is a
+merge join: streams in the order of that thing's id, taken together key by key, and a pure function of the rows of one
+key. What is in memory is one key's rows, whatever the tables' sizes.
+"""
+
+import heapq
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from operator import attrgetter, itemgetter
+from tempfile import TemporaryFile
+from typing import IO, Any, Protocol, TypeVar, runtime_checkable
+
+from deploy.operator.invariants.codes import Code, Violation
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+Keyed = Iterable[tuple[Any, R]]
+"""Rows, each with its key, in the order of the keys."""
+
+RUN = 50_000
+"""So many rows are sorted in memory at once; more go through a file."""
+
+_BLOCK = 500
+"""So many rows of a run are read back from the file at once."""
+
+
+@runtime_checkable
+class Ordered(Protocol[R_co]):
+    """A table that is kept elsewhere, and can be read in any order, as often as wanted."""
+
+    def __iter__(self) -> Iterator[R_co]:
+        """Read all rows, in no order."""
+
+    def by(self, columns: Sequence[str]) -> Iterator[R_co]:
+        """Read in the order of some columns the rows that have a value in each of them."""
+
+    def distinct(self, column: str) -> Iterable[Any]:
+        """Return the values of a column, each once."""
+
+
+def by(rows: Iterable[R], *columns: str) -> Keyed[R]:
+    """Return rows in the order of some columns, the first of which is the key; those without one are left out."""
+    key_of = attrgetter(columns[0])
+    ordered = rows.by(columns) if isinstance(rows, Ordered) else _sorted(rows, columns)
+    return ((key_of(row), row) for row in ordered)
+
+
+def _sorted(rows: Iterable[R], columns: Sequence[str]) -> Iterable[R]:
+    complete = (row for row in rows if all(getattr(row, name) is not None for name in columns))
+    return sorted(complete, key=attrgetter(*columns))
+
+
+def distinct(rows: Iterable[Any], column: str) -> Iterable[Any]:
+    """Return the values of a column, each once."""
+    return rows.distinct(column) if isinstance(rows, Ordered) else dict.fromkeys(map(attrgetter(column), rows))
+
+
+def in_order(pairs: Iterable[tuple[Any, R]]) -> Keyed[R]:
+    """Sort what has a derived key, which no database can sort by: in memory, and beyond `RUN` rows through a file.
+
+    All of it is read at once; what is given back can be read once.
+    """
+    source = iter(pairs)
+    run = _run(source)
+    if len(run) < RUN:
+        return run
+    # A file that has no name: whatever happens, nothing is left of it.
+    file = TemporaryFile()  # noqa: SIM115 - closed by whoever reads it to the end, or with the last reference to it
+    starts: list[tuple[int, int]] = []
+    while run:
+        starts.append((file.tell(), len(run)))
+        for begin in range(0, len(run), _BLOCK):
+            pickle.dump(run[begin : begin + _BLOCK], file, pickle.HIGHEST_PROTOCOL)
+        run = _run(source)
+    return _merged(file, starts)
+
+
+def _run(source: Iterator[tuple[Any, R]]) -> list[tuple[Any, R]]:
+    return sorted(islice(source, RUN), key=itemgetter(0))
+
+
+def _merged(file: IO[bytes], starts: Sequence[tuple[int, int]]) -> Iterator[tuple[Any, Any]]:
+    with file:
+        yield from heapq.merge(*(_read_back(file, *each) for each in starts), key=itemgetter(0))
+
+
+def _read_back(file: IO[bytes], position: int, count: int) -> Iterator[tuple[Any, Any]]:
+    while count > 0:
+        file.seek(position)
+        block = pickle.load(file)  # noqa: S301 - written by this very process, to a file that nobody else can open
+        position = file.tell()
+        count -= len(block)
+        yield from block
+
+
+class _Stream:
+    """Rows in the order of their keys, of which those of one key can be taken."""
+
+    def __init__(self, rows: Keyed[Any]) -> None:
+        self._rows = iter(rows)
+        self.is_over = False
+        self._step()
+
+    def _step(self) -> None:
+        try:
+            self.key, self._row = next(self._rows)
+        except StopIteration:
+            self.is_over = True
+
+    def take(self, key: Any) -> Iterator[Any]:
+        while not self.is_over and self.key == key:
+            row = self._row
+            self._step()
+            yield row
+
+
+Group = tuple[Any, Sequence[Iterator[Any]]]
+"""A key, and for each stream the rows that have it, which can be read once."""
+
+
+def together(*streams: Keyed[Any]) -> Iterator[Group]:
+    """Return for each key that any of the streams has the rows that have it, of each stream."""
+    heads = [_Stream(rows) for rows in streams]
+    while waiting := [head.key for head in heads if not head.is_over]:
+        key = min(waiting)
+        taken = [head.take(key) for head in heads]
+        yield key, taken
+        for rows in taken:
+            for _ in rows:  # what the check did not want to read
+                pass
+
+
+_UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a value that no code expects leads to."""
+
+
+def each(groups: Iterable[Group], check: Callable[..., Iterable[Violation]], *more: Any) -> Iterator[Violation]:
+    """Check every key's rows. Where a check can't go on because of what stands there, that is what it found."""
+    for key, rows in groups:
+        try:
+            yield from check(key, *rows, *more)
+        except _UNFIT as error:
+            yield Violation(Code.UNREADABLE, str(key), f"{check.__name__.strip('_')} can't be checked: {error!r}"[:200])
+
+
+def only(rows: Iterator[R]) -> R | None:
+    """Return the one row of a key, None if there is none: where the key is the primary key there are no more."""
+    return next(rows, None)

@@ -1,0 +1,262 @@
+"""Sagas and what they leave: an account that was created is paid and was a member, and no hold is forgotten."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from deploy.operator.invariants.codes import Code, Violation
+from deploy.operator.invariants.facts import Facts, Lateness
+from deploy.operator.invariants.history import lines
+from deploy.operator.invariants.rows import by, each, in_order, only, together
+from popfax_contracts.message import group_of
+from popfax_contracts.topics import Principal
+from services.chassis.sagas import ENDED, Saga, SagaRow, Status
+from services.groups.domain import HistoryEntry, Kind, Membership, account_of, membership_of
+from services.groups.sagas import CREATE_MEMBER_ACCOUNT
+from services.ledger.domain import Hold, HoldState
+from services.provisioning.domain import Action, Request
+from services.provisioning.sagas import PAID_ACTION
+
+NOTHING_HELD = (HoldState.RELEASED, HoldState.REFUSED, HoldState.BURNED)
+_OUTCOMES = {Status.COMPLETED: "created", Status.REFUSED: "refused"}
+
+
+def check_sagas(facts: Facts, late: Lateness) -> Iterator[Violation]:
+    """Check sagas, their holds and their lines; then what came of each account creation."""
+    yield from each(
+        together(
+            by(facts.groups.sagas, "id"),
+            by(facts.provisioning.sagas, "id"),
+            by(facts.ledger.holds, "id"),
+            lines(facts.groups.history, Kind.ACCOUNT, "id"),
+        ),
+        _saga,
+        late,
+    )
+    yield from each(
+        together(
+            in_order(_creations(facts)),
+            by(facts.groups.memberships, "member_id"),
+            lines(facts.groups.history, Kind.MEMBERSHIP, "member_id"),
+        ),
+        _creation,
+        late,
+    )
+
+
+def id_in(saga: SagaRow, name: str) -> UUID | None:
+    """Return an id that a saga remembers, None if it does not, or if what stands there is no id."""
+    try:
+        return UUID(saga.data[name])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+# --- sagas, their holds, their lines ---
+
+
+def _saga(
+    id_: UUID,
+    creations: Iterator[SagaRow],
+    actions: Iterator[SagaRow],
+    holds: Iterator[Hold],
+    told: Iterator[HistoryEntry],
+    late: Lateness,
+) -> Iterator[Violation]:
+    creation, action, hold, line = only(creations), only(actions), only(holds), only(told)
+    runs = ((creation, CREATE_MEMBER_ACCOUNT, Principal.GROUPS), (action, PAID_ACTION, Principal.PROVISIONING))
+    for saga, definition, service in runs:
+        if saga is not None:
+            yield from _itself(saga, definition, late)
+            if hold is not None and (wrong := _not_asked_for(saga, hold, service)):
+                yield Violation(Code.HOLD_MISMATCH, str(id_), wrong)
+    if creation is not None and (wrong := _not_derived(creation)):
+        yield Violation(Code.SAGA_MISMATCH, str(id_), wrong)
+    if hold is not None and (wrong := _orphaned(hold, creation, action, late)):
+        yield Violation(Code.ORPHAN_HOLD, str(id_), wrong)
+    if (creation is not None or line is not None) and (wrong := _mistold(creation, line)):
+        yield Violation(Code.HISTORY_MISMATCH, str(id_), wrong)
+
+
+def _itself(saga: SagaRow, definition: Saga, late: Lateness) -> Iterator[Violation]:
+    id_, ended = str(saga.id), saga.status in ENDED
+    if saga.name != definition.name or saga.step not in {step.name for step in definition.steps}:
+        yield Violation(Code.UNKNOWN_VALUE, id_, f"a saga {saga.name!r} at step {saga.step!r}, which no code knows")
+    if ended is (saga.ended_at is None):
+        yield Violation(Code.SAGA_MISMATCH, id_, f"{saga.status}, and ended at {saga.ended_at}")
+    if saga.status is Status.REFUSED and saga.code is None:
+        yield Violation(Code.SAGA_MISMATCH, id_, "refused, and nobody knows why")
+    if ended and saga.data.keys() & definition.forget:
+        yield Violation(Code.PERSONAL_DATA_KEPT, id_, f"{saga.status}, and still knows who it was for")
+    if not ended and late(saga.opened_at):
+        yield Violation(Code.SAGA_NOT_ENDED, id_, f"{saga.status} at {saga.step}, since {saga.opened_at}")
+
+
+def _not_derived(saga: SagaRow) -> str | None:
+    owner_id, group_id = id_in(saga, "owner_id"), id_in(saga, "group_id")
+    if owner_id is None or group_id != group_of(owner_id) or saga.actor != owner_id:
+        return f"asked by {saga.actor}, of {owner_id}, for the group {group_id}"
+    return None
+
+
+def _not_asked_for(saga: SagaRow, hold: Hold, service: Principal) -> str | None:
+    """Say in what a hold is not what its saga asks for. One that was burned was never asked for."""
+    if not hold.is_of(service):
+        return f"its saga is run by {service}, and it is held by {hold.holder}"
+    payer = id_in(saga, "owner_id" if saga.name == CREATE_MEMBER_ACCOUNT.name else "account_id")
+    wanted = (payer, saga.data.get("price_units"), saga.data.get("action") == Action.EXTENSION)
+    found = (hold.account_id, hold.amount_units, hold.extends)
+    if hold.state is HoldState.BURNED:
+        wanted, found = wanted[:1], found[:1]  # type: ignore[assignment]
+    return None if found == wanted else f"its saga asks for {_told(wanted)}, and it is {_told(found)}"
+
+
+def _told(values: tuple[Any, ...]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _orphaned(hold: Hold, creation: SagaRow | None, action: SagaRow | None, late: Lateness) -> str | None:
+    """Say what is wrong with a hold that no saga will close, or ever has asked for.
+
+    In flight, a saga may have been opened after the sagas were read, and one of provisioning's have ended since the
+    ledger was: then the hold is young, or the end.
+    """
+    saga = creation or action
+    if saga is None:
+        return f"{hold.state}, and of no saga: {hold.amount_units} units" if late(hold.opened_at) else None
+    if hold.state is not HoldState.OPEN:
+        return None
+    ended = saga.status in ENDED and (saga is creation or late(saga.ended_at))
+    return f"{hold.amount_units} units held for nothing" if ended or late.settled else None
+
+
+def _mistold(saga: SagaRow | None, line: HistoryEntry | None) -> str | None:
+    """Say in what the history tells of a creation otherwise than it went."""
+    if saga is None or line is None:
+        return f"creation {saga and saga.status}, the line says {line and line.outcome}"
+    ended = saga.status in ENDED
+    created = saga.status is Status.COMPLETED
+    wanted = (
+        _OUTCOMES.get(saga.status, "pending"),
+        id_in(saga, "group_id"),
+        id_in(saga, "owner_id"),
+        account_of(saga.id) if created else None,
+        saga.id,
+        saga.data.get("price_units"),
+        saga.code if saga.status is Status.REFUSED else None,
+        saga.opened_at,
+        saga.ended_at if ended else None,
+    )
+    found = (
+        line.outcome,
+        line.group_id,
+        line.actor_id,
+        line.member_id,
+        line.reference_id,
+        line.units,
+        line.code,
+        line.at,
+        line.ended_at,
+    )
+    if found == wanted:
+        return None
+    differ = [(was, says) for was, says in zip(wanted, found, strict=True) if was != says]
+    return "; ".join(f"creation {was}, the line says {says}" for was, says in differ)
+
+
+# --- account creations ---
+
+
+@dataclass(frozen=True, slots=True)
+class _Creation:
+    """What there is of one account creation: the saga, its hold and its request have one id."""
+
+    id: UUID
+    status: Status | None
+    group_id: UUID | None
+    hold: HoldState | None
+    granted: bool
+    opened_at: Any
+
+
+def _creations(facts: Facts) -> Iterator[tuple[UUID, _Creation]]:
+    """Return the account creations, each with the id of the account that it makes."""
+    for id_, (sagas, actions, holds, requests) in together(
+        by(facts.groups.sagas, "id"),
+        by(facts.provisioning.sagas, "id"),
+        by(facts.ledger.holds, "id"),
+        by(facts.provisioning.requests, "id"),
+    ):
+        saga, hold = only(sagas), only(holds)
+        request: Request | None = only(requests)
+        paid_otherwise = only(actions) is not None
+        granted = request is not None and request.code is None
+        captured = hold is not None and hold.state is HoldState.CAPTURED and not paid_otherwise
+        if saga is not None or granted or captured:
+            moments = [each.opened_at for each in (saga, hold) if each is not None]
+            moments += [request.decided_at] if request is not None else []
+            yield (
+                account_of(id_),
+                _Creation(
+                    id_,
+                    saga.status if saga is not None else None,
+                    id_in(saga, "group_id") if saga is not None else None,
+                    hold.state if hold is not None else None,
+                    granted,
+                    max(moments),
+                ),
+            )
+
+
+def _creation(
+    account_id: UUID,
+    creations: Iterator[_Creation],
+    memberships: Iterator[Membership],
+    told: Iterator[HistoryEntry],
+    late: Lateness,
+) -> Iterator[Violation]:
+    creation = only(creations)
+    begun = sum(line.code == "account_created" for line in told)
+    if creation is None:
+        if begun:
+            yield Violation(Code.MEMBERSHIP_WITHOUT_ACCOUNT, str(account_id), "was not created by anybody")
+        return
+    # One of somebody who was invited, and accepted, before the account was paid: they were a member already.
+    wanted = membership_of(creation.group_id, account_id) if creation.group_id is not None else None
+    was_member = any(membership.id == wanted and membership.epoch for membership in memberships)
+    codes = _wrong(creation, begun, was_member)
+    if late(creation.opened_at):
+        codes += _unfinished(creation, was_member)
+    for code in codes:
+        yield Violation(
+            code,
+            str(creation.id),
+            f"saga {creation.status}, hold {creation.hold}, account {creation.granted}, memberships {begun}, "
+            f"was member {was_member}",
+        )
+
+
+def _wrong(c: _Creation, begun: int, was_member: bool) -> list[Code]:
+    """Return what may be at no moment."""
+    paid, refused = c.hold is HoldState.CAPTURED, c.status is Status.REFUSED
+    broken = {
+        Code.PAYMENT_WITHOUT_ACCOUNT: paid and not c.granted,
+        Code.MEMBERSHIP_WITHOUT_PAYMENT: begun > 0 and not paid,
+        Code.MEMBERSHIP_WITHOUT_ACCOUNT: begun > 0 and not c.granted,
+        Code.MEMBERSHIP_WITHOUT_SAGA: begun > 0 and c.status is not Status.COMPLETED,
+        Code.MEMBERSHIP_TWICE: begun > 1,
+        Code.COMPLETED_WITHOUT_MEMBERSHIP: c.status is Status.COMPLETED and not was_member,
+        Code.REFUSED_NOT_RELEASED: refused and c.hold not in NOTHING_HELD,
+        Code.REFUSED_WITH_ACCOUNT: refused and c.granted,
+    }
+    return [code for code, is_broken in broken.items() if is_broken]
+
+
+def _unfinished(c: _Creation, was_member: bool) -> list[Code]:
+    """Return what may only be on the way."""
+    broken = {
+        Code.ACCOUNT_WITHOUT_PAYMENT: c.granted and c.hold is not HoldState.CAPTURED,
+        Code.ACCOUNT_WITHOUT_MEMBERSHIP: c.granted and not was_member,
+    }
+    return [code for code, is_broken in broken.items() if is_broken]

@@ -1,0 +1,132 @@
+"""Timers: what will happen has its timer, and each timer has what it is for.
+
+True at every moment: a row and its timer are written in one transaction. A timer whose handler failed is parked; it
+counts as being there, and is found by its age.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain
+from typing import Any
+from uuid import UUID
+
+from deploy.operator.invariants.codes import Code, Violation
+from deploy.operator.invariants.facts import AsideRow, Facts, Plumbing, TimerRow
+from deploy.operator.invariants.rows import by, each, in_order, only, together
+from services.chassis.messages import TIMERS
+from services.chassis.sagas import CancelSaga, RetrySaga, Saga, SagaDeadline, SagaRow, Status
+from services.groups.domain import Invitation, InvitationState, Transfer, TransferState
+from services.groups.sagas import CREATE_MEMBER_ACCOUNT
+from services.groups.timers import InvitationDue, RetryTransfer, TransferDue
+from services.ledger.messages import CorrectBalance
+from services.provisioning.domain import AccountState, FaxNumber, NumberState, Subscriber
+from services.provisioning.sagas import PAID_ACTION
+from services.provisioning.timers import ExpiryDue, NumberRested, arm, rest_of
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A timer that a row needs, or would bear: its message, and when it is due at the latest.
+
+    `exactly` says that it is due then and not sooner. `needed` says that it must be there.
+    """
+
+    what: str
+    type: str
+    due_at: datetime | None
+    exactly: bool = True
+    needed: bool = True
+
+
+_OPERATORS = frozenset(model.TYPE for model in (RetrySaga, CancelSaga, CorrectBalance, RetryTransfer))
+"""What an operator puts among the timers: it is for no row, and due at once."""
+
+
+def check_timers(facts: Facts) -> Iterator[Violation]:
+    """Check each service's timers against its rows."""
+    own, invited = facts.provisioning, facts.groups.invitations
+    yield from _compared(facts.ledger, ())
+    yield from _compared(facts.notifications, ())
+    yield from _compared(
+        facts.groups,
+        chain(
+            _deadlines(facts.groups.sagas, CREATE_MEMBER_ACCOUNT),
+            _made_of(invited, _invitation),
+            _made_of(facts.groups.transfers, _transfer),
+        ),
+    )
+    yield from _compared(
+        own,
+        chain(
+            _deadlines(own.sagas, PAID_ACTION),
+            _made_of(own.subscribers, _account),
+            _made_of(own.fax_numbers, _number),
+        ),
+    )
+
+
+def _compared(facts: Plumbing, due: Iterable[tuple[UUID, Due]]) -> Iterator[Violation]:
+    parked = ((id_, row) for id_, row in by(facts.parked, "id") if row.topic == TIMERS)
+    yield from each(together(in_order(due), by(facts.timers, "id"), parked), _timer)
+
+
+def _timer(
+    id_: UUID, due: Iterator[Due], timers: Iterator[TimerRow], parked: Iterator[AsideRow]
+) -> Iterator[Violation]:
+    wanted, timer = only(due), only(timers)
+    if timer is None:
+        if wanted is not None and wanted.needed and only(parked) is None:
+            yield Violation(Code.TIMER_MISSING, str(id_), f"{wanted.what}, and no timer, due at {wanted.due_at}")
+        return
+    if timer.type in _OPERATORS:
+        return
+    if wanted is None:
+        yield Violation(Code.TIMER_WITHOUT_ROW, str(id_), f"{timer.type} of {timer.key}, due at {timer.due_at}")
+        return
+    if timer.type != wanted.type:
+        yield Violation(Code.TIMER_MISSING, str(id_), f"{wanted.what}, and its timer is a {timer.type}")
+    if wanted.due_at is None:
+        return
+    if timer.due_at > wanted.due_at or (wanted.exactly and timer.due_at < wanted.due_at):
+        detail = f"{wanted.what}, due at {wanted.due_at}, and its timer at {timer.due_at}"
+        yield Violation(Code.TIMER_MISSING, str(id_), detail)
+
+
+def _made_of(rows: Iterable[Any], make: Callable[[Any], tuple[UUID, Due] | None]) -> Iterator[tuple[UUID, Due]]:
+    return (made for row in rows if (made := make(row)) is not None)
+
+
+def _invitation(invitation: Invitation) -> tuple[UUID, Due] | None:
+    if invitation.state is not InvitationState.PENDING:
+        return None
+    return invitation.id, Due("a pending invitation", InvitationDue.TYPE, invitation.expires_at)
+
+
+def _transfer(transfer: Transfer) -> tuple[UUID, Due] | None:
+    if transfer.state is not TransferState.PENDING:
+        return None
+    return transfer.id, Due("a pending transfer", TransferDue.TYPE, None)
+
+
+def _account(account: Subscriber) -> tuple[UUID, Due] | None:
+    if account.state is not AccountState.ACTIVE or account.expires_at is None:
+        return None
+    return arm(account).id, Due(f"account {account.id} ends", ExpiryDue.TYPE, account.next_due())
+
+
+def _number(number: FaxNumber) -> tuple[UUID, Due] | None:
+    if number.state is not NumberState.RESTING:
+        return None
+    return rest_of(number.number), Due(f"number {number.number} rests", NumberRested.TYPE, None)
+
+
+def _deadlines(sagas: Iterable[SagaRow], definition: Saga) -> Iterator[tuple[UUID, Due]]:
+    """Return the deadlines: a running saga needs one up to its pivot, one that is called off may have it still."""
+    for saga in sagas:
+        place = next((place for place, step in enumerate(definition.steps) if step.name == saga.step), None)
+        if place is None or saga.ended_at is not None or place > definition.pivot:
+            continue
+        due_at = saga.opened_at + definition.deadline
+        needed = saga.status is Status.RUNNING
+        yield saga.id, Due(f"a saga {saga.status}", SagaDeadline.TYPE, due_at, exactly=False, needed=needed)

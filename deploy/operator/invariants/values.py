@@ -1,0 +1,88 @@
+"""Values that some code knows: states, kinds, codes. One that none knows is shown, and nothing fails over it."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from deploy.operator.invariants.codes import Code, Violation
+from deploy.operator.invariants.facts import Facts
+from deploy.operator.invariants.rows import distinct
+from popfax_contracts.codes import GroupsCode, LedgerCode, ProvisioningCode
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import TransferUnits
+from popfax_contracts.topics import TOPICS
+from services.chassis.messages import TIMERS
+from services.chassis.sagas import Status
+from services.groups import domain as groups
+from services.groups.commands import ANSWERS
+from services.groups.consumers import GROUPS
+from services.ledger import domain as ledger
+from services.ledger.consumers import LEDGER
+from services.notifications.consumers import NOTIFICATIONS
+from services.notifications.domain import MailState, Template
+from services.provisioning import domain as provisioning
+from services.provisioning.consumers import PROVISIONING
+from services.provisioning.store import ACTIONS
+
+_LANGUAGES = {*Language}
+_TOPICS = {TIMERS, *(topic.name for topic in TOPICS)}
+_MODES = set(TransferUnits.model_fields["mode"].annotation.__args__)  # type: ignore[union-attr]
+
+
+def check_values(facts: Facts) -> Iterator[Violation]:
+    """Check every column that holds one of a set of words. What is left empty is for others to judge."""
+    for table, rows, columns in _words(facts):
+        for column, known in columns.items():
+            for value in distinct(rows, column):
+                if value is not None and value not in known:
+                    yield from _holders(table, rows, column, value)
+
+
+def _holders(table: str, rows: Iterable[Any], column: str, value: Any) -> Iterator[Violation]:
+    """Name the first rows that have a value, and count the rest."""
+    found = [row.id for row in rows if getattr(row, column) == value and hasattr(row, "id")]
+    for id_ in found[:3]:
+        yield Violation(Code.UNKNOWN_VALUE, str(id_), f"{table}.{column} is {str(value)!r}: {len(found)} rows")
+
+
+_Words = tuple[str, Iterable[Any], Mapping[str, Collection[str]]]
+
+
+def _words(facts: Facts) -> Iterator[_Words]:
+    own, of = facts.ledger, facts.groups
+    yield "ledger.accounts", own.accounts, {"state": {*ledger.AccountState}}
+    yield "ledger.holds", own.holds, {"state": {*ledger.HoldState}, "code": {*LedgerCode}}
+    yield "ledger.transfers", own.transfers, {"kind": {*ledger.TransferKind}, "code": {*LedgerCode}}
+    yield "ledger.corrections", own.corrections, {"code": {*LedgerCode}}
+    yield "groups.sagas", of.sagas, {"status": {*Status}, "code": {*GroupsCode}}
+    yield "groups.subscribers", of.subscribers, {"state": {*groups.AccountState}, "language": _LANGUAGES}
+    yield "groups.invitations", of.invitations, {"state": {*groups.InvitationState}}
+    yield (
+        "groups.transfers",
+        of.transfers,
+        {"state": {*groups.TransferState}, "mode": _MODES, "code": {*LedgerCode}},
+    )
+    yield "groups.history", of.history, {"kind": {*groups.Kind}}
+    types = {model.TYPE for model in ANSWERS}
+    yield "groups.commands", of.commands, {"state": {*groups.CommandState}, "type": types}
+    yield from _of_provisioning(facts)
+    mails = {"template": {*Template}, "state": {*MailState}}
+    yield "notifications.mails", facts.notifications.mails, mails
+    yield "notifications.people", facts.notifications.people, {"language": _LANGUAGES}
+    for service, plumbing in (
+        (LEDGER, own),
+        (GROUPS, of),
+        (PROVISIONING, facts.provisioning),
+        (NOTIFICATIONS, facts.notifications),
+    ):
+        name = service.principal.value
+        yield f"{name}.timers", plumbing.timers, {"type": {model.TYPE for model in service.handlers}}
+        yield f"{name}.parked", plumbing.parked, {"topic": _TOPICS}
+
+
+def _of_provisioning(facts: Facts) -> Iterator[_Words]:
+    own = facts.provisioning
+    yield "provisioning.sagas", own.sagas, {"status": {*Status}, "code": {*ProvisioningCode}}
+    yield "provisioning.subscribers", own.subscribers, {"state": {*provisioning.AccountState}, "language": _LANGUAGES}
+    yield "provisioning.requests", own.requests, {"code": {*ProvisioningCode}}
+    yield "provisioning.purchases", own.purchases, {"action": set(ACTIONS.values()), "code": {*ProvisioningCode}}
+    yield "provisioning.fax_numbers", own.fax_numbers, {"state": {*provisioning.NumberState}}
