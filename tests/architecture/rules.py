@@ -24,6 +24,9 @@ ROOMS = (
 )
 """What every service has. It may have more (`sagas`, `sender.py`)."""
 
+NO_SERVICE = frozenset({"chassis", "__pycache__"})
+"""What stands beside the services and is none."""
+
 BUSINESS = frozenset(
     {"group", "unit", "account", "member", "membership", "owner", "plan", "fax", "price", "invitation"}
 )
@@ -104,7 +107,7 @@ def handler_modules(tree: Path) -> list[Path]:
 def missing_rooms(tree: Path) -> list[str]:
     """Find what a service lacks of what every service has, and services without a charter."""
     services = tree / "services"
-    present = sorted(p.name for p in services.iterdir() if p.is_dir() and not p.name.startswith("_"))
+    present = sorted(p.name for p in services.iterdir() if p.is_dir() and p.name not in NO_SERVICE)
     found = [
         f"services/{name}/{room}: missing" for name in present for room in ROOMS if not _there(services / name / room)
     ]
