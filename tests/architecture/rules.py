@@ -99,7 +99,7 @@ def impure_handlers(tree: Path) -> list[str]:
 def handler_modules(tree: Path) -> list[Path]:
     """Give the modules that decide: handlers, domains, what becomes of decisions, and the sagas' files."""
     services = tree / "services"
-    rooms = ("handlers.py", "handlers/*.py", "facts.py", "domain.py", "sagas/*.py")
+    rooms = ("handlers.py", "handlers/*.py", "transitions.py", "domain.py", "sagas/*.py")
     found = [path for name in SERVICES for room in rooms for path in services.glob(f"{name}/{room}")]
     return sorted([*found, services / "chassis" / "sagas.py"])
 

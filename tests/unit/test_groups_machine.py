@@ -74,7 +74,7 @@ from services.chassis.sagas import SagaRow, Status
 from services.chassis.service import Handler, Moment, Service
 from services.chassis.shell import FromKafka, Shell
 from services.chassis.timers import fire_due
-from services.groups import facts, handlers
+from services.groups import handlers, transitions
 from services.groups.consumers import with_quotas
 from services.groups.domain import (
     AccountState,
@@ -568,7 +568,7 @@ def _without(handler: Handler, unwanted: Callable[[Any], bool]) -> Handler:
 
 def _ends_what_has_ended(roster: Roster, message: Incoming[Any], moment: Moment) -> Outcome:
     invitation = roster.invitations.get(message.body.invitation_id)
-    return () if invitation is None else facts.bounced(roster, invitation, "mailbox_full", moment)
+    return () if invitation is None else transitions.bounce(roster, invitation, "mailbox_full", moment)
 
 
 def _leaves_the_line_open(roster: Roster, message: Incoming[Any], moment: Moment) -> Outcome:

@@ -1,6 +1,6 @@
 """What groups does with each message that is not a saga's reply: one function a message, one module a subject.
 
-Each begins with its checks, in the order that the contract promises; what follows from them is in `facts`.
+Each begins with its checks, in the order that the contract promises; what follows from them is in `transitions`.
 """
 
 from services.groups.handlers.accounts import (

@@ -18,7 +18,7 @@ from popfax_contracts.provisioning import (
 )
 from services.chassis.messages import Effect, Incoming, Outcome
 from services.chassis.service import Moment
-from services.groups import facts
+from services.groups import transitions
 from services.groups.domain import AccountState, InvitationState, Plan, membership_of
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.sagas import CREATE_MEMBER_ACCOUNT, SAGAS
@@ -34,7 +34,7 @@ def create_member_account(roster: Roster, message: Incoming[CreateMemberAccount]
     if code is not None:
         return [MemberAccountRefused(group_id=command.group_id, code=code, command_type=command.TYPE)]
     owner_id, saga_id = owner_of(message), saga_of(message)
-    facts.creation_asked(roster, saga_id, command.group_id, owner_id, command.price_units, moment)
+    transitions.begin_creation(roster, saga_id, command.group_id, owner_id, command.price_units, moment)
     data = command.model_dump(mode="json") | {"owner_id": str(owner_id)}
     return CREATE_MEMBER_ACCOUNT.begin(roster.sagas, saga_id, data, message, moment)
 
@@ -51,7 +51,7 @@ def _why_not(roster: Roster, message: Incoming[CreateMemberAccount], moment: Mom
         return GroupsCode.NOT_ON_SALE
     if plan.price_units != command.price_units:
         return GroupsCode.PRICE_CHANGED
-    if (code := facts.asked(roster, owner_of(message), moment)) is not None:
+    if (code := transitions.charge_quota(roster, owner_of(message), moment)) is not None:
         return code
     holder_id = roster.holder(command.email)
     if holder_id is None:
@@ -118,15 +118,15 @@ def account_closed(roster: Roster, message: Incoming[AccountClosed], moment: Mom
         return ()
     roster.subscribers.put(replace(known, state=AccountState.CLOSED))
     roster.groups.put(replace(roster.group(group_id, id_), closed_at=moment.now))
-    facts.forgotten(roster, id_)
+    transitions.erase_person(roster, id_)
     effects: list[Effect] = []
     for invitation in roster.invitations.values():
         if invitation.state is InvitationState.PENDING and id_ in (invitation.subscriber_id, invitation.owner_id):
             reason = "account_closed" if invitation.subscriber_id == id_ else "group_closed"
-            effects += facts.revoked(roster, invitation, reason, moment)
+            effects += transitions.revoke(roster, invitation, reason, moment)
     for member in roster.memberships.values():
         if member.active and member.group_id == group_id:
-            effects += facts.left(roster, member, "group_closed", moment)
+            effects += transitions.leave(roster, member, "group_closed", moment)
         elif member.active and member.member_id == id_:
-            effects += facts.left(roster, member, "account_closed", moment)
+            effects += transitions.leave(roster, member, "account_closed", moment)
     return effects

@@ -7,7 +7,7 @@ from popfax_contracts.message import group_of
 from popfax_contracts.provisioning import PersonErased, PersonRecorded
 from services.chassis.messages import Incoming, Outcome
 from services.chassis.service import Moment
-from services.groups import facts
+from services.groups import transitions
 from services.groups.domain import AccountState, HistoryEntry, Kind
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.store import Roster, renaming_of
@@ -67,5 +67,5 @@ def person_recorded(roster: Roster, message: Incoming[PersonRecorded], moment: M
 
 def person_erased(roster: Roster, message: Incoming[PersonErased], moment: Moment) -> Outcome:
     """Forget who somebody was."""
-    facts.forgotten(roster, message.body.subscriber_id)
+    transitions.erase_person(roster, message.body.subscriber_id)
     return ()

@@ -17,7 +17,7 @@ from popfax_contracts.groups import (
 from popfax_contracts.notifications import MailUndeliverable
 from services.chassis.messages import Effect, Incoming, Outcome
 from services.chassis.service import Moment
-from services.groups import facts
+from services.groups import transitions
 from services.groups.domain import Invitation, InvitationState, received_invitations_tally, sent_invitations_tally
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.store import Roster, invitation_of
@@ -32,7 +32,7 @@ def invite_by_email(roster: Roster, message: Incoming[InviteByEmail], moment: Mo
     holder_id = roster.holder(command.email)
     code = (
         why_not_owner(roster, message, command.group_id)
-        or facts.asked(roster, owner_of(message), moment)
+        or transitions.charge_quota(roster, owner_of(message), moment)
         or _why_not_invited(roster, message, holder_id, moment)
     )
     if code is not None:
@@ -40,7 +40,7 @@ def invite_by_email(roster: Roster, message: Incoming[InviteByEmail], moment: Mo
     owner_id, invitation_id = owner_of(message), invitation_of(message)
     if holder_id is None:
         return [AccountCreationRequired(group_id=command.group_id, owner_id=owner_id, plans=_offers(roster))]
-    return facts.invited(roster, invitation_id, command.group_id, owner_id, holder_id, command.email, moment)
+    return transitions.invite(roster, invitation_id, command.group_id, owner_id, holder_id, command.email, moment)
 
 
 def _why_not_invited(
@@ -55,8 +55,8 @@ def _why_not_invited(
     membership = roster.membership(message.body.group_id, owner_id, holder_id)
     if membership.active:
         return GroupsCode.ALREADY_MEMBER
-    made = facts.tally(roster, sent_invitations_tally(owner_id), moment)
-    got = facts.tally(roster, received_invitations_tally(holder_id), moment)
+    made = transitions.tally(roster, sent_invitations_tally(owner_id), moment)
+    got = transitions.tally(roster, received_invitations_tally(holder_id), moment)
     is_new = membership.invitation_id is None
     exceeded = (
         (GroupsCode.QUOTA_OWNER_PENDING, is_new and made.pending >= quotas.owner_pending),
@@ -76,13 +76,13 @@ def _offers(roster: Roster) -> tuple[PlanOffer, ...]:
 def accept_invitation(roster: Roster, message: Incoming[AcceptInvitation], moment: Moment) -> Outcome:
     """Make the invited subscriber a member."""
     invitation, refusal = _answerable(roster, message, moment)
-    return refusal if invitation is None else facts.accepted(roster, invitation, moment)
+    return refusal if invitation is None else transitions.accept(roster, invitation, moment)
 
 
 def decline_invitation(roster: Roster, message: Incoming[DeclineInvitation], moment: Moment) -> Outcome:
     """End the invitation, as the invited subscriber wants."""
     invitation, refusal = _answerable(roster, message, moment)
-    return refusal if invitation is None else facts.declined(roster, invitation, moment)
+    return refusal if invitation is None else transitions.decline(roster, invitation, moment)
 
 
 def _answerable(
@@ -94,7 +94,7 @@ def _answerable(
     code = _why_not_answered(message, invitation)
     effects: list[Effect] = []
     if code is None and invitation is not None and invitation.expires_at <= moment.now:
-        effects += facts.expired(roster, invitation, moment)
+        effects += transitions.expire(roster, invitation, moment)
         code = InvitationState.EXPIRED.refusal
     if code is None:
         return invitation, ()
@@ -122,7 +122,7 @@ def revoke_invitation(roster: Roster, message: Incoming[RevokeInvitation], momen
     invitation = roster.invitations.get(command.invitation_id)
     code = why_not_owner(roster, message, command.group_id) or _why_not_revoked(command, invitation)
     if invitation is not None and code is None:
-        return facts.revoked(roster, invitation, "revoked", moment)
+        return transitions.revoke(roster, invitation, "revoked", moment)
     return [
         RevocationRefused(
             group_id=command.group_id,
@@ -144,7 +144,7 @@ def invitation_due(roster: Roster, message: Incoming[InvitationDue], moment: Mom
     invitation = roster.invitations.get(message.body.invitation_id)
     if invitation is None or invitation.state is not InvitationState.PENDING or moment.now < invitation.expires_at:
         return ()
-    return facts.expired(roster, invitation, moment)
+    return transitions.expire(roster, invitation, moment)
 
 
 def mail_undeliverable(roster: Roster, message: Incoming[MailUndeliverable], moment: Moment) -> Outcome:
@@ -155,4 +155,4 @@ def mail_undeliverable(roster: Roster, message: Incoming[MailUndeliverable], mom
     invitation = roster.invitations.get(told.invitation_id)
     if invitation is None or invitation.state is not InvitationState.PENDING or told.round != invitation.round:
         return ()
-    return facts.bounced(roster, invitation, told.reason, moment)
+    return transitions.bounce(roster, invitation, told.reason, moment)

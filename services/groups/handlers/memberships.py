@@ -11,7 +11,7 @@ from popfax_contracts.groups import (
 )
 from services.chassis.messages import Effect, Incoming, Outcome
 from services.chassis.service import Moment
-from services.groups import facts
+from services.groups import transitions
 from services.groups.domain import Membership, membership_of
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.store import Roster
@@ -28,7 +28,7 @@ def detach_members(roster: Roster, message: Incoming[DetachMembers], moment: Mom
     for named in command.members:
         member = roster.memberships.get(membership_of(command.group_id, named.member_id))
         if member is not None and _is_meant(member, named.epoch):
-            effects += facts.left(roster, member, "detached", moment)
+            effects += transitions.leave(roster, member, "detached", moment)
             outcomes.append(Detachment(member_id=named.member_id, outcome="detached"))
         else:
             outcomes.append(Detachment(member_id=named.member_id, outcome="not_member"))
@@ -44,7 +44,7 @@ def leave_group(roster: Roster, message: Incoming[LeaveGroup], moment: Moment) -
         member = roster.memberships.get(membership_of(command.group_id, message.actor))
     if member is None or not _is_meant(member, command.epoch):
         return [LeaveRefused(group_id=command.group_id, code=GroupsCode.NOT_MEMBER, command_type=command.TYPE)]
-    return facts.left(roster, member, "left", moment)
+    return transitions.leave(roster, member, "left", moment)
 
 
 def _is_meant(member: Membership, epoch: int | None) -> bool:

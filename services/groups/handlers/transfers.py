@@ -9,7 +9,7 @@ from popfax_contracts.groups import MAX_MEMBERS, TransferRefused, TransferUnits
 from popfax_contracts.ledger import Leg, PostTransfers, TransfersPosted, TransfersRefused
 from services.chassis.messages import ClearTimer, Incoming, Outcome, SetTimer
 from services.chassis.service import Moment
-from services.groups import facts
+from services.groups import transitions
 from services.groups.domain import ASKED_AGAIN, ASKED_AGAIN_AT_LEAST, Transfer, TransferState, membership_of
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.store import Roster, transfer_of
@@ -40,7 +40,7 @@ def transfer_units(roster: Roster, message: Incoming[TransferUnits], moment: Mom
         asked_at=moment.now,
         ended_at=None,
     )
-    facts.asked_for(roster, transfer, member_ids)
+    transitions.request_transfer(roster, transfer, member_ids)
     return _ask(transfer, member_ids, moment)
 
 
@@ -99,7 +99,7 @@ def transfers_posted(roster: Roster, message: Incoming[TransfersPosted], moment:
     transfer = roster.transfers.get(message.body.transfer_id)
     if transfer is None or transfer.state is not TransferState.PENDING:
         return ()
-    return [*facts.transferred(roster, transfer, message.body, moment), ClearTimer(transfer.id)]
+    return [*transitions.complete_transfer(roster, transfer, message.body, moment), ClearTimer(transfer.id)]
 
 
 def transfers_refused(roster: Roster, message: Incoming[TransfersRefused], moment: Moment) -> Outcome:
@@ -107,7 +107,7 @@ def transfers_refused(roster: Roster, message: Incoming[TransfersRefused], momen
     transfer = roster.transfers.get(message.body.transfer_id)
     if transfer is None or transfer.state is not TransferState.PENDING:
         return ()
-    facts.refused(roster, transfer, message.body.code, moment)
+    transitions.refuse_transfer(roster, transfer, message.body.code, moment)
     return [_refused(transfer.group_id, transfer.id, message.body.code), ClearTimer(transfer.id)]
 
 

@@ -23,7 +23,7 @@ from popfax_contracts.provisioning import AccountProvisioned, AccountRefused, Ca
 from services.chassis.messages import Outcome
 from services.chassis.sagas import Saga, SagaRow, Step
 from services.chassis.service import Moment
-from services.groups import facts
+from services.groups import transitions
 from services.groups.domain import account_of
 from services.groups.store import Roster
 
@@ -66,7 +66,7 @@ def capture_hold(saga: SagaRow) -> CaptureHold:
 def add_membership(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
     """The account exists and is paid: it is a member at once."""
     group_id, owner_id, member_id = UUID(saga.data["group_id"]), owner(saga), account_of(saga.id)
-    facts.creation_ended(state, saga.id, member_id, None, moment)
+    transitions.end_creation(state, saga.id, member_id, None, moment)
     created = MemberAccountCreated(
         group_id=group_id,
         owner_id=owner_id,
@@ -74,12 +74,12 @@ def add_membership(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
         plan=saga.data["plan"],
         price_units=saga.data["price_units"],
     )
-    return [*facts.joined(state, group_id, owner_id, member_id, "account_created", saga.actor, moment), created]
+    return [*transitions.join(state, group_id, owner_id, member_id, "account_created", saga.actor, moment), created]
 
 
 def refuse(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
     """Nothing happened: no account, no payment, no membership."""
-    facts.creation_ended(state, saga.id, None, saga.code, moment)
+    transitions.end_creation(state, saga.id, None, saga.code, moment)
     return [
         MemberAccountRefused(
             group_id=UUID(saga.data["group_id"]),

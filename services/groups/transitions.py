@@ -1,6 +1,6 @@
-"""What becomes true of a group: each function changes the roster, writes the history, and gives the messages that tell.
+"""State transitions: each function changes the roster, writes the history, and returns the messages that follow.
 
-Handlers and the saga decide; here it happens, in one way whoever asked for it.
+Handlers and the saga decide whether a transition takes place; how it takes place is the same for all of them.
 """
 
 from collections.abc import Iterable
@@ -67,7 +67,7 @@ def _begun(
     units: int | None = None,
     code: str | None = None,
 ) -> None:
-    """Write the line that tells of something whose end is still to come."""
+    """Write a history line whose outcome is still pending."""
     line = HistoryEntry(id_, group_id, kind, at, actor_id, member_id, reference_id, units, outcome, code, None)
     roster.history.put(line)
 
@@ -75,8 +75,8 @@ def _begun(
 # --- people -----------------------------------------------------------------------------------------------------------
 
 
-def forgotten(roster: Roster, subscriber_id: UUID) -> None:
-    """Who somebody was is erased: their address, their group's name, which may tell, and what owners saw of them."""
+def erase_person(roster: Roster, subscriber_id: UUID) -> None:
+    """Erase a person: address, group name (which may identify them), and what owners were shown of them."""
     known = roster.subscriber(subscriber_id)
     roster.subscribers.put(replace(known, email=None, first_name=None, last_name=None, language=None))
     group = roster.groups.get(group_of(subscriber_id))
@@ -93,10 +93,10 @@ def forgotten(roster: Roster, subscriber_id: UUID) -> None:
 # --- accounts for new members -----------------------------------------------------------------------------------------
 
 
-def creation_asked(
+def begin_creation(
     roster: Roster, saga_id: UUID, group_id: UUID, owner_id: UUID, price_units: int, moment: Moment
 ) -> None:
-    """An account is to be created for a new member. Who it is meant for is in the saga alone, until its end."""
+    """Record that an account is to be created. Only the saga knows for whom, and only until it ends."""
     _begun(
         roster,
         id_=saga_id,
@@ -110,8 +110,8 @@ def creation_asked(
     )
 
 
-def creation_ended(roster: Roster, saga_id: UUID, member_id: UUID | None, code: str | None, moment: Moment) -> None:
-    """The account is created, and is `member_id`'s; or it is refused, and `code` says why."""
+def end_creation(roster: Roster, saga_id: UUID, member_id: UUID | None, code: str | None, moment: Moment) -> None:
+    """Record the outcome of a creation: the account of `member_id`, or the refusal code."""
     outcome = "refused" if member_id is None else "created"
     line = roster.history[saga_id]
     roster.history.put(replace(line, member_id=member_id, outcome=outcome, code=code, ended_at=moment.now))
@@ -120,12 +120,12 @@ def creation_ended(roster: Roster, saga_id: UUID, member_id: UUID | None, code: 
 # --- memberships ------------------------------------------------------------------------------------------------------
 
 
-def joined(
+def join(
     roster: Roster, group_id: UUID, owner_id: UUID, member_id: UUID, via: Via, actor_id: UUID | None, moment: Moment
 ) -> list[Effect]:
-    """A subscriber becomes a member; an invitation that is pending still has lost its sense.
+    """Make a subscriber a member. An invitation that is still pending is revoked, being pointless now.
 
-    What ended meanwhile ends this at once: the owner's account, or the member's.
+    If the owner's or the member's account has been closed meanwhile, the membership ends at once.
     """
     before = roster.membership(group_id, owner_id, member_id)
     if before.active:
@@ -133,7 +133,7 @@ def joined(
     effects: list[Effect] = []
     if before.invitation_id is not None:
         invitation = roster.invitations[before.invitation_id]
-        effects += revoked(roster, invitation, "joined", moment)
+        effects += revoke(roster, invitation, "joined", moment)
         before = roster.membership(group_id, owner_id, member_id)
     member = replace(
         before,
@@ -171,20 +171,20 @@ def joined(
         ),
     ]
     if roster.is_closed(group_id):
-        effects += left(roster, member, "group_closed", moment)
+        effects += leave(roster, member, "group_closed", moment)
     elif roster.subscriber(member_id).state is AccountState.CLOSED:
-        effects += left(roster, member, "account_closed", moment)
+        effects += leave(roster, member, "account_closed", moment)
     return effects
 
 
 def _lock_group(roster: Roster, group_id: UUID, owner_id: UUID) -> None:
-    """Make a group's row if its owner's record has not come yet: what closes a group must find who is in it."""
+    """Make sure that the group has a row, even before its owner's record arrives: closing a group locks that row."""
     if roster.groups.get(group_id) is None:
         roster.groups.put(roster.group(group_id, owner_id))
 
 
-def left(roster: Roster, member: Membership, via: End, moment: Moment) -> list[Effect]:
-    """A membership ends. The account and its units stay the member's, and so does what they are called from now on."""
+def leave(roster: Roster, member: Membership, via: End, moment: Moment) -> list[Effect]:
+    """End a membership. The account and its units stay the member's, and later changes of name are theirs alone."""
     name, email = _as_shown(roster, member.member_id) if via in _LEAVES_TRACES else (None, None)
     roster.memberships.put(replace(member, active=False, ended_at=moment.now, shown_name=name, shown_email=email))
     entry = roster.history[history_of_membership(member.id, member.epoch)]
@@ -206,7 +206,7 @@ _LEAVES_TRACES = frozenset({"detached", "left"})
 
 
 def _as_shown(roster: Roster, member_id: UUID) -> tuple[str | None, str | None]:
-    """Return what an owner sees of a member now: name and address."""
+    """Return the name and address that the owner sees at this moment."""
     known = roster.subscriber(member_id)
     return " ".join(filter(None, (known.first_name, known.last_name))) or None, known.email
 
@@ -214,7 +214,7 @@ def _as_shown(roster: Roster, member_id: UUID) -> tuple[str | None, str | None]:
 # --- invitations ------------------------------------------------------------------------------------------------------
 
 
-def invited(
+def invite(
     roster: Roster,
     invitation_id: UUID,
     group_id: UUID,
@@ -223,7 +223,7 @@ def invited(
     email: str,
     moment: Moment,
 ) -> list[Effect]:
-    """A subscriber is invited: anew, with `invitation_id`, or with a new token for the invitation that is pending."""
+    """Invite a subscriber, under `invitation_id`; an invitation that is already pending is renewed with a new token."""
     membership = roster.membership(group_id, owner_id, subscriber_id)
     pending = membership.invitation_id and roster.invitations[membership.invitation_id]
     token = moment.token_bytes(32)
@@ -285,10 +285,10 @@ def _invitation_begun(roster: Roster, invitation: Invitation) -> None:
     )
 
 
-def asked(roster: Roster, owner_id: UUID, moment: Moment) -> GroupsCode | None:
-    """An owner asks about an address, and whatever the answer is tells who has it: it counts against their day.
+def charge_quota(roster: Roster, owner_id: UUID, moment: Moment) -> GroupsCode | None:
+    """Count an owner's question about an address; return the refusal code if today's quota is used up.
 
-    Return why it is not answered if the day's are used up.
+    Whatever the answer is, it reveals whether somebody has that address.
     """
     if tally(roster, sent_invitations_tally(owner_id), moment).today >= roster.quotas.owner_day:
         return GroupsCode.QUOTA_OWNER_DAY
@@ -297,7 +297,7 @@ def asked(roster: Roster, owner_id: UUID, moment: Moment) -> GroupsCode | None:
 
 
 def tally(roster: Roster, id_: UUID, moment: Moment) -> Tally:
-    """Give a tally as it is today."""
+    """Return a tally with today's counts."""
     day = moment.now.date()
     return (roster.tallies.get(id_) or Tally(id_, 0, day, 0)).on(day)
 
@@ -307,41 +307,41 @@ def _count(roster: Roster, id_: UUID, pending: int, today: int, moment: Moment) 
     roster.tallies.put(replace(before, pending=before.pending + pending, today=before.today + today))
 
 
-def accepted(roster: Roster, invitation: Invitation, moment: Moment) -> list[Effect]:
-    """The invited subscriber accepts, and becomes a member."""
+def accept(roster: Roster, invitation: Invitation, moment: Moment) -> list[Effect]:
+    """Accept an invitation: the subscriber becomes a member."""
     group_id, owner_id, subscriber_id = invitation.group_id, invitation.owner_id, invitation.subscriber_id
     told = InvitationAccepted(**_between(invitation))
     ending = _invitation_ended(roster, invitation, InvitationState.ACCEPTED, told, None, moment)
-    return [*ending, *joined(roster, group_id, owner_id, subscriber_id, "invitation_accepted", subscriber_id, moment)]
+    return [*ending, *join(roster, group_id, owner_id, subscriber_id, "invitation_accepted", subscriber_id, moment)]
 
 
-def declined(roster: Roster, invitation: Invitation, moment: Moment) -> list[Effect]:
-    """The invited subscriber declines."""
+def decline(roster: Roster, invitation: Invitation, moment: Moment) -> list[Effect]:
+    """Decline an invitation."""
     told = InvitationDeclined(**_between(invitation))
     return _invitation_ended(roster, invitation, InvitationState.DECLINED, told, None, moment)
 
 
-def revoked(roster: Roster, invitation: Invitation, reason: str, moment: Moment) -> list[Effect]:
-    """The invitation is void: the owner says so (`revoked`), or it has lost its sense."""
+def revoke(roster: Roster, invitation: Invitation, reason: str, moment: Moment) -> list[Effect]:
+    """Revoke an invitation, for the owner (`revoked`) or because it has become pointless; `reason` says which."""
     told = InvitationRevoked(**_between(invitation), reason=reason)
     code = None if reason == "revoked" else reason
     return _invitation_ended(roster, invitation, InvitationState.REVOKED, told, code, moment)
 
 
-def expired(roster: Roster, invitation: Invitation, moment: Moment) -> list[Effect]:
-    """Nobody answered in time."""
+def expire(roster: Roster, invitation: Invitation, moment: Moment) -> list[Effect]:
+    """End an invitation that nobody answered in time."""
     told = InvitationExpired(**_between(invitation))
     return _invitation_ended(roster, invitation, InvitationState.EXPIRED, told, None, moment)
 
 
-def bounced(roster: Roster, invitation: Invitation, reason: str, moment: Moment) -> list[Effect]:
-    """The invitation's mail came back."""
+def bounce(roster: Roster, invitation: Invitation, reason: str, moment: Moment) -> list[Effect]:
+    """End an invitation whose mail could not be delivered."""
     told = InvitationBounced(**_between(invitation), reason=reason)
     return _invitation_ended(roster, invitation, InvitationState.BOUNCED, told, reason, moment)
 
 
 def _between(invitation: Invitation) -> dict[str, UUID]:
-    """Give the ids that whatever is told of an invitation names."""
+    """Return the ids that every event about an invitation carries."""
     return {
         "group_id": invitation.group_id,
         "owner_id": invitation.owner_id,
@@ -365,8 +365,8 @@ def _invitation_ended(
 # --- transfers --------------------------------------------------------------------------------------------------------
 
 
-def asked_for(roster: Roster, transfer: Transfer, member_ids: Iterable[UUID]) -> None:
-    """A transfer is asked of the ledger: each member has a line that waits for its outcome."""
+def request_transfer(roster: Roster, transfer: Transfer, member_ids: Iterable[UUID]) -> None:
+    """Record a transfer that the ledger is asked for: a pending history line for each member."""
     roster.transfers.put(transfer)
     for member_id in member_ids:
         _begun(
@@ -382,8 +382,8 @@ def asked_for(roster: Roster, transfer: Transfer, member_ids: Iterable[UUID]) ->
         )
 
 
-def transferred(roster: Roster, transfer: Transfer, posted: TransfersPosted, moment: Moment) -> list[Effect]:
-    """The ledger has moved the units: the owner's side learns of all, each member of theirs."""
+def complete_transfer(roster: Roster, transfer: Transfer, posted: TransfersPosted, moment: Moment) -> list[Effect]:
+    """Record that the ledger has moved the units. The owner is told about all legs, each member about theirs."""
     roster.transfers.put(
         replace(transfer, state=TransferState.DONE, total_units=posted.total_units, ended_at=moment.now)
     )
@@ -415,8 +415,8 @@ def transferred(roster: Roster, transfer: Transfer, posted: TransfersPosted, mom
     return [receipt, *received]
 
 
-def refused(roster: Roster, transfer: Transfer, code: str, moment: Moment) -> None:
-    """The ledger has moved nothing."""
+def refuse_transfer(roster: Roster, transfer: Transfer, code: str, moment: Moment) -> None:
+    """Record that the ledger has refused the transfer and moved nothing."""
     roster.transfers.put(replace(transfer, state=TransferState.REFUSED, code=code, ended_at=moment.now))
     for entry in roster.history.values():
         if entry.reference_id == transfer.id:
