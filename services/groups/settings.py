@@ -80,12 +80,12 @@ class GroupsSettings(ServiceSettings):
 
     @property
     def proxies(self) -> list[str]:
-        """Give the addresses and networks of the proxies that are believed."""
+        """Return the addresses and networks of the proxies that are believed."""
         return _listed(self.trusted_proxies)
 
     @property
     def quotas(self) -> Quotas:
-        """Give them as the handlers know them."""
+        """Return them as the handlers know them."""
         return Quotas(
             owner_day=self.invitations_owner_day,
             owner_pending=self.invitations_owner_pending,

@@ -16,7 +16,7 @@ from services.chassis.sagas import Saga
 from services.groups.commands import POSTABLE
 from services.groups.domain import InvitationState, Kind
 from services.groups.sagas.create_member_account import CREATE_MEMBER_ACCOUNT
-from services.groups.web.page.site import REGIONS
+from services.groups.web.page.flows.commands import REGIONS
 from services.groups.web.page.speech import HERE, LANGUAGES, choose, speech
 from services.groups.web.page.words import DONE, MARKS, PENDING, PLANS, REFUSALS, STEPS, UNKNOWN_REFUSAL
 from services.provisioning import catalogue as plans

@@ -52,7 +52,7 @@ class Web:
 
 
 def web(settings: GroupsSettings, committed: Callable[[], None]) -> Web | None:
-    """Give what there is to be served; nothing where nobody said with which keys people are known."""
+    """Return the page and API; None if no keys are configured, for nobody could be known."""
     if settings.jwt_jwks is None:
         log.info("web_not_served", reason="jwt_jwks is not set")
         return None

@@ -53,7 +53,7 @@ class Listener:
         self._news.set()
 
     async def texts(self) -> AsyncIterator[str]:
-        """Give what goes out to them, until they leave or their token ends."""
+        """Return what goes out to them, until they leave or their token ends."""
         yield "retry: 2000\n: connected\n\n"
         while not self.gone and (left := (self.caller.until - datetime.now(UTC)).total_seconds()) > 0:
             with suppress(TimeoutError):

@@ -30,7 +30,7 @@ class WebContext:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Give a connection for reads, each statement for itself."""
+        """Return a connection for reads, each statement for itself."""
         async with read_only(self.engine) as connection:
             yield connection
 
@@ -42,7 +42,7 @@ class WebContext:
 
 @asynccontextmanager
 async def read_only(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Give a connection for reads, without a transaction to begin and to end around each."""
+    """Return a connection for reads, without a transaction to begin and to end around each."""
     async with engine.connect() as connection:
         yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 

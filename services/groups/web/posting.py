@@ -26,7 +26,7 @@ class IdConflict(Exception):
 
 
 def is_about_own_group(model: type[Command]) -> bool:
-    """Say whether a command is always about the actor's own group, which then needs no naming."""
+    """Return whether a command is always about the actor's own group, which then needs no naming."""
     return model.KEY == "group_id" and model.__name__ not in _OF_NO_OWN_GROUP
 
 

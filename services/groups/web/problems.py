@@ -70,7 +70,7 @@ class ProblemError(Exception):
         )
 
     def response(self) -> Response:
-        """Give the answer."""
+        """Return the answer."""
         body = self.problem.model_dump_json(exclude_none=True)
         return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
 
@@ -131,7 +131,7 @@ def answer_with_problems(app: FastAPI) -> None:
 
 
 def is_of_the_world(error: Exception) -> bool:
-    """Say whether a request failed on the state of the database, and would work at another time; log it if so."""
+    """Return whether a request failed on the state of the database, and would work at another time; log it if so."""
     cause = error if isinstance(error, Outage | Conflict) else translate(error)
     if cause is not None:
         log.warning("database_away", error=type(cause).__name__, detail=str(cause))
@@ -139,7 +139,7 @@ def is_of_the_world(error: Exception) -> bool:
 
 
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """Give what OpenAPI says of the problems that a route may answer with."""
+    """Return what OpenAPI says of the problems that a route may answer with."""
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
         status.value: {"description": status.phrase, "content": {MEDIA_TYPE: schema}} for status in sorted(statuses)

@@ -157,7 +157,7 @@ class Command(View):
 
 
 async def account(connection: AsyncConnection, subscriber_id: UUID) -> Account:
-    """Give what the caller's own account says; one of whom nothing was told yet has nothing to spend."""
+    """Return what the caller's own account says; one of whom nothing was told yet has nothing to spend."""
     query = sa.select(subscribers.c.state, subscribers.c.expires_at, subscribers.c.available_units).where(
         subscribers.c.id == subscriber_id
     )
@@ -168,7 +168,7 @@ async def account(connection: AsyncConnection, subscriber_id: UUID) -> Account:
 
 
 async def group_of_owner(connection: AsyncConnection, owner_id: UUID) -> OwnGroup:
-    """Give the caller's own group; everybody has one, if nothing was done with it yet."""
+    """Return the caller's own group; everybody has one, if nothing was done with it yet."""
     group_id = group_of(owner_id)
     query = sa.select(groups.c.name, groups.c.renamed, groups.c.closed_at).where(groups.c.id == group_id)
     group = (await connection.execute(query)).one_or_none()
@@ -184,31 +184,31 @@ async def group_of_owner(connection: AsyncConnection, owner_id: UUID) -> OwnGrou
 
 
 async def members_of(connection: AsyncConnection, owner_id: UUID) -> tuple[Member, ...]:
-    """Give the members of the caller's own group, by name."""
+    """Return the members of the caller's own group, by name."""
     rows = await connection.execute(_MEMBERS, {"group_id": group_of(owner_id)})
     return tuple(Member.model_validate(row) for row in rows)
 
 
 async def invitations_by(connection: AsyncConnection, owner_id: UUID) -> tuple[PendingInvitation, ...]:
-    """Give the pending invitations into the caller's own group, newest first."""
+    """Return the pending invitations into the caller's own group, newest first."""
     rows = await connection.execute(_INVITATIONS_BY, {"group_id": group_of(owner_id)})
     return tuple(PendingInvitation.model_validate(row) for row in rows)
 
 
 async def memberships_of(connection: AsyncConnection, subscriber_id: UUID) -> tuple[JoinedGroup, ...]:
-    """Give the groups of others that the caller is a member of, oldest first."""
+    """Return the groups of others that the caller is a member of, oldest first."""
     rows = await connection.execute(_MEMBERSHIPS_OF, {"subscriber_id": subscriber_id})
     return tuple(JoinedGroup.model_validate(row) for row in rows)
 
 
 async def invitations_to(connection: AsyncConnection, subscriber_id: UUID) -> tuple[ReceivedInvitation, ...]:
-    """Give the invitations that the caller can answer now, newest first."""
+    """Return the invitations that the caller can answer now, newest first."""
     rows = await connection.execute(_INVITATIONS_TO, {"subscriber_id": subscriber_id})
     return tuple(ReceivedInvitation.model_validate(row) for row in rows)
 
 
 async def plans_on_sale(connection: AsyncConnection) -> tuple[PlanOnSale, ...]:
-    """Give today's plans, the dearest first."""
+    """Return today's plans, the dearest first."""
     rows = await connection.execute(
         sa.select(plans).where(plans.c.on_sale).order_by(plans.c.price_units.desc(), plans.c.plan)
     )
@@ -216,7 +216,7 @@ async def plans_on_sale(connection: AsyncConnection) -> tuple[PlanOnSale, ...]:
 
 
 async def command(connection: AsyncConnection, id_: UUID, actor_id: UUID) -> Command | None:
-    """Give what became of a command of the caller's; None for somebody else's, as for one that was never posted."""
+    """Return what became of a command of the caller's; None for somebody else's, as for one that was never posted."""
     query = (
         sa.select(commands, sagas.c.step)
         .outerjoin(sagas, sagas.c.id == saga_of_posted(id_))
@@ -249,7 +249,7 @@ _KINDS: Mapping[Filter, Sequence[Kind]] = {
 async def history_of(
     connection: AsyncConnection, owner_id: UUID, filter_: Filter, after: Cursor | None, limit: int
 ) -> HistoryPage:
-    """Give a page of the history of the caller's own group: what comes after a cursor, or the newest lines."""
+    """Return a page of the history of the caller's own group: what comes after a cursor, or the newest lines."""
     found = (await connection.execute(_history(group_of(owner_id), owner_id, filter_, after, limit + 1))).all()
     shown = found[:limit]
     more = len(found) > limit
@@ -313,7 +313,7 @@ def _newest(group_id: UUID, kind: Kind | None, after: Cursor | None, limit: int)
 
 
 async def fingerprints(connection: AsyncConnection, subscriber_ids: Collection[UUID]) -> Mapping[UUID, str]:
-    """Give for each of these a word that is another one as soon as what they are shown has changed."""
+    """Return for each of these a word that is another one as soon as what they are shown has changed."""
     ids = list(subscriber_ids)
     rows = await connection.execute(_FINGERPRINTS, {"ids": ids, "group_ids": [group_of(id_) for id_ in ids]})
     return {row.id: f"{row.fingerprint & 0xFFFFFFFFFFFFFFFF:016x}" for row in rows}

@@ -44,7 +44,7 @@ async def begin(engine: AsyncEngine, token: str, caller: Caller) -> tuple[str, C
     return secret, replace(caller, until=until, session=_hash(secret))
 
 
-async def visitor(connection: AsyncConnection, secret: str) -> Caller | None:
+async def caller(connection: AsyncConnection, secret: str) -> Caller | None:
     """Return whose visit it is, None if it is over."""
     query = sa.select(sessions.c.subscriber_id, sessions.c.until).where(sessions.c.id == _hash(secret), *_GOES_ON)
     row = (await connection.execute(query)).one_or_none()
@@ -52,7 +52,7 @@ async def visitor(connection: AsyncConnection, secret: str) -> Caller | None:
 
 
 async def is_spent(connection: AsyncConnection, token: str) -> bool:
-    """Say whether a visit was begun with a token."""
+    """Return whether a visit was begun with a token."""
     query = sa.select(sa.exists().where(sessions.c.token == fingerprint(token)))
     return bool((await connection.execute(query)).scalar_one())
 

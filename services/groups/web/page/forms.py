@@ -10,6 +10,8 @@ MAX_BYTES = 256 * 1024
 
 _MAX_FIELDS = 3000
 
+MAX_NUMBER = 1_000_000_000
+
 
 class BadForm(ValueError):
     """No form of ours looks like this."""
@@ -29,15 +31,15 @@ class Form:
         self._fields = fields
 
     def one(self, name: str) -> str:
-        """Give a field, without the spaces around it; empty if it is not there."""
+        """Return a field, without the spaces around it; empty if it is not there."""
         return self._fields.get(name, ("",))[0].strip()
 
     def all(self, name: str) -> Sequence[str]:
-        """Give a field that may be there many times."""
+        """Return a field that may be there many times."""
         return self._fields.get(name, ())
 
     def some(self, *names: str) -> Texts:
-        """Give those of these fields that are there."""
+        """Return those of these fields that are there."""
         return Texts({name: self.one(name) for name in names if name in self._fields})
 
 
@@ -52,3 +54,10 @@ async def read_form(request: Request) -> Form:
         return Form(parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS))
     except ValueError as error:
         raise BadForm("not a form") from error
+
+
+def whole_number(text: str) -> int | None:
+    """Read a number from 1 to `MAX_NUMBER`, as people of either language write it; None if it is none."""
+    digits = text.replace("\u202f", "").replace("\u00a0", "").replace(" ", "")
+    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 10 else 0
+    return number if 0 < number <= MAX_NUMBER else None

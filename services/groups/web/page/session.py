@@ -20,7 +20,7 @@ _YEAR_S = 365 * 24 * 3600
 
 
 def cookie_name(request: Request) -> str:
-    """Give the cookie's name. Over https it has the prefix that no other host of the domain can write."""
+    """Return the cookie's name. Over https it has the prefix that no other host of the domain can write."""
     return f"__Host-{_COOKIE}" if _is_secure(request) else _COOKIE
 
 
@@ -51,7 +51,7 @@ def end(response: Response, request: Request) -> None:
 
 
 def language_of(request: Request) -> str | None:
-    """Give the language that the visitor has chosen here."""
+    """Return the language that the visitor has chosen here."""
     return request.cookies.get(_LANGUAGE)
 
 
@@ -63,17 +63,17 @@ def choose_language(response: Response, request: Request, language: str) -> None
 
 
 def proof(secret: str) -> str:
-    """Give what our forms carry, and nobody else can make who does not have the cookie."""
+    """Return what our forms carry, and nobody else can make who does not have the cookie."""
     return urlsafe_b64encode(sha256(b"popfax form\0" + secret.encode()).digest()).decode().rstrip("=")
 
 
 def is_ours(request: Request, secret: str, given: str) -> bool:
-    """Say whether a form that was posted is one of ours: it has the proof, and the browser names no other site."""
+    """Return whether a form that was posted is one of ours: it has the proof, and the browser names no other site."""
     return is_from_here(request) and compare_digest(given.encode(), proof(secret).encode())
 
 
 def is_arrival(request: Request) -> bool:
-    """Say whether somebody arrives: not a picture or a frame of another page, not a look ahead, not a mail scanner."""
+    """Return whether somebody arrives: not a picture or frame of another page, a prefetch, or a mail scanner."""
     return (
         request.method == "GET"
         and request.headers.get("sec-fetch-dest", "document") == "document"
@@ -82,7 +82,7 @@ def is_arrival(request: Request) -> bool:
 
 
 def is_from_here(request: Request) -> bool:
-    """Say whether the browser names no other site than this one."""
+    """Return whether the browser names no other site than this one."""
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
         return False
     origin = request.headers.get("origin")

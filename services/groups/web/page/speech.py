@@ -79,7 +79,7 @@ class Speech:
 
 @cache
 def speech(language: str) -> Speech:
-    """Give a language, made once."""
+    """Return a language, made once."""
     return Speech(language)
 
 
@@ -146,6 +146,6 @@ def isolated(name: str | None) -> Markup | str:
 
 @cache
 def static(path: str) -> str:
-    """Give the address of a static file: another one as soon as it is another file, so that it may be kept for ever."""
+    """Return the address of a static file: it changes with its content, so it may be cached for ever."""
     content = (HERE / "static" / path).read_bytes()
     return f"/static/{path}?v={sha256(content).hexdigest()[:12]}"

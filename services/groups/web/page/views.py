@@ -28,14 +28,14 @@ class Visitor:
 
 
 async def visitor(connection: AsyncConnection, subscriber_id: UUID) -> Visitor:
-    """Give who is there; somebody of whom nothing was told yet has no name."""
+    """Return who is there; somebody of whom nothing was told yet has no name."""
     columns = (subscribers.c.first_name, subscribers.c.last_name, subscribers.c.language)
     row = (await connection.execute(sa.select(*columns).where(subscribers.c.id == subscriber_id))).one_or_none()
     return Visitor(full_name(row.first_name, row.last_name), row.language) if row else Visitor("", None)
 
 
 def full_name(first_name: str | None, last_name: str | None) -> str:
-    """Give a name as it is said; empty for somebody whom nobody has told of."""
+    """Return a name as it is said; empty for somebody whom nobody has told of."""
     return f"{first_name or ''} {last_name or ''}".strip()
 
 
@@ -143,7 +143,7 @@ class Choice:
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """Give them as checkboxes send them."""
+        """Return them as checkboxes send them."""
         return tuple(f"{member.member_id.hex}.{member.epoch}" for member in self.members)
 
 
@@ -164,17 +164,17 @@ class Quote:
 
     @property
     def gains(self) -> Mapping[UUID, int]:
-        """Give what each would get."""
+        """Return what each would get."""
         if self.mode == "top_up_to":
             return {each.member_id: max(0, self.amount_units - each.available_units) for each in self.choice.members}
         return dict.fromkeys((each.member_id for each in self.choice.members), self.amount_units)
 
     @property
     def cost(self) -> int:
-        """Give what it costs."""
+        """Return what it costs."""
         return sum(self.gains.values())
 
     @property
     def left(self) -> int:
-        """Give what is left after it; below zero it is what is missing."""
+        """Return what is left after it; below zero it is what is missing."""
         return self.available_units - self.cost

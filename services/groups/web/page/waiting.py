@@ -12,7 +12,7 @@ _POLL_S = 0.1
 
 
 async def wait_for(context: WebContext, id_: UUID, actor_id: UUID) -> queries.Command | None:
-    """Give a command that has ended, or None if it has not in good time."""
+    """Return a command that has ended, or None if it has not in good time."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + PATIENCE_S
     while clock() < deadline:

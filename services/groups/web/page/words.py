@@ -51,6 +51,22 @@ REFUSALS: Mapping[str, str] = {
 """Why something was refused."""
 
 
+WRONG_EMAIL = N_("This does not look like an e-mail address.")
+WRONG_LANGUAGE = N_("Choose a language.")
+NOBODY_CHOSEN = N_("Choose one or several members first.")
+
+_WRONG_NAMES = {
+    "web_address": N_("A name can’t hold a web address. If it is none, put a space after the dot."),
+    "hidden_character": N_("This name holds a character that can’t be seen everywhere. Please type it again."),
+    "stacked_marks": N_("This name holds more accents than a letter has. Please type it again."),
+}
+
+
+def wrong_name(kind: str) -> str:
+    """Return what is wrong with a name, by the kind of the validation error."""
+    return _WRONG_NAMES.get(kind, N_("Give a name of one line, with at most 100 characters."))
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A plan, as people know it."""

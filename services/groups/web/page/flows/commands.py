@@ -1,0 +1,140 @@
+"""Posting a command, and following what becomes of it: what all flows end with."""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from http import HTTPStatus
+from typing import Any
+from uuid import UUID
+
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
+
+from popfax_contracts.ids import derive_own
+from services.groups.commands import POSTABLE
+from services.groups.domain import CommandState
+from services.groups.web import queries
+from services.groups.web.page.forms import BadForm
+from services.groups.web.page.visit import Answer, Visit
+from services.groups.web.page.waiting import wait_for
+from services.groups.web.page.words import DONE, PENDING, STEPS
+from services.groups.web.posting import command_of
+
+REGIONS: Mapping[str, str] = {
+    "rename-group": "title",
+    "invite-by-email": "flow",
+    "create-member-account": "flow",
+    "accept-invitation": "received-answer",
+    "decline-invitation": "received-answer",
+    "revoke-invitation": "pending-answer",
+    "detach-members": "members-answer",
+    "transfer-units": "members-answer",
+    "leave-group": "joined-answer",
+}
+"""Where on the page the answer to a command appears: beside what asked for it."""
+
+CARRIED = ("email", "plan", "price", "first_name", "last_name", "language", "name")
+"""What a form may need again after its answer: to go on with, or to be filled in once more."""
+
+
+async def post(visit: Visit, name: str, fields: Mapping[str, Any]) -> Response:
+    """Post a command, once, however often the form is sent; and show what becomes of it. Raises `BadForm`."""
+    try:
+        command = command_of(POSTABLE[name], fields, visit.caller.id)
+    except ValidationError as error:
+        raise BadForm(name) from error
+    content = sha256(command.to_json()).hexdigest()
+    id_ = derive_own(visit.caller.id, f"page/{name}/{visit.form.one('once')}/{content}")
+    await visit.context.limits.command_of(visit.caller.id)
+    await visit.context.post(command, visit.caller.id, id_)
+    if not visit.is_live:
+        ended = await wait_for(visit.context, id_, visit.caller.id)
+        if ended is None or not _needs_account(ended):
+            return RedirectResponse(f"/commands/{id_}", HTTPStatus.SEE_OTHER)
+    return await _show_outcome(visit, id_)
+
+
+async def follow(visit: Visit) -> Response:
+    """Show what has become of a command; to whoever can't ask again by themselves, once it has ended.
+
+    A form carries what is needed to go on.
+    """
+    id_ = visit.request.path_params["id"]
+    if not visit.is_live:
+        await wait_for(visit.context, id_, visit.caller.id)
+    return await _show_outcome(visit, id_)
+
+
+async def _show_outcome(visit: Visit, id_: UUID) -> Response:
+    async with visit.context.reading() as connection:
+        command = await queries.command(connection, id_, visit.caller.id)
+    if command is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return await visit.show(await _outcome(visit, command))
+
+
+async def _outcome(visit: Visit, command: queries.Command) -> Answer:
+    given = visit.form.some(*CARRIED)
+    values = {
+        "command": command,
+        "region": REGIONS[command.type],
+        "given": given,
+        "pending": visit.speech.say(PENDING[command.type]),
+    }
+    if command.type == "create-member-account":
+        return _creation(command, values)
+    if command.state is CommandState.PENDING:
+        return Answer(REGIONS[command.type], "answers/pending.html", values)
+    if command.state is CommandState.REFUSED:
+        return _refused(visit, command)
+    return await _done(visit, command, given)
+
+
+def _creation(command: queries.Command, values: Mapping[str, Any]) -> Answer:
+    """Show how far an account has come: how many of its steps are behind it."""
+    names = list(STEPS)
+    if command.state is CommandState.DONE:
+        behind = len(names)
+    else:
+        behind = names.index(command.step) if command.step in names else 0
+    return Answer(
+        REGIONS[command.type],
+        "flow/progress.html",
+        {**values, "steps": STEPS, "behind": behind},
+        has_news=command.state is not CommandState.PENDING,
+    )
+
+
+def _refused(visit: Visit, command: queries.Command) -> Answer:
+    why = visit.speech.refusal(command.code)
+    if command.type == "rename-group":
+        return Answer("title", "title_form.html", {"name": visit.form.one("name"), "error": why})
+    if command.type == "invite-by-email":
+        return Answer("flow", "flow/invite.html", {"email": visit.form.one("email"), "error": why, "sent_to": ""})
+    return Answer(REGIONS[command.type], "answers/refused.html", {"why": why}, has_news=True)
+
+
+async def _done(visit: Visit, command: queries.Command, given: Mapping[str, str]) -> Answer:
+    said = visit.speech.say(DONE[command.type])
+    if _needs_account(command):
+        return await plans(visit, given)
+    if command.type == "rename-group":
+        async with visit.context.reading() as connection:
+            group = await queries.group_of_owner(connection, visit.caller.id)
+        return Answer("title", "parts/title.html", {"group": group, "oob": False}, said, has_news=True)
+    if command.type == "invite-by-email":
+        sent = {"email": "", "error": "", "sent_to": given.get("email", "")}
+        return Answer("flow", "flow/invite.html", sent, has_news=True)
+    return Answer(REGIONS[command.type], "answers/done.html", {"said": said}, said, has_news=True)
+
+
+async def plans(visit: Visit, given: Mapping[str, str]) -> Answer:
+    """Return the first step of an account's creation: the choice of a plan."""
+    async with visit.context.reading() as connection:
+        on_sale = await queries.plans_on_sale(connection)
+    return Answer("flow", "flow/plan.html", {"plans": on_sale, "given": given})
+
+
+def _needs_account(command: queries.Command) -> bool:
+    """Return whether nobody has the address, so that an account can be created for it."""
+    return (command.result or {}).get("event") == "account-creation-required"

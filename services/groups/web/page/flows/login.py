@@ -1,0 +1,110 @@
+"""Logging in and out, and the language. Whoever comes here may be somebody, somebody else, or nobody yet.
+
+The platform's token is taken out of the address at once, and nobody's session is taken over unasked.
+"""
+
+from functools import partial
+from http import HTTPStatus
+from secrets import token_hex
+from typing import Literal
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from services.groups.web import sessions
+from services.groups.web.auth import BadToken, Caller
+from services.groups.web.context import WebContext
+from services.groups.web.page import session, views
+from services.groups.web.page.failures import browser_speech, failure
+from services.groups.web.page.forms import read_form
+from services.groups.web.page.speech import LANGUAGES, choose
+from services.groups.web.page.visit import Visit
+from services.groups.web.page.words import N_
+from services.groups.web.sessions import TokenSpent
+
+
+async def log_in(context: WebContext, request: Request) -> Response:
+    """Begin a session with the token of a link; ask first if somebody else's session would end."""
+    token, secret = request.query_params.get("token", ""), session.secret_of(request) or ""
+    if not session.is_arrival(request):
+        raise HTTPException(HTTPStatus.FORBIDDEN)
+    try:
+        coming = await context.tokens.caller(token)
+    except BadToken:
+        return ask_to_log_in(context, request, "over" if token else "new")
+    present = await caller_of(context, secret)
+    if present is not None and present.id != coming.id:
+        return await _ask_whether(context, request, present, coming, token)
+    return await _begin(context, request, token, coming, secret if present else "")
+
+
+async def switch(visit: Visit) -> Response:
+    """Go on as somebody else, as the visitor has confirmed."""
+    token = visit.form.one("token")
+    try:
+        coming = await visit.context.tokens.caller(token)
+    except BadToken:
+        return failure(visit.speech, HTTPStatus.FORBIDDEN, N_("This link is not good any more."))
+    return await _begin(visit.context, visit.request, token, coming, visit.secret)
+
+
+async def log_out(visit: Visit) -> Response:
+    """End the session, on all replicas."""
+    await sessions.end(visit.context.engine, visit.secret)
+    response = RedirectResponse("/", HTTPStatus.SEE_OTHER)
+    session.end(response, visit.request)
+    return response
+
+
+async def choose_language(request: Request) -> Response:
+    """Change the language, whoever is there."""
+    language = (await read_form(request)).one("language")
+    if language not in LANGUAGES or not session.is_from_here(request):
+        raise HTTPException(HTTPStatus.FORBIDDEN)
+    response = RedirectResponse("/", HTTPStatus.SEE_OTHER)
+    session.choose_language(response, request, language)
+    return response
+
+
+def ask_to_log_in(context: WebContext, request: Request, why: Literal["new", "over", "spent"]) -> Response:
+    """Say that the platform is where people log in."""
+    if request.headers.get("hx-request") == "true":
+        return Response(headers={"HX-Redirect": "/"})
+    values = {"why": why, "platform": str(context.settings.platform_url)}
+    response = HTMLResponse(browser_speech(request).render("login.html", **values), HTTPStatus.UNAUTHORIZED)
+    if why == "over":
+        session.end(response, request)
+    return response
+
+
+async def caller_of(context: WebContext, secret: str) -> Caller | None:
+    """Return whose session a cookie's secret opens; None if there is none, or it is over."""
+    if not secret:
+        return None
+    async with context.reading() as connection:
+        return await sessions.caller(connection, secret)
+
+
+async def _ask_whether(context: WebContext, request: Request, present: Caller, coming: Caller, token: str) -> Response:
+    """Another site may have sent them here with a token of its own choice: ask who they want to be."""
+    async with context.reading() as connection:
+        here, there = [await views.visitor(connection, each.id) for each in (present, coming)]
+    proof = session.proof(session.secret_of(request) or "")
+    values = {"here": here, "there": there, "token": token, "proof": proof, "once": partial(token_hex, 8)}
+    speech = choose(session.language_of(request), here.language, request.headers.get("accept-language", ""))
+    return HTMLResponse(speech.render("login_confirm.html", **values), headers={"Referrer-Policy": "same-origin"})
+
+
+async def _begin(context: WebContext, request: Request, token: str, caller: Caller, before: str) -> Response:
+    """Begin a session, and end the one `before`. A link that is followed again leads on whoever it let in."""
+    response = RedirectResponse("/", HTTPStatus.SEE_OTHER, headers={"Referrer-Policy": "no-referrer"})
+    try:
+        secret, known = await sessions.begin(context.engine, token, caller)
+    except TokenSpent:
+        present = await caller_of(context, before)
+        return response if present and present.id == caller.id else ask_to_log_in(context, request, "spent")
+    if before:
+        await sessions.end(context.engine, before)
+    session.begin(response, request, secret, known)
+    return response

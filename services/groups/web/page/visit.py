@@ -1,0 +1,89 @@
+"""A visit: a request of somebody who is known, and how it is answered.
+
+An answer is a part of the page for htmx, and for everybody else the whole page with that part in its place.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from secrets import token_hex
+from typing import Any
+
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from services.groups.web.auth import Caller
+from services.groups.web.context import WebContext
+from services.groups.web.page import session, views
+from services.groups.web.page.forms import Form, Texts
+from services.groups.web.page.speech import Speech
+from services.groups.web.queries import Filter
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A part of the page: where it goes, its template, and what that speaks of."""
+
+    region: str
+    template: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    toast: str = ""
+    """Said in passing."""
+    has_news: bool = False
+    """Whether the rest of the page must be read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request of somebody who is known, with all that is needed to answer it."""
+
+    context: WebContext
+    request: Request
+    caller: Caller
+    secret: str
+    speech: Speech
+    form: Form
+
+    @property
+    def is_live(self) -> bool:
+        """Return whether htmx asks, for a part of the page."""
+        return self.request.headers.get("hx-request") == "true"
+
+    @property
+    def filter(self) -> Filter:
+        """Return which lines of the history the visitor looks at."""
+        wanted = self.request.query_params.get("filter", "")
+        return Filter(wanted) if wanted in set(Filter) else Filter.ALL
+
+    def render(self, template: str, **more: Any) -> HTMLResponse:
+        """Render a template with what every template may use, and with `more`."""
+        return HTMLResponse(self.speech.render(template, **self._values(), **more))
+
+    async def show(self, answer: Answer) -> Response:
+        """Return a part of the page to htmx, and to everybody else the page with that part in its place."""
+        if not self.is_live:
+            return await self.show_page(answer)
+        text = self.speech.render(answer.template, **{**self._values(), **answer.values})
+        if answer.toast:
+            text += self.speech.render("toast.html", said=answer.toast)
+        return HTMLResponse(text, headers={"HX-Trigger": "refresh"} if answer.has_news else None)
+
+    async def show_page(self, answer: Answer | None = None) -> Response:
+        """Return the whole page, with an answer in its place if there is one."""
+        values = {**self._values(), "shown": await self.shown(), "oob": False, "regions": Texts()}
+        if answer is not None:
+            part = self.speech.render(answer.template, **{**values, **answer.values})
+            values["regions"] = Texts({answer.region: Markup(part)})  # noqa: S704 - a template has made it
+        return HTMLResponse(self.speech.render("page.html", **values))
+
+    async def shown(self) -> views.Shown:
+        """Read all that the page shows the visitor."""
+        async with self.context.reading() as connection:
+            return await views.shown(connection, self.caller.id, self.filter, self.speech)
+
+    def _values(self) -> dict[str, Any]:
+        return {"proof": session.proof(self.secret), "once": partial(token_hex, 8), "is_live": self.is_live}
+
+
+Handler = Callable[[Visit], Awaitable[Response]]
