@@ -128,7 +128,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Observations:
     """All that the demo read back."""
 
     prices: Mapping[str, int]
@@ -235,26 +235,26 @@ STATES = 3
 """In so many places an account's state is kept."""
 
 
-def checks(facts: Facts) -> list[Check]:
+def checks(observed: Observations) -> list[Check]:
     """Compare all that was read back with what the product promises."""
     return [
-        *_grouped(facts),
-        *_created(facts),
-        *_refused(facts),
-        *_compensated(facts),
-        *_shared(facts),
-        *_spent(facts),
-        *_extended(facts),
-        *_detached(facts),
-        *_expired(facts),
-        *_overall(facts),
+        *_grouped(observed),
+        *_created(observed),
+        *_refused(observed),
+        *_compensated(observed),
+        *_shared(observed),
+        *_spent(observed),
+        *_extended(observed),
+        *_detached(observed),
+        *_expired(observed),
+        *_overall(observed),
     ]
 
 
-def _grouped(facts: Facts) -> Iterator[Check]:
-    about, joined, offered = "The group and its invitations", facts.joined, facts.offered
-    names = (facts.owner_name, GROUP_NAME)
-    yield _check(about, "its name, before and after", (names, facts.group_names), "groups")
+def _grouped(observed: Observations) -> Iterator[Check]:
+    about, joined, offered = "The group and its invitations", observed.joined, observed.offered
+    names = (observed.owner_name, GROUP_NAME)
+    yield _check(about, "its name, before and after", (names, observed.group_names), "groups")
     yield _check(about, "messages of the invitation", _same(INVITATION, joined.asked.types), "Kafka")
     yield _check(about, "mailed with a token", (True, joined.token), "mail sink")
     opened = (("pending", False), (*joined.invited, joined.was_member))
@@ -263,12 +263,12 @@ def _grouped(facts: Facts) -> Iterator[Check]:
     ended = (("accepted", True), (*joined.ended, joined.is_member))
     yield _check(about, "a member by the answer", ended, "groups")
     yield _check(about, "messages, address unknown", _same(OFFER, offered.types), "Kafka")
-    yield _check(about, "the prices that they tell", (facts.prices, offered.prices), "Kafka")
+    yield _check(about, "the prices that they tell", (observed.prices, offered.prices), "Kafka")
     yield _check(about, "accounts of that address", (0, offered.accounts), "provisioning")
 
 
-def _created(facts: Facts) -> Iterator[Check]:
-    created, price = facts.created, facts.prices.get(PLAN, 0)
+def _created(observed: Observations) -> Iterator[Check]:
+    created, price = observed.created, observed.prices.get(PLAN, 0)
     about = "The account that was created"
     paid = Balance(created.before.balance - price, 0)
     yield _check(about, "messages, in order", _messages(CREATION, created.types), "Kafka")
@@ -278,11 +278,11 @@ def _created(facts: Facts) -> Iterator[Check]:
     yield _check(about, "accounts of that address", (1, created.accounts), "provisioning")
     yield _check(about, "has a fax number", (True, created.fax_number is not None), "provisioning")
     yield _check(about, "memberships", (1, created.members), "groups")
-    yield _check(about, "mails, one to each", (facts.recipients, created.mails), "mail sink")
+    yield _check(about, "mails, one to each", (observed.recipients, created.mails), "mail sink")
 
 
-def _refused(facts: Facts) -> Iterator[Check]:
-    short = facts.short
+def _refused(observed: Observations) -> Iterator[Check]:
+    short = observed.short
     about = "The one without enough units"
     yield _check(about, "refused with", ("units_short", short.code), "Kafka")
     yield _check(about, "the owner’s units", (short.before, short.after), "ledger")
@@ -290,10 +290,10 @@ def _refused(facts: Facts) -> Iterator[Check]:
     yield _check(about, "accounts of that address", (0, short.accounts), "provisioning")
 
 
-def _compensated(facts: Facts) -> Iterator[Check]:
-    won, lost = facts.won, facts.lost
+def _compensated(observed: Observations) -> Iterator[Check]:
+    won, lost = observed.won, observed.lost
     about = "The two at once"
-    paid = Balance(won.before.balance - facts.prices.get(CHEAP_PLAN, 0), 0)
+    paid = Balance(won.before.balance - observed.prices.get(CHEAP_PLAN, 0), 0)
     yield _check(about, "accounts of that address", (1, won.accounts), "provisioning")
     yield _check(about, "memberships, first and other", ((1, 0), (won.members, lost.members)), "groups")
     yield _check(about, "the first one’s units", (paid, won.after), "ledger")
@@ -303,8 +303,8 @@ def _compensated(facts: Facts) -> Iterator[Check]:
     yield _check(about, "its owner’s units", (lost.before, lost.after), "ledger")
 
 
-def _shared(facts: Facts) -> Iterator[Check]:
-    shared, topped_up = facts.shared, facts.topped_up
+def _shared(observed: Observations) -> Iterator[Check]:
+    shared, topped_up = observed.shared, observed.topped_up
     about = "Units for all, then topped up"
     got = ("units-received",)
     yield _check(about, "messages of the transfer", _same((*TRANSFER, *got, *got), shared.types), "Kafka")
@@ -320,8 +320,8 @@ def _shared(facts: Facts) -> Iterator[Check]:
     yield _check(about, "entries, none for Sam", ((-missing, missing), topped_up.entries), "ledger")
 
 
-def _spent(facts: Facts) -> Iterator[Check]:
-    about, spent = "A fax and a text message", facts.spent
+def _spent(observed: Observations) -> Iterator[Check]:
+    about, spent = "A fax and a text message", observed.spent
     yield _check(about, "messages", _same(SPENDING, spent.types), "Kafka")
     left = _changed(spent.before, {"Paul": -FAX_UNITS - SMS_UNITS})
     yield _check(about, "the member’s units", (left, spent.after), "ledger")
@@ -330,18 +330,18 @@ def _spent(facts: Facts) -> Iterator[Check]:
     yield _check(about, "entries", (paid, spent.entries), "ledger")
 
 
-def _extended(facts: Facts) -> Iterator[Check]:
-    about, extended, price = "One more year", facts.extended, facts.prices.get(CHEAP_PLAN, 0)
+def _extended(observed: Observations) -> Iterator[Check]:
+    about, extended, price = "One more year", observed.extended, observed.prices.get(CHEAP_PLAN, 0)
     deed = extended.deed
     yield _check(about, "messages, in order", _messages(EXTENSION, deed.types), "Kafka")
     yield _check(about, "the member’s units", (_changed(deed.before, {"Paul": -price}), deed.after), "ledger")
     yield _check(about, "entries", ((-price, price), deed.entries), "ledger")
-    ends = (_end_of(extended, facts.validity_months), extended.after)
+    ends = (_end_of(extended, observed.validity_months), extended.after)
     yield _check(about, "its end, a year later", ends, "provisioning")
 
 
-def _detached(facts: Facts) -> Iterator[Check]:
-    about, parting = "The member who was detached", facts.detached
+def _detached(observed: Observations) -> Iterator[Check]:
+    about, parting = "The member who was detached", observed.detached
     yield _check(about, "messages", _same(DETACHMENT, parting.deed.types), "Kafka")
     yield _check(about, "who is left", (("Paul",), parting.members), "groups")
     kept = {"Sam": SHARED_UNITS}
@@ -349,8 +349,8 @@ def _detached(facts: Facts) -> Iterator[Check]:
     yield _check(about, "their account", (("active",) * STATES, parting.states), _STATES_FROM)
 
 
-def _expired(facts: Facts) -> Iterator[Check]:
-    about, expired, price = "The account that ended", facts.expired, facts.prices.get(CHEAP_PLAN, 0)
+def _expired(observed: Observations) -> Iterator[Check]:
+    about, expired, price = "The account that ended", observed.expired, observed.prices.get(CHEAP_PLAN, 0)
     given, deed = expired.given, expired.extension.deed
     yield _check(about, "told by its timer", (("account-expired",), expired.told), "Kafka")
     yield _check(about, "its state then", (("expired",) * STATES, expired.expired), _STATES_FROM)
@@ -359,22 +359,24 @@ def _expired(facts: Facts) -> Iterator[Check]:
     yield _check(about, "units given to it", (got, given.after), "ledger")
     yield _check(about, "messages of the extension", _messages(EXTENSION, deed.types), "Kafka")
     yield _check(about, "units after it", (_changed(deed.before, {"Nora": -price}), deed.after), "ledger")
-    later, after = _end_of(expired.extension, facts.validity_months), expired.extension.after
+    later, after = _end_of(expired.extension, observed.validity_months), expired.extension.after
     lasts = later is not None and after is not None and after > later
     yield _check(about, "a year from that moment", (True, lasts), "provisioning")
     yield _check(about, "its state after it", (("active",) * STATES, expired.active), _STATES_FROM)
 
 
-def _overall(facts: Facts) -> Iterator[Check]:
+def _overall(observed: Observations) -> Iterator[Check]:
     about = "All of it"
-    broken = f"{len(facts.violations)} broken: {'; '.join(facts.violations)}" if facts.violations else "none broken"
-    yield _check(about, "prices that groups knows", (facts.prices, facts.known_prices), "Kafka, groups")
-    yield _check(about, "lines of the history", _same(history(facts.prices), facts.history), "groups")
-    yield _check(about, "members, read from the start", (("Nora", "Paul"), facts.members), "Kafka")
-    yield _check(about, "and as the database has them", (True, facts.agree), "Kafka, groups")
-    yield _check(about, "mails", (MAILS, facts.mails), "mail sink")
-    yield _check(about, "messages not handled", ((), _unhandled(facts)), "the inboxes")
-    yield _check(about, "messages put aside", (0, facts.parked), "databases")
+    broken = (
+        f"{len(observed.violations)} broken: {'; '.join(observed.violations)}" if observed.violations else "none broken"
+    )
+    yield _check(about, "prices that groups knows", (observed.prices, observed.known_prices), "Kafka, groups")
+    yield _check(about, "lines of the history", _same(history(observed.prices), observed.history), "groups")
+    yield _check(about, "members, read from the start", (("Nora", "Paul"), observed.members), "Kafka")
+    yield _check(about, "and as the database has them", (True, observed.agree), "Kafka, groups")
+    yield _check(about, "mails", (MAILS, observed.mails), "mail sink")
+    yield _check(about, "messages not handled", ((), _unhandled(observed)), "the inboxes")
+    yield _check(about, "messages put aside", (0, observed.parked), "databases")
     yield _check(about, "invariants", ("none broken", broken), "databases")
 
 
@@ -434,21 +436,21 @@ def _end_of(extension: Extension, months: int) -> datetime | None:
     return extension.before and months_later(extension.before, months)
 
 
-def _unhandled(facts: Facts) -> tuple[str, ...]:
+def _unhandled(observed: Observations) -> tuple[str, ...]:
     deeds: tuple[Creation | Deed, ...] = (
-        facts.joined.asked,
-        facts.joined.answered,
-        facts.created,
-        facts.short,
-        facts.won,
-        facts.lost,
-        facts.shared,
-        facts.spent,
-        facts.topped_up,
-        facts.extended.deed,
-        facts.detached.deed,
-        facts.expired.given,
-        facts.expired.extension.deed,
+        observed.joined.asked,
+        observed.joined.answered,
+        observed.created,
+        observed.short,
+        observed.won,
+        observed.lost,
+        observed.shared,
+        observed.spent,
+        observed.topped_up,
+        observed.extended.deed,
+        observed.detached.deed,
+        observed.expired.given,
+        observed.expired.extension.deed,
     )
     return tuple(each for deed in deeds for each in deed.unhandled)
 

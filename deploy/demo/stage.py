@@ -14,7 +14,7 @@ from deploy.demo.following import Follower, Trail
 from deploy.demo.narration import Narrator
 from deploy.demo.reading import OWN_ACCOUNTS, Entry, Reader
 from deploy.local.process import wait_until
-from deploy.operator.cli.auditing import facts_of
+from deploy.operator.cli.auditing import open_snapshots
 from deploy.operator.cli.connection import Connection
 from deploy.operator.cli.wire import Publisher, Sent
 from deploy.operator.invariants import check
@@ -129,8 +129,8 @@ class Stage:
         """Give what is broken once all is settled: mails are recorded a moment after they arrive."""
         deadline = time.monotonic() + TIMEOUT_S
         while True:
-            with facts_of(self.connection) as facts:
-                found = tuple(str(each) for each in check(facts, settled=True))
+            with open_snapshots(self.connection) as snapshot:
+                found = tuple(str(each) for each in check(snapshot, settled=True))
             if not found or time.monotonic() > deadline:
                 return found
             time.sleep(0.2)

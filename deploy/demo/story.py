@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from deploy.demo.cast import CHEAP_PLAN, Cast, Person
-from deploy.demo.checks import Facts
+from deploy.demo.checks import Observations
 from deploy.demo.narration import Narrator
 from deploy.demo.reading import Reader
 from deploy.demo.scenes import beginning, creating, ending, living
@@ -21,14 +21,14 @@ class Story:
     def __init__(self, connection: Connection, reader: Reader, narrator: Narrator, cast: Cast) -> None:
         self._stage = Stage(connection, reader, narrator, cast)
 
-    def play(self) -> Facts:
+    def play(self) -> Observations:
         """Play it all; gives what was read back."""
         try:
             return self._play()
         finally:
             self._stage.close()
 
-    def _play(self) -> Facts:
+    def _play(self) -> Observations:
         stage = self._stage
         cast, reader = stage.cast, stage.reader
         validity_months = beginning.catalogue(stage)
@@ -49,7 +49,7 @@ class Story:
         history = ending.history(stage)
         members, agree = ending.members(stage)
         mails = ending.mails(stage)
-        return Facts(
+        return Observations(
             prices=stage.prices,
             known_prices=reader.known_prices(),
             validity_months=validity_months,

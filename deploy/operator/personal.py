@@ -50,7 +50,7 @@ Whose = Callable[[sa.Table, Person], sa.ColumnElement[bool]]
 class Held:
     """A table that holds something about people.
 
-    `shown` are the columns that are exported, `hidden` those that are not: secrets, hashes, the plumbing's own. Of the
+    `shown` are the columns that are exported, `hidden` those that are not: secrets, hashes, the chassis's own. Of the
     columns in `others` each is about who stands in another column, and left out unless that is the person.
     """
 
@@ -236,7 +236,7 @@ NOT_INCLUDED: Mapping[str, str] = {
 
 
 def tables_of(service: Principal) -> Mapping[str, Held | NotHeld]:
-    """Return all tables of a service, the plumbing's included."""
+    """Return all tables of a service, the chassis's included."""
     return {**TABLES[service], **PLUMBING}
 
 

@@ -1,4 +1,4 @@
-"""Where the invariants' facts come from: the services' databases in PostgreSQL, or the simulation's in memory."""
+"""Reads the snapshots that invariants are checked on: of the services' databases, or of the simulation's in memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -8,14 +8,14 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 
 from deploy.operator.invariants import (
-    AsideRow,
-    Facts,
-    GroupsFacts,
-    LedgerFacts,
-    NotificationsFacts,
-    ProvisioningFacts,
+    GroupsSnapshot,
+    LedgerSnapshot,
+    NotificationsSnapshot,
+    OutboxRow,
+    ParkedRow,
+    ProvisioningSnapshot,
+    Snapshot,
     TimerRow,
-    UnsentRow,
 )
 from popfax_contracts.topics import Principal
 from services.chassis.memory import MemoryDatabase
@@ -72,7 +72,7 @@ READS: Sequence[tuple[Principal, Mapping[str, Mapped[Any, Any]], bool]] = (
     (Principal.LEDGER, _OF_LEDGER, True),
     (Principal.PROVISIONING, _OF_PROVISIONING, True),
 )
-"""What is read as of one moment each, in this order of moments, and whether a service's plumbing is read with it.
+"""What is read as of one moment each, in this order of moments, and whether the chassis's tables are read with it.
 
 Effects before their causes, so that a running product never looks broken. A mail that is seen has its membership, its
 transfer or its purchase; a membership that began with an account, a transfer that is done and a purchase that is paid
@@ -85,52 +85,54 @@ Progress = Callable[[int], None]
 
 
 @contextmanager
-def snapshots(urls: Mapping[Principal, str], progress: Progress = lambda _: None) -> Iterator[Facts]:
-    """Open a snapshot of each database, in the order of `READS`, and read from them until the end.
+def snapshots(urls: Mapping[Principal, str], progress: Progress = lambda _: None) -> Iterator[Snapshot]:
+    """Open a snapshot of each database, in the order of `READS`; it can be read until the context ends.
 
     They are taken within milliseconds of each other, before anything is read. Nothing is written, and while they last
     the databases keep what is deleted meanwhile. Raises SQLAlchemy's errors.
     """
     with ExitStack() as stack:
         tables: Tables = {}
-        for principal, mapped, plumbing in READS:
+        for principal, mapped, with_chassis in READS:
             connection = stack.enter_context(_snapshot(urls[principal]))
             tables |= {(principal, name): _stored(connection, each, progress) for name, each in mapped.items()}
-            if plumbing:
-                waiting = _stored_plumbing(connection, progress)
+            if with_chassis:
+                waiting = _stored_chassis_tables(connection, progress)
                 tables |= {(principal, name): rows for name, rows in waiting.items()}
-        yield _facts(tables)
+        yield _assembled(tables)
 
 
 @contextmanager
-def ledger_snapshot(url: str, progress: Progress = lambda _: None) -> Iterator[LedgerFacts]:
+def ledger_snapshot(url: str, progress: Progress = lambda _: None) -> Iterator[LedgerSnapshot]:
     """Open a snapshot of the ledger alone."""
     with _snapshot(url) as connection:
         tables = {name: _stored(connection, each, progress) for name, each in _OF_LEDGER.items()}
-        yield LedgerFacts(**tables, **_stored_plumbing(connection, progress))
+        yield LedgerSnapshot(**tables, **_stored_chassis_tables(connection, progress))
 
 
-def facts_of(databases: Mapping[Principal, MemoryDatabase], meanwhile: Callable[[], None] = lambda: None) -> Facts:
-    """Return the facts of databases in memory; `meanwhile` is what happens between one read and the next."""
+def memory_snapshot(
+    databases: Mapping[Principal, MemoryDatabase], meanwhile: Callable[[], None] = lambda: None
+) -> Snapshot:
+    """Return a snapshot of databases in memory; `meanwhile` is called between one database and the next."""
     tables: Tables = {}
-    for principal, mapped, plumbing in READS:
+    for principal, mapped, with_chassis in READS:
         database = databases[principal]
         tables |= {(principal, name): _contents(database, each) for name, each in mapped.items()}
-        if plumbing:
-            tables |= {(principal, name): rows for name, rows in _contents_of_plumbing(database).items()}
+        if with_chassis:
+            tables |= {(principal, name): rows for name, rows in _chassis_contents(database).items()}
         meanwhile()
-    return _facts(tables)
+    return _assembled(tables)
 
 
-def _facts(tables: Tables) -> Facts:
+def _assembled(tables: Tables) -> Snapshot:
     def of(principal: Principal) -> dict[str, Any]:
         return {name: rows for (owner, name), rows in tables.items() if owner is principal}
 
-    return Facts(
-        ledger=LedgerFacts(**of(Principal.LEDGER)),
-        groups=GroupsFacts(**of(Principal.GROUPS)),
-        provisioning=ProvisioningFacts(**of(Principal.PROVISIONING)),
-        notifications=NotificationsFacts(**of(Principal.NOTIFICATIONS)),
+    return Snapshot(
+        ledger=LedgerSnapshot(**of(Principal.LEDGER)),
+        groups=GroupsSnapshot(**of(Principal.GROUPS)),
+        provisioning=ProvisioningSnapshot(**of(Principal.PROVISIONING)),
+        notifications=NotificationsSnapshot(**of(Principal.NOTIFICATIONS)),
     )
 
 
@@ -223,11 +225,11 @@ def _stored(connection: sa.Connection, mapped: Mapped[Any, Any], progress: Progr
     return Stored(connection, mapped.columns, mapped.tolerant(Unknown).from_values, progress)
 
 
-def _stored_plumbing(connection: sa.Connection, progress: Progress) -> dict[str, Stored[Any]]:
+def _stored_chassis_tables(connection: sa.Connection, progress: Progress) -> dict[str, Stored[Any]]:
     rows = {
         "timers": (TIMER, TimerRow, ("id", "due_at", "type", "key")),
-        "outbox": (OUTBOX, UnsentRow, ("id", "type", "key", "made_at")),
-        "parked": (PARKED, AsideRow, ("id", "topic", "code", "parked_at")),
+        "outbox": (OUTBOX, OutboxRow, ("id", "type", "key", "made_at")),
+        "parked": (PARKED, ParkedRow, ("id", "topic", "code", "parked_at")),
     }
     return {
         name: Stored(connection, [table.c[each] for each in columns], partial(_made, row), progress)
@@ -249,12 +251,12 @@ def _contents(database: MemoryDatabase, mapped: Mapped[Any, Any]) -> list[Any]:
     return list(database.contents.tables.get(name, {}).values())
 
 
-def _contents_of_plumbing(database: MemoryDatabase) -> dict[str, list[Any]]:
+def _chassis_contents(database: MemoryDatabase) -> dict[str, list[Any]]:
     held = database.contents
     timers = [TimerRow(t.id, t.due_at, t.message.TYPE, t.message.key()) for t, _ in held.timers.values()]
-    parked = [AsideRow(id_, row.parked.record.topic, row.parked.code, None) for id_, row in held.parked.items()]
+    parked = [ParkedRow(id_, row.parked.record.topic, row.parked.code, None) for id_, row in held.parked.items()]
     return {
         "timers": timers,
-        "outbox": [UnsentRow(out.id, out.type, out.key, None) for out in held.outbox],
+        "outbox": [OutboxRow(out.id, out.type, out.key, None) for out in held.outbox],
         "parked": parked,
     }

@@ -301,7 +301,7 @@ class World:
 
     def command(self, owner: Owner, email: str = "", **changed: Any) -> CreateMemberAccount:
         """Make the command with which an owner creates a member's account."""
-        facts = {
+        snapshot = {
             "group_id": group_of(owner.id),
             "plan": "send_only",
             "price_units": PRICES["send_only"],
@@ -310,7 +310,7 @@ class World:
             "last_name": "Petit",
             "language": Language.EN,
         }
-        return CreateMemberAccount.model_validate(facts | changed)
+        return CreateMemberAccount.model_validate(snapshot | changed)
 
     def create(self, owner: Owner, email: str = "", **changed: Any) -> str:
         """Ask for a member's account; give the command's id."""
@@ -429,8 +429,8 @@ class World:
     def settle(self, timeout_s: float = SETTLED_S) -> None:
         """Wait until nothing is under way, and see that nothing is broken."""
         wait(self.is_settled, "everything is settled", timeout_s)
-        with snapshots(self._urls) as facts:
-            found = check(facts, settled=True)
+        with snapshots(self._urls) as snapshot:
+            found = check(snapshot, settled=True)
         assert not found, found[:5]
 
     def check_log(self) -> None:

@@ -1,4 +1,4 @@
-"""`popfax demo` as a person, or a pipe, runs it; and its checks on facts that don't hold."""
+"""`popfax demo` as a person, or a pipe, runs it; and its checks on observed that don't hold."""
 
 import io
 import json
@@ -40,8 +40,8 @@ from deploy.demo.checks import (
     Deed,
     Expiry,
     Extension,
-    Facts,
     Joining,
+    Observations,
     Offer,
     Parting,
     checks,
@@ -281,7 +281,7 @@ ENDED = Expiry(
     ),
     active=ACTIVE,
 )
-GOOD = Facts(
+GOOD = Observations(
     prices=PRICES,
     known_prices=dict(reversed(PRICES.items())),
     validity_months=12,
@@ -309,7 +309,7 @@ GOOD = Facts(
 )
 
 
-def expiry(**changed: Any) -> Facts:
+def expiry(**changed: Any) -> Observations:
     return replace(GOOD, expired=replace(ENDED, **changed))
 
 
@@ -411,7 +411,7 @@ def test_fails_when_something_was_not_observed(what: str) -> None:
 
 
 def test_every_check_has_facts_that_fail_it() -> None:
-    failed = {(each.about, each.what) for facts in BROKEN.values() for each in checks(facts) if not each.ok}
+    failed = {(each.about, each.what) for observed in BROKEN.values() for each in checks(observed) if not each.ok}
     assert failed == {(each.about, each.what) for each in checks(GOOD)}
 
 
@@ -422,8 +422,8 @@ def test_no_two_checks_are_called_the_same() -> None:
 
 @pytest.mark.parametrize("deed", ["asked", "answered"])
 def test_a_message_that_was_not_handled_counts_in_whatever_scene(deed: str) -> None:
-    facts = replace(GOOD, joined=replace(JOINED, **{deed: replace(getattr(JOINED, deed), unhandled=("x",))}))
-    assert [each.what for each in checks(facts) if not each.ok] == ["messages not handled"]
+    observed = replace(GOOD, joined=replace(JOINED, **{deed: replace(getattr(JOINED, deed), unhandled=("x",))}))
+    assert [each.what for each in checks(observed) if not each.ok] == ["messages not handled"]
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ CHECK = """
 import resource, sys
 from deploy.operator.snapshots import ledger_snapshot
 from deploy.operator.invariants import check_ledger
-with ledger_snapshot(sys.argv[1]) as facts:
-    found = sum(1 for _ in check_ledger(facts))
+with ledger_snapshot(sys.argv[1]) as snapshot:
+    found = sum(1 for _ in check_ledger(snapshot))
 print(found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

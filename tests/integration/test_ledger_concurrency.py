@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deploy.operator.invariants import LedgerFacts, check_ledger
+from deploy.operator.invariants import LedgerSnapshot, check_ledger
 from deploy.operator.snapshots import ledger_snapshot
 from popfax_contracts.ledger import (
     BalanceChanged,
@@ -66,12 +66,12 @@ def _transfer(source: UUID, *legs: tuple[UUID, int]) -> PostTransfers:
     return PostTransfers(transfer_id=uuid4(), source_id=source, legs=made)
 
 
-def _check_books(url: str) -> LedgerFacts:
+def _check_books(url: str) -> LedgerSnapshot:
     """See that the books are right; return what stands in them."""
-    with ledger_snapshot(url) as facts:
-        assert list(check_ledger(facts)) == []
-        tables = {name: list(getattr(facts, name)) for name in LedgerFacts.__dataclass_fields__}
-    return LedgerFacts(**tables)
+    with ledger_snapshot(url) as snapshot:
+        assert list(check_ledger(snapshot)) == []
+        tables = {name: list(getattr(snapshot, name)) for name in LedgerSnapshot.__dataclass_fields__}
+    return LedgerSnapshot(**tables)
 
 
 async def _balances(engine: AsyncEngine) -> dict[UUID, int]:
@@ -188,8 +188,8 @@ async def test_replicas_that_reserve_and_capture_at_once_never_hold_more_than_th
         await engine.dispose()
 
     await asyncio.gather(*(replica(12) for _ in range(3)))
-    facts = _check_books(ledger_url)
-    captured = [hold for hold in facts.holds if hold.state == "captured"]
+    snapshot = _check_books(ledger_url)
+    captured = [hold for hold in snapshot.holds if hold.state == "captured"]
     assert len(captured) == 1000 // 7
     assert (await _balances(ledger_engine))[account] == 1000 % 7
 
@@ -211,14 +211,14 @@ async def test_replicas_that_spend_and_transfer_at_once_never_use_a_unit_twice(
         await engine.dispose()
 
     await asyncio.gather(replica(spending), replica(lambda: _transfer(account, (friend, 7))))
-    facts = _check_books(ledger_url)
-    done = Counter(transfer.kind for transfer in facts.transfers if transfer.code is None)
+    snapshot = _check_books(ledger_url)
+    done = Counter(transfer.kind for transfer in snapshot.transfers if transfer.code is None)
     assert done[TransferKind.SPEND] + done[TransferKind.TRANSFER] == 1000 // 7
     assert min(done[TransferKind.SPEND], done[TransferKind.TRANSFER]) > 0, (
         "one that comes first all the time shows little"
     )
     assert await _balances(ledger_engine) == {account: 1000 % 7, friend: 7 * done[TransferKind.TRANSFER]}
-    assert await _told(ledger_engine, account) == {row.id: row.revision for row in facts.accounts}[account]
+    assert await _told(ledger_engine, account) == {row.id: row.revision for row in snapshot.accounts}[account]
 
 
 async def _told(engine: AsyncEngine, account: UUID) -> int:

@@ -31,16 +31,16 @@ def before(stack: Stack) -> Iterator[str]:
 
 def test_accounts_are_active_and_their_changes_counted(before: str) -> None:
     migrate.upgrade(Principal.LEDGER, before)
-    with ledger_snapshot(before) as facts:
-        accounts = sorted(facts.accounts, key=lambda account: account.balance_units)
+    with ledger_snapshot(before) as snapshot:
+        accounts = sorted(snapshot.accounts, key=lambda account: account.balance_units)
     # Three entries, and a hold that was opened.
     assert accounts == [Account(BOB, 0, 0, 2, AccountState.ACTIVE, 2), Account(ADA, 50, 20, 3, AccountState.ACTIVE, 4)]
 
 
 def test_refused_holds_have_the_one_reason_that_there_was(before: str) -> None:
     migrate.upgrade(Principal.LEDGER, before)
-    with ledger_snapshot(before) as facts:
-        holds = {hold.id: (hold.extends, hold.code) for hold in facts.holds}
+    with ledger_snapshot(before) as snapshot:
+        holds = {hold.id: (hold.extends, hold.code) for hold in snapshot.holds}
     assert holds == {id_of("open"): (False, None), id_of("refused"): (False, "units_short")}
 
 

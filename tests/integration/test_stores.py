@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.local.postgres import SERVICES
 from deploy.local.stack import Stack
-from deploy.operator.invariants import Facts
-from deploy.operator.snapshots import facts_of, snapshots
+from deploy.operator.invariants import Snapshot
+from deploy.operator.snapshots import memory_snapshot, snapshots
 from popfax_contracts.ledger import CaptureHold, CreditUnits, ReleaseHold, ReserveUnits
 from popfax_contracts.message import Command
 from popfax_contracts.topics import LEDGER_COMMANDS, Principal
@@ -741,12 +741,12 @@ async def test_the_same_batches_leave_the_same_books_in_both(stores: Stores) -> 
     assert [len(found[name]) for name in ("accounts", "holds", "transfers", "entries", "outbox")] == [1, 3, 1, 4, 9]
 
 
-def contents(facts: Facts) -> dict[str, list[Any]]:
-    """Return every row of the facts, in one order: databases have none."""
+def contents(snapshot: Snapshot) -> dict[str, list[Any]]:
+    """Return every row of the snapshot, in one order: databases have none."""
     return {
-        f"{service}.{table}": sorted(getattr(getattr(facts, service), table), key=lambda row: str(row)[:60])
-        for service in Facts.__dataclass_fields__
-        for table in type(getattr(facts, service)).__dataclass_fields__
+        f"{service}.{table}": sorted(getattr(getattr(snapshot, service), table), key=lambda row: str(row)[:60])
+        for service in Snapshot.__dataclass_fields__
+        for table in type(getattr(snapshot, service)).__dataclass_fields__
     }
 
 
@@ -763,10 +763,10 @@ async def test_the_invariants_facts_are_the_same_from_both(
             entries = tx.append(ENTRIES)
             entries.add(ENTRY)
             await tx.save([entries])
-    expected = facts_of({service: store.database for service, store in memory.items()})
+    expected = memory_snapshot({service: store.database for service, store in memory.items()})
     if isinstance(stores(Principal.LEDGER), InPostgres):
-        with snapshots(urls) as facts:
-            assert contents(facts) == contents(expected)
+        with snapshots(urls) as snapshot:
+            assert contents(snapshot) == contents(expected)
     else:
         databases = {service: stores(service).database for service in SERVICES}
-        assert contents(facts_of(databases)) == contents(expected)  # type: ignore[arg-type]
+        assert contents(memory_snapshot(databases)) == contents(expected)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from deploy.operator.invariants import Place, check, check_log, check_tokens, check_topics, logged, told
-from deploy.operator.snapshots import facts_of
+from deploy.operator.snapshots import memory_snapshot
 from popfax_contracts.ledger import TransfersPosted, TransfersRefused
 from popfax_contracts.message import Message
 from popfax_contracts.provisioning import OptionPublished, PlanPublished
@@ -320,12 +320,12 @@ class World:
 
     def _check(self, settled: bool) -> None:
         databases = {node.principal: node.database for node in self.nodes}
-        facts = facts_of(databases) if settled else facts_of(databases, self._act)
-        found = [str(violation) for violation in check(facts, settled)]
+        snapshot = memory_snapshot(databases) if settled else memory_snapshot(databases, self._act)
+        found = [str(violation) for violation in check(snapshot, settled)]
         if settled:
             log = [entry for record in self.bus.records() if (entry := logged(record)) is not None]
-            topics = check_topics(told(log), facts, self._told_again)
-            found += [str(violation) for violation in [*check_log(log), *topics, *check_tokens(log, facts)]]
+            topics = check_topics(told(log), snapshot, self._told_again)
+            found += [str(violation) for violation in [*check_log(log), *topics, *check_tokens(log, snapshot)]]
             found += [finding for node in self.nodes for finding in self._left_behind(node)]
             found += [failure for node in self.nodes for failure in node.shell.failures]
             found += [*self.posts.findings, *self.posts.unended()]

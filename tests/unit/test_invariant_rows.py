@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from deploy.operator.invariants import Code, Violation, rows
+from deploy.operator.invariants import Invariant, Violation, rows
 from deploy.operator.invariants.rows import each, in_order, together
 
 
@@ -49,7 +49,7 @@ def test_sorts_what_does_not_fit_through_a_file(count: int, monkeypatch: pytest.
 def test_what_can_not_be_checked_is_a_finding_and_the_rest_is_checked() -> None:
     def check(key: int, taken: Iterator[int]) -> Iterator[Violation]:
         if 1 // next(taken) > 1:
-            yield Violation(Code.OVERDRAWN, str(key), "")
+            yield Violation(Invariant.OVERDRAWN, str(key), "")
 
     found = list(each(together([(1, 0), (2, 1)]), check))
-    assert [(violation.code, violation.subject) for violation in found] == [(Code.UNREADABLE, "1")]
+    assert [(violation.code, violation.subject) for violation in found] == [(Invariant.UNREADABLE, "1")]

@@ -15,7 +15,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from deploy.operator.invariants import LedgerFacts, check_ledger
+from deploy.operator.invariants import LedgerSnapshot, check_ledger
 from popfax_contracts.ledger import (
     BalanceChanged,
     CaptureHold,
@@ -187,14 +187,14 @@ class Ledger(RuleBasedStateMachine):
 
     @invariant()
     def the_books_are_right(self) -> None:
-        facts = LedgerFacts(
+        snapshot = LedgerSnapshot(
             accounts=self._all(Account),
             holds=self._all(Hold),
             transfers=self._all(Transfer),
             entries=self._all(Entry),
             corrections=self._all(Correction),
         )
-        assert list(check_ledger(facts)) == []
+        assert list(check_ledger(snapshot)) == []
 
     @invariant()
     def what_can_be_spent_is_never_negative(self) -> None:

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from deploy.operator.cli.auditing import Found, Progress, conclude, facts_of
+from deploy.operator.cli.auditing import Found, Progress, conclude, open_snapshots
 from deploy.operator.cli.connection import connect, require_kafka
 from deploy.operator.cli.options import EnvFile, Json, StuckAfter
-from deploy.operator.invariants import Facts, Lateness, check_topics, parts, told
+from deploy.operator.invariants import Lateness, Snapshot, check_topics, parts, told
 from deploy.operator.log import Reader
 from deploy.operator.snapshots import counted
 from popfax_contracts.topics import TOPICS
@@ -43,30 +43,30 @@ def audit(
             progress.begin("topics")
             records = told(reader.read())
         now = datetime.now(UTC)
-        with facts_of(connection, progress) as facts:
+        with open_snapshots(connection, progress) as snapshot:
             # What is told between this and the snapshots may be more than they have.
             moving = {(record.topic, record.key) for record in reader.read()} if reader is not None else set()
-            for part, violations in parts(facts, Lateness(settled, now - timedelta(seconds=stuck_after))):
+            for part, violations in parts(snapshot, Lateness(settled, now - timedelta(seconds=stuck_after))):
                 progress.begin(part)
                 found.add(violations)
             if reader is not None:
                 progress.begin("topics")
-                found.add(check_topics(records, facts, moving))
-            counts = _counts(facts)
+                found.add(check_topics(records, snapshot, moving))
+            counts = _counts(snapshot)
     sound = "The history is what the entries and the memberships say, and all else is as it must be."
     conclude(counts, found, sound, json)
 
 
-def _counts(facts: Facts) -> dict[str, int]:
+def _counts(snapshot: Snapshot) -> dict[str, int]:
     return {
-        "groups": counted(facts.groups.groups),
-        "memberships": counted(facts.groups.memberships),
-        "invitations": counted(facts.groups.invitations),
-        "transfers": counted(facts.groups.transfers),
-        "history_lines": counted(facts.groups.history),
-        "accounts": counted(facts.provisioning.subscribers),
-        "purchases": counted(facts.provisioning.purchases),
-        "mails": counted(facts.notifications.mails),
-        "holds": counted(facts.ledger.holds),
-        "entries": counted(facts.ledger.entries),
+        "groups": counted(snapshot.groups.groups),
+        "memberships": counted(snapshot.groups.memberships),
+        "invitations": counted(snapshot.groups.invitations),
+        "transfers": counted(snapshot.groups.transfers),
+        "history_lines": counted(snapshot.groups.history),
+        "accounts": counted(snapshot.provisioning.subscribers),
+        "purchases": counted(snapshot.provisioning.purchases),
+        "mails": counted(snapshot.notifications.mails),
+        "holds": counted(snapshot.ledger.holds),
+        "entries": counted(snapshot.ledger.entries),
     }

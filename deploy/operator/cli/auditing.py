@@ -11,7 +11,7 @@ import typer
 from deploy.operator.cli.connection import Connection
 from deploy.operator.cli.errors import Exit, Unreachable
 from deploy.operator.cli.output import err, print_json, print_table, say
-from deploy.operator.invariants import Facts, Violation
+from deploy.operator.invariants import Snapshot, Violation
 from deploy.operator.snapshots import READS, snapshots
 
 SHOWN = 100
@@ -64,12 +64,12 @@ class Progress:
 
 
 @contextmanager
-def facts_of(connection: Connection, progress: Progress | None = None) -> Iterator[Facts]:
+def open_snapshots(connection: Connection, progress: Progress | None = None) -> Iterator[Snapshot]:
     """Open snapshots of all four services. Raises Unreachable, also for what goes wrong while they are read."""
     urls = {principal: connection.database_url(principal) for principal, _, _ in READS}
     try:
-        with snapshots(urls, progress or (lambda _: None)) as facts:
-            yield facts
+        with snapshots(urls, progress or (lambda _: None)) as snapshot:
+            yield snapshot
     except sa.exc.OperationalError as error:
         raise Unreachable("a service's database can't be reached") from error
     except sa.exc.DBAPIError as error:

@@ -11,13 +11,13 @@ import sqlalchemy as sa
 import typer
 from pydantic import ValidationError
 
-from deploy.operator.cli.auditing import Found, Progress, conclude, facts_of
+from deploy.operator.cli.auditing import Found, Progress, conclude, open_snapshots
 from deploy.operator.cli.connection import Connection, connect
 from deploy.operator.cli.errors import Exit, Unreachable, UsageError
 from deploy.operator.cli.intervening import POLL_S, hand_over
 from deploy.operator.cli.options import EnvFile, Json, StuckAfter, Timeout
 from deploy.operator.cli.output import print_json, print_table, say, short
-from deploy.operator.invariants import Code, Facts, Lateness, check_ledger, check_purchases, check_sagas
+from deploy.operator.invariants import Invariant, Lateness, Snapshot, check_ledger, check_purchases, check_sagas
 from deploy.operator.snapshots import counted
 from popfax_contracts.topics import Principal
 from services.ledger.domain import Correction
@@ -38,15 +38,15 @@ def verify(
     It reads while the product works, and asks only what is true at every moment. `popfax audit` asks all services.
     """
     found = Found()
-    with Progress().shown() as progress, facts_of(connect(env_file), progress) as facts:
+    with Progress().shown() as progress, open_snapshots(connect(env_file), progress) as snapshot:
         progress.begin("books")
-        found.add(check_ledger(facts.ledger))
+        found.add(check_ledger(snapshot.ledger))
         # A hold is the ledger's, the saga that will close it is another's: the ledger alone can't tell an orphan.
         progress.begin("holds")
         late = Lateness(settled=False, before=datetime.now(UTC) - timedelta(seconds=stuck_after))
-        of_holds = chain(check_sagas(facts, late), check_purchases(facts, late))
-        found.add(each for each in of_holds if each.code is Code.ORPHAN_HOLD)
-        counts = _counts(facts)
+        of_holds = chain(check_sagas(snapshot, late), check_purchases(snapshot, late))
+        found.add(each for each in of_holds if each.code is Invariant.ORPHAN_HOLD)
+        counts = _counts(snapshot)
     sound = "Entries sum to zero, balances equal their entries, no hold is orphaned."
     conclude(counts, found, sound, json)
 
@@ -141,10 +141,10 @@ def _outcome(made: Correction) -> str:
     return "done" if made.code is None else f"refused: {made.code}"
 
 
-def _counts(facts: Facts) -> dict[str, int]:
+def _counts(snapshot: Snapshot) -> dict[str, int]:
     return {
-        "accounts": counted(facts.ledger.accounts),
-        "entries": counted(facts.ledger.entries),
-        "transfers": counted(facts.ledger.transfers),
-        "holds": counted(facts.ledger.holds),
+        "accounts": counted(snapshot.ledger.accounts),
+        "entries": counted(snapshot.ledger.entries),
+        "transfers": counted(snapshot.ledger.transfers),
+        "holds": counted(snapshot.ledger.holds),
     }

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator
 from uuid import UUID
 
-from deploy.operator.invariants.codes import Code, Violation
-from deploy.operator.invariants.facts import Facts, Lateness, ProvisioningFacts
+from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.purchases import is_done, is_given
 from deploy.operator.invariants.rows import Group, by, each, in_order, only, together
 from deploy.operator.invariants.sagas import id_in
+from deploy.operator.invariants.snapshot import Lateness, ProvisioningSnapshot, Snapshot
 from services.chassis.sagas import SagaRow
 from services.groups import domain as groups
 from services.ledger.domain import Account
@@ -26,9 +26,9 @@ from services.provisioning.domain import (
 )
 
 
-def check_accounts(facts: Facts, late: Lateness) -> Iterator[Violation]:
+def check_accounts(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
     """Check provisioning's rows against each other, and against what the others know of them."""
-    own = facts.provisioning
+    own = snapshot.provisioning
     yield from each(
         together(
             by(own.subscribers, "id"),
@@ -40,30 +40,30 @@ def check_accounts(facts: Facts, late: Lateness) -> Iterator[Violation]:
         ),
         _account,
     )
-    yield from each(_shared(own, "email"), _twice, Code.EMAIL_TWICE)
-    yield from each(_shared(own, "fax_number"), _twice, Code.FAX_NUMBER_TWICE)
-    yield from each(together(by(own.plans, "plan"), by(facts.groups.plans, "plan")), _plan, late)
+    yield from each(_shared(own, "email"), _twice, Invariant.EMAIL_TWICE)
+    yield from each(_shared(own, "fax_number"), _twice, Invariant.FAX_NUMBER_TWICE)
+    yield from each(together(by(own.plans, "plan"), by(snapshot.groups.plans, "plan")), _plan, late)
     yield from each(together(by(own.plans, "plan"), by(own.subscribers, "plan")), _on_sale)
     yield from each(
         together(
             by(own.subscribers, "id"),
-            by(facts.ledger.accounts, "id"),
-            by(facts.groups.subscribers, "id"),
-            by(facts.groups.groups, "owner_id"),
-            by(facts.notifications.people, "id"),
-            _undone(facts.notifications.mails, "recipient_id"),
-            _undone(facts.notifications.mails, "about_id"),
+            by(snapshot.ledger.accounts, "id"),
+            by(snapshot.groups.subscribers, "id"),
+            by(snapshot.groups.groups, "owner_id"),
+            by(snapshot.notifications.people, "id"),
+            _undone(snapshot.notifications.mails, "recipient_id"),
+            _undone(snapshot.notifications.mails, "about_id"),
         ),
         _known,
         late,
     )
 
 
-def _shared(own: ProvisioningFacts, column: str) -> Iterator[Group]:
+def _shared(own: ProvisioningSnapshot, column: str) -> Iterator[Group]:
     return together(by(own.subscribers, column))
 
 
-def _twice(_: str, subscribers: Iterator[Subscriber], code: Code) -> Iterator[Violation]:
+def _twice(_: str, subscribers: Iterator[Subscriber], code: Invariant) -> Iterator[Violation]:
     """Say of an address or a number, which is not said, how many have it."""
     ids = [subscriber.id for subscriber in subscribers]
     if len(ids) > 1:
@@ -88,37 +88,43 @@ def _account(
     emails, assigned = [address.email for address in addresses], [number.number for number in numbers]
     if account is None:
         if granted:
-            yield Violation(Code.REQUEST_MISMATCH, str(id_), "granted, and there is no account")
+            yield Violation(Invariant.REQUEST_MISMATCH, str(id_), "granted, and there is no account")
         if emails:
-            yield Violation(Code.ADDRESS_MISMATCH, str(id_), "an address is taken in its name, and there is no account")
+            yield Violation(
+                Invariant.ADDRESS_MISMATCH, str(id_), "an address is taken in its name, and there is no account"
+            )
         if assigned:
-            yield Violation(Code.FAX_NUMBER_MISMATCH, str(id_), "a number is assigned to it, and there is no account")
+            yield Violation(
+                Invariant.FAX_NUMBER_MISMATCH, str(id_), "a number is assigned to it, and there is no account"
+            )
         return
     yield from _begun(account, granted)
     if emails != ([account.email] if account.email is not None else []):  # a closed account has none
-        yield Violation(Code.ADDRESS_MISMATCH, str(id_), f"{len(emails)} addresses are taken in its name, not its own")
+        yield Violation(
+            Invariant.ADDRESS_MISMATCH, str(id_), f"{len(emails)} addresses are taken in its name, not its own"
+        )
     if assigned != ([account.fax_number] if account.fax_number is not None else []):
         detail = f"has {account.fax_number}, and {assigned} are assigned to it"
-        yield Violation(Code.FAX_NUMBER_MISMATCH, str(id_), detail)
+        yield Violation(Invariant.FAX_NUMBER_MISMATCH, str(id_), detail)
     yield from _itself(account)
     packs = sum(each.action is Action.OPTIONS_PACK for each in given)
     if packs != account.options_pack:
         detail = f"bought {packs} times, and the account {'has' if account.options_pack else 'does not have'} it"
-        yield Violation(Code.OPTIONS_MISMATCH, str(id_), detail)
+        yield Violation(Invariant.OPTIONS_MISMATCH, str(id_), detail)
     if (wrong := _ends_otherwise(account, granted, given)) is not None:
-        yield Violation(Code.EXTENSION_MISMATCH, str(id_), wrong)
+        yield Violation(Invariant.EXTENSION_MISMATCH, str(id_), wrong)
 
 
 def _itself(account: Subscriber) -> Iterator[Violation]:
     id_, closed = str(account.id), account.state is AccountState.CLOSED
     if closed and any((account.email, account.first_name, account.last_name, account.language, account.forward_to)):
-        yield Violation(Code.NOT_ERASED, id_, "closed, and provisioning knows whose it was")
+        yield Violation(Invariant.NOT_ERASED, id_, "closed, and provisioning knows whose it was")
     if closed is (account.closed_at is None):
-        yield Violation(Code.STATE_MISMATCH, id_, f"{account.state}, and closed at {account.closed_at}")
+        yield Violation(Invariant.STATE_MISMATCH, id_, f"{account.state}, and closed at {account.closed_at}")
     if account.reminded_days not in (None, *MILESTONES_DAYS):
-        yield Violation(Code.UNKNOWN_VALUE, id_, f"was told of its end {account.reminded_days} days ahead")
+        yield Violation(Invariant.UNKNOWN_VALUE, id_, f"was told of its end {account.reminded_days} days ahead")
     if (account.plan is None) is not (account.expires_at is None):
-        yield Violation(Code.STATE_MISMATCH, id_, f"on plan {account.plan}, ends {account.expires_at}")
+        yield Violation(Invariant.STATE_MISMATCH, id_, f"on plan {account.plan}, ends {account.expires_at}")
 
 
 def _given(purchases: Iterable[Purchase], sagas: Iterable[SagaRow]) -> list[Purchase]:
@@ -130,9 +136,9 @@ def _given(purchases: Iterable[Purchase], sagas: Iterable[SagaRow]) -> list[Purc
 def _begun(account: Subscriber, granted: list[Request]) -> Iterator[Violation]:
     asked = account.plan is None or account.registration is not None or account.state is AccountState.CLOSED
     if not asked and not granted:
-        yield Violation(Code.REQUEST_MISMATCH, str(account.id), "an account that nobody asked for")
+        yield Violation(Invariant.REQUEST_MISMATCH, str(account.id), "an account that nobody asked for")
     if len(granted) > 1:
-        yield Violation(Code.REQUEST_MISMATCH, str(account.id), f"granted by {len(granted)} requests")
+        yield Violation(Invariant.REQUEST_MISMATCH, str(account.id), f"granted by {len(granted)} requests")
 
 
 def _ends_otherwise(account: Subscriber, granted: list[Request], given: list[Purchase]) -> str | None:
@@ -152,17 +158,17 @@ def _ends_otherwise(account: Subscriber, granted: list[Request], given: list[Pur
 def _plan(name: str, own: Iterator[Plan], known: Iterator[groups.Plan], late: Lateness) -> Iterator[Violation]:
     ours, theirs = only(own), only(known)
     if theirs is not None and ours is None:
-        yield Violation(Code.PLAN_MISMATCH, name, "groups offers it, and there is no such plan")
+        yield Violation(Invariant.PLAN_MISMATCH, name, "groups offers it, and there is no such plan")
     elif ours is not None and late.settled:
         shown = None if theirs is None else (theirs.price_units, theirs.validity_months, theirs.on_sale)
         if shown != (ours.price_units, ours.validity_months, ours.on_sale):
-            yield Violation(Code.PLAN_MISMATCH, name, f"costs {ours.price_units}, groups shows {shown}")
+            yield Violation(Invariant.PLAN_MISMATCH, name, f"costs {ours.price_units}, groups shows {shown}")
 
 
 def _on_sale(name: str, plans: Iterator[Plan], accounts: Iterator[Subscriber]) -> Iterator[Violation]:
     if only(plans) is None:
         for account in accounts:
-            yield Violation(Code.UNKNOWN_VALUE, str(account.id), f"is on plan {name!r}, which there is not")
+            yield Violation(Invariant.UNKNOWN_VALUE, str(account.id), f"is on plan {name!r}, which there is not")
 
 
 # --- what the others know ---
@@ -188,7 +194,7 @@ def _known(
     yield from _balance(id_, shown, balance, late)
     if account is None:
         if late.settled and (person is not None or (shown is not None and shown.email is not None)):
-            yield Violation(Code.DIRECTORY_MISMATCH, str(id_), "provisioning does not know them, and others do")
+            yield Violation(Invariant.DIRECTORY_MISMATCH, str(id_), "provisioning does not know them, and others do")
         return
     if late.settled:
         yield from _states(account, balance, shown)
@@ -207,17 +213,17 @@ def _balance(
     # In flight the ledger may be ahead; of the same version both say the same.
     if known != now and (late.settled or known[0] >= now[0]):
         detail = f"groups shows {known[1]} as of version {known[0]}, available {now[1]} as of {now[0]}"
-        yield Violation(Code.BALANCE_STALE, str(id_), detail)
+        yield Violation(Invariant.BALANCE_STALE, str(id_), detail)
 
 
 def _states(account: Subscriber, in_ledger: Account | None, in_groups: groups.Subscriber | None) -> Iterator[Violation]:
     id_ = str(account.id)
     if in_ledger is not None and in_ledger.state.value != account.state.value:
-        yield Violation(Code.STATE_MISMATCH, id_, f"{account.state}, the ledger says {in_ledger.state}")
+        yield Violation(Invariant.STATE_MISMATCH, id_, f"{account.state}, the ledger says {in_ledger.state}")
     if in_groups is None or in_groups.state.value != account.state.value:
-        yield Violation(Code.STATE_MISMATCH, id_, f"{account.state}, groups says {in_groups and in_groups.state}")
+        yield Violation(Invariant.STATE_MISMATCH, id_, f"{account.state}, groups says {in_groups and in_groups.state}")
     elif account.state is not AccountState.CLOSED and in_groups.expires_at != account.expires_at:
-        yield Violation(Code.STATE_MISMATCH, id_, f"ends {account.expires_at}, groups says {in_groups.expires_at}")
+        yield Violation(Invariant.STATE_MISMATCH, id_, f"ends {account.expires_at}, groups says {in_groups.expires_at}")
 
 
 def _directory(account: Subscriber, in_groups: groups.Subscriber | None, person: Person | None) -> Iterator[Violation]:
@@ -227,7 +233,7 @@ def _directory(account: Subscriber, in_groups: groups.Subscriber | None, person:
     written = person and (person.email, person.first_name, person.last_name, person.language, person.fax_number)
     wrong = {"groups": shown != who, "notifications": written != (*who, account.fax_number)}
     for where in (where for where, is_wrong in wrong.items() if is_wrong):
-        yield Violation(Code.DIRECTORY_MISMATCH, str(account.id), f"not as {where} knows it")
+        yield Violation(Invariant.DIRECTORY_MISMATCH, str(account.id), f"not as {where} knows it")
 
 
 def _erased(
@@ -247,7 +253,7 @@ def _erased(
         "a mail that names their group": any(mail.params.get("group_name") for mail in about_them),
     }
     for where in (where for where, is_kept in kept.items() if is_kept):
-        yield Violation(Code.NOT_ERASED, str(id_), f"closed, and still known by {where}")
+        yield Violation(Invariant.NOT_ERASED, str(id_), f"closed, and still known by {where}")
 
 
 def check_numbers(numbers: Iterable[FaxNumber]) -> Iterator[Violation]:
@@ -255,4 +261,4 @@ def check_numbers(numbers: Iterable[FaxNumber]) -> Iterator[Violation]:
     for number in numbers:
         if (number.state is NumberState.ASSIGNED) is (number.subscriber_id is None):
             detail = f"{number.state}, and its subscriber is {number.subscriber_id}"
-            yield Violation(Code.FAX_NUMBER_MISMATCH, number.number, detail)
+            yield Violation(Invariant.FAX_NUMBER_MISMATCH, number.number, detail)

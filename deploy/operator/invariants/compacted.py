@@ -8,10 +8,10 @@ from heapq import merge
 from operator import itemgetter
 from typing import Any
 
-from deploy.operator.invariants.codes import Code, Violation
-from deploy.operator.invariants.facts import Facts, UnsentRow
+from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.log import Logged
 from deploy.operator.invariants.rows import Keyed, by, each, in_order, only, together
+from deploy.operator.invariants.snapshot import OutboxRow, Snapshot
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.groups import MembershipRecorded
 from popfax_contracts.ledger import BalanceChanged
@@ -38,33 +38,35 @@ def told(log: Iterable[Logged]) -> Keyed[Told]:
     return in_order(((record.topic, record.key), _told(record)) for record in log if record.topic in _SAYS)
 
 
-def check_topics(records: Keyed[Told], facts: Facts, moving: Collection[Place] = ()) -> Iterator[Violation]:
+def check_topics(records: Keyed[Told], snapshot: Snapshot, moving: Collection[Place] = ()) -> Iterator[Violation]:
     """Check what was `told` against the databases.
 
     Of what was told before the databases were read, and not again until they had been, and is not in an outbox, the
     newest record is what they say. The places of which more was told meanwhile are `moving`: nothing is said of them.
     """
-    return each(together(records, _are(facts), _unsent(facts)), _compared, moving)
+    return each(together(records, _are(snapshot), _unsent(snapshot)), _compared, moving)
 
 
 def _compared(
     place: Place,
     records: Iterator[Told],
     rows: Iterator[str],
-    unsent: Iterator[UnsentRow],
+    unsent: Iterator[OutboxRow],
     moving: Collection[Place],
 ) -> Iterator[Violation]:
     topic, key = place
     found = list(records)
     partitions = {record.partition for record in found}
     if len(partitions) > 1:
-        yield Violation(Code.KEY_ON_TWO_PARTITIONS, key, f"{topic} {sorted(partitions)}")
+        yield Violation(Invariant.KEY_ON_TWO_PARTITIONS, key, f"{topic} {sorted(partitions)}")
         return
     if place in moving or any(True for _ in unsent):
         return
     newest = max(found, key=lambda record: record.offset).text if found else None
     if newest != (is_ := only(rows)):
-        yield Violation(Code.TOPIC_MISMATCH, key, f"{topic} tells {newest or 'nothing'}, and it is {is_ or 'nothing'}")
+        yield Violation(
+            Invariant.TOPIC_MISMATCH, key, f"{topic} tells {newest or 'nothing'}, and it is {is_ or 'nothing'}"
+        )
 
 
 # --- what is told, and what is ----------------------------------------------------------------------------------------
@@ -134,51 +136,51 @@ _MODELS: Mapping[str, type[Message]] = {
 """What is told there. A marker is a tombstone of nothing: nobody is told by it, and nothing is."""
 
 
-def _are(facts: Facts) -> Iterator[tuple[Place, str]]:
+def _are(snapshot: Snapshot) -> Iterator[tuple[Place, str]]:
     """Return what the databases say, in the order of topics and keys."""
     streams = {
-        GROUPS_MEMBERS.name: _members(facts),
-        LEDGER_BALANCES.name: _balances(facts),
-        PROVISIONING_DIRECTORY.name: _people(facts),
-        PROVISIONING_PLANS.name: merge(_plans(facts), _options(facts), key=itemgetter(0)),
+        GROUPS_MEMBERS.name: _members(snapshot),
+        LEDGER_BALANCES.name: _balances(snapshot),
+        PROVISIONING_DIRECTORY.name: _people(snapshot),
+        PROVISIONING_PLANS.name: merge(_plans(snapshot), _options(snapshot), key=itemgetter(0)),
     }
     for topic in sorted(streams):
         for key, text in streams[topic]:
             yield (topic, str(key)), text
 
 
-def _members(facts: Facts) -> Keyed[str]:
-    for id_, row in by(facts.groups.memberships, "id"):
+def _members(snapshot: Snapshot) -> Keyed[str]:
+    for id_, row in by(snapshot.groups.memberships, "id"):
         if row.active:
             since = _stamp(row.joined_at)
             yield id_, f"{row.member_id} in {row.group_id} of {row.owner_id}, time {row.epoch} since {since}"
 
 
-def _balances(facts: Facts) -> Keyed[str]:
-    for id_, row in by(facts.ledger.accounts, "id"):
+def _balances(snapshot: Snapshot) -> Keyed[str]:
+    for id_, row in by(snapshot.ledger.accounts, "id"):
         if row.revision:
             yield id_, f"version {row.revision}: {row.balance_units}, {row.available_units} available"
 
 
-def _people(facts: Facts) -> Keyed[str]:
-    for id_, row in by(facts.provisioning.subscribers, "id"):
+def _people(snapshot: Snapshot) -> Keyed[str]:
+    for id_, row in by(snapshot.provisioning.subscribers, "id"):
         if row.state is not AccountState.CLOSED:
             yield id_, _digest(row.email, row.first_name, row.last_name, row.language, row.fax_number)
 
 
-def _plans(facts: Facts) -> Keyed[str]:
-    for name, row in by(facts.provisioning.plans, "plan"):
+def _plans(snapshot: Snapshot) -> Keyed[str]:
+    for name, row in by(snapshot.provisioning.plans, "plan"):
         yield name, _plan(row)
 
 
-def _options(facts: Facts) -> Keyed[str]:
-    for name, row in by(facts.provisioning.options, "option"):
+def _options(snapshot: Snapshot) -> Keyed[str]:
+    for name, row in by(snapshot.provisioning.options, "option"):
         yield name, _option(row.option, row)
 
 
-def _unsent(facts: Facts) -> Keyed[UnsentRow]:
+def _unsent(snapshot: Snapshot) -> Keyed[OutboxRow]:
     """Return what waits in the outboxes for one of these topics, in the order of topics and keys."""
-    services = (facts.groups, facts.ledger, facts.provisioning)
+    services = (snapshot.groups, snapshot.ledger, snapshot.provisioning)
     return in_order(
         ((_MODELS[row.type].TOPICS[0].name, row.key), row)
         for service in services

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from uuid import UUID
 
-from deploy.operator.invariants.codes import Code, Violation
-from deploy.operator.invariants.facts import GroupsFacts
 from deploy.operator.invariants.history import lines
+from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.rows import by, each, in_order, only, together
+from deploy.operator.invariants.snapshot import GroupsSnapshot
 from popfax_contracts.message import group_of
 from services.groups.domain import (
     AccountState,
@@ -34,36 +34,36 @@ ENDS = ("detached", "left", "account_closed", "group_closed")
 """How it ends."""
 
 
-def check_groups(facts: GroupsFacts) -> Iterator[Violation]:
+def check_groups(snapshot: GroupsSnapshot) -> Iterator[Violation]:
     """Check memberships and invitations against each other, their groups and their history."""
     yield from each(
         together(
-            by(facts.memberships, "id"),
-            in_order((membership_of(each.group_id, each.subscriber_id), each) for each in facts.invitations),
-            lines(facts.history, Kind.MEMBERSHIP, "reference_id"),
+            by(snapshot.memberships, "id"),
+            in_order((membership_of(each.group_id, each.subscriber_id), each) for each in snapshot.invitations),
+            lines(snapshot.history, Kind.MEMBERSHIP, "reference_id"),
         ),
         _membership,
     )
     yield from each(
-        together(by(facts.invitations, "id"), lines(facts.history, Kind.INVITATION, "id")),
+        together(by(snapshot.invitations, "id"), lines(snapshot.history, Kind.INVITATION, "id")),
         _invitation,
     )
-    yield from each(together(in_order(_pending(facts)), by(facts.tallies, "id")), _tally)
-    yield from each(together(by(facts.commands, "id"), in_order(_awaited(facts))), _posted)
+    yield from each(together(in_order(_pending(snapshot)), by(snapshot.tallies, "id")), _tally)
+    yield from each(together(by(snapshot.commands, "id"), in_order(_awaited(snapshot))), _posted)
     yield from each(
         together(
-            by(facts.groups, "id"),
-            by(facts.memberships, "group_id"),
-            by(facts.invitations, "group_id"),
-            by(facts.history, "group_id"),
+            by(snapshot.groups, "id"),
+            by(snapshot.memberships, "group_id"),
+            by(snapshot.invitations, "group_id"),
+            by(snapshot.history, "group_id"),
         ),
         _group,
     )
     yield from each(
         together(
-            ((id_, one) for id_, one in by(facts.subscribers, "id") if one.state is AccountState.CLOSED),
-            by(facts.memberships, "member_id"),
-            by(facts.invitations, "subscriber_id"),
+            ((id_, one) for id_, one in by(snapshot.subscribers, "id") if one.state is AccountState.CLOSED),
+            by(snapshot.memberships, "member_id"),
+            by(snapshot.invitations, "subscriber_id"),
         ),
         _closed,
     )
@@ -79,20 +79,20 @@ def _membership(
     pending = [each.id for each in invited if each.state is InvitationState.PENDING]
     if membership is None:
         if own:
-            yield Violation(Code.EPOCHS_BROKEN, str(id_), "history tells of times in a group that never were")
+            yield Violation(Invariant.EPOCHS_BROKEN, str(id_), "history tells of times in a group that never were")
         for invitation in invited:
             yield Violation(
-                Code.INVITATION_MISMATCH, str(invitation.id), "and nothing is between its group and its subscriber"
+                Invariant.INVITATION_MISMATCH, str(invitation.id), "and nothing is between its group and its subscriber"
             )
         return
     if (wrong := _not_derived(membership)) is not None:
-        yield Violation(Code.MEMBERSHIP_MISMATCH, str(id_), wrong)
+        yield Violation(Invariant.MEMBERSHIP_MISMATCH, str(id_), wrong)
     said = [membership.invitation_id] if membership.invitation_id is not None else []
     for invitation_id in {*pending} ^ {*said}:
         detail = "is not pending" if invitation_id in said else "is pending, and not the one"
-        yield Violation(Code.INVITATION_MISMATCH, str(invitation_id), f"{detail} of {id_}")
+        yield Violation(Invariant.INVITATION_MISMATCH, str(invitation_id), f"{detail} of {id_}")
     if membership.active and membership.invitation_id is not None:
-        yield Violation(Code.MEMBER_AND_INVITED, str(id_), f"by {membership.invitation_id}")
+        yield Violation(Invariant.MEMBER_AND_INVITED, str(id_), f"by {membership.invitation_id}")
     yield from _epochs(membership, own, invited)
 
 
@@ -114,22 +114,24 @@ def _epochs(membership: Membership, told: dict[UUID, HistoryEntry], invited: lis
     ids = [history_of_membership(membership.id, epoch) for epoch in range(1, membership.epoch + 1)]
     if told.keys() != set(ids):
         detail = f"{membership.epoch} times in the group, {len(told)} in its history"
-        yield Violation(Code.EPOCHS_BROKEN, str(membership.id), detail)
+        yield Violation(Invariant.EPOCHS_BROKEN, str(membership.id), detail)
         return
     own = [told[id_] for id_ in ids]
     active = [epoch for epoch, line in enumerate(own, 1) if line.outcome == "active"]
     if active != ([membership.epoch] if membership.active else []):
         detail = f"epoch {membership.epoch}, active {membership.active}, and in its history {active}"
-        yield Violation(Code.EPOCHS_BROKEN, str(membership.id), detail)
+        yield Violation(Invariant.EPOCHS_BROKEN, str(membership.id), detail)
     accepted = sum(each.state is InvitationState.ACCEPTED for each in invited)
     if accepted != sum(line.code == "invitation_accepted" for line in own):
-        yield Violation(Code.EPOCHS_BROKEN, str(membership.id), f"{accepted} invitations accepted, its history differs")
+        yield Violation(
+            Invariant.EPOCHS_BROKEN, str(membership.id), f"{accepted} invitations accepted, its history differs"
+        )
     for line in own:
         if (wrong := _mistold_membership(membership, line)) is not None:
-            yield Violation(Code.HISTORY_MISMATCH, str(line.id), wrong)
+            yield Violation(Invariant.HISTORY_MISMATCH, str(line.id), wrong)
     if own and (own[-1].at, own[-1].ended_at) != (membership.joined_at, membership.ended_at):
         detail = f"from {membership.joined_at} to {membership.ended_at}, the line says otherwise"
-        yield Violation(Code.HISTORY_MISMATCH, str(own[-1].id), detail)
+        yield Violation(Invariant.HISTORY_MISMATCH, str(own[-1].id), detail)
 
 
 def _mistold_membership(membership: Membership, line: HistoryEntry) -> str | None:
@@ -152,15 +154,15 @@ def _invitation(id_: UUID, invitations: Iterator[Invitation], told: Iterator[His
     invitation, line = only(invitations), only(told)
     if invitation is None or line is None:
         states = f"{invitation and invitation.state.value}, the line says {line and line.outcome}"
-        yield Violation(Code.HISTORY_MISMATCH, str(id_), states)
+        yield Violation(Invariant.HISTORY_MISMATCH, str(id_), states)
         return
     if invitation.group_id != group_of(invitation.owner_id):
         detail = f"of {invitation.owner_id}, into the group {invitation.group_id}"
-        yield Violation(Code.INVITATION_MISMATCH, str(id_), detail)
+        yield Violation(Invariant.INVITATION_MISMATCH, str(id_), detail)
     pending = invitation.state is InvitationState.PENDING
     if pending is not (invitation.ended_at is None) or invitation.round < 1:
         detail = f"{invitation.state}, ended at {invitation.ended_at}, mail {invitation.round}"
-        yield Violation(Code.INVITATION_MISMATCH, str(id_), detail)
+        yield Violation(Invariant.INVITATION_MISMATCH, str(id_), detail)
     wanted = (
         invitation.state.value,
         invitation.group_id,
@@ -183,19 +185,19 @@ def _invitation(id_: UUID, invitations: Iterator[Invitation], told: Iterator[His
     )
     differ = [f"{was}, the line says {says}" for was, says in zip(wanted, found, strict=True) if was != says]
     if differ:
-        yield Violation(Code.HISTORY_MISMATCH, str(id_), "; ".join(differ))
+        yield Violation(Invariant.HISTORY_MISMATCH, str(id_), "; ".join(differ))
 
 
-def _pending(facts: GroupsFacts) -> Iterator[tuple[UUID, Invitation]]:
+def _pending(snapshot: GroupsSnapshot) -> Iterator[tuple[UUID, Invitation]]:
     """Return each pending invitation twice: under its owner's tally and under its subscriber's."""
-    for invitation in facts.invitations:
+    for invitation in snapshot.invitations:
         if invitation.state is InvitationState.PENDING:
             yield sent_invitations_tally(invitation.owner_id), invitation
             yield received_invitations_tally(invitation.subscriber_id), invitation
 
 
-def _awaited(facts: GroupsFacts) -> Iterator[tuple[UUID, str]]:
-    for subscriber in facts.subscribers:
+def _awaited(snapshot: GroupsSnapshot) -> Iterator[tuple[UUID, str]]:
+    for subscriber in snapshot.subscribers:
         for line in subscriber.awaited:
             yield Change.parse(subscriber.id, line)[0], line
 
@@ -206,14 +208,14 @@ def _posted(id_: UUID, commands: Iterator[PostedCommand], lines: Iterator[str]) 
         return  # it was forgotten, after a very long time
     if unseen != command.awaits or (unseen and command.state is not CommandState.PENDING):
         detail = f"{command.state.value}, awaits {command.awaits}, {unseen} still to be shown"
-        yield Violation(Code.COMMAND_UNSEEN, str(id_), detail)
+        yield Violation(Invariant.COMMAND_UNSEEN, str(id_), detail)
 
 
 def _tally(id_: UUID, invitations: Iterator[Invitation], tallies: Iterator[Tally]) -> Iterator[Violation]:
     pending, tally = sum(1 for _ in invitations), only(tallies)
     counted = tally.pending if tally is not None else 0
     if pending != counted:
-        yield Violation(Code.TALLY_MISMATCH, str(id_), f"{pending} pending, counted {counted}")
+        yield Violation(Invariant.TALLY_MISMATCH, str(id_), f"{pending} pending, counted {counted}")
 
 
 # --- groups, and accounts that are closed ---
@@ -229,17 +231,17 @@ def _group(
     """Check what a group has: nobody's group has nothing, a closed one nothing that is open."""
     group = only(groups)
     if group is not None and id_ != group_of(group.owner_id):
-        yield Violation(Code.GROUP_MISMATCH, str(id_), f"is not the group of {group.owner_id}")
+        yield Violation(Invariant.GROUP_MISMATCH, str(id_), f"is not the group of {group.owner_id}")
     for row in _open(memberships, invitations):
         if group is None:
-            yield Violation(Code.GROUP_MISMATCH, str(row), f"is in {id_}, which is nobody's group")
+            yield Violation(Invariant.GROUP_MISMATCH, str(row), f"is in {id_}, which is nobody's group")
         elif group.closed_at is not None:
-            yield Violation(Code.OPEN_AFTER_CLOSING, str(row), f"in {id_}, which is closed")
+            yield Violation(Invariant.OPEN_AFTER_CLOSING, str(row), f"in {id_}, which is closed")
     for line in told:
         named = line.reference_id == id_ and line.actor_id is not None and group_of(line.actor_id) == id_
         if line.kind is Kind.NAME and not named:
             detail = f"{line.actor_id} named {line.reference_id}, and the line is of {id_}"
-            yield Violation(Code.HISTORY_MISMATCH, str(line.id), detail)
+            yield Violation(Invariant.HISTORY_MISMATCH, str(line.id), detail)
 
 
 def _open(memberships: Iterator[Membership], invitations: Iterator[Invitation]) -> Iterator[UUID]:
@@ -252,4 +254,4 @@ def _closed(
 ) -> Iterator[Violation]:
     if only(closed) is not None:
         for row in _open(memberships, invitations):
-            yield Violation(Code.OPEN_AFTER_CLOSING, str(row), f"of {id_}, whose account is closed")
+            yield Violation(Invariant.OPEN_AFTER_CLOSING, str(row), f"of {id_}, whose account is closed")

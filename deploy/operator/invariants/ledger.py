@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from uuid import UUID
 
-from deploy.operator.invariants.codes import Code, Violation
-from deploy.operator.invariants.facts import LedgerFacts
+from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.rows import by, each, only, together
+from deploy.operator.invariants.snapshot import LedgerSnapshot
 from services.ledger.domain import (
     CONSUMPTION,
     CORRECTIONS,
@@ -34,22 +34,24 @@ _OUT_OF = {TransferKind.CREDIT: SALES, TransferKind.CORRECTION: CORRECTIONS}
 """Which of Popfax's own accounts is named as the source of a transfer; another's source is a subscriber's account."""
 
 
-def check_ledger(facts: LedgerFacts) -> Iterator[Violation]:
+def check_ledger(snapshot: LedgerSnapshot) -> Iterator[Violation]:
     """Check the books: movements, then accounts."""
     movements = _Movements()
     yield from each(
         together(
-            by(facts.transfers, "id"),
-            by(facts.holds, "id"),
-            by(facts.corrections, "id"),
-            by(facts.entries, "transfer_id"),
+            by(snapshot.transfers, "id"),
+            by(snapshot.holds, "id"),
+            by(snapshot.corrections, "id"),
+            by(snapshot.entries, "transfer_id"),
         ),
         movements.check,
     )
     if movements.total_units:
-        yield Violation(Code.BOOKS_NOT_ZERO, "books", f"all entries sum to {movements.total_units}")
+        yield Violation(Invariant.BOOKS_NOT_ZERO, "books", f"all entries sum to {movements.total_units}")
     yield from each(
-        together(by(facts.accounts, "id"), by(facts.holds, "account_id"), by(facts.entries, "account_id", "version")),
+        together(
+            by(snapshot.accounts, "id"), by(snapshot.holds, "account_id"), by(snapshot.entries, "account_id", "version")
+        ),
         _account,
     )
 
@@ -74,11 +76,11 @@ class _Movements:
         units = sum(entry.amount_units for entry in own)
         self.total_units += units
         if units:
-            yield Violation(Code.MOVEMENT_NOT_ZERO, str(id_), f"its entries sum to {units}")
+            yield Violation(Invariant.MOVEMENT_NOT_ZERO, str(id_), f"its entries sum to {units}")
         done = transfer is not None and transfer.code is None
         captured = hold is not None and hold.state is HoldState.CAPTURED
         if own and not (done or captured):
-            yield Violation(Code.ORPHAN_ENTRY, str(id_), "neither a transfer that was done nor a captured hold")
+            yield Violation(Invariant.ORPHAN_ENTRY, str(id_), "neither a transfer that was done nor a captured hold")
         if transfer is not None:
             yield from _transfer(transfer, own)
         if hold is not None:
@@ -90,43 +92,45 @@ def _transfer(transfer: Transfer, entries: list[Entry]) -> Iterator[Violation]:
     """Check a transfer: its kind and its source say who its entries are with, its amounts what they bring."""
     id_, source = str(transfer.id), transfer.source_id
     if transfer.seal is not None and transfer.seal != transfer.digest():
-        yield Violation(Code.SEAL_BROKEN, id_, "is not as it was when it was made")
+        yield Violation(Invariant.SEAL_BROKEN, id_, "is not as it was when it was made")
     if source != _OUT_OF.get(transfer.kind, source) or (transfer.kind not in _OUT_OF and source in OWN_ACCOUNTS):
-        yield Violation(Code.TRANSFER_MISMATCH, id_, f"a {transfer.kind} out of {source}")
+        yield Violation(Invariant.TRANSFER_MISMATCH, id_, f"a {transfer.kind} out of {source}")
     if (transfer.kind is TransferKind.SPEND) > (transfer.reference is not None):
-        yield Violation(Code.TRANSFER_MISMATCH, id_, "a spend of which nobody knows what it was for")
+        yield Violation(Invariant.TRANSFER_MISMATCH, id_, "a spend of which nobody knows what it was for")
     if transfer.kind in _OUT_OF and transfer.reference is not None:
-        yield Violation(Code.TRANSFER_MISMATCH, id_, f"a {transfer.kind} for {transfer.reference}: it is for nothing")
+        yield Violation(
+            Invariant.TRANSFER_MISMATCH, id_, f"a {transfer.kind} for {transfer.reference}: it is for nothing"
+        )
     if transfer.kind is not TransferKind.TRANSFER and len(transfer.amounts_units) != 1:
-        yield Violation(Code.TRANSFER_MISMATCH, id_, f"a {transfer.kind} of {len(transfer.amounts_units)} amounts")
+        yield Violation(Invariant.TRANSFER_MISMATCH, id_, f"a {transfer.kind} of {len(transfer.amounts_units)} amounts")
     if transfer.code is not None:
         return  # its entries, if it has any, are orphans
     wanted = _COUNTERPARTS.get(transfer.kind)
     own = {entry.account_id for entry in entries} & OWN_ACCOUNTS
     if own != ({wanted} if wanted else set()):
-        yield Violation(Code.COUNTERPART_MISMATCH, id_, f"a {transfer.kind} with {_ids(own)}")
+        yield Violation(Invariant.COUNTERPART_MISMATCH, id_, f"a {transfer.kind} with {_ids(own)}")
     got = sorted(entry.amount_units for entry in entries if entry.account_id != source)
     said = sorted(amount for amount in transfer.amounts_units if amount)
     if got != said:
-        yield Violation(Code.TRANSFER_MISMATCH, id_, f"says {said}, entries say {got}")
+        yield Violation(Invariant.TRANSFER_MISMATCH, id_, f"says {said}, entries say {got}")
 
 
 def _hold(hold: Hold, entries: list[Entry]) -> Iterator[Violation]:
     id_, state = str(hold.id), hold.state
     if (hold.code is None) is (state is HoldState.REFUSED):
-        yield Violation(Code.HOLD_MISMATCH, id_, f"{state}, and its code is {hold.code}")
+        yield Violation(Invariant.HOLD_MISMATCH, id_, f"{state}, and its code is {hold.code}")
     if (hold.closed_at is None) is not (state in (HoldState.OPEN, HoldState.REFUSED)):
-        yield Violation(Code.HOLD_MISMATCH, id_, f"{state}, and closed at {hold.closed_at}")
+        yield Violation(Invariant.HOLD_MISMATCH, id_, f"{state}, and closed at {hold.closed_at}")
     if (hold.amount_units > 0) is (state is HoldState.BURNED):
-        yield Violation(Code.HOLD_MISMATCH, id_, f"{state}, and of {hold.amount_units} units")
+        yield Violation(Invariant.HOLD_MISMATCH, id_, f"{state}, and of {hold.amount_units} units")
     if state is not HoldState.CAPTURED:
         return  # see above
     paid = [-entry.amount_units for entry in entries if entry.account_id == hold.account_id]
     if paid != [hold.amount_units]:
-        yield Violation(Code.CAPTURE_MISMATCH, id_, f"held {hold.amount_units}, paid {paid}")
+        yield Violation(Invariant.CAPTURE_MISMATCH, id_, f"held {hold.amount_units}, paid {paid}")
     own = {entry.account_id for entry in entries} - {hold.account_id}
     if own - {SUBSCRIPTIONS}:
-        yield Violation(Code.COUNTERPART_MISMATCH, id_, f"a payment to {_ids(own)}")
+        yield Violation(Invariant.COUNTERPART_MISMATCH, id_, f"a payment to {_ids(own)}")
 
 
 def _correction(
@@ -135,11 +139,15 @@ def _correction(
     posted = transfer is not None and transfer.kind is TransferKind.CORRECTION
     said = correction if correction is not None and correction.code is None else None
     if posted is not (said is not None):
-        yield Violation(Code.CORRECTION_MISMATCH, str(id_), f"the audit says {said is not None}, the books {posted}")
+        yield Violation(
+            Invariant.CORRECTION_MISMATCH, str(id_), f"the audit says {said is not None}, the books {posted}"
+        )
     elif said is not None:
         done = [(entry.account_id, entry.amount_units) for entry in entries if entry.account_id not in OWN_ACCOUNTS]
         if done != [(said.account_id, said.amount_units)]:
-            yield Violation(Code.CORRECTION_MISMATCH, str(id_), f"of {said.amount_units} units, the books say {done}")
+            yield Violation(
+                Invariant.CORRECTION_MISMATCH, str(id_), f"of {said.amount_units} units, the books say {done}"
+            )
 
 
 def _account(
@@ -150,26 +158,28 @@ def _account(
     states, held = _held(holds)
     balance, count, broken = _chain(entries)
     if id_ in OWN_ACCOUNTS and count:
-        yield Violation(Code.CHAIN_BROKEN, str(id_), "Popfax's own account, and its entries keep a balance")
+        yield Violation(Invariant.CHAIN_BROKEN, str(id_), "Popfax's own account, and its entries keep a balance")
     if account is None:
         if count:
-            yield Violation(Code.BALANCE_MISMATCH, str(id_), f"{count} entries, no account")
+            yield Violation(Invariant.BALANCE_MISMATCH, str(id_), f"{count} entries, no account")
         if held:
-            yield Violation(Code.HELD_MISMATCH, str(id_), f"holds of {held}, no account")
+            yield Violation(Invariant.HELD_MISMATCH, str(id_), f"holds of {held}, no account")
         return
     if account.balance_units != balance:
-        yield Violation(Code.BALANCE_MISMATCH, str(id_), f"balance {account.balance_units}, entries {balance}")
+        yield Violation(Invariant.BALANCE_MISMATCH, str(id_), f"balance {account.balance_units}, entries {balance}")
     if broken is not None or account.version != count:
-        yield Violation(Code.CHAIN_BROKEN, str(id_), broken or f"version {account.version}, {count} entries")
+        yield Violation(Invariant.CHAIN_BROKEN, str(id_), broken or f"version {account.version}, {count} entries")
     if account.available_units < 0 or account.held_units < 0:
         detail = f"balance {account.balance_units}, held {account.held_units}"
-        yield Violation(Code.OVERDRAWN, str(id_), detail)
+        yield Violation(Invariant.OVERDRAWN, str(id_), detail)
     if account.held_units != held:
-        yield Violation(Code.HELD_MISMATCH, str(id_), f"held {account.held_units}, its open holds say {held}")
+        yield Violation(Invariant.HELD_MISMATCH, str(id_), f"held {account.held_units}, its open holds say {held}")
     # Each entry is a change, and so are the beginning of a hold and its release; its capture is an entry already.
     changes = account.version + states[HoldState.OPEN] + states[HoldState.CAPTURED] + 2 * states[HoldState.RELEASED]
     if account.revision != changes:
-        yield Violation(Code.REVISION_MISMATCH, str(id_), f"revision {account.revision}, {changes} changes on record")
+        yield Violation(
+            Invariant.REVISION_MISMATCH, str(id_), f"revision {account.revision}, {changes} changes on record"
+        )
 
 
 def _held(holds: Iterator[Hold]) -> tuple[Counter[HoldState], int]:

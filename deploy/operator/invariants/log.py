@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploy.operator.invariants.codes import Code, Violation
-from deploy.operator.invariants.facts import Facts
+from deploy.operator.invariants.invariant import Invariant, Violation
+from deploy.operator.invariants.snapshot import Snapshot
 from popfax_contracts import groups, ledger, notifications, provisioning
 from popfax_contracts.message import Message
 from popfax_contracts.topics import (
@@ -82,7 +82,7 @@ def check_log(log: Iterable[Logged]) -> list[Violation]:
     ]
 
 
-def check_tokens(log: Iterable[Logged], facts: Facts) -> list[Violation]:
+def check_tokens(log: Iterable[Logged], snapshot: Snapshot) -> list[Violation]:
     """Check that an invitation is opened by the token that was mailed last."""
     mailed: dict[str, tuple[int, str]] = {}
     for record in log:
@@ -91,8 +91,8 @@ def check_tokens(log: Iterable[Logged], facts: Facts) -> list[Violation]:
             latest = max(mailed.get(record.key, (0, "")), (value["round"], value["token"]))
             mailed[record.key] = latest
     return [
-        Violation(Code.TOKEN_STALE, str(each.id), f"is not opened by the token of mail {each.round}")
-        for each in facts.groups.invitations
+        Violation(Invariant.TOKEN_STALE, str(each.id), f"is not opened by the token of mail {each.round}")
+        for each in snapshot.groups.invitations
         if (mail := mailed.get(str(each.id))) is not None and (mail[0] != each.round or not each.is_opened_by(mail[1]))
     ]
 
@@ -114,7 +114,7 @@ def _contents(records: Iterable[Logged], first: Mapping[Identity, Logged]) -> It
         original = first[record.topic, record.source, record.id]
         # What others sent (commands) is theirs to repeat as they like; what we send must not change.
         if record.topic not in _COMMANDS and (record.value, record.key) != (original.value, original.key):
-            yield Violation(Code.CONTENT_CHANGED, record.id, f"{record.type} published again with other content")
+            yield Violation(Invariant.CONTENT_CHANGED, record.id, f"{record.type} published again with other content")
 
 
 def _partitions(records: Iterable[Logged]) -> Iterator[Violation]:
@@ -123,7 +123,7 @@ def _partitions(records: Iterable[Logged]) -> Iterator[Violation]:
         partitions[record.topic, record.key].add(record.partition)
     for (topic, key), found in partitions.items():
         if len(found) > 1:
-            yield Violation(Code.KEY_ON_TWO_PARTITIONS, key, f"{topic} {sorted(found)}")
+            yield Violation(Invariant.KEY_ON_TWO_PARTITIONS, key, f"{topic} {sorted(found)}")
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -191,9 +191,9 @@ def _outcomes(records: Iterable[Logged]) -> Iterator[Violation]:
         # One whose repetition is unreadable gets that answer too; one that is unreadable itself gets it alone.
         least = 0 if id_ in malformed else asked[id_]
         if answered < least:
-            yield Violation(Code.OUTCOME_MISSING, id_, f"asked {asked[id_]} times, {answered} outcomes")
+            yield Violation(Invariant.OUTCOME_MISSING, id_, f"asked {asked[id_]} times, {answered} outcomes")
         if answered > asked[id_]:
-            yield Violation(Code.OUTCOME_TWICE, id_, f"asked {asked[id_]} times, {answered} outcomes")
+            yield Violation(Invariant.OUTCOME_TWICE, id_, f"asked {asked[id_]} times, {answered} outcomes")
     yield from _unasked_outcomes(asked, told)
 
 
@@ -204,7 +204,7 @@ _ALWAYS_ASKED = frozenset().union(*OUTCOMES.values()) - _types(groups.Invitation
 def _unasked_outcomes(asked: Counter[str], told: Mapping[str, list[str]]) -> Iterator[Violation]:
     for id_ in sorted(told.keys() - asked.keys()):
         if any(type_ in _ALWAYS_ASKED for type_ in told[id_]):
-            yield Violation(Code.OUTCOME_TWICE, id_, "an outcome, and nobody asked")
+            yield Violation(Invariant.OUTCOME_TWICE, id_, "an outcome, and nobody asked")
 
 
 def _bought_with_units(records: Iterable[Logged]) -> Mapping[str, Sequence[str]]:
@@ -236,9 +236,9 @@ def _purchases(records: Iterable[Logged], bought: Mapping[str, Sequence[str]]) -
     for correlation, requests in bought.items():
         for request in requests:
             if request not in answered and correlation not in malformed:
-                yield Violation(Code.OUTCOME_MISSING, correlation, f"a purchase, request {request}")
+                yield Violation(Invariant.OUTCOME_MISSING, correlation, f"a purchase, request {request}")
         if told[correlation] > asked[correlation]:
-            yield Violation(Code.OUTCOME_TWICE, correlation, f"a purchase, {told[correlation]} outcomes")
+            yield Violation(Invariant.OUTCOME_TWICE, correlation, f"a purchase, {told[correlation]} outcomes")
 
 
 def _answers(records: Iterable[Logged], bought: Mapping[str, Sequence[str]]) -> Iterator[Violation]:
@@ -266,9 +266,9 @@ def _answers(records: Iterable[Logged], bought: Mapping[str, Sequence[str]]) -> 
         readable = [id_ for id_ in ids if id_ not in left_out]
         given = [id_ for id_ in answers[place] if id_ not in left_out]
         if missing := set(readable) - set(given):
-            yield Violation(Code.ANSWER_MISSING, key, f"{topic}: {len(missing)} of {len(readable)}")
+            yield Violation(Invariant.ANSWER_MISSING, key, f"{topic}: {len(missing)} of {len(readable)}")
         elif given != readable:
-            yield Violation(Code.OUT_OF_ORDER, key, f"{topic}: {readable} answered as {given}")
+            yield Violation(Invariant.OUT_OF_ORDER, key, f"{topic}: {readable} answered as {given}")
 
 
 def _versions(records: Iterable[Logged]) -> Iterator[Violation]:
@@ -277,7 +277,7 @@ def _versions(records: Iterable[Logged]) -> Iterator[Violation]:
         if record.type == ledger.BalanceChanged.TYPE:
             version = json.loads(record.value)["version"]
             if version <= newest[record.key]:
-                yield Violation(Code.VERSION_NOT_RISING, record.key, f"{version} after {newest[record.key]}")
+                yield Violation(Invariant.VERSION_NOT_RISING, record.key, f"{version} after {newest[record.key]}")
             newest[record.key] = version
 
 
@@ -293,7 +293,9 @@ def _epochs(records: Iterable[Logged]) -> Iterator[Violation]:
         left, meant = json.loads(record.value), named.get(record.causation_id or "", {})
         epoch = meant.get(left["member_id"])
         if epoch is not None and epoch != left["epoch"]:
-            yield Violation(Code.EPOCH_IGNORED, left["member_id"], f"epoch {left['epoch']} ended, {epoch} was meant")
+            yield Violation(
+                Invariant.EPOCH_IGNORED, left["member_id"], f"epoch {left['epoch']} ended, {epoch} was meant"
+            )
 
 
 def _named_epochs(value: bytes) -> Mapping[str, int | None]:
@@ -315,17 +317,17 @@ _PERSON = re.compile(rb"@|\+[1-9][0-9]{5,14}")
 def _exposures(records: Iterable[Logged]) -> Iterator[Violation]:
     for record in records:
         if _tells_token(record):
-            yield Violation(Code.TOKEN_EXPOSED, record.id, record.type)
+            yield Violation(Invariant.TOKEN_EXPOSED, record.id, record.type)
         if record.topic in _COMMANDS:
             continue
         if record.topic != PROVISIONING_DIRECTORY.name and _PERSON.search(record.value + b" " + record.key.encode()):
-            yield Violation(Code.PERSON_EXPOSED, record.id, record.type)
+            yield Violation(Invariant.PERSON_EXPOSED, record.id, record.type)
         # Most are cleared by a glance at the bytes; a word may still be a value's, so the rest are read.
         told = any(word.encode() in record.value for word in _OWNERS_OWN)
         if told and record.topic != LEDGER_BALANCES.name:
             for name, _ in _fields(json.loads(record.value)):
                 if any(word in name for word in _OWNERS_OWN):
-                    yield Violation(Code.OWNER_EXPOSED, record.id, f"{record.type} has {name}")
+                    yield Violation(Invariant.OWNER_EXPOSED, record.id, f"{record.type} has {name}")
 
 
 def _tells_token(record: Logged) -> bool:

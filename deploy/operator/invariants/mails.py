@@ -9,12 +9,12 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from deploy.operator.invariants.codes import Code, Violation
-from deploy.operator.invariants.facts import Facts, Lateness
 from deploy.operator.invariants.groups import ENDS
 from deploy.operator.invariants.history import lines
+from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.purchases import is_done
 from deploy.operator.invariants.rows import Group, by, each, in_order, only, together
+from deploy.operator.invariants.snapshot import Lateness, Snapshot
 from popfax_contracts.groups import (
     InvitationAccepted,
     InvitationDeclined,
@@ -57,22 +57,28 @@ class _Owed:
     since: datetime | None
 
 
-def check_mails(facts: Facts, late: Lateness) -> Iterator[Violation]:
-    """Check that each mail is one that a fact is worth, and, of facts that are old enough, that it is there."""
-    yield from each(_compared(facts), _mail)
-    yield from each(together(in_order(_missing(facts, late)), by(facts.provisioning.subscribers, "id")), _unwritten)
+def check_mails(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
+    """Check that every mail has its reason, and that whatever is old enough and calls for a mail has one."""
+    yield from each(_compared(snapshot), _mail)
+    yield from each(
+        together(in_order(_missing(snapshot, late)), by(snapshot.provisioning.subscribers, "id")), _unwritten
+    )
     yield from each(
         together(
-            ((id_, mail) for id_, mail in by(facts.notifications.mails, "recipient_id") if mail.template in _OF_ENDS),
-            by(facts.provisioning.subscribers, "id"),
-            by(facts.provisioning.purchases, "account_id"),
+            (
+                (id_, mail)
+                for id_, mail in by(snapshot.notifications.mails, "recipient_id")
+                if mail.template in _OF_ENDS
+            ),
+            by(snapshot.provisioning.subscribers, "id"),
+            by(snapshot.provisioning.purchases, "account_id"),
         ),
         _of_ends,
     )
 
 
-def _compared(facts: Facts) -> Iterator[Group]:
-    return together(in_order(_owed(facts)), by(facts.notifications.mails, "id"))
+def _compared(snapshot: Snapshot) -> Iterator[Group]:
+    return together(in_order(_owed(snapshot)), by(snapshot.notifications.mails, "id"))
 
 
 def _mail(id_: UUID, owed: Iterator[_Owed], mails: Iterator[Mail]) -> Iterator[Violation]:
@@ -82,17 +88,17 @@ def _mail(id_: UUID, owed: Iterator[_Owed], mails: Iterator[Mail]) -> Iterator[V
     if due is None:
         if mail.template not in _OF_ENDS:
             detail = f"{mail.template} to {mail.recipient_id} about {mail.about_id}, and no fact brings it"
-            yield Violation(Code.MAIL_WITHOUT_CAUSE, str(id_), detail)
+            yield Violation(Invariant.MAIL_WITHOUT_CAUSE, str(id_), detail)
         return
     written = (mail.template, mail.recipient_id, mail.about_id, mail.invitation_id, mail.round)
     if written != (wanted := (due.template, due.recipient_id, due.about_id, due.invitation_id, due.round)):
         said = " ".join(f"{was}→{says}" for was, says in zip(wanted, written, strict=True) if was != says)
-        yield Violation(Code.MAIL_WITHOUT_CAUSE, str(id_), f"is not what its fact brings: {said}")
+        yield Violation(Invariant.MAIL_WITHOUT_CAUSE, str(id_), f"is not what its fact brings: {said}")
 
 
-def _missing(facts: Facts, late: Lateness) -> Iterator[tuple[UUID, tuple[UUID, _Owed]]]:
+def _missing(snapshot: Snapshot, late: Lateness) -> Iterator[tuple[UUID, tuple[UUID, _Owed]]]:
     """Return the mails that should be there and are not, by their recipients."""
-    for id_, (owed, mails) in _compared(facts):
+    for id_, (owed, mails) in _compared(snapshot):
         due = only(owed)
         if due is not None and only(mails) is None and late(due.since):
             yield due.recipient_id, (id_, due)
@@ -106,7 +112,7 @@ def _unwritten(
     if account is not None and account.state is AccountState.CLOSED:
         return
     for id_, due in missing:
-        yield Violation(Code.MAIL_MISSING, str(id_), f"{due.template} to {recipient_id}, due since {due.since}")
+        yield Violation(Invariant.MAIL_MISSING, str(id_), f"{due.template} to {recipient_id}, due since {due.since}")
 
 
 def _of_ends(
@@ -116,15 +122,15 @@ def _of_ends(
     ends = (only(accounts) is not None) + sum(each.action is Action.EXTENSION for each in purchases)
     for template, count in Counter(mail.template for mail in mails).items():
         if count > (most := ends * _OF_ENDS[template]):
-            code = Code.MAIL_TWICE if most else Code.MAIL_WITHOUT_CAUSE
+            code = Invariant.MAIL_TWICE if most else Invariant.MAIL_WITHOUT_CAUSE
             yield Violation(code, str(id_), f"{count} mails: {template}, {most} due")
 
 
-# --- what the facts are worth ---
+# --- the mails that are called for ---
 
 
-def _owed(facts: Facts) -> Iterator[tuple[UUID, _Owed]]:
-    for since, message in _told(facts):
+def _owed(snapshot: Snapshot) -> Iterator[tuple[UUID, _Owed]]:
+    for since, message in _told(snapshot):
         for letter in letters(message):
             yield letter.id, _as_owed(letter, since)
 
@@ -144,9 +150,9 @@ def _as(model: type[M], /, **fields: Any) -> M:
 _Told = Iterator[tuple[datetime | None, Message]]
 
 
-def _told(facts: Facts) -> _Told:
-    """Return what the facts were told as, as far as a mail's id and its people follow from it."""
-    for purchase in facts.provisioning.purchases:
+def _told(snapshot: Snapshot) -> _Told:
+    """Rebuild the events of the snapshot, as far as a mail's id and its people follow from them."""
+    for purchase in snapshot.provisioning.purchases:
         if purchase.action is Action.EXTENSION and is_done(purchase):
             yield (
                 purchase.decided_at,
@@ -158,7 +164,7 @@ def _told(facts: Facts) -> _Told:
                     price_units=purchase.price_units,
                 ),
             )
-    for line in facts.groups.history:
+    for line in snapshot.groups.history:
         if line.kind is Kind.ACCOUNT and line.outcome == "created":
             yield (
                 line.ended_at,
@@ -171,14 +177,14 @@ def _told(facts: Facts) -> _Told:
                     price_units=line.units,
                 ),
             )
-    yield from _memberships(facts)
-    yield from _invitations(facts)
-    yield from _transfers(facts)
+    yield from _memberships(snapshot)
+    yield from _invitations(snapshot)
+    yield from _transfers(snapshot)
 
 
-def _memberships(facts: Facts) -> _Told:
+def _memberships(snapshot: Snapshot) -> _Told:
     for _, (memberships, told) in together(
-        by(facts.groups.memberships, "id"), lines(facts.groups.history, Kind.MEMBERSHIP, "reference_id")
+        by(snapshot.groups.memberships, "id"), lines(snapshot.groups.history, Kind.MEMBERSHIP, "reference_id")
     ):
         membership: Membership | None = only(memberships)
         if membership is None:
@@ -206,8 +212,8 @@ _ANSWERS: dict[InvitationState, type[Message]] = {
 }
 
 
-def _invitations(facts: Facts) -> _Told:
-    for invitation in facts.groups.invitations:
+def _invitations(snapshot: Snapshot) -> _Told:
+    for invitation in snapshot.groups.invitations:
         for number in range(1, invitation.round + 1):
             yield (
                 invitation.expires_at - INVITATION_LIFETIME,  # when the last one was
@@ -233,9 +239,9 @@ def _invitations(facts: Facts) -> _Told:
             yield invitation.ended_at, answer
 
 
-def _transfers(facts: Facts) -> _Told:
+def _transfers(snapshot: Snapshot) -> _Told:
     for id_, (transfers, told) in together(
-        by(facts.groups.transfers, "id"), lines(facts.groups.history, Kind.TRANSFER, "reference_id")
+        by(snapshot.groups.transfers, "id"), lines(snapshot.groups.history, Kind.TRANSFER, "reference_id")
     ):
         transfer: Transfer | None = only(transfers)
         if transfer is None or transfer.state is not TransferState.DONE:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from uuid import UUID
 
-from deploy.operator.invariants.codes import Code, Violation
-from deploy.operator.invariants.facts import Facts, Lateness
+from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.rows import by, each, in_order, only, together
 from deploy.operator.invariants.sagas import NOTHING_HELD, id_in
+from deploy.operator.invariants.snapshot import Lateness, Snapshot
 from services.chassis.sagas import SagaRow, Status
 from services.ledger.domain import Hold, HoldState
 from services.provisioning.domain import Payment, Purchase
@@ -14,15 +14,15 @@ from services.provisioning.sagas import PAID_ACTION
 from services.provisioning.store import saga_of
 
 
-def check_purchases(facts: Facts, late: Lateness) -> Iterator[Violation]:
+def check_purchases(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
     """Check purchases against the sagas that run them and the holds that pay them, and against payments in money."""
-    own = facts.provisioning
+    own = snapshot.provisioning
     yield from each(
         together(
             in_order((saga_of(each.id), each) for each in own.purchases_before),
             in_order((saga_of(each.id), each) for each in own.purchases),
             by(own.sagas, "id"),
-            by(facts.ledger.holds, "id"),
+            by(snapshot.ledger.holds, "id"),
         ),
         _purchase,
         late,
@@ -52,30 +52,34 @@ def _purchase(
     before, purchase, saga, hold = only(earlier), only(now), only(sagas), only(holds)
     units = hold.amount_units if hold is not None and hold.state is HoldState.CAPTURED else None
     if saga is not None and units is not None and not is_given(saga):
-        yield Violation(Code.PAYMENT_WITHOUT_PURCHASE, str(saga.id), f"paid, and its saga {saga.status}")
+        yield Violation(Invariant.PAYMENT_WITHOUT_PURCHASE, str(saga.id), f"paid, and its saga {saga.status}")
     if before is not None:
         yield from _decided(before, saga, hold, units)
     if purchase is None:
         if saga is not None or before is not None:
             found = saga.id if saga is not None else before and before.id
-            yield Violation(Code.PURCHASE_MISMATCH, str(found), "there is no such purchase")
+            yield Violation(Invariant.PURCHASE_MISMATCH, str(found), "there is no such purchase")
         return
     if (purchase.price_units is not None or saga is not None) and (wrong := _other_than(purchase, saga)):
-        yield Violation(Code.PURCHASE_MISMATCH, str(purchase.id), wrong)
+        yield Violation(Invariant.PURCHASE_MISMATCH, str(purchase.id), wrong)
     if purchase.decided_at is None and late(saga.opened_at if saga is not None else None):
-        yield Violation(Code.PURCHASE_UNDECIDED, str(purchase.id), f"{purchase.action} for {purchase.account_id}")
+        yield Violation(Invariant.PURCHASE_UNDECIDED, str(purchase.id), f"{purchase.action} for {purchase.account_id}")
 
 
 def _decided(purchase: Purchase, saga: SagaRow | None, hold: Hold | None, units: int | None) -> Iterator[Violation]:
     """Check a purchase that was decided before the ledger was read."""
     if is_done(purchase) and units != purchase.price_units:
-        yield Violation(Code.PURCHASE_WITHOUT_PAYMENT, str(purchase.id), f"costs {purchase.price_units}, paid {units}")
+        yield Violation(
+            Invariant.PURCHASE_WITHOUT_PAYMENT, str(purchase.id), f"costs {purchase.price_units}, paid {units}"
+        )
     if purchase.code is None or saga is None or (hold is not None and hold.state in NOTHING_HELD):
         return  # most are refused before anything is asked of the ledger
     if hold is None:
-        yield Violation(Code.REFUSED_NOT_RELEASED, str(saga.id), "refused, and the ledger does not know of its hold")
+        yield Violation(
+            Invariant.REFUSED_NOT_RELEASED, str(saga.id), "refused, and the ledger does not know of its hold"
+        )
     elif hold.state is HoldState.OPEN:
-        yield Violation(Code.ORPHAN_HOLD, str(saga.id), f"{hold.amount_units} units held for nothing")
+        yield Violation(Invariant.ORPHAN_HOLD, str(saga.id), f"{hold.amount_units} units held for nothing")
 
 
 def _other_than(purchase: Purchase, saga: SagaRow | None) -> str | None:
@@ -98,9 +102,9 @@ def _payment(_: UUID, purchases: Iterator[Purchase], payments: Iterator[Payment]
     purchase, payment = only(purchases), only(payments)
     if purchase is None:
         if payment is not None:
-            yield Violation(Code.PAYMENT_MISMATCH, payment.reference, "paid for nothing that is on record")
+            yield Violation(Invariant.PAYMENT_MISMATCH, payment.reference, "paid for nothing that is on record")
         return
     with_money = purchase.price_units is None and is_done(purchase)
     if with_money is not (payment is not None):
         detail = f"{purchase.action}, done with money: {with_money}, payment {payment and payment.reference}"
-        yield Violation(Code.PAYMENT_MISMATCH, str(purchase.id), detail)
+        yield Violation(Invariant.PAYMENT_MISMATCH, str(purchase.id), detail)

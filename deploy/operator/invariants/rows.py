@@ -13,7 +13,7 @@ from operator import attrgetter, itemgetter
 from tempfile import TemporaryFile
 from typing import IO, Any, Protocol, TypeVar, runtime_checkable
 
-from deploy.operator.invariants.codes import Code, Violation
+from deploy.operator.invariants.invariant import Invariant, Violation
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -144,7 +144,9 @@ def each(groups: Iterable[Group], check: Callable[..., Iterable[Violation]], *mo
         try:
             yield from check(key, *rows, *more)
         except _UNFIT as error:
-            yield Violation(Code.UNREADABLE, str(key), f"{check.__name__.strip('_')} can't be checked: {error!r}"[:200])
+            yield Violation(
+                Invariant.UNREADABLE, str(key), f"{check.__name__.strip('_')} can't be checked: {error!r}"[:200]
+            )
 
 
 def only(rows: Iterator[R]) -> R | None:

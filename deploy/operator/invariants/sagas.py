@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from deploy.operator.invariants.codes import Code, Violation
-from deploy.operator.invariants.facts import Facts, Lateness
 from deploy.operator.invariants.history import lines
+from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.rows import by, each, in_order, only, together
+from deploy.operator.invariants.snapshot import Lateness, Snapshot
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
 from services.chassis.sagas import ENDED, Saga, SagaRow, Status
@@ -22,23 +22,23 @@ NOTHING_HELD = (HoldState.RELEASED, HoldState.REFUSED, HoldState.BURNED)
 _OUTCOMES = {Status.COMPLETED: "created", Status.REFUSED: "refused"}
 
 
-def check_sagas(facts: Facts, late: Lateness) -> Iterator[Violation]:
+def check_sagas(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
     """Check sagas, their holds and their lines; then what came of each account creation."""
     yield from each(
         together(
-            by(facts.groups.sagas, "id"),
-            by(facts.provisioning.sagas, "id"),
-            by(facts.ledger.holds, "id"),
-            lines(facts.groups.history, Kind.ACCOUNT, "id"),
+            by(snapshot.groups.sagas, "id"),
+            by(snapshot.provisioning.sagas, "id"),
+            by(snapshot.ledger.holds, "id"),
+            lines(snapshot.groups.history, Kind.ACCOUNT, "id"),
         ),
         _saga,
         late,
     )
     yield from each(
         together(
-            in_order(_creations(facts)),
-            by(facts.groups.memberships, "member_id"),
-            lines(facts.groups.history, Kind.MEMBERSHIP, "member_id"),
+            in_order(_creations(snapshot)),
+            by(snapshot.groups.memberships, "member_id"),
+            lines(snapshot.groups.history, Kind.MEMBERSHIP, "member_id"),
         ),
         _creation,
         late,
@@ -70,27 +70,29 @@ def _saga(
         if saga is not None:
             yield from _itself(saga, definition, late)
             if hold is not None and (wrong := _not_asked_for(saga, hold, service)):
-                yield Violation(Code.HOLD_MISMATCH, str(id_), wrong)
+                yield Violation(Invariant.HOLD_MISMATCH, str(id_), wrong)
     if creation is not None and (wrong := _not_derived(creation)):
-        yield Violation(Code.SAGA_MISMATCH, str(id_), wrong)
+        yield Violation(Invariant.SAGA_MISMATCH, str(id_), wrong)
     if hold is not None and (wrong := _orphaned(hold, creation, action, late)):
-        yield Violation(Code.ORPHAN_HOLD, str(id_), wrong)
+        yield Violation(Invariant.ORPHAN_HOLD, str(id_), wrong)
     if (creation is not None or line is not None) and (wrong := _mistold(creation, line)):
-        yield Violation(Code.HISTORY_MISMATCH, str(id_), wrong)
+        yield Violation(Invariant.HISTORY_MISMATCH, str(id_), wrong)
 
 
 def _itself(saga: SagaRow, definition: Saga, late: Lateness) -> Iterator[Violation]:
     id_, ended = str(saga.id), saga.status in ENDED
     if saga.name != definition.name or saga.step not in {step.name for step in definition.steps}:
-        yield Violation(Code.UNKNOWN_VALUE, id_, f"a saga {saga.name!r} at step {saga.step!r}, which no code knows")
+        yield Violation(
+            Invariant.UNKNOWN_VALUE, id_, f"a saga {saga.name!r} at step {saga.step!r}, which no code knows"
+        )
     if ended is (saga.ended_at is None):
-        yield Violation(Code.SAGA_MISMATCH, id_, f"{saga.status}, and ended at {saga.ended_at}")
+        yield Violation(Invariant.SAGA_MISMATCH, id_, f"{saga.status}, and ended at {saga.ended_at}")
     if saga.status is Status.REFUSED and saga.code is None:
-        yield Violation(Code.SAGA_MISMATCH, id_, "refused, and nobody knows why")
+        yield Violation(Invariant.SAGA_MISMATCH, id_, "refused, and nobody knows why")
     if ended and saga.data.keys() & definition.forget:
-        yield Violation(Code.PERSONAL_DATA_KEPT, id_, f"{saga.status}, and still knows who it was for")
+        yield Violation(Invariant.PERSONAL_DATA_KEPT, id_, f"{saga.status}, and still knows who it was for")
     if not ended and late(saga.opened_at):
-        yield Violation(Code.SAGA_NOT_ENDED, id_, f"{saga.status} at {saga.step}, since {saga.opened_at}")
+        yield Violation(Invariant.SAGA_NOT_ENDED, id_, f"{saga.status} at {saga.step}, since {saga.opened_at}")
 
 
 def _not_derived(saga: SagaRow) -> str | None:
@@ -180,13 +182,13 @@ class _Creation:
     opened_at: Any
 
 
-def _creations(facts: Facts) -> Iterator[tuple[UUID, _Creation]]:
+def _creations(snapshot: Snapshot) -> Iterator[tuple[UUID, _Creation]]:
     """Return the account creations, each with the id of the account that it makes."""
     for id_, (sagas, actions, holds, requests) in together(
-        by(facts.groups.sagas, "id"),
-        by(facts.provisioning.sagas, "id"),
-        by(facts.ledger.holds, "id"),
-        by(facts.provisioning.requests, "id"),
+        by(snapshot.groups.sagas, "id"),
+        by(snapshot.provisioning.sagas, "id"),
+        by(snapshot.ledger.holds, "id"),
+        by(snapshot.provisioning.requests, "id"),
     ):
         saga, hold = only(sagas), only(holds)
         request: Request | None = only(requests)
@@ -220,7 +222,7 @@ def _creation(
     begun = sum(line.code == "account_created" for line in told)
     if creation is None:
         if begun:
-            yield Violation(Code.MEMBERSHIP_WITHOUT_ACCOUNT, str(account_id), "was not created by anybody")
+            yield Violation(Invariant.MEMBERSHIP_WITHOUT_ACCOUNT, str(account_id), "was not created by anybody")
         return
     # One of somebody who was invited, and accepted, before the account was paid: they were a member already.
     wanted = membership_of(creation.group_id, account_id) if creation.group_id is not None else None
@@ -237,26 +239,26 @@ def _creation(
         )
 
 
-def _wrong(c: _Creation, begun: int, was_member: bool) -> list[Code]:
+def _wrong(c: _Creation, begun: int, was_member: bool) -> list[Invariant]:
     """Return what may be at no moment."""
     paid, refused = c.hold is HoldState.CAPTURED, c.status is Status.REFUSED
     broken = {
-        Code.PAYMENT_WITHOUT_ACCOUNT: paid and not c.granted,
-        Code.MEMBERSHIP_WITHOUT_PAYMENT: begun > 0 and not paid,
-        Code.MEMBERSHIP_WITHOUT_ACCOUNT: begun > 0 and not c.granted,
-        Code.MEMBERSHIP_WITHOUT_SAGA: begun > 0 and c.status is not Status.COMPLETED,
-        Code.MEMBERSHIP_TWICE: begun > 1,
-        Code.COMPLETED_WITHOUT_MEMBERSHIP: c.status is Status.COMPLETED and not was_member,
-        Code.REFUSED_NOT_RELEASED: refused and c.hold not in NOTHING_HELD,
-        Code.REFUSED_WITH_ACCOUNT: refused and c.granted,
+        Invariant.PAYMENT_WITHOUT_ACCOUNT: paid and not c.granted,
+        Invariant.MEMBERSHIP_WITHOUT_PAYMENT: begun > 0 and not paid,
+        Invariant.MEMBERSHIP_WITHOUT_ACCOUNT: begun > 0 and not c.granted,
+        Invariant.MEMBERSHIP_WITHOUT_SAGA: begun > 0 and c.status is not Status.COMPLETED,
+        Invariant.MEMBERSHIP_TWICE: begun > 1,
+        Invariant.COMPLETED_WITHOUT_MEMBERSHIP: c.status is Status.COMPLETED and not was_member,
+        Invariant.REFUSED_NOT_RELEASED: refused and c.hold not in NOTHING_HELD,
+        Invariant.REFUSED_WITH_ACCOUNT: refused and c.granted,
     }
     return [code for code, is_broken in broken.items() if is_broken]
 
 
-def _unfinished(c: _Creation, was_member: bool) -> list[Code]:
+def _unfinished(c: _Creation, was_member: bool) -> list[Invariant]:
     """Return what may only be on the way."""
     broken = {
-        Code.ACCOUNT_WITHOUT_PAYMENT: c.granted and c.hold is not HoldState.CAPTURED,
-        Code.ACCOUNT_WITHOUT_MEMBERSHIP: c.granted and not was_member,
+        Invariant.ACCOUNT_WITHOUT_PAYMENT: c.granted and c.hold is not HoldState.CAPTURED,
+        Invariant.ACCOUNT_WITHOUT_MEMBERSHIP: c.granted and not was_member,
     }
     return [code for code, is_broken in broken.items() if is_broken]

@@ -11,9 +11,9 @@ from itertools import chain
 from typing import Any
 from uuid import UUID
 
-from deploy.operator.invariants.codes import Code, Violation
-from deploy.operator.invariants.facts import AsideRow, Facts, Plumbing, TimerRow
+from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.rows import by, each, in_order, only, together
+from deploy.operator.invariants.snapshot import ChassisTables, ParkedRow, Snapshot, TimerRow
 from services.chassis.messages import TIMERS
 from services.chassis.sagas import CancelSaga, RetrySaga, Saga, SagaDeadline, SagaRow, Status
 from services.groups.domain import Invitation, InvitationState, Transfer, TransferState
@@ -43,17 +43,17 @@ _OPERATORS = frozenset(model.TYPE for model in (RetrySaga, CancelSaga, CorrectBa
 """What an operator puts among the timers: it is for no row, and due at once."""
 
 
-def check_timers(facts: Facts) -> Iterator[Violation]:
+def check_timers(snapshot: Snapshot) -> Iterator[Violation]:
     """Check each service's timers against its rows."""
-    own, invited = facts.provisioning, facts.groups.invitations
-    yield from _compared(facts.ledger, ())
-    yield from _compared(facts.notifications, ())
+    own, invited = snapshot.provisioning, snapshot.groups.invitations
+    yield from _compared(snapshot.ledger, ())
+    yield from _compared(snapshot.notifications, ())
     yield from _compared(
-        facts.groups,
+        snapshot.groups,
         chain(
-            _deadlines(facts.groups.sagas, CREATE_MEMBER_ACCOUNT),
+            _deadlines(snapshot.groups.sagas, CREATE_MEMBER_ACCOUNT),
             _made_of(invited, _invitation),
-            _made_of(facts.groups.transfers, _transfer),
+            _made_of(snapshot.groups.transfers, _transfer),
         ),
     )
     yield from _compared(
@@ -66,31 +66,31 @@ def check_timers(facts: Facts) -> Iterator[Violation]:
     )
 
 
-def _compared(facts: Plumbing, due: Iterable[tuple[UUID, Due]]) -> Iterator[Violation]:
-    parked = ((id_, row) for id_, row in by(facts.parked, "id") if row.topic == TIMERS)
-    yield from each(together(in_order(due), by(facts.timers, "id"), parked), _timer)
+def _compared(snapshot: ChassisTables, due: Iterable[tuple[UUID, Due]]) -> Iterator[Violation]:
+    parked = ((id_, row) for id_, row in by(snapshot.parked, "id") if row.topic == TIMERS)
+    yield from each(together(in_order(due), by(snapshot.timers, "id"), parked), _timer)
 
 
 def _timer(
-    id_: UUID, due: Iterator[Due], timers: Iterator[TimerRow], parked: Iterator[AsideRow]
+    id_: UUID, due: Iterator[Due], timers: Iterator[TimerRow], parked: Iterator[ParkedRow]
 ) -> Iterator[Violation]:
     wanted, timer = only(due), only(timers)
     if timer is None:
         if wanted is not None and wanted.needed and only(parked) is None:
-            yield Violation(Code.TIMER_MISSING, str(id_), f"{wanted.what}, and no timer, due at {wanted.due_at}")
+            yield Violation(Invariant.TIMER_MISSING, str(id_), f"{wanted.what}, and no timer, due at {wanted.due_at}")
         return
     if timer.type in _OPERATORS:
         return
     if wanted is None:
-        yield Violation(Code.TIMER_WITHOUT_ROW, str(id_), f"{timer.type} of {timer.key}, due at {timer.due_at}")
+        yield Violation(Invariant.TIMER_WITHOUT_ROW, str(id_), f"{timer.type} of {timer.key}, due at {timer.due_at}")
         return
     if timer.type != wanted.type:
-        yield Violation(Code.TIMER_MISSING, str(id_), f"{wanted.what}, and its timer is a {timer.type}")
+        yield Violation(Invariant.TIMER_MISSING, str(id_), f"{wanted.what}, and its timer is a {timer.type}")
     if wanted.due_at is None:
         return
     if timer.due_at > wanted.due_at or (wanted.exactly and timer.due_at < wanted.due_at):
         detail = f"{wanted.what}, due at {wanted.due_at}, and its timer at {timer.due_at}"
-        yield Violation(Code.TIMER_MISSING, str(id_), detail)
+        yield Violation(Invariant.TIMER_MISSING, str(id_), detail)
 
 
 def _made_of(rows: Iterable[Any], make: Callable[[Any], tuple[UUID, Due] | None]) -> Iterator[tuple[UUID, Due]]:

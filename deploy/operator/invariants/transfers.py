@@ -3,24 +3,24 @@
 from collections.abc import Iterator
 from uuid import UUID
 
-from deploy.operator.invariants.codes import Code, Violation
-from deploy.operator.invariants.facts import Facts, Lateness
 from deploy.operator.invariants.history import lines
+from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.rows import by, each, only, together
+from deploy.operator.invariants.snapshot import Lateness, Snapshot
 from popfax_contracts.message import group_of
 from services.groups.domain import HistoryEntry, Kind, Transfer, TransferState, history_of_leg
 from services.ledger import domain as ledger
 from services.ledger.domain import TransferKind
 
 
-def check_transfers(facts: Facts, late: Lateness) -> Iterator[Violation]:
+def check_transfers(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
     """Check transfers, the lines that tell of them, and what the ledger has of them."""
     yield from each(
         together(
-            by(facts.groups.transfers, "id"),
-            lines(facts.groups.history, Kind.TRANSFER, "reference_id"),
-            by(facts.ledger.transfers, "id"),
-            by(facts.ledger.entries, "transfer_id"),
+            by(snapshot.groups.transfers, "id"),
+            lines(snapshot.groups.history, Kind.TRANSFER, "reference_id"),
+            by(snapshot.ledger.transfers, "id"),
+            by(snapshot.ledger.entries, "transfer_id"),
         ),
         _transfer,
         late,
@@ -38,30 +38,30 @@ def _transfer(
     transfer, own, posted = only(transfers), list(told), only(decided)
     if transfer is None:
         if own:
-            yield Violation(Code.HISTORY_MISMATCH, str(id_), "tells of a transfer that nobody asked for")
+            yield Violation(Invariant.HISTORY_MISMATCH, str(id_), "tells of a transfer that nobody asked for")
         if posted is not None and _is_of_groups(posted) and late(posted.made_at):
-            yield Violation(Code.TRANSFER_UNMATCHED, str(id_), "posted for a group that does not know of it")
+            yield Violation(Invariant.TRANSFER_UNMATCHED, str(id_), "posted for a group that does not know of it")
         return
     yield from _itself(transfer, own)
     if transfer.state is TransferState.PENDING:
         if late(transfer.asked_at):
-            yield Violation(Code.TRANSFER_UNDECIDED, str(id_), f"asked for at {transfer.asked_at}")
+            yield Violation(Invariant.TRANSFER_UNDECIDED, str(id_), f"asked for at {transfer.asked_at}")
         return  # the ledger may have decided already
     received = {entry.account_id: entry.amount_units for entry in entries if entry.amount_units > 0}
     if (wrong := _unmatched(transfer, own, posted, received)) is not None:
-        yield Violation(Code.TRANSFER_UNMATCHED, str(id_), wrong)
+        yield Violation(Invariant.TRANSFER_UNMATCHED, str(id_), wrong)
 
 
 def _itself(transfer: Transfer, told: list[HistoryEntry]) -> Iterator[Violation]:
     id_ = str(transfer.id)
     if transfer.group_id != group_of(transfer.owner_id):
         detail = f"of {transfer.owner_id}, in the group {transfer.group_id}"
-        yield Violation(Code.TRANSFER_UNMATCHED, id_, detail)
+        yield Violation(Invariant.TRANSFER_UNMATCHED, id_, detail)
     if not told:
-        yield Violation(Code.HISTORY_MISMATCH, id_, "has no lines")
+        yield Violation(Invariant.HISTORY_MISMATCH, id_, "has no lines")
     for line in told:
         if (wrong := _mistold(transfer, line)) is not None:
-            yield Violation(Code.HISTORY_MISMATCH, str(line.id), wrong)
+            yield Violation(Invariant.HISTORY_MISMATCH, str(line.id), wrong)
 
 
 def _is_of_groups(posted: ledger.Transfer) -> bool:

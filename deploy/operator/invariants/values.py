@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from deploy.operator.invariants.codes import Code, Violation
-from deploy.operator.invariants.facts import Facts
+from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.rows import distinct
+from deploy.operator.invariants.snapshot import Snapshot
 from popfax_contracts.codes import GroupsCode, LedgerCode, ProvisioningCode
 from popfax_contracts.fields import Language
 from popfax_contracts.groups import TransferUnits
@@ -28,9 +28,9 @@ _TOPICS = {TIMERS, *(topic.name for topic in TOPICS)}
 _MODES = set(TransferUnits.model_fields["mode"].annotation.__args__)  # type: ignore[union-attr]
 
 
-def check_values(facts: Facts) -> Iterator[Violation]:
+def check_values(snapshot: Snapshot) -> Iterator[Violation]:
     """Check every column that holds one of a set of words. What is left empty is for others to judge."""
-    for table, rows, columns in _words(facts):
+    for table, rows, columns in _words(snapshot):
         for column, known in columns.items():
             for value in distinct(rows, column):
                 if value is not None and value not in known:
@@ -41,14 +41,14 @@ def _holders(table: str, rows: Iterable[Any], column: str, value: Any) -> Iterat
     """Name the first rows that have a value, and count the rest."""
     found = [row.id for row in rows if getattr(row, column) == value and hasattr(row, "id")]
     for id_ in found[:3]:
-        yield Violation(Code.UNKNOWN_VALUE, str(id_), f"{table}.{column} is {str(value)!r}: {len(found)} rows")
+        yield Violation(Invariant.UNKNOWN_VALUE, str(id_), f"{table}.{column} is {str(value)!r}: {len(found)} rows")
 
 
 _Words = tuple[str, Iterable[Any], Mapping[str, Collection[str]]]
 
 
-def _words(facts: Facts) -> Iterator[_Words]:
-    own, of = facts.ledger, facts.groups
+def _words(snapshot: Snapshot) -> Iterator[_Words]:
+    own, of = snapshot.ledger, snapshot.groups
     yield "ledger.accounts", own.accounts, {"state": {*ledger.AccountState}}
     yield "ledger.holds", own.holds, {"state": {*ledger.HoldState}, "code": {*LedgerCode}}
     yield "ledger.transfers", own.transfers, {"kind": {*ledger.TransferKind}, "code": {*LedgerCode}}
@@ -64,23 +64,23 @@ def _words(facts: Facts) -> Iterator[_Words]:
     yield "groups.history", of.history, {"kind": {*groups.Kind}}
     types = {model.TYPE for model in ANSWERS}
     yield "groups.commands", of.commands, {"state": {*groups.CommandState}, "type": types}
-    yield from _of_provisioning(facts)
+    yield from _of_provisioning(snapshot)
     mails = {"template": {*Template}, "state": {*MailState}}
-    yield "notifications.mails", facts.notifications.mails, mails
-    yield "notifications.people", facts.notifications.people, {"language": _LANGUAGES}
-    for service, plumbing in (
+    yield "notifications.mails", snapshot.notifications.mails, mails
+    yield "notifications.people", snapshot.notifications.people, {"language": _LANGUAGES}
+    for service, tables in (
         (LEDGER, own),
         (GROUPS, of),
-        (PROVISIONING, facts.provisioning),
-        (NOTIFICATIONS, facts.notifications),
+        (PROVISIONING, snapshot.provisioning),
+        (NOTIFICATIONS, snapshot.notifications),
     ):
         name = service.principal.value
-        yield f"{name}.timers", plumbing.timers, {"type": {model.TYPE for model in service.handlers}}
-        yield f"{name}.parked", plumbing.parked, {"topic": _TOPICS}
+        yield f"{name}.timers", tables.timers, {"type": {model.TYPE for model in service.handlers}}
+        yield f"{name}.parked", tables.parked, {"topic": _TOPICS}
 
 
-def _of_provisioning(facts: Facts) -> Iterator[_Words]:
-    own = facts.provisioning
+def _of_provisioning(snapshot: Snapshot) -> Iterator[_Words]:
+    own = snapshot.provisioning
     yield "provisioning.sagas", own.sagas, {"status": {*Status}, "code": {*ProvisioningCode}}
     yield "provisioning.subscribers", own.subscribers, {"state": {*provisioning.AccountState}, "language": _LANGUAGES}
     yield "provisioning.requests", own.requests, {"code": {*ProvisioningCode}}

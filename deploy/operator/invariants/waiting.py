@@ -2,42 +2,46 @@
 
 from collections.abc import Iterator
 
-from deploy.operator.invariants.codes import Code, Violation
-from deploy.operator.invariants.facts import Facts, Lateness, Plumbing
+from deploy.operator.invariants.invariant import Invariant, Violation
+from deploy.operator.invariants.snapshot import ChassisTables, Lateness, Snapshot
 from popfax_contracts.topics import Principal
 from services.groups.domain import CommandState
 from services.notifications.domain import UNDONE
 
 
-def check_waiting(facts: Facts, late: Lateness) -> Iterator[Violation]:
+def check_waiting(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
     """Check posted commands, mails, timers that are due, outboxes, and what is parked."""
-    for command in facts.groups.commands:
+    for command in snapshot.groups.commands:
         if command.state is CommandState.PENDING and late(command.asked_at):
             detail = f"{command.type} of {command.actor_id}, posted at {command.asked_at}"
-            yield Violation(Code.COMMAND_UNDECIDED, str(command.id), detail)
-    for mail in facts.notifications.mails:
+            yield Violation(Invariant.COMMAND_UNDECIDED, str(command.id), detail)
+    for mail in snapshot.notifications.mails:
         # One that is put off, or being sent, has its next attempt ahead. A parked one waits for an operator.
         if mail.state in UNDONE and late.is_old(mail.next_attempt_at):
             detail = f"{mail.template} to {mail.recipient_id} about {mail.about_id}, due since {mail.next_attempt_at}"
-            yield Violation(Code.MAIL_UNSENT, str(mail.id), detail)
-    services: dict[Principal, Plumbing] = {
-        Principal.LEDGER: facts.ledger,
-        Principal.GROUPS: facts.groups,
-        Principal.PROVISIONING: facts.provisioning,
-        Principal.NOTIFICATIONS: facts.notifications,
+            yield Violation(Invariant.MAIL_UNSENT, str(mail.id), detail)
+    services: dict[Principal, ChassisTables] = {
+        Principal.LEDGER: snapshot.ledger,
+        Principal.GROUPS: snapshot.groups,
+        Principal.PROVISIONING: snapshot.provisioning,
+        Principal.NOTIFICATIONS: snapshot.notifications,
     }
-    for service, plumbing in services.items():
-        yield from _plumbing(service, plumbing, late)
+    for service, tables in services.items():
+        yield from _tables(service, tables, late)
 
 
-def _plumbing(service: Principal, facts: Plumbing, late: Lateness) -> Iterator[Violation]:
-    for timer in facts.timers:
+def _tables(service: Principal, snapshot: ChassisTables, late: Lateness) -> Iterator[Violation]:
+    for timer in snapshot.timers:
         if late.is_old(timer.due_at):
-            yield Violation(Code.TIMER_OVERDUE, str(timer.id), f"{service}: {timer.type}, due since {timer.due_at}")
-    for unsent in facts.outbox:
+            yield Violation(
+                Invariant.TIMER_OVERDUE, str(timer.id), f"{service}: {timer.type}, due since {timer.due_at}"
+            )
+    for unsent in snapshot.outbox:
         if late(unsent.made_at):
-            yield Violation(Code.MESSAGE_UNSENT, str(unsent.id), f"{service}: {unsent.type}, since {unsent.made_at}")
-    for parked in facts.parked:
+            yield Violation(
+                Invariant.MESSAGE_UNSENT, str(unsent.id), f"{service}: {unsent.type}, since {unsent.made_at}"
+            )
+    for parked in snapshot.parked:
         if late.is_old(parked.parked_at):
             detail = f"{service}: {parked.code}, off {parked.topic}, since {parked.parked_at}"
-            yield Violation(Code.MESSAGE_PARKED, str(parked.id), detail)
+            yield Violation(Invariant.MESSAGE_PARKED, str(parked.id), detail)

@@ -1,11 +1,11 @@
-"""The list of the invariants: each by the way in which it can be broken."""
+"""The list of invariants, each named after its violation."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Code(StrEnum):
-    """Every invariant, by the way in which it can be broken."""
+class Invariant(StrEnum):
+    """Every invariant, named after its violation; the docstrings say what holds."""
 
     # --- the books ---
     BOOKS_NOT_ZERO = "books_not_zero"
@@ -179,7 +179,7 @@ class Code(StrEnum):
 class Violation:
     """Something that is not as it must be: what, of which thing, and the figures. Ids only, no personal data."""
 
-    code: Code
+    code: Invariant
     subject: str
     detail: str
 

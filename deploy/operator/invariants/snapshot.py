@@ -1,7 +1,7 @@
-"""What the invariants are asked of: the services' own rows, as `deploy.operator.snapshots` reads them.
+"""What invariants are checked on: the services' own rows, as `deploy.operator.snapshots` reads them.
 
-A field is a table: a list in the simulation and in tests, and in the audit what stands in a database, read in whatever
-order a check wants it, as often as one wants it, and always as of the same moment.
+Each field is a table. In the simulation and in tests it is a list; in the audit it is read from the database in the
+order that a check needs, any number of times, and always as of the same moment.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from services.provisioning import domain as provisioning
 
 @dataclass(frozen=True, slots=True)
 class TimerRow:
-    """A timer that has not fired: when it is due, and what it tells whom."""
+    """A timer that has not fired: when it is due, and the type and key of its message."""
 
     id: UUID
     due_at: datetime
@@ -27,7 +27,7 @@ class TimerRow:
 
 
 @dataclass(frozen=True, slots=True)
-class UnsentRow:
+class OutboxRow:
     """A message in the outbox."""
 
     id: UUID
@@ -37,7 +37,7 @@ class UnsentRow:
 
 
 @dataclass(frozen=True, slots=True)
-class AsideRow:
+class ParkedRow:
     """A parked message: a timer's has the timer's id, and its topic is `TIMERS`."""
 
     id: UUID
@@ -47,16 +47,16 @@ class AsideRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plumbing:
-    """What waits in a service's own tables for something to happen."""
+class ChassisTables:
+    """The tables that the chassis keeps in a service's database."""
 
     timers: Iterable[TimerRow] = ()
-    outbox: Iterable[UnsentRow] = ()
-    parked: Iterable[AsideRow] = ()
+    outbox: Iterable[OutboxRow] = ()
+    parked: Iterable[ParkedRow] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerFacts(Plumbing):
+class LedgerSnapshot(ChassisTables):
     """What the ledger has written, as of one moment."""
 
     accounts: Iterable[ledger.Account]
@@ -67,7 +67,7 @@ class LedgerFacts(Plumbing):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupsFacts(Plumbing):
+class GroupsSnapshot(ChassisTables):
     """What groups has written, as of one moment."""
 
     sagas: Iterable[SagaRow]
@@ -83,7 +83,7 @@ class GroupsFacts(Plumbing):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProvisioningFacts(Plumbing):
+class ProvisioningSnapshot(ChassisTables):
     """What provisioning has written, as of one moment; and its purchases as of an earlier one (`purchases_before`).
 
     A payment has its purchase's saga, so purchases are read before the ledger; an account has what was bought for it,
@@ -103,7 +103,7 @@ class ProvisioningFacts(Plumbing):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NotificationsFacts(Plumbing):
+class NotificationsSnapshot(ChassisTables):
     """What notifications has written, as of one moment."""
 
     people: Iterable[Person]
@@ -112,20 +112,20 @@ class NotificationsFacts(Plumbing):
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What all four services have written, as far as an invariant speaks of it."""
+class Snapshot:
+    """The rows of all four services that some invariant refers to."""
 
-    ledger: LedgerFacts
-    groups: GroupsFacts
-    provisioning: ProvisioningFacts
-    notifications: NotificationsFacts
+    ledger: LedgerSnapshot
+    groups: GroupsSnapshot
+    provisioning: ProvisioningSnapshot
+    notifications: NotificationsSnapshot
 
 
 @dataclass(frozen=True, slots=True)
 class Lateness:
-    """What may still be on its way: nothing once all is settled, else whatever began since `before`.
+    """Decides what may still be in flight: nothing once all is settled, otherwise whatever began since `before`.
 
-    Without `before` it may all be: nothing is said of age.
+    Without `before`, anything may be in flight, whatever its age.
     """
 
     settled: bool
