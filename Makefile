@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --un
 	--custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench screenshots lock contracts release-contracts
+.PHONY: help setup demo check test-fast test bench screenshots lock contracts release-contracts docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,12 +19,23 @@ setup: $(STAMP) ## Install everything into .venv, fetch Kafka's jars and AsyncAP
 demo: $(STAMP) ## Run the whole product on this machine
 	$(BIN)/popfax demo
 
-test: $(STAMP) ## Check style, types, imports and behaviour (STACK=containers: in containers)
+check: $(STAMP) ## Check style, types and imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+test-fast: $(STAMP) ## Run what needs no servers: unit, contracts, architecture, a short simulation
+	$(BIN)/pytest --numprocesses 2 tests/unit tests/contracts tests/architecture
+	$(BIN)/python -m tests.simulation 0 99
+
+ifdef T
+test: $(STAMP)
+	$(BIN)/pytest $(T)
+else
+test: check ## Run all checks and all tests (T=path: one; STACK=containers: in containers)
 	$(BIN)/pytest --numprocesses 3 --dist loadfile
+endif
 
 bench: $(STAMP) ## Measure
 	$(BIN)/python -m tests.bench
@@ -37,6 +48,9 @@ contracts: $(STAMP) ## Write the contracts' schemas and AsyncAPI documents again
 
 release-contracts: $(STAMP) ## Freeze today's contracts: VERSION=2.1.0
 	$(BIN)/python -m deploy.contract_tools release $(VERSION)
+
+docs: $(STAMP) ## Write the documents' generated tables again
+	$(BIN)/python -m tests.documents
 
 lock: $(STAMP) ## Choose the packages' versions again: requirements/*.txt
 	$(LOCK) --output-file requirements/services.txt

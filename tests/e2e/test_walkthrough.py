@@ -1,4 +1,4 @@
-"""docs/walkthrough.md tells the truth: its commands print what it says, and the functions that it names exist."""
+"""README.md and docs/walkthrough.md tell the truth: their commands print what they say, the functions named exist."""
 
 import ast
 import os
@@ -19,6 +19,7 @@ from deploy.local.product import Product
 from deploy.operator.cli import connection
 from tests.conftest import make_stack
 
+README = CHECKOUT / "README.md"
 WALKTHROUGH = CHECKOUT / "docs" / "walkthrough.md"
 
 DIFFERS = "…"
@@ -91,9 +92,10 @@ def environment() -> Iterator[dict[str, str]]:
         stack.remove()
 
 
-def test_commands_print_what_the_walkthrough_says(environment: dict[str, str]) -> None:
-    steps = steps_of(WALKTHROUGH.read_text())
-    assert len(steps) > 10
+@pytest.mark.parametrize(("document", "least"), [(README, 4), (WALKTHROUGH, 10)], ids=["readme", "walkthrough"])
+def test_commands_print_what_the_document_says(environment: dict[str, str], document: Path, least: int) -> None:
+    steps = steps_of(document.read_text())
+    assert len(steps) >= least
     with Shell(environment) as shell:
         for step in steps:
             deadline = time.monotonic() + (_PATIENCE_S if step.repeatable else 0)

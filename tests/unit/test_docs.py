@@ -7,48 +7,64 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from deploy.local.kafka import ADMIN, common_properties
 from services.chassis.settings import KafkaSettings, ServiceSettings
-from services.groups.settings import GroupsSettings
-from services.notifications.settings import NotificationsSettings
+from tests.documents import blocks
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
-README = (CHECKOUT / "README.md").read_text()
+DOCUMENTS = [
+    *blocks.documents(CHECKOUT),
+    CHECKOUT / "contracts" / "README.md",
+    CHECKOUT / "deploy" / "docker" / "README.md",
+]
+
+LINES_OF_README = 200
 
 
-def settings_rows() -> list[str]:
-    """The README's rows, one a setting. `python -m tests.unit.test_docs` prints them."""
-    shared = ServiceSettings.model_fields
-    rows = [_row("<SERVICE>", name, field) for name, field in shared.items()]
-    own: dict[str, type[ServiceSettings]] = {"GROUPS": GroupsSettings, "NOTIFICATIONS": NotificationsSettings}
-    return rows + [
-        _row(service, name, field)
-        for service, kind in own.items()
-        for name, field in kind.model_fields.items()
-        if name not in shared
-    ]
+def test_generated_blocks_are_what_the_code_says_today() -> None:
+    assert [str(path.relative_to(CHECKOUT)) for path in blocks.stale(CHECKOUT)] == [], "run `make docs`"
 
 
-def missing_settings(document: str) -> list[str]:
-    """The rows that a document has not, or not as the code has them."""
-    return [row for row in settings_rows() if row not in document.splitlines()]
+def test_every_generated_block_stands_in_exactly_one_document() -> None:
+    present = [name for path in blocks.documents(CHECKOUT) for name in blocks.names(path.read_text())]
+    assert sorted(present) == sorted(blocks.BLOCKS)
 
 
-def test_readme_has_every_setting_as_the_code_has_it() -> None:
-    assert missing_settings(README) == []
+@pytest.mark.parametrize(
+    ("text", "instead"),
+    [
+        ("_KAFKA_BOOTSTRAP` |", "_KAFKA` |"),  # a setting under another name
+        ("| `2000` |", "| `2001` |"),  # another default
+        ("| `GROUPS_WEB_POOL` |", "| `GROUPS_MADE_UP` | none | |\n| `GROUPS_WEB_POOL` |"),
+    ],
+)
+def test_stale_block_is_found_and_written_again(tmp_path: Path, text: str, instead: str) -> None:
+    document = tmp_path / "docs" / "settings.md"
+    document.parent.mkdir()
+    for other in ("README.md", "CONTRIBUTING.md"):
+        (tmp_path / other).touch()
+    before = (CHECKOUT / "docs" / "settings.md").read_text()
+    assert text in before
+    document.write_text(before.replace(text, instead))
+    assert blocks.stale(tmp_path) == [document]
+    blocks.write(tmp_path)
+    assert document.read_text() == before
 
 
-def test_missing_setting_is_found() -> None:
-    assert len(missing_settings(README.replace("_KAFKA_BOOTSTRAP` |", "_KAFKA` |"))) == 1
+def test_readme_is_short() -> None:
+    assert len((CHECKOUT / "README.md").read_text().splitlines()) < LINES_OF_README
 
 
-def test_readme_has_no_setting_that_the_code_has_not() -> None:
-    in_table = re.findall(r"^\| `(?:<SERVICE>|GROUPS|NOTIFICATIONS)_[A-Z_]+` \|.*$", README, re.MULTILINE)
-    assert in_table == settings_rows()
+def test_every_document_is_in_the_index_with_an_owner() -> None:
+    index = CHECKOUT / "docs" / "README.md"
+    rows = re.findall(r"^\| \[[^]]+\]\(([^)]+)\) \|[^|]+\| ([^|]+?) \|$", index.read_text(), re.MULTILINE)
+    listed = {(index.parent / target).resolve() for target, _ in rows}
+    decisions = CHECKOUT / "docs" / "adr"
+    assert set(DOCUMENTS) - listed - {index, *decisions.glob("[0-9]*.md")} == set()
+    assert listed - set(DOCUMENTS) == {CHECKOUT / "CHANGELOG.md"}
+    assert all(owner for _, owner in rows)
 
 
 def test_every_service_has_the_settings_of_a_kafka_client() -> None:
@@ -69,16 +85,34 @@ def test_decision_says_context_decision_consequences_and_alternatives(path: Path
 
 @pytest.mark.parametrize(
     "path",
-    sorted([CHECKOUT / "README.md", *(CHECKOUT / "docs").rglob("*.md"), CHECKOUT / "deploy" / "docker" / "README.md"]),
+    DOCUMENTS,
     ids=lambda path: str(path.relative_to(CHECKOUT)),
 )
 def test_links_lead_somewhere(path: Path) -> None:
-    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text())]
-    assert [t for t in targets if t and "://" not in t and not (path.parent / t).exists()] == []
+    assert broken_links(path) == []
 
 
-def test_readme_shows_the_example_that_is_there() -> None:
-    assert (CHECKOUT / "examples" / "first_command.py").read_text() in README
+def test_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    document = tmp_path / "a.md"
+    document.write_text("# A *part*, too\n[b](b.md) [c](#c) [a](#a-part-too) [a](a.md#no) [e](https://example.com)\n")
+    assert broken_links(document) == ["b.md", "#c", "a.md#no"]
+
+
+def broken_links(document: Path) -> list[str]:
+    """Return the links of a document that lead to no file here, or to no heading of one."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", document.read_text())
+    return [target for target in targets if "://" not in target and not _leads_somewhere(document, target)]
+
+
+def _leads_somewhere(document: Path, target: str) -> bool:
+    name, _, anchor = target.partition("#")
+    path = document.parent / name if name else document
+    return path.exists() and (not anchor or anchor in _anchors(path))
+
+
+def _anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def test_compose_broker_is_configured_like_the_local_one() -> None:
@@ -121,13 +155,3 @@ def _applies(requirement: str) -> bool:
 
 def _name(requirement: str) -> str:
     return Requirement(requirement).name.lower().replace("_", "-").replace(".", "-")
-
-
-def _row(prefix: str, name: str, field: FieldInfo) -> str:
-    missing = field.default is PydanticUndefined
-    default = "**required**" if missing else "none" if field.default is None else f"`{field.default}`"
-    return f"| `{prefix}_{name.upper()}` | {default} | {field.description or ''} |"
-
-
-if __name__ == "__main__":
-    print("\n".join(settings_rows()))

@@ -1,0 +1,53 @@
+"""Generated blocks: what stands between two markers in a document is made from the code.
+
+<!-- generated: settings-shared (make docs) -->
+…
+<!-- end -->
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tests.documents import commands, settings, topics
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+BLOCKS: Mapping[str, Callable[[], str]] = {
+    "settings-shared": settings.shared,
+    "settings-groups": settings.groups,
+    "settings-notifications": settings.notifications,
+    "topics": topics.table_of_topics,
+    "commands": commands.table_of_commands,
+}
+"""A block's name, and the function that returns its text."""
+
+_BLOCK = re.compile(r"(?<=<!-- generated: )([a-z-]+)( \(make docs\) -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+
+def documents(checkout: Path) -> list[Path]:
+    """Return every document of the project, in a stable order."""
+    return [checkout / "README.md", checkout / "CONTRIBUTING.md", *sorted((checkout / "docs").rglob("*.md"))]
+
+
+def names(text: str) -> list[str]:
+    """Return the names of the generated blocks in a document."""
+    return [name for name, _ in _BLOCK.findall(text)]
+
+
+def renewed(text: str) -> str:
+    """Return a document with its generated blocks as the code has them today. Raises `KeyError` for an unknown one."""
+    return _BLOCK.sub(lambda block: f"{block[1]}{block[2]}{BLOCKS[block[1]]()}\n", text)
+
+
+def stale(checkout: Path) -> list[Path]:
+    """Return the documents that are not what would be written today."""
+    return [path for path in documents(checkout) if renewed(text := path.read_text()) != text]
+
+
+def write(checkout: Path) -> list[Path]:
+    """Write the stale documents again, and return them."""
+    found = stale(checkout)
+    for path in found:
+        path.write_text(renewed(path.read_text()))
+    return found
