@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from deploy.local.kafka import ADMIN
-from deploy.local.paths import STATE
 from deploy.local.stack import Ports, Stack, StackError, remove_abandoned
 from deploy.operator import topics
+from deploy.operator.kafka import ADMIN
+from deploy.paths import STATE
 
 ANY_PORTS = Ports.model_construct()
 """Free ports, whatever the environment names: a test run must not collide with a demo."""

@@ -24,6 +24,9 @@ class Principal(StrEnum):
     NOTIFICATIONS = "notifications"
 
 
+SERVICES: tuple[Principal, ...] = tuple(each for each in Principal if each is not Principal.PLATFORM)
+"""Who has a database, and a role that owns it, both of its own name."""
+
 EVERYONE = frozenset(Principal)
 """Every principal inside: what carries ids alone is open to all of them."""
 

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from deploy.contract_tools import asyncapi, examples, releases, schemas
-from deploy.contract_tools.layout import ASYNCAPI, CHECKOUT, SCHEMAS
+from deploy.contract_tools.layout import ASYNCAPI, SCHEMAS
+from deploy.paths import CHECKOUT
 
 
 def generated(root: Path) -> dict[Path, str]:

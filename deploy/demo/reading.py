@@ -11,12 +11,11 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from deploy.local.mailsink import read_mails
-from deploy.local.postgres import SERVICES
 from deploy.operator.cli.connection import Connection
 from deploy.operator.cli.wire import Seen
 from popfax_contracts.ids import message_id
 from popfax_contracts.message import group_of
-from popfax_contracts.topics import Principal
+from popfax_contracts.topics import SERVICES, Principal
 from services.chassis.postgres import INBOX, PARKED
 from services.chassis.sagas import SagaRow
 from services.groups import tables as groups_tables

@@ -11,22 +11,15 @@ from docker.errors import DockerException  # type: ignore[import-untyped]  # its
 from testcontainers.core.container import DockerContainer
 
 from deploy.local.errors import PortTakenError, StackError
-from deploy.local.kafka import (
-    ADMIN,
-    USERS,
-    answers_authenticated,
-    as_properties,
-    client_config,
-    common_properties,
-    format_arguments,
-)
+from deploy.local.kafka import USERS, as_properties, common_properties, format_arguments
 from deploy.local.passwords import load_or_create
 from deploy.local.paths import private_directory
 from deploy.local.ports import LOOPBACK, Port, is_free
-from deploy.local.postgres import SERVICES, SETTINGS, SUPERUSER, create_databases, database_url, lets_in
+from deploy.local.postgres import SETTINGS, SUPERUSER, create_databases, database_url, lets_in
 from deploy.local.process import wait_until
 from deploy.local.stack import Broker, Database, Stack
-from popfax_contracts.topics import Principal
+from deploy.operator.kafka import ADMIN, answers_authenticated, client_config
+from popfax_contracts.topics import SERVICES, Principal
 
 KAFKA_IMAGE = "apache/kafka:4.3.0"
 POSTGRES_IMAGE = "postgres:18"

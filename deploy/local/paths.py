@@ -1,13 +1,9 @@
-"""Where the local stack keeps what it makes, all of it inside the checkout."""
+"""Where the local stack keeps what it makes, all of it inside the checkout, and how a path is told."""
 
 import stat
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-"""The directory that holds `contracts/`, `services/` and `deploy/`."""
-
-STATE = CHECKOUT / ".local"
-"""Everything that the local stack writes. Deleting it, while no stack runs, loses nothing but local data."""
+from deploy.paths import CHECKOUT, STATE
 
 JARS = STATE / "jars"
 """Kafka's jars, shared by all stacks."""
@@ -22,3 +18,11 @@ def private_directory(path: Path, passable: bool = False) -> None:
     others = stat.S_IRWXG | stat.S_IRWXO
     kept = stat.S_IXGRP | stat.S_IXOTH if passable else 0
     path.chmod(stat.S_IMODE(path.stat().st_mode) & ~(others & ~kept))
+
+
+def path_for_people(path: Path) -> str:
+    """Give a path as one would type it here."""
+    for base in (Path.cwd(), CHECKOUT):
+        if path.is_relative_to(base):
+            return str(path.relative_to(base))
+    return str(path)

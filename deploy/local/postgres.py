@@ -21,12 +21,9 @@ from deploy.local.passwords import load_or_create, write_private
 from deploy.local.paths import private_directory
 from deploy.local.ports import LOOPBACK, Port, answers, is_free
 from deploy.local.process import Child, run
-from popfax_contracts.topics import Principal
+from popfax_contracts.topics import SERVICES, Principal
 
 SUPERUSER = "postgres"
-
-SERVICES: tuple[Principal, ...] = tuple(principal for principal in Principal if principal is not Principal.PLATFORM)
-"""Who has a database, and a role that owns it, both of its own name."""
 
 SETTINGS: Mapping[str, str] = {
     "fsync": "on",

@@ -17,14 +17,13 @@ import sqlalchemy as sa
 from confluent_kafka import KafkaException
 
 from deploy.local.errors import PortTakenError, StackError
-from deploy.local.kafka import ADMIN
-from deploy.local.paths import CHECKOUT
 from deploy.local.ports import LOOPBACK, Port, answers
-from deploy.local.postgres import SERVICES
 from deploy.local.process import Child
 from deploy.local.stack import Stack
 from deploy.operator import topics
-from popfax_contracts.topics import Principal
+from deploy.operator.kafka import ADMIN
+from deploy.paths import CHECKOUT
+from popfax_contracts.topics import SERVICES, Principal
 from services.chassis import migrate, postgres
 from services.chassis.ending import SIGNALS
 from services.provisioning import catalogue

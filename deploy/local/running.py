@@ -10,17 +10,22 @@ from types import FrameType
 from rich.console import Console
 from rich.text import Text
 
+from deploy.local.errors import StackError
+from deploy.local.passwords import write_private
 from deploy.local.product import Product
 from deploy.local.stack import Stack
 from deploy.operator.cli import connection
-from deploy.operator.cli.connection import Connection
+from deploy.operator.cli.connection import FILE_NAME, Connection
+from deploy.operator.cli.errors import Unreachable
+from deploy.operator.kafka import ADMIN
+from popfax_contracts.topics import Principal
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def running(directory: Path, console: Console, *, fresh: bool) -> Iterator[tuple[Product, Connection]]:
-    """Start the product in `directory`, and stop it in the end. Raises StackError when it does not start.
+    """Start the product in `directory`, and stop it in the end. Raises Unreachable when it does not come up.
 
     Whatever asks us to end (Ctrl-C, a closed terminal) is a KeyboardInterrupt, once: the second does not disturb the
     stopping, which is bounded in time.
@@ -30,7 +35,7 @@ def running(directory: Path, console: Console, *, fresh: bool) -> Iterator[tuple
         product = Product(Stack(directory, fresh=fresh, progress=progress), progress)
         try:
             with progress, product:
-                file = connection.write(directory, product.stack)
+                file = write_settings(directory, product.stack)
                 connected = connection.connect(file)
                 progress.done()
                 try:
@@ -40,8 +45,20 @@ def running(directory: Path, console: Console, *, fresh: bool) -> Iterator[tuple
                     connected.close()
                     file.unlink(missing_ok=True)
                     progress.stopping()
+        except StackError as error:
+            raise Unreachable(str(error)) from error
         finally:
-            (directory / connection.FILE_NAME).unlink(missing_ok=True)
+            (directory / FILE_NAME).unlink(missing_ok=True)
+
+
+def write_settings(directory: Path, stack: Stack) -> Path:
+    """Write the settings of all principals, for commands in other terminals. They hold passwords: for our eyes only."""
+    lines = ["# How to reach the product that runs here. Written by popfax, and gone when it stops."]
+    for name in (ADMIN, *Principal):
+        lines += [f"{key}={value}" for key, value in stack.service_environment(name).items()]
+    path = directory / FILE_NAME
+    write_private(path, "\n".join(lines) + "\n")
+    return path
 
 
 def wait_for_interrupt() -> None:

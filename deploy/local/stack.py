@@ -16,9 +16,9 @@ from deploy.local.keys import DevelopmentKeys
 from deploy.local.mailsink import MailSink
 from deploy.local.paths import JARS, private_directory
 from deploy.local.ports import Port, Ports
-from deploy.local.postgres import SERVICES, PostgresServer
+from deploy.local.postgres import PostgresServer
 from deploy.local.process import end_recorded
-from popfax_contracts.topics import Principal
+from popfax_contracts.topics import SERVICES, Principal
 
 __all__ = ["Broker", "Database", "Part", "Ports", "Stack", "StackError", "remove_abandoned"]
 

@@ -10,13 +10,18 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from deploy.local.paths import path_for_people
 from deploy.local.product import Product
 from deploy.local.running import running, wait_for_interrupt
 from deploy.operator.cli import connection
-from deploy.operator.cli.options import Directory, Json
+from deploy.operator.cli.options import Json
 from deploy.operator.cli.output import err, out, print_json, print_table
 from popfax_contracts.topics import Principal
 from services.groups.tables import memberships
+
+Directory = Annotated[
+    Path | None, typer.Option("--directory", help="Where the product's data live; .local/demo without it.")
+]
 
 
 def up(
@@ -89,10 +94,10 @@ def show(product: Product, directory: Path) -> None:
     rows: list[tuple[str, object]] = [
         ("Kafka", f"{places['kafka']}  (SASL/SCRAM, a user a service)"),
         ("PostgreSQL", f"{places['postgresql']}  (a database and a role a service)"),
-        ("mails", connection.path_for_people(product.stack.mail.mails)),
+        ("mails", path_for_people(product.stack.mail.mails)),
         *((str(each), f"{places[each]}/ready  /live  /metrics") for each in product.services),
         ("page", places["groups"]),
-        ("settings", connection.path_for_people(directory / connection.FILE_NAME)),
+        ("settings", path_for_people(directory / connection.FILE_NAME)),
     ]
     out.print()
     print_table(("", ""), rows)

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from deploy.local.paths import CHECKOUT
-from deploy.local.postgres import SERVICES
-from popfax_contracts.topics import Principal
+from deploy.paths import CHECKOUT
+from popfax_contracts.topics import SERVICES, Principal
 from services.chassis import migrate
 
 SETTINGS = tomllib.loads((Path(__file__).parent / "squawk.toml").read_text())

@@ -34,10 +34,10 @@ import sqlalchemy as sa
 from aiokafka import AIOKafkaProducer
 from pydantic import SecretStr
 
-from deploy.local.paths import STATE
 from deploy.local.ports import Ports
 from deploy.local.product import Product
 from deploy.local.stack import Stack
+from deploy.paths import STATE
 from popfax_contracts.fields import Language
 from popfax_contracts.groups import CreateMemberAccount, MemberAccountCreated, MemberAccountRefused
 from popfax_contracts.ledger import CreditUnits, Leg, PostTransfers, TransfersPosted, TransfersRefused, UnitsCredited

@@ -15,10 +15,10 @@ from uuid import uuid4
 
 import psycopg
 
-from deploy.local.paths import STATE
 from deploy.local.ports import Ports
 from deploy.local.product import Product
 from deploy.local.stack import Stack
+from deploy.paths import STATE
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
 from tests.tokens import cookie_of

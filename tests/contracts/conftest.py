@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from deploy.contract_tools.__main__ import generate
-from deploy.contract_tools.layout import CHECKOUT, EXAMPLES
+from deploy.contract_tools.layout import EXAMPLES
+from deploy.paths import CHECKOUT
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ import pytest
 
 from deploy.contract_tools import parser
 from deploy.contract_tools.asyncapi import SERVICES
-from deploy.contract_tools.layout import ASYNCAPI, CHECKOUT, read
+from deploy.contract_tools.layout import ASYNCAPI, read
 from deploy.contract_tools.parser import ParserError
+from deploy.paths import CHECKOUT
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.topics import TOPICS
 

@@ -11,8 +11,8 @@ import pytest
 from deploy.contract_tools import releases, schemas
 from deploy.contract_tools.__main__ import generate, stale
 from deploy.contract_tools.compatibility import breaks
-from deploy.contract_tools.layout import CHECKOUT
 from deploy.contract_tools.releases import ReleaseError
+from deploy.paths import CHECKOUT
 from popfax_contracts.catalogue import MESSAGES
 
 Schema = Any

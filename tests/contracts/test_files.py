@@ -13,7 +13,8 @@ import pytest
 from deploy.contract_tools import examples, schemas
 from deploy.contract_tools.__main__ import generate, stale
 from deploy.contract_tools.compatibility import within
-from deploy.contract_tools.layout import CHECKOUT, EXAMPLES, SCHEMAS, schema_path
+from deploy.contract_tools.layout import EXAMPLES, SCHEMAS, schema_path
+from deploy.paths import CHECKOUT
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.message import Command, Event
 

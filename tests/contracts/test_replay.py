@@ -11,7 +11,7 @@ import pytest
 from deploy.contract_tools import examples, releases
 from deploy.contract_tools.asyncapi import SERVICES
 from deploy.contract_tools.examples import Example
-from deploy.contract_tools.layout import CHECKOUT
+from deploy.paths import CHECKOUT
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.message import Command
 from services.chassis.messages import Incoming, decode

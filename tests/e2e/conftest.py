@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from deploy.local.paths import STATE
 from deploy.local.product import Product
+from deploy.paths import STATE
 from tests.conftest import make_stack
 from tests.e2e.driver import SETTINGS, World
 

@@ -15,12 +15,11 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaExcepti
 # The package re-exports these names without saying so in the way that mypy wants.
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from deploy.local.kafka import ADMIN
 from deploy.local.mailsink import read_mails
-from deploy.local.postgres import SERVICES
 from deploy.local.product import Product
 from deploy.local.stack import Broker
 from deploy.operator.invariants import check, check_log, logged
+from deploy.operator.kafka import ADMIN
 from deploy.operator.snapshots import snapshots
 from popfax_contracts.fields import Language
 from popfax_contracts.groups import (
@@ -36,7 +35,7 @@ from popfax_contracts.groups import (
 from popfax_contracts.ledger import CreditUnits, UnitsCredited
 from popfax_contracts.message import Message, group_of
 from popfax_contracts.provisioning import RegisterSubscriber, SubscriberRegistered
-from popfax_contracts.topics import TOPICS, Principal, Topic
+from popfax_contracts.topics import SERVICES, TOPICS, Principal, Topic
 from services.groups.consumers import GROUPS
 from services.ledger.consumers import LEDGER
 from services.notifications.consumers import NOTIFICATIONS

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from typer.testing import CliRunner
 
-from deploy.operator.cli import connection
+from deploy.local.running import write_settings
 from deploy.operator.cli.app import app
 from popfax_contracts.groups import (
     GroupRenamed,
@@ -270,7 +270,7 @@ def test_no_value_takes_the_id_of_a_hold_or_a_transfer(
     assert world.outcome(creation).says(MemberAccountCreated)
     world.settle()
     assert world.available(owner) == 100 - 10 - PRICES["send_only"]
-    file = connection.write(tmp_path, world.stack)
+    file = write_settings(tmp_path, world.stack)
     for command in (("ledger", "verify"), ("audit", "--settled")):
         done = CliRunner().invoke(app, [*command, "--env-file", str(file)])
         assert done.exit_code == 0, done.output

@@ -6,10 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from deploy.local.mailsink import read_mails
-from deploy.local.postgres import SERVICES
 from deploy.local.product import Product
 from popfax_contracts.groups import MemberAccountCreated, MemberAccountRefused
-from popfax_contracts.topics import Principal
+from popfax_contracts.topics import SERVICES, Principal
 from tests.e2e.driver import PRICES, SETTINGS, SETTLED_S, World, wait
 
 SAGAS = 200

@@ -48,13 +48,13 @@ from deploy.demo.checks import (
     history,
 )
 from deploy.demo.reading import Balance
-from deploy.local.paths import CHECKOUT, STATE
 from deploy.local.process import wait_until
 from deploy.local.stack import remove_abandoned
 from deploy.operator.cli.app import app
 from deploy.operator.cli.commands import build, find
 from deploy.operator.cli.connection import FILE_NAME
 from deploy.operator.cli.errors import Exit
+from deploy.paths import CHECKOUT, STATE
 
 DONE_WITHIN_S = 120
 

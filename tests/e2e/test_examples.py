@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.paths import CHECKOUT
+from deploy.paths import CHECKOUT
 from popfax_contracts.groups import LeaveGroup, MemberLeft
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal

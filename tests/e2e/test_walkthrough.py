@@ -14,9 +14,9 @@ from typing import Self
 
 import pytest
 
-from deploy.local.paths import CHECKOUT, STATE
 from deploy.local.product import Product
-from deploy.operator.cli import connection
+from deploy.local.running import write_settings
+from deploy.paths import CHECKOUT, STATE
 from tests.conftest import make_stack
 
 README = CHECKOUT / "README.md"
@@ -86,7 +86,7 @@ def environment() -> Iterator[dict[str, str]]:
     inherited = {name: value for name, value in os.environ.items() if not name.endswith(("_URL", "_BOOTSTRAP"))}
     try:
         with Product(stack):
-            file = connection.write(stack.directory, stack)
+            file = write_settings(stack.directory, stack)
             yield {**inherited, "POPFAX_ENV_FILE": str(file), "COLUMNS": "160", "NO_COLOR": "1"}
     finally:
         stack.remove()

@@ -9,8 +9,8 @@ import pytest_asyncio
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deploy.local.paths import STATE
 from deploy.local.stack import Stack
+from deploy.paths import STATE
 from popfax_contracts.topics import Principal
 from services.chassis import postgres
 from tests.conftest import running_stack

@@ -14,12 +14,12 @@ import pytest
 import sqlalchemy as sa
 from confluent_kafka import Producer
 
-from deploy.local.kafka import ADMIN
-from deploy.local.paths import STATE
 from deploy.local.process import wait_until
 from deploy.local.product import Product
-from deploy.operator.cli import connection
+from deploy.local.running import write_settings
 from deploy.operator.cli.errors import Exit
+from deploy.operator.kafka import ADMIN
+from deploy.paths import STATE
 from popfax_contracts.ledger import BalanceChanged
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import LEDGER_BALANCES, Principal
@@ -106,7 +106,7 @@ def story() -> Iterator[Story]:
     stack = make_stack(STATE / f"test-audit-{time.time_ns()}")
     try:
         with Product(stack) as product:
-            cli = Cli(product, connection.write(stack.directory, stack))
+            cli = Cli(product, write_settings(stack.directory, stack))
             assert wait_until(lambda: len(cli.rows(GROUPS, sa.select(plans))) == 2, ANSWER_WITHIN_S)
             yield tell(cli)
     finally:

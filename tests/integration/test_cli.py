@@ -18,13 +18,14 @@ from confluent_kafka.admin import AdminClient
 from sqlalchemy.ext.asyncio import AsyncEngine
 from typer.testing import CliRunner, Result
 
-from deploy.local.kafka import ADMIN
-from deploy.local.paths import STATE
 from deploy.local.process import wait_until
 from deploy.local.product import Product
+from deploy.local.running import write_settings
 from deploy.operator.cli import connection
 from deploy.operator.cli.app import app
 from deploy.operator.cli.errors import Exit
+from deploy.operator.kafka import ADMIN
+from deploy.paths import STATE
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.ledger import CreditUnits
 from popfax_contracts.message import group_of
@@ -70,7 +71,7 @@ def cli() -> Iterator[Cli]:
     stack = make_stack(STATE / f"test-cli-{time.time_ns()}")
     try:
         with Product(stack) as product:
-            running = Cli(product, connection.write(stack.directory, stack))
+            running = Cli(product, write_settings(stack.directory, stack))
             assert wait_until(lambda: len(running.rows(Principal.GROUPS, sa.select(plans))) == 2, ANSWER_WITHIN_S)
             yield running
     finally:

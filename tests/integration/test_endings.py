@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from deploy.local.errors import StackError
-from deploy.local.paths import CHECKOUT
 from deploy.local.ports import free_port
-from deploy.local.postgres import SERVICES
 from deploy.local.process import Child, run
 from deploy.operator.cli.errors import what_failed
-from popfax_contracts.topics import Principal
+from deploy.paths import CHECKOUT
+from popfax_contracts.topics import SERVICES, Principal
 from services.chassis.ending import SIGNALS
 
 POPFAX = str(Path(sys.executable).with_name("popfax"))

@@ -17,10 +17,11 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deploy.local.kafka import ADMIN, KafkaBroker
+from deploy.local.kafka import KafkaBroker
 from deploy.local.product import ServiceProcess
 from deploy.local.stack import Stack
 from deploy.operator import topics
+from deploy.operator.kafka import ADMIN
 from popfax_contracts.ledger import CreditUnits
 from popfax_contracts.topics import LEDGER_COMMANDS, Principal
 from services.chassis import kafka

@@ -30,15 +30,17 @@ from confluent_kafka import (
 from confluent_kafka.admin import AclBindingFilter, AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
 
 from deploy.local import jars
-from deploy.local.kafka import ADMIN, STRANGER, KafkaBroker, answers_authenticated
+from deploy.local.kafka import STRANGER, KafkaBroker
 from deploy.local.mailsink import read_mails
-from deploy.local.paths import CHECKOUT, JARS, STATE, private_directory
+from deploy.local.paths import JARS, private_directory
 from deploy.local.ports import LOOPBACK, Port, Ports, free_port, is_free
-from deploy.local.postgres import SERVICES, PostgresServer
+from deploy.local.postgres import PostgresServer
 from deploy.local.process import wait_until
 from deploy.local.stack import Stack, StackError, remove_abandoned
 from deploy.operator import topics
-from popfax_contracts.topics import GROUPS_COMMANDS, GROUPS_EVENTS, LEDGER_EVENTS, TOPICS, Principal, Topic
+from deploy.operator.kafka import ADMIN, answers_authenticated
+from deploy.paths import CHECKOUT, STATE
+from popfax_contracts.topics import GROUPS_COMMANDS, GROUPS_EVENTS, LEDGER_EVENTS, SERVICES, TOPICS, Principal, Topic
 from tests.conftest import ANY_PORTS, make_stack, running_stack
 
 DENIED_WITHIN_S = 10.0

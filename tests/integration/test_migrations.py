@@ -15,10 +15,9 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from deploy.local.paths import CHECKOUT
-from deploy.local.postgres import SERVICES
 from deploy.local.stack import Stack
-from popfax_contracts.topics import Principal
+from deploy.paths import CHECKOUT
+from popfax_contracts.topics import SERVICES, Principal
 from services.chassis import migrate, postgres
 from services.chassis.tables import storage
 from tests.integration.recorder import execute, plain, scratch_database

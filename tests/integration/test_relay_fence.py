@@ -15,9 +15,9 @@ from aiokafka.errors import KafkaError, ProducerFenced
 from confluent_kafka import Producer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deploy.local.kafka import ADMIN
 from deploy.local.stack import Stack
 from deploy.operator.cli.wire import Watch
+from deploy.operator.kafka import ADMIN
 from popfax_contracts.groups import MembershipEnded, MembershipRecorded
 from popfax_contracts.ids import message_id
 from popfax_contracts.topics import GROUPS_MEMBERS, LEDGER_COMMANDS, Principal

@@ -11,8 +11,9 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, To
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deploy.local.kafka import ADMIN, KafkaBroker
+from deploy.local.kafka import KafkaBroker
 from deploy.operator import topics
+from deploy.operator.kafka import ADMIN
 from popfax_contracts.ledger import BalancesMarker
 from popfax_contracts.topics import LEDGER_BALANCES, LEDGER_EVENTS, TOPICS, Principal, Topic
 from services.chassis.kafka import partition_of

@@ -16,13 +16,12 @@ import pytest_asyncio
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deploy.local.postgres import SERVICES
 from deploy.local.stack import Stack
 from deploy.operator.invariants import Snapshot
 from deploy.operator.snapshots import memory_snapshot, snapshots
 from popfax_contracts.ledger import CaptureHold, CreditUnits, ReleaseHold, ReserveUnits
 from popfax_contracts.message import Command
-from popfax_contracts.topics import LEDGER_COMMANDS, Principal
+from popfax_contracts.topics import LEDGER_COMMANDS, SERVICES, Principal
 from services.chassis import postgres
 from services.chassis.database import Conflict, Database, Parked, Why
 from services.chassis.memory import MemoryDatabase, MemoryTransaction

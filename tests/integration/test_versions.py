@@ -18,9 +18,9 @@ from uuid import uuid4
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deploy.local.paths import CHECKOUT
 from deploy.local.product import ServiceProcess
 from deploy.local.stack import Stack
+from deploy.paths import CHECKOUT
 from popfax_contracts.topics import Principal
 from services.chassis import migrate
 from tests.e2e.driver import Wire

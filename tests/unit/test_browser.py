@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from deploy.local import browser
 from deploy.local.errors import StackError
+from deploy.operator.cli import browser
+from tests.browser import find_or_install
 
 
 @pytest.fixture
@@ -43,13 +44,13 @@ def test_takes_no_other_than_the_one_that_is_named(bare: Path, monkeypatch: pyte
     monkeypatch.setenv(browser.VARIABLE, str(bare / "not-there"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(StackError, match=browser.VARIABLE):
-        browser.find_or_install()
+        find_or_install()
 
 
 def test_takes_an_installed_one_before_playwrights(bare: Path) -> None:
     cached = program(bare / ".cache/ms-playwright/chromium-1200/chrome-linux/chrome")
     assert browser.find() == cached
-    assert browser.find_or_install() == cached
+    assert find_or_install() == cached
     installed = program(bare / "bin" / "chromium")
     assert browser.find() == installed
 
@@ -64,7 +65,7 @@ def test_takes_playwrights_newest(bare: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_says_what_to_do_when_there_is_none(bare: Path) -> None:
     assert browser.find() is None
     with pytest.raises(StackError, match="apt-get install chromium"):
-        browser.find_or_install()
+        find_or_install()
 
 
 def test_installs_debians_where_it_may(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +79,7 @@ def test_installs_debians_where_it_may(bare: Path, monkeypatch: pytest.MonkeyPat
     program(bare / "bin" / "apt-get")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(subprocess, "run", run)
-    assert browser.find_or_install() == shutil.which("chromium")
+    assert find_or_install() == shutil.which("chromium")
     assert [command[1] for command in ran] == ["update", "install"]
 
 
@@ -90,4 +91,4 @@ def test_says_so_when_the_package_can_not_be_installed(bare: Path, monkeypatch: 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(StackError, match="apt-get update failed"):
-        browser.find_or_install()
+        find_or_install()

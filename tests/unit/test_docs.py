@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from deploy.local.kafka import ADMIN, common_properties
+from deploy.local.kafka import common_properties
+from deploy.operator.kafka import ADMIN
 from services.chassis.settings import KafkaSettings, ServiceSettings
 from tests.documents import blocks
 

@@ -6,14 +6,11 @@ from typing import Any, cast
 
 import typer
 from confluent_kafka import KafkaException
-from typer.core import TyperGroup
 
-from deploy.demo import demo
-from deploy.local import up
-from deploy.local.errors import StackError
 from deploy.operator.cli import audit, ledger, mail, parked, partitions, person, saga, send, topics, transfer
 from deploy.operator.cli.connection import close_all, unreachable
 from deploy.operator.cli.errors import Exit, Failure, what_failed
+from deploy.operator.cli.extensible import COMMANDS, Extensible
 from deploy.operator.cli.output import complain
 
 _EXITS = (
@@ -22,8 +19,10 @@ _EXITS = (
 )
 
 
-class _Root(TyperGroup):
+class _Root(Extensible):
     """Ends a command that can't go on with one line, and the exit code that says which kind of end it is."""
+
+    entry_points = COMMANDS
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -32,9 +31,6 @@ class _Root(TyperGroup):
         except Failure as failure:
             complain(str(failure))
             raise typer.Exit(failure.exit_code) from failure
-        except StackError as error:
-            complain(str(error))
-            raise typer.Exit(Exit.UNREACHABLE) from error
         except KafkaException as error:
             complain(str(unreachable(error)))
             raise typer.Exit(Exit.UNREACHABLE) from error
@@ -61,8 +57,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo")(demo)
-app.command("up")(up.up)
 app.command("send")(send.send)
 app.command("messages")(send.messages)
 app.add_typer(saga.app, name="saga")

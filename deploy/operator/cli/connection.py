@@ -9,11 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from confluent_kafka import KafkaError, KafkaException
 
-from deploy.local.kafka import ADMIN, MECHANISM, answers_authenticated
-from deploy.local.passwords import write_private
-from deploy.local.paths import CHECKOUT, STATE
-from deploy.local.stack import Stack
 from deploy.operator.cli.errors import Unreachable, UsageError
+from deploy.operator.kafka import ADMIN, PLAINTEXT, answers_authenticated, client_config
+from deploy.paths import STATE
 from popfax_contracts.topics import Principal
 from services.chassis.postgres import sessions
 from services.chassis.settings import SECRETS_DIRECTORY
@@ -40,14 +38,12 @@ class Connection:
     def kafka(self, user: str) -> dict[str, str]:
         """Give confluent-kafka's configuration for a principal, or for the administrator."""
         prefix = f"{user.upper()}_KAFKA"
-        return {
-            "bootstrap.servers": self._value(f"{prefix}_BOOTSTRAP"),
-            "security.protocol": self._values.get(f"{prefix}_SECURITY", "SASL_PLAINTEXT"),
-            "sasl.mechanism": MECHANISM,
-            "sasl.username": self._value(f"{prefix}_USERNAME"),
-            "sasl.password": self._value(f"{prefix}_PASSWORD"),
-            "log_level": "0",  # what matters comes back as an error
-        }
+        return client_config(
+            self._value(f"{prefix}_BOOTSTRAP"),
+            self._value(f"{prefix}_USERNAME"),
+            self._value(f"{prefix}_PASSWORD"),
+            self._values.get(f"{prefix}_SECURITY", PLAINTEXT),
+        ) | {"log_level": "0"}  # what matters comes back as an error
 
     @cached_property
     def admin(self) -> dict[str, str]:
@@ -127,24 +123,6 @@ def _find(file: Path | None) -> Connection:
     if not local.exists():
         raise Unreachable("no product runs here: start one with `popfax up`, or name one with --env-file")
     return Connection(_read(local), "the local product")
-
-
-def write(directory: Path, stack: Stack) -> Path:
-    """Write the settings of all principals, for commands in other terminals. They hold passwords: for our eyes only."""
-    lines = ["# How to reach the product that runs here. Written by popfax, and gone when it stops."]
-    for name in (ADMIN, *Principal):
-        lines += [f"{key}={value}" for key, value in stack.service_environment(name).items()]
-    path = directory / FILE_NAME
-    write_private(path, "\n".join(lines) + "\n")
-    return path
-
-
-def path_for_people(path: Path) -> str:
-    """Give a path as one would type it here."""
-    for base in (Path.cwd(), CHECKOUT):
-        if path.is_relative_to(base):
-            return str(path.relative_to(base))
-    return str(path)
 
 
 def unreachable(error: KafkaException) -> Unreachable:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 import typer
 
-from deploy.local.browser import find as browser
+from deploy.operator.cli.browser import find as browser
 from deploy.operator.cli.connection import connect
 from deploy.operator.cli.errors import Failure, UsageError
 from deploy.operator.cli.intervening import begins

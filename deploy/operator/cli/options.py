@@ -2,11 +2,11 @@
 
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
-from deploy.local.postgres import SERVICES
-from popfax_contracts.topics import Principal
+from popfax_contracts.topics import SERVICES, Principal
 
 EnvFile = Annotated[
     Path | None,
@@ -24,9 +24,7 @@ StuckAfter = Annotated[
     typer.Option("--stuck-after", min=1, help="What began more than so many seconds ago and is not done is wrong."),
 ]
 Service = Annotated[Principal | None, typer.Option("--service", help="Look at this service alone.", show_choices=True)]
-Directory = Annotated[
-    Path | None, typer.Option("--directory", help="Where the product's data live; .local/demo without it.")
-]
+Subscriber = Annotated[UUID, typer.Argument(metavar="ID", help="The subscriber's id.")]
 
 
 def services(only: Principal | None) -> tuple[Principal, ...]:

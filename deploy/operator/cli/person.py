@@ -1,25 +1,27 @@
-"""`popfax person`: what the four services keep of somebody; and a link that logs somebody in, on this machine."""
+"""`popfax person`: what the four services keep of somebody."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 import typer
 
-from deploy.local.keys import DevelopmentKeys
-from deploy.operator.cli import connection as local
 from deploy.operator.cli.connection import Connection, connect
 from deploy.operator.cli.errors import Failure
-from deploy.operator.cli.options import EnvFile
+from deploy.operator.cli.extensible import COMMANDS, Extensible
+from deploy.operator.cli.options import EnvFile, Subscriber
 from deploy.operator.cli.output import print_json
 from deploy.operator.personal import NOT_INCLUDED, SCHEMAS, Person, exported, statements
 from popfax_contracts.topics import Principal
 from services.provisioning.tables import subscribers
 
-app = typer.Typer(help="Export what is kept of a person; log one in, here.", no_args_is_help=True)
 
-Subscriber = Annotated[UUID, typer.Argument(metavar="ID", help="The subscriber's id.")]
+class _Person(Extensible):
+    entry_points = f"{COMMANDS}.person"
+
+
+app = typer.Typer(cls=_Person, help="Look at what is kept of a person.", no_args_is_help=True)
 
 
 @app.command("export")
@@ -35,15 +37,6 @@ def export(id_: Subscriber, env_file: EnvFile = None) -> None:
         raise Failure(f"nothing is kept of {id_}")
     made_at = datetime.now(UTC)
     print_json({"person": id_, "exported_at": made_at, "held": held, "not_included": dict(NOT_INCLUDED)})
-
-
-@app.command("link")
-def link(id_: Subscriber, url: Annotated[str, typer.Argument(metavar="URL", help="The page's address.")]) -> None:
-    """Print a link that logs somebody in to the local product's page, once: 0 done, 1 no product was started here."""
-    directory = local.DIRECTORY / "keys"
-    if not directory.exists():
-        raise Failure("no product was started here: start one with `popfax up`")
-    print(DevelopmentKeys(directory).login_link(url.rstrip("/"), id_))
 
 
 def _email(connection: Connection, id_: UUID) -> str | None:

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from deploy.local.browser import find_or_install
 from deploy.local.product import Product
+from tests.browser import find_or_install
 from tests.e2e.driver import World
 from tests.e2e.page.cast import Cast, make_cast
 from tests.e2e.page.people import Person

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from deploy.local.browser import find_or_install
-from deploy.local.paths import CHECKOUT, STATE
 from deploy.local.product import Product
+from deploy.paths import CHECKOUT, STATE
+from tests.browser import find_or_install
 from tests.conftest import make_stack
 from tests.e2e.driver import SETTINGS, World
 from tests.e2e.page.cast import make_cast

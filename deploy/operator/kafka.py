@@ -1,0 +1,34 @@
+"""How a client reaches the broker, whoever it is, and whether the broker answers it."""
+
+from collections.abc import Mapping
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+ADMIN = "admin"
+"""The super user: the broker itself, and whoever administers it."""
+
+MECHANISM = "SCRAM-SHA-512"
+
+PLAINTEXT = "SASL_PLAINTEXT"
+
+
+def client_config(bootstrap: str, user: str, password: str, security: str = PLAINTEXT) -> dict[str, str]:
+    """Return what confluent-kafka needs to connect as `user`, with `security` as Kafka names its protocols."""
+    return {
+        "bootstrap.servers": bootstrap,
+        "security.protocol": security,
+        "sasl.mechanism": MECHANISM,
+        "sasl.username": str(user),  # a Principal, being more than a string, is not taken everywhere
+        "sasl.password": password,
+    }
+
+
+def answers_authenticated(config: Mapping[str, str], timeout_s: float) -> bool:
+    """Return whether a broker answers a request that is made with this client configuration."""
+    quiet = {"log_level": 0, "reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 200}
+    try:
+        AdminClient({**config, **quiet}).list_topics(timeout=timeout_s)
+    except KafkaException:
+        return False
+    return True
