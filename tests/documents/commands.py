@@ -22,8 +22,9 @@ def _root() -> Any:
 
 def _commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(command, TyperGroup):
-        for name, each in command.commands.items():
-            yield from _commands(f"{path} {name}", each)
+        context = typer.Context(command)
+        for name in command.list_commands(context):
+            yield from _commands(f"{path} {name}", command.get_command(context, name))
     else:
         yield " ".join([path, *(_shown(each) for each in command.params if isinstance(each, TyperArgument))]), command
 
