@@ -146,13 +146,17 @@ def doing_at_import(tree: Path) -> list[str]:
 
 
 _IMPORT_ALL = """
-import importlib, sys
+import importlib, sys, threading
 doing = []
-WATCHED = ("socket.connect", "socket.bind", "subprocess.Popen", "os.system", "os.fork", "_thread.start_new_thread")
+WATCHED = ("socket.connect", "socket.bind", "subprocess.Popen", "os.system", "os.fork")
 def watch(event, args):
     if event in WATCHED:
         doing.append(event)
+def start(thread, start=threading.Thread.start):  # Python 3.11 has no audit event for it
+    doing.append("threading.Thread.start")
+    start(thread)
 sys.addaudithook(watch)
+threading.Thread.start = start
 sys.path.insert(0, ".")
 for name in sys.argv[1:]:
     before = len(doing)
