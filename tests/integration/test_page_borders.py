@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from deploy.local.stack import Stack
 from popfax_contracts.topics import Principal
 from services.chassis import postgres
+from services.groups.domain import AccountState
 from services.groups.web.app import Web
 from services.groups.web.limits import network_of
 from tests.integration.recorder import plain, scratch_database
@@ -27,7 +28,7 @@ from tests.integration.seeding import group, person, seed
 from tests.integration.serving import WITHIN_S, Client, serving
 from tests.tokens import token
 
-ADA, BOB = person("Ada"), person("Bob")
+ADA, BOB, EVE = person("Ada"), person("Bob"), person("Eve")
 HERE = "groups.example"
 
 
@@ -40,7 +41,7 @@ def url(stack: Stack) -> Iterator[str]:
 @pytest_asyncio.fixture(scope="module")
 async def engine(url: str) -> AsyncIterator[AsyncEngine]:
     made = postgres.engine(url)
-    await seed(made, [ADA, BOB, group(ADA), group(BOB)])
+    await seed(made, [ADA, BOB, EVE, group(ADA), group(BOB)])
     yield made
     await made.dispose()
 
@@ -247,6 +248,26 @@ def test_a_visit_lasts_as_long_as_its_token_and_not_for_days(client: Client) -> 
     assert short.get("/").status == 401
 
 
+def test_closing_the_account_ends_its_visits_and_their_streams(
+    client: Client, replica: Client, url: str, engine: AsyncEngine
+) -> None:
+    browser, elsewhere = Browser(client), Browser(replica)
+    for each in (browser, elsewhere):
+        assert each.log_in(token(EVE.id)).status == 303
+    listening = http.client.HTTPConnection(replica.host, replica.port, timeout=WITHIN_S)
+    listening.request("GET", "/events", headers={"Cookie": f"popfax={elsewhere.cookies['popfax']}"})
+    stream = listening.getresponse()
+    stream.readline()
+    with psycopg.connect(plain(url)) as connection:
+        connection.execute("UPDATE subscribers SET state = %s WHERE id = %s", (AccountState.CLOSED.value, EVE.id))
+    stream.read()  # ends
+    listening.close()
+    assert [each.get("/").status for each in (browser, elsewhere)] == [401, 401]
+    again = Browser(client)
+    again.log_in(token(EVE.id))
+    assert again.get("/").status == 401, "a token that is still good"
+
+
 def test_nothing_that_opens_a_visit_is_kept(ada: Browser, url: str) -> None:
     with psycopg.connect(plain(url)) as connection:
         rows = connection.execute("SELECT id, token FROM sessions").fetchall()
@@ -362,6 +383,12 @@ def test_an_address_is_limited_before_anybody_is_known(strict: Client) -> None:
     assert "trop à la fois" in shown.text
     elsewhere = Browser(strict).get("/", x_forwarded_for="203.0.113.7")
     assert elsewhere.status == 401
+    # To htmx it is a toast, which a rule of its own shows: the page around it stays.
+    passing = Browser(strict).get("/", hx_request="true")
+    assert (passing.status, passing.header("retry-after")) == (429, shown.header("retry-after"))
+    assert passing.text.startswith('<div class="toast bad" role="alert">')
+    for answer in (shown, passing):
+        assert re.search(r"Attendez \d+\W(seconde|minute)s?, puis réessayez", answer.text), answer.text
 
 
 def test_the_page_is_limited_as_the_api_is(strict: Client) -> None:

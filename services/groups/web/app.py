@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from services.chassis import postgres
-from services.groups.settings import GroupsSettings
+from services.groups.settings import WebSettings
 from services.groups.web.api import api
 from services.groups.web.context import WebContext, web_context
 from services.groups.web.page.site import page
@@ -36,7 +36,7 @@ async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
 class Web:
     """The application as the runtime wants it, with connections of its own: whoever reads never holds up a batch."""
 
-    def __init__(self, settings: GroupsSettings, committed: Callable[[], None]) -> None:
+    def __init__(self, settings: WebSettings, committed: Callable[[], None]) -> None:
         self._engine: AsyncEngine = postgres.engine(settings.database_url.get_secret_value(), settings.web_pool)
         self._context = web_context(self._engine, settings, committed)
         self.app = web_app(self._context)
@@ -51,7 +51,7 @@ class Web:
         await self._engine.dispose()
 
 
-def web(settings: GroupsSettings, committed: Callable[[], None]) -> Web | None:
+def web(settings: WebSettings, committed: Callable[[], None]) -> Web | None:
     """Return the page and API; None if no keys are configured, for nobody could be known."""
     if settings.jwt_jwks is None:
         log.info("web_not_served", reason="jwt_jwks is not set")

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from popfax_contracts.message import Command
-from services.groups.settings import GroupsSettings
+from services.groups.settings import WebSettings
 from services.groups.web import posting
 from services.groups.web.auth import Tokens
 from services.groups.web.changes import Feed
@@ -21,7 +21,7 @@ class WebContext:
     """One for each process."""
 
     engine: AsyncEngine
-    settings: GroupsSettings
+    settings: WebSettings
     tokens: Tokens
     feed: Feed
     limits: Limits
@@ -47,9 +47,7 @@ async def read_only(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
-def web_context(
-    engine: AsyncEngine, settings: GroupsSettings, committed: Callable[[], None] = lambda: None
-) -> WebContext:
+def web_context(engine: AsyncEngine, settings: WebSettings, committed: Callable[[], None] = lambda: None) -> WebContext:
     """Make one; nothing is connected, nor read, before it is used. The settings must name the platform's keys."""
     assert settings.jwt_jwks is not None, "without keys nobody can be told from anybody else"
     return WebContext(

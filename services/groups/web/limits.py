@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.groups.settings import GroupsSettings
+from services.groups.settings import WebSettings
 
 _IPV6_NETWORK_BITS = 64
 """An IPv6 subscriber has a network of this size, and as many addresses in it as they like."""
@@ -30,7 +30,7 @@ class TooMany(Exception):
 class Limits:
     """The three limits: of an address, before anybody knows who asks; of a person; and of what a person posts."""
 
-    def __init__(self, settings: GroupsSettings) -> None:
+    def __init__(self, settings: WebSettings) -> None:
         self._counter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._of_address = parse(settings.web_limit_address)
         self._of_person = parse(settings.web_limit_person)

@@ -14,7 +14,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.chassis.tables import Bytes
-from services.groups.tables import sessions
+from services.groups.domain import AccountState
+from services.groups.tables import sessions, subscribers
 from services.groups.web.auth import LEEWAY_S, Caller, fingerprint
 
 LONGEST = timedelta(hours=12)
@@ -71,7 +72,10 @@ async def going_on(connection: AsyncConnection, ids: Collection[bytes]) -> set[b
     return set((await connection.execute(query)).scalars())
 
 
-_GOES_ON = (sessions.c.ended_at.is_(None), sessions.c.until > sa.func.now())
+_OF_CLOSED_ACCOUNT = sa.exists().where(
+    subscribers.c.id == sessions.c.subscriber_id, subscribers.c.state == AccountState.CLOSED.value
+)
+_GOES_ON = (sessions.c.ended_at.is_(None), sessions.c.until > sa.func.now(), ~_OF_CLOSED_ACCOUNT)
 
 
 def _hash(secret: str) -> bytes:

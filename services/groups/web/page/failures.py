@@ -31,11 +31,18 @@ def browser_speech(request: Request) -> Speech:
 
 
 def too_many(request: Request, error: TooMany) -> Response:
-    """Say that it was too much at once, and when to come back."""
-    message = N_("That was too much at once. Please wait a moment, and try again.")
-    response = failure(browser_speech(request), HTTPStatus.TOO_MANY_REQUESTS, message)
-    response.headers["Retry-After"] = str(error.retry_after_s)
-    return response
+    """Say that it was too much at once, and when to come back: to htmx in passing, else as a page."""
+    speech, status = browser_speech(request), HTTPStatus.TOO_MANY_REQUESTS
+    wait = speech.duration(error.retry_after_s)
+    message = speech.say(N_("That was too much at once. Please wait %(wait)s, then try again."), wait=wait)
+    template = "wait.html" if is_live(request) else "failure.html"
+    text = speech.render(template, status=int(status), message=message)
+    return HTMLResponse(text, status, headers={"Retry-After": str(error.retry_after_s)})
+
+
+def is_live(request: Request) -> bool:
+    """Return whether htmx asks, for a part of the page."""
+    return request.headers.get("hx-request") == "true"
 
 
 async def _http(request: Request, error: Exception) -> Response:

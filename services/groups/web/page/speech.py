@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import cache, lru_cache
 from hashlib import sha256
 from io import BytesIO
+from math import ceil
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -16,6 +17,7 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.numbers import format_decimal
 from babel.support import NullTranslations, Translations
+from babel.units import format_unit
 from markupsafe import Markup
 
 from services.groups.web.page.words import PLANS, REFUSALS, UNKNOWN_REFUSAL
@@ -60,6 +62,11 @@ class Speech:
     def day(self, at: datetime) -> str:
         """Say a day."""
         return str(format_date(at.astimezone(_ZONE), "long", locale=self._locale))
+
+    def duration(self, seconds: int) -> str:
+        """Say how long something takes: seconds, or whole minutes from two on."""
+        unit, number = ("second", seconds) if seconds < 120 else ("minute", ceil(seconds / 60))
+        return str(format_unit(number, f"duration-{unit}", locale=self._locale))
 
     def refusal(self, code: str | None) -> str:
         """Say why something was refused. Codes may come that we have no sentence for."""
@@ -132,16 +139,22 @@ def _environment(spoken: Speech) -> jinja2.Environment:
         "plan": spoken.plan,
         "plan_hint": spoken.plan_hint,
         "say": spoken.say,
-        "bdi": isolated,
+        "bdi": bdi,
+        "isolate": isolate,
     }
     made.filters.update(named)
     made.globals.update(number=spoken.number)
     return made
 
 
-def isolated(name: str | None) -> Markup | str:
+def bdi(name: str | None) -> Markup | str:
     """Return a name for a sentence, whose direction it must not change; nothing for none."""
     return Markup("<bdi>{}</bdi>").format(name) if name else ""
+
+
+def isolate(name: str) -> str:
+    """Return a name for where no markup can be, such as a title: between Unicode's own isolates (UAX 9)."""
+    return f"\u2068{name}\u2069"
 
 
 @cache

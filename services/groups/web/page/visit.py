@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from services.groups.web.auth import Caller
 from services.groups.web.context import WebContext
 from services.groups.web.page import session, views
+from services.groups.web.page.failures import is_live
 from services.groups.web.page.forms import Form, Texts
 from services.groups.web.page.speech import Speech
 from services.groups.web.queries import Filter
@@ -48,7 +49,7 @@ class Visit:
     @property
     def is_live(self) -> bool:
         """Return whether htmx asks, for a part of the page."""
-        return self.request.headers.get("hx-request") == "true"
+        return is_live(self.request)
 
     @property
     def filter(self) -> Filter:

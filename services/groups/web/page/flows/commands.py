@@ -1,6 +1,7 @@
 """Posting a command, and following what becomes of it: what all flows end with."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Any
@@ -32,6 +33,9 @@ REGIONS: Mapping[str, str] = {
     "leave-group": "joined-answer",
 }
 """Where on the page the answer to a command appears: beside what asked for it."""
+
+USUAL = timedelta(seconds=10)
+"""How long a command may take without a word: longer means that a service is away, or far behind."""
 
 CARRIED = ("email", "plan", "price", "first_name", "last_name", "language", "name")
 """What a form may need again after its answer: to go on with, or to be filled in once more."""
@@ -80,6 +84,7 @@ async def _outcome(visit: Visit, command: queries.Command) -> Answer:
         "region": REGIONS[command.type],
         "given": given,
         "pending": visit.speech.say(PENDING[command.type]),
+        "is_slow": datetime.now(UTC) - command.asked_at > USUAL,
     }
     if command.type == "create-member-account":
         return _creation(command, values)

@@ -16,7 +16,7 @@ from services.groups.web import sessions
 from services.groups.web.auth import BadToken, Caller
 from services.groups.web.context import WebContext
 from services.groups.web.page import session, views
-from services.groups.web.page.failures import browser_speech, failure
+from services.groups.web.page.failures import browser_speech, failure, is_live
 from services.groups.web.page.forms import read_form
 from services.groups.web.page.speech import LANGUAGES, choose
 from services.groups.web.page.visit import Visit
@@ -69,7 +69,7 @@ async def choose_language(request: Request) -> Response:
 
 def ask_to_log_in(context: WebContext, request: Request, why: Literal["new", "over", "spent"]) -> Response:
     """Say that the platform is where people log in."""
-    if request.headers.get("hx-request") == "true":
+    if is_live(request):
         return Response(headers={"HX-Redirect": "/"})
     values = {"why": why, "platform": str(context.settings.platform_url)}
     response = HTMLResponse(browser_speech(request).render("login.html", **values), HTTPStatus.UNAUTHORIZED)

@@ -72,7 +72,8 @@
   });
 
   document.addEventListener("htmx:afterRequest", (event) => {
-    if (!event.detail.successful && event.detail.elt.closest("[data-tab]")) turned = null;
+    const failed = !event.detail.successful || event.detail.xhr.status >= 400; // 429 is swapped in, as a toast
+    if (failed && event.detail.elt.closest("[data-tab]")) turned = null;
   });
 
   document.addEventListener("htmx:afterSwap", (event) => {
