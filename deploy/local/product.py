@@ -35,13 +35,17 @@ _STOP_TIMEOUT_S = 12.0
 class ServiceProcess:
     """One service as a process of its own."""
 
-    def __init__(self, principal: Principal, stack: Stack, code: Path = CHECKOUT) -> None:
-        """`code` is where its packages are: those of another version, for the tests of two side by side."""
+    def __init__(self, principal: Principal, stack: Stack, code: Path = CHECKOUT, name: str = "") -> None:
+        """`code` is where its packages are: those of another version, for the tests of two side by side.
+
+        `name` tells a second process of the same service from the first.
+        """
         self.principal = principal
         self._code = code
         self._stack = stack
-        self._port = Port(f"{principal.upper()}_HTTP_PORT")
-        self._child = Child(principal, stack.directory)
+        name = name or principal.value
+        self._port = Port(f"{name.upper().replace('-', '_')}_HTTP_PORT")
+        self._child = Child(name, stack.directory)
 
     @property
     def pid(self) -> int:
@@ -84,6 +88,8 @@ class ServiceProcess:
         environment = self._stack.service_environment(self.principal) | {
             f"{prefix}_{name.upper()}": value for name, value in settings.items()
         }
+        if settings.get("role") == "web":  # it needs no Kafka, and so is told of none
+            environment = {key: value for key, value in environment.items() if "_KAFKA_" not in key}
         environment[f"{prefix}_HTTP_PORT"] = str(port)
         environment["PYTHONPATH"] = f"{self._code}{os.pathsep}{self._code / 'contracts'}"
         if answers(port):

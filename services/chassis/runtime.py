@@ -17,11 +17,11 @@ import structlog
 import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from popfax_contracts.topics import kept_at_most
-from services.chassis import migrate, postgres
+from popfax_contracts.topics import Principal, kept_at_most
+from services.chassis import metrics, migrate, postgres
 from services.chassis.consumer import Consumer, FencedError
 from services.chassis.ending import end_at_once
-from services.chassis.health import HttpServer, Site, health_app
+from services.chassis.health import Check, HttpServer, Site, health_app
 from services.chassis.logs import configure_logs
 from services.chassis.markers import mark
 from services.chassis.outages import Outages
@@ -30,27 +30,46 @@ from services.chassis.postgres import INBOX, PostgresDatabase
 from services.chassis.pruning import prune
 from services.chassis.relay import Relay
 from services.chassis.service import Service
-from services.chassis.settings import ServiceSettings
+from services.chassis.settings import ProcessSettings, ServiceSettings
 from services.chassis.shell import Shell
 from services.chassis.timers import run_retries, run_timers
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T", bound=ServiceSettings)
+P = TypeVar("P", bound=ProcessSettings)
 
 Background = Callable[[AsyncEngine, T, Outages], Coroutine[Any, Any, None]]
 """Something a service does beside its messages, until cancelled (the mail sender is one)."""
 
-SiteOf = Callable[[T, Callable[[], None]], Site | None]
+SiteOf = Callable[[P, Callable[[], None]], Site | None]
 """Makes what a service serves over HTTP beside its health; it calls what it is given after each of its commits."""
 
 
 def run(service: Service, settings: T, background: Sequence[Background[T]] = (), site: SiteOf[T] | None = None) -> None:
-    """Run a service until SIGTERM or SIGINT."""
+    """Run a service until SIGTERM or SIGINT; with a `site`, it serves that from the same process."""
     configure_logs(service.principal.value, settings.log_format, settings.log_level)
     if retention(settings) <= kept_at_most():
         raise SystemExit(f"inbox_retention_days must exceed what topics keep at most, which is {kept_at_most()}")
-    uvloop.run(_Process(service, settings, background, site).run())
+    engine = postgres.engine(settings.database_url.get_secret_value(), settings.database_pool)
+    work = _Work(service, settings, engine, background)
+    served = site(settings, work.relay.wake) if site else None
+    _run(_Process(service.principal, settings, engine, work, served))
+
+
+def serve(principal: Principal, settings: P, site: SiteOf[P]) -> None:
+    """Serve a service's site alone until SIGTERM or SIGINT: other processes do its work, and publish what this writes.
+
+    Nothing here waits for Kafka, and no batch holds the event loop that people wait on.
+    """
+    configure_logs(principal.value, settings.log_format, settings.log_level)
+    metrics.forget_work()
+    engine = postgres.engine(settings.database_url.get_secret_value(), 1)
+    _run(_Process(principal, settings, engine, None, site(settings, lambda: None)))
+
+
+def _run(process: "_Process") -> None:
+    uvloop.run(process.run())
     end_at_once()  # the loop has given the signals back
 
 
@@ -59,24 +78,75 @@ def retention(settings: ServiceSettings) -> timedelta:
     return timedelta(days=settings.inbox_retention_days)
 
 
+class _Work:
+    """What a replica does beside answering over HTTP: it consumes, relays, fires timers, cleans up."""
+
+    def __init__(
+        self, service: Service, settings: Any, engine: AsyncEngine, background: Sequence[Background[Any]]
+    ) -> None:
+        self._principal = service.principal
+        self._settings = settings
+        self._engine = engine
+        self._background = background
+        self.relay = Relay(service.principal, engine, settings)
+        database = PostgresDatabase(engine, partial(migrate.suits, service.principal))
+        self._shell = Shell(service, database, committed=self.relay.wake)
+        self._consumer = Consumer(service, self._shell, settings, Stops(engine))
+
+    @property
+    def alive(self) -> bool:
+        """Return whether the consume loop gets on."""
+        return self._consumer.alive
+
+    @property
+    def checks(self) -> dict[str, Check]:
+        """Return what readiness consists of, by name."""
+        return {"kafka": self._not_consuming, "work": self._waiting}
+
+    def begin(self) -> list[asyncio.Task[None]]:
+        """Begin with all of it: the relay first, for it may have rows of an earlier life."""
+        poll_s = self._settings.timer_poll_s
+        return [
+            asyncio.create_task(self.relay.run()),
+            asyncio.create_task(self._consumer.run()),
+            asyncio.create_task(run_timers(self._shell, poll_s)),
+            asyncio.create_task(run_retries(self._shell, max(1.0, poll_s))),
+            asyncio.create_task(mark(self._engine, self._principal, self.relay.wake)),
+            # Message ids that no topic can bring again.
+            asyncio.create_task(prune(self._engine, INBOX.c.received_at, retention(self._settings))),
+            *(asyncio.create_task(job(self._engine, self._settings, self._shell.outages)) for job in self._background),
+        ]
+
+    async def stop(self) -> None:
+        """Finish the batch in hand and leave the group; the tasks of `begin` are then to be cancelled."""
+        try:
+            await self._consumer.stop()
+        except Exception as error:  # what ended it early has been noted, or Kafka is away and hears no farewell
+            log.warning("consumer_not_stopped", error=type(error).__name__)
+
+    async def _not_consuming(self) -> str | None:
+        return self._consumer.trouble()
+
+    async def _waiting(self) -> str | None:
+        return self._shell.outages.trouble()
+
+
 class _Process:
+    """A process of a service: its signals, its HTTP server, its `work` if it does any, its `site` if it has one."""
+
     def __init__(
         self,
-        service: Service,
+        principal: Principal,
         settings: Any,
-        background: Sequence[Background[Any]],
-        site: SiteOf[Any] | None,
+        engine: AsyncEngine,
+        work: _Work | None,
+        site: Site | None,
     ) -> None:
-        self.service = service
+        self.principal = principal
         self.settings = settings
-        self.engine = postgres.engine(settings.database_url.get_secret_value(), settings.database_pool)
-        self.relay = Relay(service.principal, self.engine, settings)
-        self.shell = Shell(
-            service, PostgresDatabase(self.engine, partial(migrate.suits, service.principal)), committed=self.relay.wake
-        )
-        self.consumer = Consumer(service, self.shell, settings, Stops(self.engine))
-        self.background = background
-        self.site = site(settings, self.relay.wake) if site else None
+        self.engine = engine
+        self.work = work
+        self.site = site
         self.tasks: list[asyncio.Task[None]] = []
         self.stopped = asyncio.Event()
 
@@ -98,24 +168,16 @@ class _Process:
         failed = [t for t in (starting, serving, *self.tasks) if t.done() and not t.cancelled() and t.exception()]
         await self._stop(http, serving, starting)
         if failed:
-            raise SystemExit(f"{self.service.principal}: {self._cause(failed[0].exception())}")
+            raise SystemExit(f"{self.principal}: {self._cause(failed[0].exception())}")
         log.info("stopped")
 
     async def _start(self) -> None:
-        """Wait for what we need, then begin: the relay first, for it may have rows of an earlier life."""
+        """Wait for a database that this version knows, then begin."""
         while reason := await self._not_migrated():
             log.info("waiting", what="database", reason=reason)
             await asyncio.sleep(1)
-        self.tasks = [
-            asyncio.create_task(self.relay.run()),
-            asyncio.create_task(self.consumer.run()),
-            asyncio.create_task(run_timers(self.shell, self.settings.timer_poll_s)),
-            asyncio.create_task(run_retries(self.shell, max(1.0, self.settings.timer_poll_s))),
-            asyncio.create_task(mark(self.engine, self.service.principal, self.relay.wake)),
-            # Message ids that no topic can bring again.
-            asyncio.create_task(prune(self.engine, INBOX.c.received_at, retention(self.settings))),
-            *(asyncio.create_task(job(self.engine, self.settings, self.shell.outages)) for job in self.background),
-        ]
+        if self.work:
+            self.tasks = self.work.begin()
         # What is there now stays: the collector need not look at it again, and at garbage less often (a fifth of
         # all CPU otherwise).
         gc.collect()
@@ -124,35 +186,28 @@ class _Process:
 
     async def _not_migrated(self) -> str | None:
         try:
-            return await migrate.trouble(self.service.principal, self.engine)
+            return await migrate.trouble(self.principal, self.engine)
         except (sa.exc.SQLAlchemyError, OSError) as error:
             return f"it does not answer: {type(error).__name__}"
 
-    async def _not_consuming(self) -> str | None:
-        return self.consumer.trouble()
-
-    async def _waiting(self) -> str | None:
-        return self.shell.outages.trouble()
-
     def _health(self) -> Any:
+        work = self.work
         return health_app(
-            live=lambda: self.consumer.alive,
-            checks={"database": self._not_migrated, "kafka": self._not_consuming, "work": self._waiting},
+            live=lambda: work is None or work.alive,
+            checks={"database": self._not_migrated, **(work.checks if work else {})},
             site=self.site,
         )
 
     def _cause(self, error: BaseException | None) -> str:
         if isinstance(error, FencedError):
-            variable = f"{self.service.principal.upper()}_REPLICA={self.settings.replica}"
+            variable = f"{self.principal.upper()}_REPLICA={self.settings.replica}"
             return f"{variable} is taken: another process has joined under this name ({error})"
         return repr(error)
 
     async def _stop(self, http: HttpServer, serving: asyncio.Task[None], starting: asyncio.Task[None]) -> None:
         starting.cancel()
-        try:
-            await self.consumer.stop()
-        except Exception as error:  # what ended it early has been noted, or Kafka is away and hears no farewell
-            log.warning("consumer_not_stopped", error=type(error).__name__)
+        if self.work:
+            await self.work.stop()
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, starting, return_exceptions=True)

@@ -44,11 +44,10 @@ class KafkaSettings(BaseSettings):
     )
 
 
-class ServiceSettings(KafkaSettings):
-    """What every service needs to be told."""
+class ProcessSettings(BaseSettings):
+    """What every process of a service needs to be told, whatever it does."""
 
     database_url: SecretStr = Field(description="postgresql+psycopg://role:password@host:port/database")
-    database_pool: int = Field(6, ge=3, le=50, description="connections to PostgreSQL, the relay's included")
     http_host: str = Field("127.0.0.1", description="where /live, /ready and /metrics listen")
     http_port: int = Field(0, ge=0, le=65535, description="0 picks a free port")
     http_connections: int = Field(
@@ -58,6 +57,12 @@ class ServiceSettings(KafkaSettings):
     )
     log_format: Literal["json", "console"] = Field("json", description="json for machines, console for people")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug logs each message")
+
+
+class ServiceSettings(ProcessSettings, KafkaSettings):
+    """What a process needs to be told that consumes, relays and fires timers."""
+
+    database_pool: int = Field(6, ge=3, le=50, description="connections to PostgreSQL, the relay's included")
     batch_records: int = Field(2000, ge=1, le=10000, description="the most messages in one transaction")
     fetch_wait_ms: int = Field(
         50, ge=1, le=1000, description="how long the broker waits for `fetch_min_bytes`: a hop's latency at rest"
@@ -86,7 +91,10 @@ def load_settings(kind: type[S], principal: Principal) -> S:
 
     class Prefixed(kind):  # type: ignore[valid-type,misc]
         model_config = SettingsConfigDict(
-            env_prefix=f"{principal.value.upper()}_", secrets_dir=directory, extra="ignore"
+            env_prefix=f"{principal.value.upper()}_",
+            secrets_dir=directory,
+            extra="ignore",
+            hide_input_in_errors=True,  # what is wrong is often beside a password
         )
 
     return cast(S, Prefixed())

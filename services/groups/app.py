@@ -12,11 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.chassis.opened import measure_open
 from services.chassis.outages import Outages
 from services.chassis.pruning import prune
-from services.chassis.runtime import retention, run
+from services.chassis.runtime import retention, run, serve
 from services.chassis.settings import load_settings
 from services.groups.consumers import GROUPS, with_quotas
 from services.groups.domain import TransferState
-from services.groups.settings import GroupsSettings
+from services.groups.settings import GroupsSettings, Role, WebSettings
 from services.groups.tables import commands, sagas, sessions, transfers
 from services.groups.web.app import web
 
@@ -45,9 +45,14 @@ BACKGROUND = [forget_commands, forget_sessions, measure_sagas, measure_transfers
 
 
 def main() -> None:
-    """Read the settings and run until told to stop."""
-    settings = load_settings(GroupsSettings, GROUPS.principal)
-    run(with_quotas(settings.quotas), settings, BACKGROUND, site=web)
+    """Read the settings, and do what they say until told to stop."""
+    asked = load_settings(WebSettings, GROUPS.principal)
+    if asked.role is Role.WEB:
+        serve(GROUPS.principal, asked, web)
+    else:
+        settings = load_settings(GroupsSettings, GROUPS.principal)
+        site = web if settings.role is Role.ALL else None
+        run(with_quotas(settings.quotas), settings, BACKGROUND, site)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,36 @@
-"""What groups needs to be told beside what every service does."""
+"""What groups needs to be told, by what a process of it does."""
 
+from enum import StrEnum
 from ipaddress import ip_network
+from typing import Self
 
 from limits import parse
-from pydantic import Field, HttpUrl, TypeAdapter, field_validator
+from pydantic import Field, HttpUrl, TypeAdapter, field_validator, model_validator
 
-from services.chassis.settings import ProtectedUrl, ServiceSettings
+from services.chassis.settings import ProcessSettings, ProtectedUrl, ServiceSettings
 from services.groups.domain import Quotas
 
 _DEFAULT = Quotas()
 _ADDRESS: TypeAdapter[HttpUrl] = TypeAdapter(ProtectedUrl)
 
 
-class GroupsSettings(ServiceSettings):
-    """How many invitations are allowed, and how people are known who come over HTTP."""
+class Role(StrEnum):
+    """What a process of groups does."""
 
-    invitations_owner_day: int = Field(
-        _DEFAULT.owner_day,
-        ge=1,
-        description="addresses that one owner may ask about on one day (UTC), to invite or to create an account",
-    )
-    invitations_owner_pending: int = Field(
-        _DEFAULT.owner_pending, ge=1, description="invitations of one owner that may be pending"
-    )
-    invitations_address_day: int = Field(
-        _DEFAULT.address_day, ge=1, description="invitation mails that one subscriber may get on one day, from anybody"
-    )
-    invitations_address_pending: int = Field(
-        _DEFAULT.address_pending, ge=1, description="invitations of one subscriber that may be pending, from anybody"
-    )
+    ALL = "all"
+    WEB = "web"
+    """It serves the page and the API. It knows no Kafka: what is posted leaves through the outbox."""
+    WORKER = "worker"
+    """It consumes, relays, and fires timers."""
 
+
+class WebSettings(ProcessSettings):
+    """What a process needs to be told that serves the page and the API."""
+
+    role: Role = Field(
+        Role.ALL,
+        description="`web` serves the page and the API, and needs no Kafka; `worker` does all else; `all` does both",
+    )
     jwt_jwks: str | None = Field(
         None,
         description="the platform's public keys (JWKS): a file, or an `https://` address; without them neither API nor"
@@ -82,6 +83,31 @@ class GroupsSettings(ServiceSettings):
     def proxies(self) -> list[str]:
         """Return the addresses and networks of the proxies that are believed."""
         return _listed(self.trusted_proxies)
+
+    @model_validator(mode="after")
+    def _web_has_keys(self) -> Self:
+        if self.role is Role.WEB and self.jwt_jwks is None:
+            raise ValueError("a process that serves the page and the API needs jwt_jwks: without keys nobody is known")
+        return self
+
+
+class GroupsSettings(ServiceSettings, WebSettings):
+    """All that groups needs to be told: also how many invitations are allowed."""
+
+    invitations_owner_day: int = Field(
+        _DEFAULT.owner_day,
+        ge=1,
+        description="addresses that one owner may ask about on one day (UTC), to invite or to create an account",
+    )
+    invitations_owner_pending: int = Field(
+        _DEFAULT.owner_pending, ge=1, description="invitations of one owner that may be pending"
+    )
+    invitations_address_day: int = Field(
+        _DEFAULT.address_day, ge=1, description="invitation mails that one subscriber may get on one day, from anybody"
+    )
+    invitations_address_pending: int = Field(
+        _DEFAULT.address_pending, ge=1, description="invitations of one subscriber that may be pending, from anybody"
+    )
 
     @property
     def quotas(self) -> Quotas:

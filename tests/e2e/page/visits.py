@@ -92,8 +92,12 @@ def visiting(
     size: tuple[int, int] = DESKTOP,
     scheme: Any = "light",
     scripts: bool = True,
+    url: str | None = None,
 ) -> Iterator[Visit]:
-    """A browser of its own for somebody, logged in if they are anybody; nothing may have gone wrong at the end."""
+    """A browser of its own for somebody, logged in if they are anybody; nothing may have gone wrong at the end.
+
+    `url` is of the process that serves the page, if that is not the product's own.
+    """
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]},
         locale=language,
@@ -103,7 +107,7 @@ def visiting(
     )
     context.set_default_timeout(WITHIN_MS)
     try:
-        visit = Visit(context.new_page(), product, who, product.services[Principal.GROUPS].url)
+        visit = Visit(context.new_page(), product, who, url or product.services[Principal.GROUPS].url)
         if who is not None:
             visit.log_in()
         yield visit
