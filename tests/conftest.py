@@ -12,12 +12,18 @@ from deploy.local.stack import Ports, Stack, StackError, remove_abandoned
 from deploy.operator import topics
 from deploy.operator.kafka import ADMIN
 from deploy.paths import STATE
+from tests.declared import WholeRun, declared, unit_modules
 
 ANY_PORTS = Ports.model_construct()
 """Free ports, whatever the environment names: a test run must not collide with a demo."""
 
 settings.register_profile("popfax", deadline=None)  # a deadline tests the machine, not the code
 settings.load_profile("popfax")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hold the unit tests to reaching every code that a command declares."""
+    config.pluginmanager.register(WholeRun(declared(), list(unit_modules())))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -1,8 +1,8 @@
-"""Groups: what the platform asks on a subscriber's behalf, and the membership events that anyone inside may follow.
+"""Groups: what the platform asks on a subscriber's behalf, and the membership events that every service may follow.
 
-The actor of a command is the subscriber on whose behalf it is. What an owner may do is refused to everybody else with
-`not_owner`, and with `group_closed` once the owner's account is closed. That it is closed is all that any message tells
-of the owner's account.
+The actor of a command is the subscriber on whose behalf it is sent. What an owner may do is refused to everybody else
+with `not_owner`, and to the owner with `group_closed` once their account is closed. That it is closed is all that any
+message says about the owner's account.
 """
 
 from typing import Annotated, Literal, Self
@@ -10,6 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from popfax_contracts.codes import GroupsCode
 from popfax_contracts.fields import (
     Email,
     GroupName,
@@ -29,161 +30,35 @@ from popfax_contracts.topics import GROUPS_COMMANDS, GROUPS_COMMANDS_FROM_HTTP, 
 _OF_PEOPLE = (GROUPS_COMMANDS, GROUPS_COMMANDS_FROM_HTTP)
 
 MAX_MEMBERS = 1000
-"""As many members may be named, or meant, by one command."""
+"""The most members that one command may name, or mean by `all`."""
 
 Via = Keyword
-"""How somebody became a member: `account_created` or `invitation_accepted`. More may come."""
+"""How somebody became a member: `account_created` or `invitation_accepted`. More values may come."""
 
 End = Keyword
 """How a membership ended: `detached` by the owner, `left` by the member, `account_closed` with the member's account,
-`group_closed` with the owner's. More may come.
+`group_closed` with the owner's. More values may come.
 """
 
 Epoch = Annotated[int, Field(strict=True, ge=1)]
-"""Which of a subscriber's memberships of a group, counted from 1."""
+"""Which of a subscriber's memberships of a group this is, counted from 1."""
 
-# --- commands ---------------------------------------------------------------------------------------------------------
-
-
-class CreateMemberAccount(Command, type="popfax.groups.create-member-account.v1", topic=_OF_PEOPLE, key="group_id"):
-    """Create an account for a new member of the actor's group, paid with the actor's own units.
-
-    `price_units` is the price that the owner was shown. Answered by `MemberAccountCreated` and `MemberJoined`; refused
-    by `MemberAccountRefused`.
-    """
-
-    group_id: UUID
-    plan: PlanName
-    price_units: Units
-    email: Email
-    first_name: Name
-    last_name: Name
-    language: Language
+_OWNERS_ALONE = (GroupsCode.NOT_OWNER, GroupsCode.GROUP_CLOSED)
+_NOT_PENDING = (
+    GroupsCode.INVITATION_ACCEPTED,
+    GroupsCode.INVITATION_DECLINED,
+    GroupsCode.INVITATION_REVOKED,
+    GroupsCode.INVITATION_EXPIRED,
+    GroupsCode.INVITATION_BOUNCED,
+)
+_NOT_ANSWERABLE = (GroupsCode.UNKNOWN_INVITATION, GroupsCode.NOT_INVITED, GroupsCode.TOKEN_INVALID, *_NOT_PENDING)
 
 
-class RenameGroup(Command, type="popfax.groups.rename-group.v1", topic=_OF_PEOPLE, key="group_id"):
-    """Give the actor's group a name. Until then it is called what its owner is called.
-
-    Answered by `GroupRenamed`; refused by `RenameRefused` with `not_owner` or `group_closed`.
-    """
-
-    group_id: UUID
-    name: GroupName
-
-
-class InviteByEmail(Command, type="popfax.groups.invite-by-email.v1", topic=_OF_PEOPLE, key="group_id"):
-    """Invite whoever has an e-mail address into the actor's group.
-
-    A subscriber gets a mail, and `InvitationSent` answers; one who has a pending invitation already gets a new mail,
-    and the link of the earlier one is void. For an address that nobody has, `AccountCreationRequired` answers. Refused
-    by `InvitationRefused`, in this order, with `not_owner`, `group_closed`, `quota_owner_day`, `own_address`,
-    `already_member`, `quota_owner_pending`, `quota_address_day`, `quota_address_pending`. Whatever the answer tells of
-    an address counts against the owner's day, as `CreateMemberAccount` does; against the address counts the mail alone.
-    """
-
-    group_id: UUID
-    email: Email
-
-
-class AcceptInvitation(Command, type="popfax.groups.accept-invitation.v1", topic=_OF_PEOPLE, key="invitation_id"):
-    """Accept an invitation: with the token of the mail, or, without it, as the invited subscriber (the actor).
-
-    Answered by `InvitationAccepted` and `MemberJoined`; refused by `InvitationAnswerRefused`, in this order, with
-    `unknown_invitation`, `not_invited` (the actor is somebody else, or there is neither token nor actor),
-    `token_invalid` (also: it was renewed since), or, once it is not pending any more, `invitation_accepted`,
-    `invitation_declined`, `invitation_revoked`, `invitation_expired` or `invitation_bounced`.
-    """
-
-    invitation_id: UUID
-    token: Token | None = None
-
-
-class DeclineInvitation(Command, type="popfax.groups.decline-invitation.v1", topic=_OF_PEOPLE, key="invitation_id"):
-    """Decline an invitation, on the same conditions as `AcceptInvitation`.
-
-    Answered by `InvitationDeclined`; refused by `InvitationAnswerRefused`.
-    """
-
-    invitation_id: UUID
-    token: Token | None = None
-
-
-class RevokeInvitation(Command, type="popfax.groups.revoke-invitation.v1", topic=_OF_PEOPLE, key="group_id"):
-    """Take a pending invitation into the actor's group back.
-
-    Answered by `InvitationRevoked`; refused by `RevocationRefused` with `not_owner`, `group_closed`,
-    `unknown_invitation`, or what `AcceptInvitation` says of one that is not pending any more. One whose time is up can
-    be revoked, or renewed, until it has been found to have expired.
-    """
-
-    group_id: UUID
-    invitation_id: UUID
-
-
-class MemberRef(BaseModel):
-    """A member, and, where it is known, which of their memberships is meant: another one is left alone."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    member_id: UUID
-    epoch: Epoch | None = None
-
-
-class DetachMembers(Command, type="popfax.groups.detach-members.v1", topic=_OF_PEOPLE, key="group_id"):
-    """End the memberships of some members of the actor's group; accounts and units stay theirs.
-
-    Each has its own outcome, which `MembersDetached` tells; a `MemberLeft` follows for each that ended. Name the epochs
-    where they are known: a command that comes late then leaves later memberships alone. Refused, as a whole, by
-    `DetachmentRefused` with `not_owner` or `group_closed`.
-    """
-
-    group_id: UUID
-    members: Annotated[tuple[MemberRef, ...], Field(min_length=1, max_length=MAX_MEMBERS)]
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        if len({member.member_id for member in self.members}) != len(self.members):
-            raise ValueError("a member is named twice")
-        return self
-
-
-class LeaveGroup(Command, type="popfax.groups.leave-group.v1", topic=_OF_PEOPLE, key="group_id"):
-    """End the actor's own membership of a group; account and units stay theirs.
-
-    `epoch` says which, where it is known. Answered by `MemberLeft`; refused by `LeaveRefused` with `not_member`.
-    """
-
-    group_id: UUID
-    epoch: Epoch | None = None
-
-
-class TransferUnits(Command, type="popfax.groups.transfer-units.v1", topic=_OF_PEOPLE, key="group_id"):
-    """Give units of the actor's to members of their group, for good; all of them get theirs, or none does.
-
-    In mode `amount` each gets `amount_units`; in mode `top_up_to` each gets what brings their available units up to
-    that, and who has as much already gets nothing. `members` are distinct members, or `all`. Answered by
-    `UnitsTransferred`, and a `UnitsReceived` for each who got some; refused by `TransferRefused`, in this order, with
-    `not_owner`, `group_closed`, `not_member` (naming them), `no_members`, `too_many_members`, and then by the ledger
-    with `account_closed`, `account_expired`, `target_closed`, `units_short`.
-    """
-
-    group_id: UUID
-    mode: Literal["amount", "top_up_to"]
-    amount_units: Units
-    members: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=MAX_MEMBERS)] | Literal["all"]
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        if isinstance(self.members, tuple) and len(set(self.members)) != len(self.members):
-            raise ValueError("a member is named twice")
-        return self
-
-
-# --- account creation -------------------------------------------------------------------------------------------------
+# --- an account for a new member --------------------------------------------------------------------------------------
 
 
 class MemberAccountCreated(Event, type="popfax.groups.member-account-created.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """The account exists, is paid, and is a member: the end of a `CreateMemberAccount`, for the owner's side."""
+    """The account exists, is paid for, and is a member: the end of a `CreateMemberAccount`, for the owner's side."""
 
     group_id: UUID
     owner_id: UUID
@@ -195,31 +70,83 @@ class MemberAccountCreated(Event, type="popfax.groups.member-account-created.v1"
 class MemberAccountRefused(
     Refusal, type="popfax.groups.member-account-refused.v1", topic=GROUPS_EVENTS, key="group_id"
 ):
-    """No account, no payment, no membership.
-
-    Codes, in the order in which they are looked for: `not_owner`, `group_closed`, `unknown_plan`, `not_on_sale`,
-    `price_changed`, `quota_owner_day` (one with `InviteByEmail`'s), `already_member`, `email_taken` (all before
-    anything is asked of others), `account_closed`, `account_expired` (the owner's is), `units_short`, `timed_out`,
-    `cancelled`, `no_fax_number`, `id_conflict`.
-    """
+    """No account was created, nothing was paid, and nobody became a member."""
 
     group_id: UUID
 
 
-# --- the group, its memberships ---------------------------------------------------------------------------------------
+class CreateMemberAccount(
+    Command,
+    type="popfax.groups.create-member-account.v1",
+    topic=_OF_PEOPLE,
+    key="group_id",
+    answers=(MemberAccountCreated,),
+    refusal=MemberAccountRefused,
+    codes=(
+        *_OWNERS_ALONE,
+        GroupsCode.UNKNOWN_PLAN,
+        GroupsCode.NOT_ON_SALE,
+        GroupsCode.PRICE_CHANGED,
+        GroupsCode.QUOTA_OWNER_DAY,
+        GroupsCode.ALREADY_MEMBER,
+        GroupsCode.EMAIL_TAKEN,
+        GroupsCode.ACCOUNT_CLOSED,
+        GroupsCode.ACCOUNT_EXPIRED,
+        GroupsCode.UNITS_SHORT,
+        GroupsCode.TIMED_OUT,
+        GroupsCode.CANCELLED,
+        GroupsCode.NO_FAX_NUMBER,
+        GroupsCode.ID_CONFLICT,
+    ),
+):
+    """Create an account for a new member of the actor's group, paid for with the actor's own units.
+
+    `price_units` is the price that the owner was shown. When it is done, `MemberJoined` comes with the answer. Up to
+    `email_taken` the codes are checked before any other service is asked for anything. The daily quota is the one that
+    `InviteByEmail` counts against.
+    """
+
+    group_id: UUID
+    plan: PlanName
+    price_units: Units
+    email: Email
+    first_name: Name
+    last_name: Name
+    language: Language
+
+
+# --- the group --------------------------------------------------------------------------------------------------------
 
 
 class GroupRenamed(Event, type="popfax.groups.group-renamed.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """The group has a name of its own. It may be a person's, and so is not told here."""
+    """The group has a name of its own. The name may be a person's, so this event does not tell it."""
 
     group_id: UUID
     owner_id: UUID
 
 
 class RenameRefused(Refusal, type="popfax.groups.rename-refused.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """The group is called what it was: `not_owner` or `group_closed`."""
+    """The group keeps the name that it had."""
 
     group_id: UUID
+
+
+class RenameGroup(
+    Command,
+    type="popfax.groups.rename-group.v1",
+    topic=_OF_PEOPLE,
+    key="group_id",
+    answers=(GroupRenamed,),
+    refusal=RenameRefused,
+    codes=_OWNERS_ALONE,
+):
+    """Give the actor's group a name. Until then it has its owner's name."""
+
+    group_id: UUID
+    name: GroupName
+
+
+# --- its memberships --------------------------------------------------------------------------------------------------
 
 
 class MemberJoined(Event, type="popfax.groups.member-joined.v1", topic=GROUPS_EVENTS, key="group_id"):
@@ -242,38 +169,8 @@ class MemberLeft(Event, type="popfax.groups.member-left.v1", topic=GROUPS_EVENTS
     via: End
 
 
-class Detachment(BaseModel):
-    """What became of one member that was to be detached."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    member_id: UUID
-    outcome: Keyword
-    """`detached`, or `not_member`."""
-
-
-class MembersDetached(Event, type="popfax.groups.members-detached.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """A `DetachMembers` is done: what became of each, in the order of the command."""
-
-    group_id: UUID
-    owner_id: UUID
-    outcomes: tuple[Detachment, ...]
-
-
-class DetachmentRefused(Refusal, type="popfax.groups.detachment-refused.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """Nobody was detached: `not_owner` or `group_closed`."""
-
-    group_id: UUID
-
-
-class LeaveRefused(Refusal, type="popfax.groups.leave-refused.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """The actor is no member of the group, or not in that epoch: `not_member`."""
-
-    group_id: UUID
-
-
 class MembershipRecorded(Event, type="popfax.groups.membership-recorded.v1", topic=GROUPS_MEMBERS, key="membership_id"):
-    """A membership as it is now, for whoever reads the topic from its start. A tombstone follows when it ends."""
+    """A membership as it is now, for readers of the topic from its start. A tombstone follows when it ends."""
 
     membership_id: UUID
     group_id: UUID
@@ -288,9 +185,98 @@ class MembershipRecorded(Event, type="popfax.groups.membership-recorded.v1", top
 class MembershipEnded(
     Event, type="popfax.groups.membership-ended.v1", topic=GROUPS_MEMBERS, key="membership_id", tombstone=True
 ):
-    """The membership is over: compaction forgets it. Why, `MemberLeft` tells."""
+    """The membership is over, and compaction removes it. `MemberLeft` says why it ended."""
 
     membership_id: UUID
+
+
+class MembersMarker(
+    Marker, type="popfax.groups.members-marker.v1", topic=GROUPS_MEMBERS, key="marker_id", tombstone=True
+):
+    """Says nothing. It makes Kafka compact the topic; leave it out."""
+
+
+class Detachment(BaseModel):
+    """The outcome for one member who was to be detached."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    member_id: UUID
+    outcome: Keyword
+    """`detached`, or `not_member`."""
+
+
+class MembersDetached(Event, type="popfax.groups.members-detached.v1", topic=GROUPS_EVENTS, key="group_id"):
+    """A `DetachMembers` is done: the outcome for each member, in the order of the command."""
+
+    group_id: UUID
+    owner_id: UUID
+    outcomes: tuple[Detachment, ...]
+
+
+class DetachmentRefused(Refusal, type="popfax.groups.detachment-refused.v1", topic=GROUPS_EVENTS, key="group_id"):
+    """Nobody was detached."""
+
+    group_id: UUID
+
+
+class MemberRef(BaseModel):
+    """A member and, if it is known, which of their memberships is meant: any other is left alone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    member_id: UUID
+    epoch: Epoch | None = None
+
+
+class DetachMembers(
+    Command,
+    type="popfax.groups.detach-members.v1",
+    topic=_OF_PEOPLE,
+    key="group_id",
+    answers=(MembersDetached,),
+    refusal=DetachmentRefused,
+    codes=_OWNERS_ALONE,
+):
+    """End the memberships of some members of the actor's group. Accounts and units stay theirs.
+
+    Each member has an outcome of their own in `MembersDetached`, and a `MemberLeft` follows for each membership that
+    ended. Name the epochs where they are known: a command that arrives late then leaves later memberships alone. The
+    command is refused as a whole.
+    """
+
+    group_id: UUID
+    members: Annotated[tuple[MemberRef, ...], Field(min_length=1, max_length=MAX_MEMBERS)]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len({member.member_id for member in self.members}) != len(self.members):
+            raise ValueError("a member is named twice")
+        return self
+
+
+class LeaveRefused(Refusal, type="popfax.groups.leave-refused.v1", topic=GROUPS_EVENTS, key="group_id"):
+    """The actor is not a member of the group, or not in that epoch."""
+
+    group_id: UUID
+
+
+class LeaveGroup(
+    Command,
+    type="popfax.groups.leave-group.v1",
+    topic=_OF_PEOPLE,
+    key="group_id",
+    answers=(MemberLeft,),
+    refusal=LeaveRefused,
+    codes=(GroupsCode.NOT_MEMBER,),
+):
+    """End the actor's own membership of a group. Account and units stay theirs.
+
+    `epoch` says which membership, if it is known.
+    """
+
+    group_id: UUID
+    epoch: Epoch | None = None
 
 
 # --- invitations ------------------------------------------------------------------------------------------------------
@@ -308,7 +294,7 @@ class InvitationSent(Event, type="popfax.groups.invitation-sent.v1", topic=GROUP
 
 
 class PlanOffer(BaseModel):
-    """A plan that an account could be created on, and its price today."""
+    """A plan that an account can be created with, and its price today."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -320,7 +306,7 @@ class PlanOffer(BaseModel):
 class AccountCreationRequired(
     Event, type="popfax.groups.account-creation-required.v1", topic=GROUPS_EVENTS, key="group_id"
 ):
-    """Nobody has the address: `CreateMemberAccount` on one of these plans would create an account for it."""
+    """Nobody has the address. `CreateMemberAccount` with one of these plans would create an account for it."""
 
     group_id: UUID
     owner_id: UUID
@@ -328,13 +314,43 @@ class AccountCreationRequired(
 
 
 class InvitationRefused(Refusal, type="popfax.groups.invitation-refused.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """Nobody was invited. The codes are `InviteByEmail`'s."""
+    """Nobody was invited."""
 
     group_id: UUID
 
 
+class InviteByEmail(
+    Command,
+    type="popfax.groups.invite-by-email.v1",
+    topic=_OF_PEOPLE,
+    key="group_id",
+    answers=(InvitationSent, AccountCreationRequired),
+    refusal=InvitationRefused,
+    codes=(
+        *_OWNERS_ALONE,
+        GroupsCode.QUOTA_OWNER_DAY,
+        GroupsCode.OWN_ADDRESS,
+        GroupsCode.ALREADY_MEMBER,
+        GroupsCode.QUOTA_OWNER_PENDING,
+        GroupsCode.QUOTA_ADDRESS_DAY,
+        GroupsCode.QUOTA_ADDRESS_PENDING,
+    ),
+):
+    """Invite whoever has an e-mail address into the actor's group.
+
+    A subscriber gets a mail (`InvitationSent`). One whose invitation is pending already gets a new mail, and the
+    earlier link becomes void. If nobody has the address, `AccountCreationRequired` says what an account would cost.
+
+    Every command that says anything about an address counts against the owner's day, as `CreateMemberAccount` does;
+    only mails count against the address.
+    """
+
+    group_id: UUID
+    email: Email
+
+
 class InvitationAccepted(Event, type="popfax.groups.invitation-accepted.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """The invited subscriber accepted; `MemberJoined` comes with it."""
+    """The invited subscriber has accepted. `MemberJoined` comes with it."""
 
     group_id: UUID
     owner_id: UUID
@@ -343,7 +359,7 @@ class InvitationAccepted(Event, type="popfax.groups.invitation-accepted.v1", top
 
 
 class InvitationDeclined(Event, type="popfax.groups.invitation-declined.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """The invited subscriber declined."""
+    """The invited subscriber has declined."""
 
     group_id: UUID
     owner_id: UUID
@@ -351,8 +367,49 @@ class InvitationDeclined(Event, type="popfax.groups.invitation-declined.v1", top
     subscriber_id: UUID
 
 
+class InvitationAnswerRefused(
+    Refusal, type="popfax.groups.invitation-answer-refused.v1", topic=GROUPS_EVENTS, key="invitation_id"
+):
+    """The answer to an invitation changed nothing."""
+
+    invitation_id: UUID
+
+
+class AcceptInvitation(
+    Command,
+    type="popfax.groups.accept-invitation.v1",
+    topic=_OF_PEOPLE,
+    key="invitation_id",
+    answers=(InvitationAccepted,),
+    refusal=InvitationAnswerRefused,
+    codes=_NOT_ANSWERABLE,
+):
+    """Accept an invitation: with the token from the mail or, without it, as the invited subscriber (the actor).
+
+    When it is done, `MemberJoined` comes with the answer.
+    """
+
+    invitation_id: UUID
+    token: Token | None = None
+
+
+class DeclineInvitation(
+    Command,
+    type="popfax.groups.decline-invitation.v1",
+    topic=_OF_PEOPLE,
+    key="invitation_id",
+    answers=(InvitationDeclined,),
+    refusal=InvitationAnswerRefused,
+    codes=_NOT_ANSWERABLE,
+):
+    """Decline an invitation, on the same conditions as `AcceptInvitation`."""
+
+    invitation_id: UUID
+    token: Token | None = None
+
+
 class InvitationRevoked(Event, type="popfax.groups.invitation-revoked.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """The invitation is void: by the owner, or because it has lost its sense."""
+    """The invitation is void: the owner revoked it, or it has lost its purpose."""
 
     group_id: UUID
     owner_id: UUID
@@ -362,8 +419,37 @@ class InvitationRevoked(Event, type="popfax.groups.invitation-revoked.v1", topic
     """`revoked` by the owner; `account_closed`, `group_closed`, or `joined` in another way."""
 
 
+class RevocationRefused(Refusal, type="popfax.groups.revocation-refused.v1", topic=GROUPS_EVENTS, key="group_id"):
+    """The invitation was not revoked."""
+
+    group_id: UUID
+    invitation_id: UUID
+
+
+class RevokeInvitation(
+    Command,
+    type="popfax.groups.revoke-invitation.v1",
+    topic=_OF_PEOPLE,
+    key="group_id",
+    answers=(InvitationRevoked,),
+    refusal=RevocationRefused,
+    codes=(
+        *_OWNERS_ALONE,
+        GroupsCode.UNKNOWN_INVITATION,
+        *_NOT_PENDING,
+    ),
+):
+    """Revoke a pending invitation into the actor's group.
+
+    One that is past its time can be revoked, or renewed, until it has been recorded as expired.
+    """
+
+    group_id: UUID
+    invitation_id: UUID
+
+
 class InvitationExpired(Event, type="popfax.groups.invitation-expired.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """Nobody answered in time."""
+    """Nobody answered the invitation in time."""
 
     group_id: UUID
     owner_id: UUID
@@ -372,7 +458,7 @@ class InvitationExpired(Event, type="popfax.groups.invitation-expired.v1", topic
 
 
 class InvitationBounced(Event, type="popfax.groups.invitation-bounced.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """The invitation's mail came back, and the invitation ends with it."""
+    """The invitation's mail came back, which ends the invitation."""
 
     group_id: UUID
     owner_id: UUID
@@ -381,26 +467,11 @@ class InvitationBounced(Event, type="popfax.groups.invitation-bounced.v1", topic
     reason: Keyword
 
 
-class InvitationAnswerRefused(
-    Refusal, type="popfax.groups.invitation-answer-refused.v1", topic=GROUPS_EVENTS, key="invitation_id"
-):
-    """The answer changed nothing. The codes are `AcceptInvitation`'s."""
-
-    invitation_id: UUID
-
-
-class RevocationRefused(Refusal, type="popfax.groups.revocation-refused.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """Nothing was taken back. The codes are `RevokeInvitation`'s."""
-
-    group_id: UUID
-    invitation_id: UUID
-
-
 # --- units ------------------------------------------------------------------------------------------------------------
 
 
 class TransferredLeg(BaseModel):
-    """What one member got: 0 when they had their preset balance already."""
+    """What one member got: 0 units if they had their preset balance already."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -409,7 +480,7 @@ class TransferredLeg(BaseModel):
 
 
 class UnitsTransferred(Event, type="popfax.groups.units-transferred.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """Every member has what was meant for them: the end of a `TransferUnits`, for the owner's side."""
+    """Every member has their units: the end of a `TransferUnits`, for the owner's side."""
 
     group_id: UUID
     owner_id: UUID
@@ -422,7 +493,7 @@ class UnitsTransferred(Event, type="popfax.groups.units-transferred.v1", topic=G
 
 
 class UnitsReceived(Event, type="popfax.groups.units-received.v1", topic=GROUPS_EVENTS, key="member_id"):
-    """A member got units from the owner of a group: how many, and from whom, and nothing else of them."""
+    """A member got units from the owner of a group: how many and from whom, and nothing else about the owner."""
 
     group_id: UUID
     owner_id: UUID
@@ -432,23 +503,57 @@ class UnitsReceived(Event, type="popfax.groups.units-received.v1", topic=GROUPS_
 
 
 class TransferRefused(Refusal, type="popfax.groups.transfer-refused.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """Nobody got anything. The codes are `TransferUnits`'s; for `not_member`, `members` are those who are none."""
+    """Nobody got anything. With `not_member`, `members` are those who are not members."""
 
     group_id: UUID
     transfer_id: UUID
     members: tuple[UUID, ...] = ()
 
 
+class TransferUnits(
+    Command,
+    type="popfax.groups.transfer-units.v1",
+    topic=_OF_PEOPLE,
+    key="group_id",
+    answers=(UnitsTransferred,),
+    refusal=TransferRefused,
+    codes=(
+        *_OWNERS_ALONE,
+        GroupsCode.NOT_MEMBER,
+        GroupsCode.NO_MEMBERS,
+        GroupsCode.TOO_MANY_MEMBERS,
+        GroupsCode.ACCOUNT_CLOSED,
+        GroupsCode.ACCOUNT_EXPIRED,
+        GroupsCode.TARGET_CLOSED,
+        GroupsCode.UNITS_SHORT,
+    ),
+):
+    """Give units of the actor's to members of their group, for good: either all of them get theirs, or none does.
+
+    In mode `amount` each gets `amount_units`. In mode `top_up_to` each gets what brings their available units up to
+    `amount_units`, and nothing if they have as much already. `members` are distinct members, or `all`. A
+    `UnitsReceived` follows for each member who got some. From `account_closed` on, the codes are the ledger's.
+    """
+
+    group_id: UUID
+    mode: Literal["amount", "top_up_to"]
+    amount_units: Units
+    members: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=MAX_MEMBERS)] | Literal["all"]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if isinstance(self.members, tuple) and len(set(self.members)) != len(self.members):
+            raise ValueError("a member is named twice")
+        return self
+
+
+# --- what can't be read, and what is on each topic --------------------------------------------------------------------
+
+
 class GroupsCommandMalformed(
     MalformedCommand, type="popfax.groups.command-malformed.v1", topic=GROUPS_EVENTS, key="parked_id"
 ):
     """A command to groups could not be read."""
-
-
-class MembersMarker(
-    Marker, type="popfax.groups.members-marker.v1", topic=GROUPS_MEMBERS, key="marker_id", tombstone=True
-):
-    """Nothing: it keeps Kafka compacting, and is to be left out."""
 
 
 GroupsCommand = (

@@ -1,6 +1,7 @@
-"""What every message is: a frozen model with a stable type, a topic, and a key.
+"""What every message is: a frozen model with a stable type, its topics, and a key.
 
-The envelope (id, time, correlation, causation, actor) is CloudEvents' and travels in headers; a model is the value.
+The envelope (id, time, correlation, causation, actor) is a CloudEvents envelope and travels in the record's headers. A
+model is the record's value.
 """
 
 from typing import Annotated, Any, ClassVar, Self, cast
@@ -8,6 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
+from popfax_contracts.codes import RefusalCode
 from popfax_contracts.ids import derive
 from popfax_contracts.topics import Principal, Topic
 
@@ -15,11 +17,11 @@ _GROUP_OF_OWNER = UUID("8d4c1a52-3a7e-5f0e-9a44-0f6c2b1d7e90")
 
 
 class Message(BaseModel):
-    """A message's value. A reader ignores fields that it does not know: within a version, additions are optional.
+    """A message's value. Readers ignore fields that they do not know: within a version, additions are optional.
 
-    `TYPE` is the CloudEvents type, `TOPICS` where it is published, one topic for each principal that may; a timer's has
-    none, for it never leaves its service. `KEY` is the field that holds the aggregate's id, by which Kafka keeps order.
-    A `TOMBSTONE` has no value at all: its key says everything, and compaction removes what the topic held for it.
+    `TYPE` is the CloudEvents type. `TOPICS` are the topics on which it is published, one for each principal that may; a
+    timer's message has none, because it never leaves its service. `KEY` is the field that holds the aggregate's id, by
+    which Kafka keeps order. A `TOMBSTONE` has no value: compaction removes what the topic held under its key.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_enum_values=False)
@@ -30,14 +32,14 @@ class Message(BaseModel):
     TOMBSTONE: ClassVar[bool] = False
 
     def __init_subclass__(cls, **_: Any) -> None:
-        """Let the class statement's words through to where pydantic is done with the fields."""
+        """Let the class statement's keywords through to `__pydantic_init_subclass__`."""
         super().__init_subclass__()
 
     @classmethod
     def __pydantic_init_subclass__(
         cls, *, type: str = "", topic: Topic | tuple[Topic, ...] = (), key: str = "", tombstone: bool = False, **_: Any
     ) -> None:
-        """Take what the class statement says: `class ReserveUnits(Command, type=…, topic=…, key=…)`."""
+        """Take what the class statement says: `class UnitsReserved(Event, type=…, topic=…, key=…)`."""
         if not type:
             return  # Command, Event, Refusal: the kinds themselves
         if key not in cls.model_fields:
@@ -49,28 +51,28 @@ class Message(BaseModel):
 
     @classmethod
     def topic_of(cls, writer: Principal) -> Topic:
-        """Return the topic on which a principal publishes it. Raises `TypeError` when it may not."""
+        """Return the topic on which a principal publishes this message. Raises `TypeError` if it may not."""
         for topic in cls.TOPICS:
             if topic.writer is writer:
                 return topic
         raise TypeError(f"{writer} may not send {cls.__name__}")
 
     def key(self) -> str:
-        """Give the record's key: the aggregate's id."""
+        """Return the record's key: the aggregate's id."""
         return str(getattr(self, self.KEY))
 
     def to_json(self) -> bytes:
-        """Give the record's value; a tombstone's is empty, and travels as none."""
+        """Return the record's value. A tombstone's is empty, and is published as null."""
         return b"" if self.TOMBSTONE else self.__pydantic_serializer__.to_json(self)
 
     @classmethod
     def from_json(cls, value: bytes) -> Self:
-        """Read a record's value; raises pydantic's `ValidationError`."""
+        """Read a record's value. Raises pydantic's `ValidationError`."""
         return cast(Self, cls.__pydantic_validator__.validate_json(value))
 
     @classmethod
     def from_record(cls, key: bytes | None, value: bytes | None) -> Self:
-        """Read a record; raises pydantic's `ValidationError`, and `ValueError` for a tombstone that has a value."""
+        """Read a record. Raises pydantic's `ValidationError`, and `ValueError` for a tombstone that has a value."""
         if not cls.TOMBSTONE:
             return cls.from_json(value or b"")
         if value:
@@ -78,19 +80,15 @@ class Message(BaseModel):
         return cls.model_validate_strings({cls.KEY: (key or b"").decode()})
 
 
-class Command(Message):
-    """Asks a service to do something. It is done or refused, and an event says which."""
-
-
 class Event(Message):
     """Says what happened. It can't be refused."""
 
 
 class Marker(Event):
-    """Says nothing. It is appended to every partition of a compacted topic, which Kafka would not compact otherwise.
+    """Says nothing. One is appended to each partition of a compacted topic, which Kafka would not compact otherwise.
 
-    A tombstone whose key is no aggregate's, one for each partition: whoever keeps a topic by its keys finds nothing to
-    remove, and a reader who looks at types leaves it out.
+    It is a tombstone under a key that no aggregate has, one key per partition: a reader that keeps the topic by its
+    keys finds nothing to remove, and a reader that looks at types leaves it out.
     """
 
     marker_id: UUID
@@ -99,8 +97,8 @@ class Marker(Event):
 class Refusal(Event):
     """Says that a command changed nothing, and why.
 
-    `code` is stable and meant for programs; `command_type` is the type of the command that was refused. The record
-    carries that command's `correlationid`.
+    `code` is stable and meant for programs: one of the command's `CODES`, or one that is new to the reader.
+    `command_type` is the type of the command that was refused. The record carries that command's `correlationid`.
     """
 
     code: str
@@ -110,13 +108,12 @@ class Refusal(Event):
 class MalformedCommand(Refusal):
     """A command could not be read, and had no effect.
 
-    Its code is `malformed_command` (the value), `malformed_envelope`, `unknown_type`, `wrong_topic` or `wrong_key` (the
-    record's key is not the field that the contract names). `errors` names the fields, never their contents. The record
-    itself is kept, to the byte, among the service's parked messages, as `parked_id`.
+    `code` is a `MalformedCode`. `errors` names the fields and the rules that they break, never their contents. The
+    record is kept, byte for byte, among the service's parked messages as `parked_id`.
 
-    It is told whenever anything of the command says which it was: `command_id` is the id as it was sent, `command_key`
-    the record's key if that is an id; the `correlationid` is the command's own, or else its id, or else `parked_id`.
-    `command_type` is empty where it could not be read.
+    It is published if anything in the record identifies the command: `command_id` is the id as it was sent,
+    `command_key` the record's key if that is a UUID. The `correlationid` is the command's own, or else its id, or else
+    `parked_id`. `command_type` is empty if it could not be read.
     """
 
     parked_id: UUID
@@ -125,6 +122,58 @@ class MalformedCommand(Refusal):
     errors: tuple[str, ...] = ()
 
 
+class Command(Message):
+    """Asks a service to do something. One event with the command's `correlationid` says whether it was done.
+
+    Any one of `ANSWERS` means that it was done; there may be other events with it. `REFUSAL` means that nothing was
+    changed, and carries one of `CODES`, which are checked in their order. A command that can't be read is answered by
+    its service's `MalformedCommand`. Without `ANSWERS` nothing answers.
+    """
+
+    ANSWERS: ClassVar[tuple[type[Event], ...]]
+    REFUSAL: ClassVar[type[Refusal] | None]
+    CODES: ClassVar[tuple[RefusalCode, ...]]
+
+    @classmethod
+    def __pydantic_init_subclass__(
+        cls,
+        *,
+        type: str = "",
+        answers: tuple[type[Event], ...] | None = None,
+        refusal: type[Refusal] | None = None,
+        codes: tuple[RefusalCode, ...] = (),
+        **rest: Any,
+    ) -> None:
+        """Take what the class statement says: `class ReserveUnits(Command, …, answers=…, refusal=…, codes=…)`."""
+        super().__pydantic_init_subclass__(type=type, **rest)
+        if not type:
+            return  # what several commands have in common
+        if answers is None:
+            raise TypeError(f"{cls.__name__} does not say what answers it")
+        if bool(codes) != (refusal is not None) or len(set(codes)) != len(codes):
+            raise TypeError(f"{cls.__name__} is refused by an event, with codes, each named once")
+        cls.ANSWERS, cls.REFUSAL, cls.CODES = answers, refusal, codes
+        services = {topic.service for model in (cls, *cls.outcomes()) for topic in model.TOPICS}
+        if len(services) != 1:
+            raise TypeError(f"{cls.__name__} is not answered by the service that it is sent to")
+
+    @classmethod
+    def outcomes(cls) -> tuple[type[Event], ...]:
+        """Return every event that may answer it, the refusal last."""
+        return cls.ANSWERS if cls.REFUSAL is None else (*cls.ANSWERS, cls.REFUSAL)
+
+    @classmethod
+    def outcomes_in_words(cls) -> str:
+        """Return what answers it in Markdown, each code with its meaning."""
+        if not cls.ANSWERS:
+            return "Nothing answers it."
+        answered = f"Answered by {' or '.join(f'`{model.__name__}`' for model in cls.ANSWERS)}."
+        if cls.REFUSAL is None:
+            return answered
+        codes = "".join(f"\n- `{code}`: {code.meaning}" for code in cls.CODES)
+        return f"{answered} Refused by `{cls.REFUSAL.__name__}`, with the first of these codes that applies:\n{codes}"
+
+
 def group_of(owner_id: UUID) -> UUID:
-    """Give the id of the one group that a subscriber owns: derived, so that nobody has to ask for it."""
+    """Return the id of the one group that a subscriber owns. It is derived, so that nobody has to ask for it."""
     return derive(_GROUP_OF_OWNER, owner_id.bytes.hex())

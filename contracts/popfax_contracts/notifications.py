@@ -1,16 +1,17 @@
-"""Messages to people: what notifications is asked, and what it tells the others of them."""
+"""Messages to people: what notifications is asked, and what it tells the other services about them."""
 
 from typing import Annotated
 from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
+from popfax_contracts.codes import NotificationsCode
 from popfax_contracts.fields import Keyword, StoredName, Timestamp
 from popfax_contracts.message import Command, Event, MalformedCommand, Refusal
 from popfax_contracts.topics import NOTIFICATIONS_COMMANDS, NOTIFICATIONS_COMMANDS_FROM_GROUPS, NOTIFICATIONS_EVENTS
 
 Token = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-"""A secret of 32 random bytes, in hexadecimal. Whoever checks it keeps its SHA-256 alone."""
+"""A secret of 32 random bytes, in hexadecimal. Whoever checks it stores only its SHA-256."""
 
 
 class SendInvitation(
@@ -18,10 +19,11 @@ class SendInvitation(
     type="popfax.notifications.send-invitation.v1",
     topic=NOTIFICATIONS_COMMANDS_FROM_GROUPS,
     key="invitation_id",
+    answers=(),
 ):
     """Write to a subscriber who is invited into a group. `round` counts the mails of this invitation, from 1.
 
-    Nothing answers it; `MailUndeliverable` tells if it came back. It carries the token: no other topic ever does.
+    A `MailUndeliverable` follows if the mail comes back. This is the only message that carries the token.
     """
 
     invitation_id: UUID
@@ -33,20 +35,10 @@ class SendInvitation(
     expires_at: Timestamp
 
 
-class MailBounced(Command, type="popfax.notifications.mail-bounced.v1", topic=NOTIFICATIONS_COMMANDS, key="mail_id"):
-    """The platform's mail server got a mail back. `mail_id` is the left part of its Message-ID.
-
-    Answered by `MailUndeliverable`; refused by `BounceRefused` with `unknown_mail`.
-    """
-
-    mail_id: UUID
-    reason: Keyword
-
-
 class MailUndeliverable(
     Event, type="popfax.notifications.mail-undeliverable.v1", topic=NOTIFICATIONS_EVENTS, key="mail_id"
 ):
-    """A mail came back. `invitation_id` and `round` are those of an invitation, None for any other mail."""
+    """A mail came back. `invitation_id` and `round` are an invitation's; they are None for any other mail."""
 
     mail_id: UUID
     recipient_id: UUID
@@ -56,17 +48,33 @@ class MailUndeliverable(
 
 
 class BounceRefused(Refusal, type="popfax.notifications.bounce-refused.v1", topic=NOTIFICATIONS_EVENTS, key="mail_id"):
-    """No such mail was ever written: `unknown_mail`."""
+    """No such mail was ever written."""
 
     mail_id: UUID
+
+
+class MailBounced(
+    Command,
+    type="popfax.notifications.mail-bounced.v1",
+    topic=NOTIFICATIONS_COMMANDS,
+    key="mail_id",
+    answers=(MailUndeliverable,),
+    refusal=BounceRefused,
+    codes=(NotificationsCode.UNKNOWN_MAIL,),
+):
+    """Say that a mail came back to the platform's mail server. `mail_id` is the left part of its Message-ID."""
+
+    mail_id: UUID
+    reason: Keyword
 
 
 class PasswordLinkIssued(
     Event, type="popfax.notifications.password-link-issued.v1", topic=NOTIFICATIONS_EVENTS, key="member_id"
 ):
-    """A new member was sent a link to choose a password, good once and until `expires_at`.
+    """A new member was sent a link to choose a password with. It works once, until `expires_at`.
 
-    The link's token is in the mail alone; the platform, which serves the page, knows it by its SHA-256 (hexadecimal).
+    The link's token is in the mail alone. The platform, which serves the page behind the link, knows it by its SHA-256
+    (in hexadecimal).
     """
 
     member_id: UUID

@@ -1,7 +1,7 @@
-"""Accounts: what provisioning is asked, what it answers, and the two compacted topics it keeps for others.
+"""Accounts: what provisioning is asked, what it answers, and the two compacted topics that it keeps for others.
 
 An account is a subscriber's, and has their id. It is `active`, `expired` (it keeps its units, and can be extended) or
-`closed`, for ever.
+`closed`, which is for ever.
 """
 
 from typing import Annotated, Self
@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
+from popfax_contracts.codes import ProvisioningCode
 from popfax_contracts.fields import (
     CanonicalEmail,
     ClientId,
@@ -33,14 +34,52 @@ from popfax_contracts.topics import (
     PROVISIONING_PLANS,
 )
 
+_HOLDERS_ALONE = (ProvisioningCode.UNKNOWN_ACCOUNT, ProvisioningCode.NOT_HOLDER)
+_NOT_PAID = (
+    ProvisioningCode.PRICE_CHANGED,
+    ProvisioningCode.PAYMENT_USED,
+    ProvisioningCode.UNITS_SHORT,
+    ProvisioningCode.TIMED_OUT,
+    ProvisioningCode.CANCELLED,
+)
+
+
+# --- an account begins ------------------------------------------------------------------------------------------------
+
+
+class SubscriberRegistered(
+    Event, type="popfax.provisioning.subscriber-registered.v1", topic=PROVISIONING_EVENTS, key="subscriber_id"
+):
+    """The subscriber is registered, and their personal data is in the directory."""
+
+    subscriber_id: UUID
+    expires_at: Timestamp | None = None
+
+
+class RegistrationRefused(
+    Refusal, type="popfax.provisioning.registration-refused.v1", topic=PROVISIONING_EVENTS, key="subscriber_id"
+):
+    """Nobody was registered."""
+
+    subscriber_id: UUID
+
 
 class RegisterSubscriber(
-    Command, type="popfax.provisioning.register-subscriber.v1", topic=PROVISIONING_COMMANDS, key="subscriber_id"
+    Command,
+    type="popfax.provisioning.register-subscriber.v1",
+    topic=PROVISIONING_COMMANDS,
+    key="subscriber_id",
+    answers=(SubscriberRegistered,),
+    refusal=RegistrationRefused,
+    codes=(
+        ProvisioningCode.ID_CONFLICT,
+        ProvisioningCode.EMAIL_TAKEN,
+        ProvisioningCode.UNKNOWN_PLAN,
+    ),
 ):
-    """Make known a subscriber who signed up with Popfax itself.
+    """Register a subscriber who signed up with Popfax itself.
 
-    `plan` and `expires_at` are their account's, where it has an end: one without never expires. Answered by
-    `SubscriberRegistered`; refused with `email_taken`, `id_conflict` or `unknown_plan`.
+    `plan` and `expires_at` are those of their account, if it has an end: an account without them never expires.
     """
 
     subscriber_id: ClientId
@@ -58,13 +97,46 @@ class RegisterSubscriber(
         return self
 
 
-class ProvisionAccount(
-    Command, type="popfax.provisioning.provision-account.v1", topic=PROVISIONING_COMMANDS_FROM_GROUPS, key="account_id"
+class AccountProvisioned(
+    Event, type="popfax.provisioning.account-provisioned.v1", topic=PROVISIONING_EVENTS, key="account_id"
 ):
-    """Create a subscriber's account that somebody else pays, `price_units` being held for it.
+    """The account exists, and works until `expires_at`."""
 
-    Answered by `AccountProvisioned`; refused, in this order, with `cancelled`, `id_conflict`, `unknown_plan`,
-    `not_on_sale`, `price_changed`, `email_taken`, `no_fax_number`. The same `request_id` gets the same answer again.
+    request_id: UUID
+    account_id: UUID
+    plan: PlanName
+    expires_at: Timestamp
+
+
+class AccountRefused(
+    Refusal, type="popfax.provisioning.account-refused.v1", topic=PROVISIONING_EVENTS, key="account_id"
+):
+    """No account was created, and with this `request_id` none ever will be."""
+
+    request_id: UUID
+    account_id: UUID
+
+
+class ProvisionAccount(
+    Command,
+    type="popfax.provisioning.provision-account.v1",
+    topic=PROVISIONING_COMMANDS_FROM_GROUPS,
+    key="account_id",
+    answers=(AccountProvisioned,),
+    refusal=AccountRefused,
+    codes=(
+        ProvisioningCode.CANCELLED,
+        ProvisioningCode.ID_CONFLICT,
+        ProvisioningCode.UNKNOWN_PLAN,
+        ProvisioningCode.NOT_ON_SALE,
+        ProvisioningCode.PRICE_CHANGED,
+        ProvisioningCode.EMAIL_TAKEN,
+        ProvisioningCode.NO_FAX_NUMBER,
+    ),
+):
+    """Create a subscriber's account that somebody else pays for, `price_units` being held for it.
+
+    The same `request_id` gets the same answer again.
     """
 
     request_id: UUID
@@ -82,23 +154,73 @@ class CancelProvisioning(
     type="popfax.provisioning.cancel-provisioning.v1",
     topic=PROVISIONING_COMMANDS_FROM_GROUPS,
     key="account_id",
+    answers=(AccountProvisioned, AccountRefused),
+    refusal=AccountRefused,
+    codes=(ProvisioningCode.ID_CONFLICT,),
 ):
     """Call off a `ProvisionAccount` whose outcome is unknown. The answer says which of the two won.
 
-    `AccountProvisioned` if the account is there already; else `AccountRefused` with `cancelled`, and a request that
-    comes late is refused the same way.
+    `AccountProvisioned` answers if the account exists already. Otherwise an `AccountRefused` of the `ProvisionAccount`,
+    with `cancelled` or the code that it was refused with before, answers; a request that arrives late is refused in the
+    same way.
     """
 
     request_id: UUID
     account_id: UUID
 
 
+# --- something is bought for it ---------------------------------------------------------------------------------------
+
+
+class AccountExtended(
+    Event, type="popfax.provisioning.account-extended.v1", topic=PROVISIONING_EVENTS, key="account_id"
+):
+    """The account is paid for, and active until `expires_at`. `price_units` is None if it was paid with money."""
+
+    request_id: UUID
+    account_id: UUID
+    expires_at: Timestamp
+    price_units: Units | None = None
+
+
+class OptionsPackAdded(
+    Event, type="popfax.provisioning.options-pack-added.v1", topic=PROVISIONING_EVENTS, key="account_id"
+):
+    """The account has the options pack, and it is paid for. `price_units` is None if it was paid with money."""
+
+    request_id: UUID
+    account_id: UUID
+    price_units: Units | None = None
+
+
+class CallForwardingEnabled(
+    Event, type="popfax.provisioning.call-forwarding-enabled.v1", topic=PROVISIONING_EVENTS, key="account_id"
+):
+    """Calls are forwarded, and it is paid for. `price_units` is None if it was paid with money."""
+
+    request_id: UUID
+    account_id: UUID
+    price_units: Units | None = None
+
+
+class PaidActionRefused(
+    Refusal, type="popfax.provisioning.paid-action-refused.v1", topic=PROVISIONING_EVENTS, key="account_id"
+):
+    """Nothing was bought, and nothing was paid."""
+
+    request_id: UUID
+    account_id: UUID
+    action: Keyword
+    """What was to be bought: `extension`, `options_pack` or `call_forwarding`. More values may come."""
+
+
 class _PaidAction(Command):
     """Something bought for an account: with the account's own units, or with money that the platform has received.
 
     With units, `price_units` is the price that the holder was shown, and the actor is the holder. With money,
-    `payment_reference` is the platform's, and anybody may have paid. A reference pays once: for one purchase, whatever
-    is bought and for whichever account; another one is refused with `payment_used`. A refused purchase uses no payment.
+    `payment_reference` is the platform's, and anybody may have paid. A payment pays once, for one purchase, whatever is
+    bought and for whichever account; another purchase is refused with `payment_used`. A purchase that is refused does
+    not use the payment. The same `request_id` gets the same outcome again.
     """
 
     request_id: ClientId
@@ -114,154 +236,81 @@ class _PaidAction(Command):
 
 
 class ExtendAccount(
-    _PaidAction, type="popfax.provisioning.extend-account.v1", topic=PROVISIONING_COMMANDS, key="account_id"
+    _PaidAction,
+    type="popfax.provisioning.extend-account.v1",
+    topic=PROVISIONING_COMMANDS,
+    key="account_id",
+    answers=(AccountExtended,),
+    refusal=PaidActionRefused,
+    codes=(
+        ProvisioningCode.ID_CONFLICT,
+        *_HOLDERS_ALONE,
+        ProvisioningCode.ACCOUNT_CLOSED,
+        ProvisioningCode.NO_PLAN,
+        ProvisioningCode.TOO_FAR_AHEAD,
+        *_NOT_PAID,
+    ),
 ):
     """Extend an account by its plan's validity, from its end, or from now if it has expired already.
 
-    That is in calendar months of UTC, twelve for a year: the same day and time, or the last day of a month that does
-    not have it. A plan that is no longer on sale is extended all the same, at the price that was published last.
+    That is in calendar months of UTC, twelve for a year: the same day and time, or the month's last day if it does not
+    have that day. A plan that is no longer on sale is extended all the same, at the price that was published last.
 
-    Paid with the account's own units (`price_units`, as the holder was shown; the actor is the holder) or with money
-    that the platform has received (`payment_reference`; whoever paid). Answered by `AccountExtended`, with the end
-    that this very extension gave; refused by `PaidActionRefused`, in this order, with `id_conflict`,
-    `unknown_account`, `not_holder`, `account_closed`, `no_plan`, `too_far_ahead` (2200 or later), `price_changed` or
-    `payment_used`, and, once units were asked for, `units_short`, `timed_out` or `cancelled`. The same `request_id`
-    gets the same outcome again.
+    It is paid for with the account's own units (`price_units`, as the holder was shown; the actor is the holder) or
+    with money that the platform has received (`payment_reference`; anybody may have paid). `AccountExtended` names the
+    end that this very extension gave. The same `request_id` gets the same outcome again.
     """
 
 
 class AddOptionsPack(
-    _PaidAction, type="popfax.provisioning.add-options-pack.v1", topic=PROVISIONING_COMMANDS, key="account_id"
+    _PaidAction,
+    type="popfax.provisioning.add-options-pack.v1",
+    topic=PROVISIONING_COMMANDS,
+    key="account_id",
+    answers=(OptionsPackAdded,),
+    refusal=PaidActionRefused,
+    codes=(
+        ProvisioningCode.ID_CONFLICT,
+        *_HOLDERS_ALONE,
+        ProvisioningCode.ACCOUNT_CLOSED,
+        ProvisioningCode.ACCOUNT_EXPIRED,
+        ProvisioningCode.ALREADY_ADDED,
+        ProvisioningCode.NOT_ON_SALE,
+        *_NOT_PAID,
+    ),
 ):
-    """Add the options pack to an account, for as long as the account lives.
+    """Add the options pack to an account, for as long as the account exists.
 
-    Paid, and answered, as `ExtendAccount` is: by `OptionsPackAdded`; refused by `PaidActionRefused`, also with
-    `account_expired`, `already_added` and `not_on_sale`.
+    It is paid for as `ExtendAccount` is.
     """
 
 
 class EnableCallForwarding(
-    _PaidAction, type="popfax.provisioning.enable-call-forwarding.v1", topic=PROVISIONING_COMMANDS, key="account_id"
+    _PaidAction,
+    type="popfax.provisioning.enable-call-forwarding.v1",
+    topic=PROVISIONING_COMMANDS,
+    key="account_id",
+    answers=(CallForwardingEnabled,),
+    refusal=PaidActionRefused,
+    codes=(
+        ProvisioningCode.ID_CONFLICT,
+        *_HOLDERS_ALONE,
+        ProvisioningCode.ACCOUNT_CLOSED,
+        ProvisioningCode.ACCOUNT_EXPIRED,
+        ProvisioningCode.ALREADY_ENABLED,
+        ProvisioningCode.NOT_ON_SALE,
+        *_NOT_PAID,
+    ),
 ):
-    """Forward the account's calls to a number. Enabled again with another number it is paid again.
+    """Forward the account's calls to a number. Enabling it again, with another number, is paid for again.
 
-    Paid, and answered, as `ExtendAccount` is: by `CallForwardingEnabled`; refused by `PaidActionRefused`, also with
-    `account_expired`, `already_enabled` (to that very number) and `not_on_sale`.
+    It is paid for as `ExtendAccount` is.
     """
 
     forward_to: PhoneNumber
 
 
-class DisableCallForwarding(
-    Command, type="popfax.provisioning.disable-call-forwarding.v1", topic=PROVISIONING_COMMANDS, key="account_id"
-):
-    """Stop forwarding calls; it costs nothing, and disabling what is not enabled succeeds.
-
-    Answered by `CallForwardingDisabled`; refused by `AccountChangeRefused`, in this order, with `unknown_account`,
-    `not_holder`, `account_closed`.
-    """
-
-    account_id: UUID
-
-
-class ChangeEmail(Command, type="popfax.provisioning.change-email.v1", topic=PROVISIONING_COMMANDS, key="account_id"):
-    """Give an account another e-mail address; the one that it had is free again.
-
-    Answered by `EmailChanged`, and the directory has the new one; refused by `AccountChangeRefused`, in this order,
-    with `unknown_account`, `not_holder`, `account_closed`, `email_taken`.
-    """
-
-    account_id: UUID
-    email: Email
-
-
-class CloseAccount(Command, type="popfax.provisioning.close-account.v1", topic=PROVISIONING_COMMANDS, key="account_id"):
-    """Close an account for good, and erase who its holder was. Closing it again gets the same answer.
-
-    Its e-mail address is free at once, its fax number after a rest of 90 days. Answered by `AccountClosed`, and a
-    tombstone in the directory; refused by `AccountChangeRefused` with `unknown_account` or `not_holder`.
-    """
-
-    account_id: UUID
-
-
-class SubscriberRegistered(
-    Event, type="popfax.provisioning.subscriber-registered.v1", topic=PROVISIONING_EVENTS, key="subscriber_id"
-):
-    """The subscriber is known, and their personal data is in the directory."""
-
-    subscriber_id: UUID
-    expires_at: Timestamp | None = None
-
-
-class RegistrationRefused(
-    Refusal, type="popfax.provisioning.registration-refused.v1", topic=PROVISIONING_EVENTS, key="subscriber_id"
-):
-    """Nobody was registered. The codes are `RegisterSubscriber`'s."""
-
-    subscriber_id: UUID
-
-
-class AccountProvisioned(
-    Event, type="popfax.provisioning.account-provisioned.v1", topic=PROVISIONING_EVENTS, key="account_id"
-):
-    """The account exists and works until `expires_at`."""
-
-    request_id: UUID
-    account_id: UUID
-    plan: PlanName
-    expires_at: Timestamp
-
-
-class AccountRefused(
-    Refusal, type="popfax.provisioning.account-refused.v1", topic=PROVISIONING_EVENTS, key="account_id"
-):
-    """No account was created, and with this `request_id` none ever will be. The codes are `ProvisionAccount`'s."""
-
-    request_id: UUID
-    account_id: UUID
-
-
-class AccountExtended(
-    Event, type="popfax.provisioning.account-extended.v1", topic=PROVISIONING_EVENTS, key="account_id"
-):
-    """The account is paid and active until `expires_at`. `price_units` is None when it was paid with money."""
-
-    request_id: UUID
-    account_id: UUID
-    expires_at: Timestamp
-    price_units: Units | None = None
-
-
-class OptionsPackAdded(
-    Event, type="popfax.provisioning.options-pack-added.v1", topic=PROVISIONING_EVENTS, key="account_id"
-):
-    """The account has the options pack, and it is paid. `price_units` is None when it was paid with money."""
-
-    request_id: UUID
-    account_id: UUID
-    price_units: Units | None = None
-
-
-class CallForwardingEnabled(
-    Event, type="popfax.provisioning.call-forwarding-enabled.v1", topic=PROVISIONING_EVENTS, key="account_id"
-):
-    """Calls are forwarded, and it is paid. `price_units` is None when it was paid with money."""
-
-    request_id: UUID
-    account_id: UUID
-    price_units: Units | None = None
-
-
-class PaidActionRefused(
-    Refusal, type="popfax.provisioning.paid-action-refused.v1", topic=PROVISIONING_EVENTS, key="account_id"
-):
-    """Nothing was bought and nothing was paid. The codes are the command's."""
-
-    request_id: UUID
-    account_id: UUID
-    action: Keyword
-    """What was to be bought: `extension`, `options_pack` or `call_forwarding`. More may come."""
+# --- it is changed ----------------------------------------------------------------------------------------------------
 
 
 class CallForwardingDisabled(
@@ -273,7 +322,7 @@ class CallForwardingDisabled(
 
 
 class EmailChanged(Event, type="popfax.provisioning.email-changed.v1", topic=PROVISIONING_EVENTS, key="account_id"):
-    """The account has another e-mail address, which the directory tells."""
+    """The account has another e-mail address, which is in the directory."""
 
     account_id: UUID
 
@@ -281,18 +330,60 @@ class EmailChanged(Event, type="popfax.provisioning.email-changed.v1", topic=PRO
 class AccountChangeRefused(
     Refusal, type="popfax.provisioning.account-change-refused.v1", topic=PROVISIONING_EVENTS, key="account_id"
 ):
-    """Nothing was changed. The codes are the command's."""
+    """Nothing was changed."""
 
     account_id: UUID
+
+
+class DisableCallForwarding(
+    Command,
+    type="popfax.provisioning.disable-call-forwarding.v1",
+    topic=PROVISIONING_COMMANDS,
+    key="account_id",
+    answers=(CallForwardingDisabled,),
+    refusal=AccountChangeRefused,
+    codes=(
+        *_HOLDERS_ALONE,
+        ProvisioningCode.ACCOUNT_CLOSED,
+    ),
+):
+    """Stop forwarding calls. It costs nothing, and succeeds if calls were not forwarded."""
+
+    account_id: UUID
+
+
+class ChangeEmail(
+    Command,
+    type="popfax.provisioning.change-email.v1",
+    topic=PROVISIONING_COMMANDS,
+    key="account_id",
+    answers=(EmailChanged,),
+    refusal=AccountChangeRefused,
+    codes=(
+        *_HOLDERS_ALONE,
+        ProvisioningCode.ACCOUNT_CLOSED,
+        ProvisioningCode.EMAIL_TAKEN,
+    ),
+):
+    """Give an account another e-mail address. The one that it had is free again.
+
+    When it is done, the directory has the new address.
+    """
+
+    account_id: UUID
+    email: Email
+
+
+# --- it ends ----------------------------------------------------------------------------------------------------------
 
 
 class AccountExpiring(
     Event, type="popfax.provisioning.account-expiring.v1", topic=PROVISIONING_EVENTS, key="account_id"
 ):
-    """The account ends at `expires_at`, which is `days` (30, 7 or 1) ahead or less; told once each.
+    """The account ends at `expires_at`, which is at most `days` (30, 7 or 1) ahead. Each is published once.
 
-    `late` says that a nearer one is due already, as after an outage of weeks: it is told so that none is lost, and is
-    not worth a mail of its own.
+    `late` says that a nearer one is due already, as after an outage of weeks: it is published so that none is missing,
+    and is not worth a mail of its own.
     """
 
     account_id: UUID
@@ -314,17 +405,32 @@ class AccountClosed(Event, type="popfax.provisioning.account-closed.v1", topic=P
     account_id: UUID
 
 
-class ProvisioningCommandMalformed(
-    MalformedCommand, type="popfax.provisioning.command-malformed.v1", topic=PROVISIONING_EVENTS, key="parked_id"
+class CloseAccount(
+    Command,
+    type="popfax.provisioning.close-account.v1",
+    topic=PROVISIONING_COMMANDS,
+    key="account_id",
+    answers=(AccountClosed,),
+    refusal=AccountChangeRefused,
+    codes=_HOLDERS_ALONE,
 ):
-    """A command to provisioning could not be read."""
+    """Close an account for good, and erase who its holder was. Closing it again gets the same answer.
+
+    Its e-mail address is free at once, its fax number after a rest of 90 days. When it is done, the directory has a
+    tombstone.
+    """
+
+    account_id: UUID
+
+
+# --- what is on sale, and who everybody is ----------------------------------------------------------------------------
 
 
 class PlanPublished(Event, type="popfax.provisioning.plan-published.v1", topic=PROVISIONING_PLANS, key="plan"):
     """Today's price of a plan, for `validity_months` of service. The newest record of a plan is the one that counts.
 
-    It is also the price of extending an account on that plan by as many months. A plan that is no longer on sale can't
-    be had for a new account (`not_on_sale`); who has it keeps it, and extends it at the price that this says.
+    It is also the price of extending an account with that plan by as many months. A plan that is no longer on sale
+    can't be had for a new account (`not_on_sale`). Those who have it keep it, and extend it at this price.
     """
 
     plan: PlanName
@@ -335,21 +441,27 @@ class PlanPublished(Event, type="popfax.provisioning.plan-published.v1", topic=P
 
 
 class OptionPublished(Event, type="popfax.provisioning.option-published.v1", topic=PROVISIONING_PLANS, key="option"):
-    """Today's price of the options pack or of call forwarding. The newest record of an option counts.
+    """Today's price of the options pack or of call forwarding. The newest record of an option is the one that counts.
 
-    One that is no longer on sale can't be bought any more (`not_on_sale`); who has it keeps it.
+    An option that is no longer on sale can't be bought any more (`not_on_sale`). Those who have it keep it.
     """
 
     option: Keyword
-    """`options_pack` or `call_forwarding`. More may come."""
+    """`options_pack` or `call_forwarding`. More values may come."""
     price_units: Units
     on_sale: bool = True
+
+
+class PlansMarker(
+    Marker, type="popfax.provisioning.plans-marker.v1", topic=PROVISIONING_PLANS, key="marker_id", tombstone=True
+):
+    """Says nothing. It makes Kafka compact the topic; leave it out."""
 
 
 class PersonRecorded(
     Event, type="popfax.provisioning.person-recorded.v1", topic=PROVISIONING_DIRECTORY, key="subscriber_id"
 ):
-    """Who a subscriber is. Personal data: it travels on this topic, and in the commands that bring it, alone."""
+    """Who a subscriber is. Personal data: it is on this topic and in the commands that bring it, and nowhere else."""
 
     subscriber_id: UUID
     email: CanonicalEmail
@@ -371,12 +483,6 @@ class PersonErased(
     subscriber_id: UUID
 
 
-class PlansMarker(
-    Marker, type="popfax.provisioning.plans-marker.v1", topic=PROVISIONING_PLANS, key="marker_id", tombstone=True
-):
-    """Nothing: it keeps Kafka compacting, and is to be left out."""
-
-
 class DirectoryMarker(
     Marker,
     type="popfax.provisioning.directory-marker.v1",
@@ -384,7 +490,16 @@ class DirectoryMarker(
     key="marker_id",
     tombstone=True,
 ):
-    """Nothing: it keeps Kafka compacting, and is to be left out."""
+    """Says nothing. It makes Kafka compact the topic; leave it out."""
+
+
+# --- what can't be read, and what is on each topic --------------------------------------------------------------------
+
+
+class ProvisioningCommandMalformed(
+    MalformedCommand, type="popfax.provisioning.command-malformed.v1", topic=PROVISIONING_EVENTS, key="parked_id"
+):
+    """A command to provisioning could not be read."""
 
 
 ProvisioningCommand = (

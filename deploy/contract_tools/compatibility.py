@@ -29,6 +29,8 @@ def breaks(released: Json, today: Json) -> list[str]:
     found = []
     if released["x-kafka"] != today["x-kafka"]:
         found.append("its topics, its key, or whether it has a value is another")
+    if _awaited(released) != _awaited(today):
+        found.append("what answers it is another")
     if not within(today, released):
         found.append("an old reader can't read every record that is written today, or loses a field of it")
     if not within(closed(released), today):
@@ -41,8 +43,13 @@ def within(smaller: Json, larger: Json) -> bool:
     return bool(check_compat(_comparable(larger), _comparable(smaller), _NEW_WITHIN_OLD))
 
 
+def _awaited(schema: Json) -> Json:
+    """Return the events that whoever sends a command waits for. Codes may come and go: their list is open."""
+    return {name: types for name, types in schema.get("x-outcomes", {}).items() if name != "codes"}
+
+
 def _comparable(schema: Json) -> str:
-    return json.dumps(_opaque({name: value for name, value in schema.items() if name != "x-kafka"}))
+    return json.dumps(_opaque({name: value for name, value in schema.items() if not name.startswith("x-")}))
 
 
 def _opaque(schema: Json) -> Json:

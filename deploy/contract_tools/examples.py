@@ -15,8 +15,8 @@ from jsonschema import Draft202012Validator
 
 from deploy.contract_tools.layout import EXAMPLES, Json, read
 from deploy.contract_tools.schemas import closed, schema_of
-from popfax_contracts.catalogue import MESSAGES
-from popfax_contracts.message import Event
+from popfax_contracts.catalogue import MESSAGES, is_declared
+from popfax_contracts.message import Event, Refusal
 from popfax_contracts.topics import Principal
 from services.chassis.messages import Incoming, StoredRecord, decode
 
@@ -125,6 +125,8 @@ def _wrong_with(example: Example) -> Iterator[str]:
         yield f"can't be read: {', '.join(read_as.errors) if read_as else 'unknown type'}"
     elif issubclass(model, Event) and json.loads(read_as.body.to_json() or b"null") != example.body:
         yield "is not what a service writes"
+    elif issubclass(model, Refusal) and not is_declared(model, example.body["command_type"], example.body["code"]):
+        yield "the command does not say that it is refused like this"
     yield from (f"{text} is not an address of ours" for text in _addresses(example.body) if not _OURS.search(text))
 
 

@@ -4,14 +4,16 @@ A reader ignores fields that it does not know and fills in defaults, so the sche
 not required. What pydantic checks beyond a schema's means ("either this or that") stands in the description.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
 from deploy.contract_tools.layout import Json, as_text, models, schema_path
-from popfax_contracts.message import Message
+from popfax_contracts.catalogue import codes_of
+from popfax_contracts.codes import RefusalCode
+from popfax_contracts.message import Command, Message, Refusal
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -31,23 +33,46 @@ def files() -> dict[Path, str]:
 
 
 def schema_of(model: type[Message]) -> dict[str, Json]:
-    """Give a type's whole schema. `x-kafka` says which topics its records are on, and which field is their key."""
+    """Return a type's whole schema.
+
+    `x-kafka` says which topics its records are on, and which field is their key; `x-outcomes`, for a command, the types
+    of the events that answer it, and the codes of its refusal in the order in which they are checked.
+    """
     return {
         "$schema": DIALECT,
         "x-kafka": {"topics": [topic.name for topic in model.TOPICS], "key": model.KEY, "tombstone": model.TOMBSTONE},
+        **({"x-outcomes": _outcomes(model)} if issubclass(model, Command) else {}),
         **value_schema(model),
+    }
+
+
+def _outcomes(command: type[Command]) -> dict[str, Json]:
+    return {
+        "answers": [model.TYPE for model in command.ANSWERS],
+        "refusal": None if command.REFUSAL is None else command.REFUSAL.TYPE,
+        "codes": [code.value for code in command.CODES],
     }
 
 
 def value_schema(
     model: type[Message], mode: JsonSchemaMode = "validation", reference: str = _OWN_REFERENCE
 ) -> dict[str, Json]:
-    """Give the schema of a value; a tombstone has none, which JSON says as null."""
+    """Return the schema of a value. A tombstone has none, which JSON writes as null."""
     found = model.model_json_schema(mode=mode, ref_template=reference, schema_generator=_WithoutFieldTitles)
+    if issubclass(model, Command):
+        found["description"] += f"\n\n{model.outcomes_in_words()}"
+    if issubclass(model, Refusal):
+        found["properties"]["code"] = _open_enumeration(codes_of(model))
     if not model.TOMBSTONE:
         return found
     said = f"{found['description']}\n\nA tombstone: the record has a key (`{model.KEY}`) and no value."
     return {"title": found["title"], "description": said, "type": "null"}
+
+
+def _open_enumeration(codes: Iterable[RefusalCode]) -> dict[str, Json]:
+    """Return the schema of a code: those that there are, each with its meaning, or one that is new to the reader."""
+    known = [{"const": code.value, "description": code.meaning} for code in codes]
+    return {"anyOf": [*known, {"type": "string"}]}
 
 
 def key_schema(model: type[Message]) -> dict[str, Json]:

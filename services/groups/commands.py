@@ -15,28 +15,8 @@ from functools import wraps
 from typing import Any, Protocol
 from uuid import UUID
 
-from popfax_contracts.groups import (
-    AcceptInvitation,
-    AccountCreationRequired,
-    CreateMemberAccount,
-    DeclineInvitation,
-    DetachMembers,
-    GroupRenamed,
-    GroupsCommandMalformed,
-    InvitationAccepted,
-    InvitationDeclined,
-    InvitationRevoked,
-    InvitationSent,
-    InviteByEmail,
-    LeaveGroup,
-    MemberAccountCreated,
-    MemberLeft,
-    MembersDetached,
-    RenameGroup,
-    RevokeInvitation,
-    TransferUnits,
-    UnitsTransferred,
-)
+from popfax_contracts.catalogue import COMMANDS
+from popfax_contracts.groups import GroupsCommandMalformed, MemberAccountCreated
 from popfax_contracts.ids import message_id
 from popfax_contracts.ledger import (
     BalanceChanged,
@@ -54,21 +34,27 @@ from services.chassis.rows import Rows
 from services.chassis.service import Handler, Moment
 from services.groups.domain import Change, PostedCommand, Subscriber, saga_asked_by
 
-ANSWERS: Mapping[type[Command], tuple[type[Event], ...]] = {
-    CreateMemberAccount: (MemberAccountCreated,),
-    RenameGroup: (GroupRenamed,),
-    InviteByEmail: (InvitationSent, AccountCreationRequired),
-    AcceptInvitation: (InvitationAccepted,),
-    DeclineInvitation: (InvitationDeclined,),
-    RevokeInvitation: (InvitationRevoked,),
-    DetachMembers: (MembersDetached,),
-    LeaveGroup: (MemberLeft,),
-    TransferUnits: (UnitsTransferred,),
+
+def short_name(type_: str) -> str:
+    """Return what a type is called in an address: `popfax.groups.invite-by-email.v1` is `invite-by-email`."""
+    return type_.split(".")[2]
+
+
+POSTABLE: Mapping[str, type[Command]] = {
+    short_name(type_): model for type_, model in COMMANDS.items() if GROUPS_COMMANDS_FROM_HTTP in model.TOPICS
 }
-"""The commands that can be posted, and the events each of which means that one is done. A refusal names its command."""
+"""The commands that can be posted, by their short names."""
 
 ANSWERING: frozenset[type[Message]] = frozenset(
-    {*ANSWERS, GroupsCommandMalformed, UnitsRefused, HoldReleased, HoldCaptured, TransfersPosted, TransfersRefused}
+    {
+        *POSTABLE.values(),
+        GroupsCommandMalformed,
+        UnitsRefused,
+        HoldReleased,
+        HoldCaptured,
+        TransfersPosted,
+        TransfersRefused,
+    }
 )
 """What may bring the answer: the command itself, what can't be read of it, or the last reply of what it began."""
 
@@ -80,17 +66,6 @@ def saga_of_posted(id_: UUID) -> UUID:
     """Return the id of the saga that a posted `CreateMemberAccount` opens."""
     source = source_of(Principal.GROUPS).encode()
     return saga_asked_by(message_id(GROUPS_COMMANDS_FROM_HTTP.name, source, str(id_).encode()))
-
-
-def short_name(type_: str) -> str:
-    """Give what a type is called in an address: `popfax.groups.invite-by-email.v1` is `invite-by-email`."""
-    return type_.split(".")[2]
-
-
-POSTABLE: Mapping[str, type[Command]] = {short_name(model.TYPE): model for model in ANSWERS}
-"""The commands that can be posted, by their short names."""
-
-_ANSWERS_TO = {model.TYPE: answers for model, answers in ANSWERS.items()}
 
 
 def _changed_by_transfer(posted: TransfersPosted) -> list[Change]:
@@ -215,7 +190,7 @@ def _answer(command: PostedCommand, effect: Effect) -> PostedCommand | None:
     """Give the command as an effect answers it, None if that is no answer to it."""
     if isinstance(effect, Refusal) and effect.command_type == command.type:
         return replace(command, code=effect.code)
-    if isinstance(effect, _ANSWERS_TO[command.type]):
+    if isinstance(effect, COMMANDS[command.type].ANSWERS):
         return replace(command, result=_result(effect))
     return None
 

@@ -3,7 +3,8 @@
     given(LEDGER, Account(ADA, 10, 0, 1)).when(ReserveUnits(…)).then(UnitsReserved(…)).leaves(Account(ADA, 10, 4, 1), …)
 
 Loading, handling and saving are the service's own, on a database in memory. Messages are compared whole, timers too,
-and one that was not expected fails; `leaves` compares every row that there is.
+and one that was not expected fails; `leaves` compares every row that there is. A refusal that its command does not
+declare fails, too.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from services.groups import tables as groups
 from services.ledger import tables as ledger
 from services.notifications import tables as notifications
 from services.provisioning import tables as provisioning
+from tests.declared import note
 from tests.simulation.world import drive
 
 NOW = datetime(2031, 1, 1, tzinfo=UTC)
@@ -73,11 +75,12 @@ class Scene:
     async def _handle(self, batch: Sequence[Incoming[Message]], moment: Moment) -> list[Effect]:
         async with self.database.begin() as tx:
             state = await self.service.load(tx, batch)
-            effects = [
-                effect
-                for message in batch
-                for effect in self.service.handlers.get(type(message.body), self.service.refuse)(state, message, moment)
-            ]
+            effects: list[Effect] = []
+            for message in batch:
+                handler = self.service.handlers.get(type(message.body), self.service.refuse)
+                outcome = handler(state, message, moment)
+                note(message.body, outcome)
+                effects += outcome
             await tx.save(state.changes())
         return effects
 

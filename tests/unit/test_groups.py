@@ -202,6 +202,7 @@ REFUSALS: list[tuple[str, list[Any], UUID | None]] = [
     ("not_owner", [PLAN], None),
     ("group_closed", [CLOSED, HOLDER, MEMBER_ALREADY], ADA),
     ("unknown_plan", [HOLDER, MEMBER_ALREADY], ADA),
+    ("not_on_sale", [replace(DEARER, on_sale=False), HOLDER, MEMBER_ALREADY], ADA),
     ("price_changed", [DEARER, HOLDER, MEMBER_ALREADY], ADA),
     ("already_member", [PLAN, HOLDER, MEMBER_ALREADY], ADA),
     ("email_taken", [PLAN, HOLDER], ADA),
@@ -387,6 +388,23 @@ def told(turn: Turn) -> list[HistoryEntry]:
     if turn.status is COMPLETED:
         return [creation("created"), IN_HISTORY]
     return [creation("refused", turn.code) if turn.status is REFUSED else creation("pending")]
+
+
+@pytest.mark.parametrize("code", ["account_closed", "account_expired", "units_short"])
+def test_passes_on_why_the_ledger_refuses(code: str) -> None:
+    after().when(SHORT.model_copy(update={"code": code})).then(CLEAR_DEADLINE, refused(code))
+
+
+@pytest.mark.parametrize(
+    "code", ["id_conflict", "unknown_plan", "not_on_sale", "price_changed", "email_taken", "no_fax_number"]
+)
+def test_passes_on_why_provisioning_refuses(code: str) -> None:
+    scene = after(RESERVED).when(TAKEN.model_copy(update={"code": code})).then(RELEASE)
+    scene.when(RELEASED).then(CLEAR_DEADLINE, refused(code))
+
+
+def test_is_refused_when_an_operator_calls_it_off() -> None:
+    after().when(CANCEL).then(RELEASE).when(RELEASED).then(CLEAR_DEADLINE, refused("cancelled"))
 
 
 @pytest.mark.parametrize(("end", "outcome", "code"), [(CAPTURED, "created", None), (SHORT, "refused", "units_short")])

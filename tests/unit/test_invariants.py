@@ -29,6 +29,7 @@ from deploy.operator.invariants import (
     told,
 )
 from deploy.operator.snapshots import Unknown
+from popfax_contracts.catalogue import COMMANDS, codes_of
 from popfax_contracts.fields import Language
 from popfax_contracts.groups import (
     AcceptInvitation,
@@ -40,6 +41,7 @@ from popfax_contracts.groups import (
     InvitationSent,
     InviteByEmail,
     LeaveGroup,
+    LeaveRefused,
     MemberAccountCreated,
     MemberAccountRefused,
     MemberJoined,
@@ -48,9 +50,11 @@ from popfax_contracts.groups import (
     MembershipEnded,
     MembershipRecorded,
     RenameGroup,
+    TransferRefused,
+    TransferUnits,
 )
 from popfax_contracts.ledger import BalanceChanged, CreditUnits, UnitsCredited
-from popfax_contracts.message import Message, group_of
+from popfax_contracts.message import Message, Refusal, group_of
 from popfax_contracts.notifications import PasswordLinkIssued, SendInvitation
 from popfax_contracts.provisioning import (
     AccountExtended,
@@ -1332,6 +1336,12 @@ def test_sees_by_its_age_that(snapshot: Snapshot, codes: list[Invariant]) -> Non
 # --- the log ---
 
 
+def _as_declared(refusal: type[Refusal]) -> dict[str, str]:
+    """The first command that is refused by this event, and the first of its codes."""
+    types = (type_ for type_, model in COMMANDS.items() if model.REFUSAL is refusal)
+    return {"command_type": next(types, ""), "code": codes_of(refusal)[0]}
+
+
 class Log:
     """Writes a log record by record."""
 
@@ -1350,6 +1360,8 @@ class Log:
     ) -> "Log":
         topic = message.TOPICS[0].name
         place = topic, partition, len(self.records)
+        if issubclass(message, Refusal):
+            fields = _as_declared(message) | fields
         value = b"" if message.TOMBSTONE else json.dumps(fields).encode()
         self.records.append(Logged(*place, key, id_, message.TYPE, correlation, cause, value))
         return self
@@ -1364,7 +1376,7 @@ def sound_log() -> Log:
         .add(CreateMemberAccount, "c3", "c3")
         .add(MemberAccountCreated, "e1", "c1", "x")
         .add(MemberAccountCreated, "e1", "c1", "x")
-        .add(MemberAccountRefused, "e2", "c2", "c2", code="not_available")
+        .add(MemberAccountRefused, "e2", "c2", "c2", code="units_short")
         .add(GroupsCommandMalformed, "e3", "c3", "c3", key="c3")
         .add(CreditUnits, "l1", "l1")
         .add(CreditUnits, "l2", "l2")
@@ -1457,6 +1469,23 @@ BROKEN_LOGS: list[tuple[str, Callable[[Log], Any], Invariant]] = [
         "a command of the ledger's is not answered",
         lambda log: log.add(CreditUnits, "l3", "l3"),
         Invariant.ANSWER_MISSING,
+    ),
+    (
+        "a command is refused with a code that it does not declare",
+        lambda log: log.add(LeaveGroup, "c4", "c4").add(LeaveRefused, "e4", "c4", "c4", code="not_owner"),
+        Invariant.REFUSAL_UNDECLARED,
+    ),
+    (
+        "a command is refused by an event that it does not declare",
+        lambda log: log.add(TransferUnits, "c4", "c4").add(
+            TransferRefused, "e4", "c4", "c4", command_type=LeaveGroup.TYPE, code="not_member"
+        ),
+        Invariant.REFUSAL_UNDECLARED,
+    ),
+    (
+        "a command that could not be read is refused with a code of another kind",
+        lambda log: log.add(GroupsCommandMalformed, "e4", "x", "x", key="e4", code="not_owner"),
+        Invariant.REFUSAL_UNDECLARED,
     ),
     (
         "two commands are answered in the other order",

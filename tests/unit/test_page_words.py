@@ -9,9 +9,6 @@ import pytest
 from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po
 
-from popfax_contracts import groups
-from popfax_contracts.codes import GroupsCode
-from popfax_contracts.message import Command, Message, Refusal
 from services.chassis.sagas import Saga
 from services.groups.commands import POSTABLE
 from services.groups.domain import InvitationState, Kind
@@ -23,17 +20,12 @@ from services.provisioning import catalogue as plans
 
 Sentence = str | tuple[str, ...]
 
-NOT_CODES = {"amount", "top_up_to", "all"}
 KEYWORDS: dict[str, Any] = {"N_": None, "_": None, "gettext": None, "ngettext": (1, 2)}
 
 
 def refusal_codes() -> set[str]:
-    """The codes that the contracts name."""
-    named = [each for each in vars(groups).values() if isinstance(each, type) and issubclass(each, Message)]
-    models = [each for each in named if each.__module__ == groups.__name__]
-    fields = {name for model in models for name in model.model_fields}
-    told = "".join(model.__doc__ or "" for model in models if issubclass(model, Command | Refusal))
-    return set(re.findall(r"`([a-z_]+)`", told)) - fields - NOT_CODES
+    """The codes with which what is posted on the page may be refused."""
+    return {code.value for model in POSTABLE.values() for code in model.CODES}
 
 
 def said_in_source() -> set[Sentence]:
@@ -56,12 +48,6 @@ def sentences(found: dict[Sentence, Sentence]) -> Iterator[tuple[str, str]]:
         yield from zip(
             [id_] if isinstance(id_, str) else id_, [string] if isinstance(string, str) else string, strict=True
         )
-
-
-def test_the_contracts_name_codes() -> None:
-    assert {"not_owner", "units_short", "invitation_expired", "no_fax_number", "target_closed"} <= refusal_codes()
-    assert {each.value for each in GroupsCode} <= refusal_codes()
-    assert {each.refusal for each in InvitationState if each is not InvitationState.PENDING} <= refusal_codes()
 
 
 def test_every_refusal_has_a_sentence() -> None:

@@ -174,9 +174,10 @@ def test_gives_the_same_answer_when_the_account_is_extended_again() -> None:
     [
         lambda: extend(**MONEY, request_id=id_of("another")),
         lambda: add_pack(**MONEY, request_id=id_of("another")),
+        lambda: forward(**MONEY, request_id=id_of("another")),
         lambda: extend(**MONEY, request_id=id_of("another"), account_id=NEW),
     ],
-    ids=["for the same", "for something else", "for another account"],
+    ids=["for the same", "for the pack", "for forwarding", "for another account"],
 )
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_payment_pays_once(again: Callable[[], Purchasing], at_once: bool) -> None:
@@ -411,9 +412,10 @@ def test_an_extension_with_money_between_the_steps_of_one_with_units_keeps_their
 
 
 @pytest.mark.parametrize(("call_off", "code"), [(DEADLINE, "timed_out"), (CANCEL, "cancelled")])
-def test_called_off_before_the_units_are_held_it_is_refused(call_off: Message, code: str) -> None:
-    scene = opened(forward()).when(call_off).then(RELEASE)
-    scene.when(RELEASED).then(CLEARED, refused(forward(), code))
+@pytest.mark.parametrize("make", [extend, add_pack, forward])
+def test_called_off_before_the_units_are_held_it_is_refused(make: Make, call_off: Message, code: str) -> None:
+    scene = opened(make()).when(call_off).then(RELEASE)
+    scene.when(RELEASED).then(CLEARED, refused(make(), code))
     assert account_of(scene) == ACCOUNT
     assert purchase_of(scene).code == code
 

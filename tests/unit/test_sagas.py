@@ -10,7 +10,6 @@ import pytest
 
 from popfax_contracts.ledger import (
     CaptureHold,
-    CreditRefused,
     CreditUnits,
     HoldCaptured,
     HoldReleased,
@@ -20,7 +19,7 @@ from popfax_contracts.ledger import (
     UnitsRefused,
     UnitsReserved,
 )
-from popfax_contracts.message import Message
+from popfax_contracts.message import Event, Message
 from popfax_contracts.topics import LEDGER_COMMANDS, LEDGER_EVENTS
 from services.chassis.database import Transaction
 from services.chassis.messages import ClearTimer, Effect, Incoming, Outcome, SetTimer
@@ -97,8 +96,15 @@ SET, CLEAR = SetTimer(ID, NOW + timedelta(minutes=5), DEADLINE), ClearTimer(ID)
 BOUGHT = UnitsCredited(credit_id=ID, account_id=ADA, amount_units=1)
 
 
-def nothing_bought(code: str | None) -> CreditRefused:
-    return CreditRefused(credit_id=ID, account_id=ADA, code=code or "", command_type=CreditUnits.TYPE)
+class NothingBought(Event, type="popfax.shop.nothing-bought.v1", key="account_id"):
+    """How the shop refuses: it is no service of the product's, and has no command of its own."""
+
+    account_id: UUID
+    code: str
+
+
+def nothing_bought(code: str | None) -> NothingBought:
+    return NothingBought(account_id=ADA, code=code or "")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from popfax_contracts.ledger import (
 from popfax_contracts.message import Command, Message, group_of
 from popfax_contracts.provisioning import AccountClosed, AccountProvisioned, AccountRefused, PersonRecorded
 from services.chassis.messages import Incoming
-from services.groups.commands import ANSWERS
+from services.groups.commands import POSTABLE
 from services.groups.consumers import GROUPS
 from services.groups.domain import (
     AccountState,
@@ -160,8 +160,8 @@ def test_notes_what_is_refused_at_once(command: Command, actor: UUID, code: str)
 
 def test_every_command_that_can_be_posted_is_shown_here() -> None:
     at_once = {type(command) for command, *_ in DONE}
-    assert at_once | {CreateMemberAccount, TransferUnits} == set(ANSWERS)
-    assert {type(command) for command, *_ in REFUSED} == set(ANSWERS)
+    assert at_once | {CreateMemberAccount, TransferUnits} == set(POSTABLE.values())
+    assert {type(command) for command, *_ in REFUSED} == set(POSTABLE.values())
 
 
 def _transfer_id() -> UUID:
@@ -385,7 +385,7 @@ def test_what_is_posted_is_about_the_own_group_and_no_other() -> None:
     theirs = command_of(LeaveGroup, {"group_id": str(group_of(BOB))}, ADA)
     assert theirs == LeaveGroup(group_id=group_of(BOB))
     others: set[type[Command]] = {LeaveGroup, AcceptInvitation, DeclineInvitation}
-    assert {model for model in ANSWERS if not is_about_own_group(model)} == others
+    assert {model for model in POSTABLE.values() if not is_about_own_group(model)} == others
 
 
 @pytest.mark.parametrize("key", ["order 7", str(COMMAND)])

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
@@ -13,7 +13,7 @@ from deploy.operator.cli.errors import Exit, Unreachable, UsageError
 from deploy.operator.cli.options import EnvFile, Json, Timeout
 from deploy.operator.cli.output import print_json, print_table, say
 from deploy.operator.cli.wire import Publisher, Seen, Sent, Watch
-from popfax_contracts.message import Command, Refusal
+from popfax_contracts.message import Command, Event, Refusal
 from popfax_contracts.topics import BY_NAME, Principal, Topic
 
 _COMPANIONS_S = 0.3
@@ -21,16 +21,33 @@ _COMPANIONS_S = 0.3
 
 
 def messages(json: Json = False) -> None:
-    """List the commands that can be sent, with their fields."""
+    """List the commands that can be sent, with their fields and what answers them."""
     if json:
-        print_json(
-            [{"name": name, "type": model.TYPE, "fields": dict(fields_of(model))} for name, model in COMMANDS.items()]
-        )
+        print_json([_described(name, model) for name, model in COMMANDS.items()])
         return
     for name, model in COMMANDS.items():
         say(name, "bold")
         say("  " + (model.__doc__ or "").strip().splitlines()[0])
         print_table(("", "", ""), [("", field, kind) for field, kind in fields_of(model)])
+        say(f"  done: {_named(model.ANSWERS)}")
+        if model.REFUSAL is not None:
+            say(f"  refused: {_named([model.REFUSAL])}, with the first of these codes that applies")
+            print_table(("", "", ""), [("", code.value, code.meaning) for code in model.CODES])
+
+
+def _described(name: str, model: type[Command]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "type": model.TYPE,
+        "fields": dict(fields_of(model)),
+        "answers": [event.TYPE for event in model.ANSWERS],
+        "refusal": None if model.REFUSAL is None else model.REFUSAL.TYPE,
+        "codes": {code.value: code.meaning for code in model.CODES},
+    }
+
+
+def _named(events: Iterable[type[Event]]) -> str:
+    return " or ".join(event.__name__ for event in events)
 
 
 def send(

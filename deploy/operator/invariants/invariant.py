@@ -151,6 +151,8 @@ class Invariant(StrEnum):
     """A command to groups, a bounced mail or a purchase with units gets an outcome ..."""
     OUTCOME_TWICE = "outcome_twice"
     """... and only one."""
+    REFUSAL_UNDECLARED = "refusal_undeclared"
+    """A refusal is the event, with one of the codes, that its command says."""
     ANSWER_MISSING = "answer_missing"
     """The ledger and provisioning answer every command that they are given."""
     CONTENT_CHANGED = "content_changed"

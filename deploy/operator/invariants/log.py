@@ -10,7 +10,8 @@ from typing import Any
 from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.snapshot import Snapshot
 from popfax_contracts import groups, ledger, notifications, provisioning
-from popfax_contracts.message import Message
+from popfax_contracts.catalogue import COMMANDS, MESSAGES, is_declared
+from popfax_contracts.message import Message, Refusal
 from popfax_contracts.topics import (
     LEDGER_BALANCES,
     LEDGER_EVENTS,
@@ -72,6 +73,7 @@ def check_log(log: Iterable[Logged]) -> list[Violation]:
     bought = _bought_with_units(first.values())
     return [
         *_contents(records, first),
+        *_refusals(first.values()),
         *_partitions(records),
         *_outcomes(first.values()),
         *_purchases(first.values(), bought),
@@ -117,6 +119,18 @@ def _contents(records: Iterable[Logged], first: Mapping[Identity, Logged]) -> It
             yield Violation(Invariant.CONTENT_CHANGED, record.id, f"{record.type} published again with other content")
 
 
+def _refusals(records: Iterable[Logged]) -> Iterator[Violation]:
+    for record in records:
+        model = MESSAGES.get(record.type)
+        if model is not None and issubclass(model, Refusal):
+            fields = json.loads(record.value)
+            command_type, code = fields["command_type"], fields["code"]
+            if not is_declared(model, command_type, code):
+                yield Violation(
+                    Invariant.REFUSAL_UNDECLARED, record.id, f"{record.type} of {command_type!r} with {code}"
+                )
+
+
 def _partitions(records: Iterable[Logged]) -> Iterator[Violation]:
     partitions: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     for record in records:
@@ -139,37 +153,24 @@ DIRECT_ANSWERS: Mapping[str, str] = {
 All of them, but purchases with units: those are answered when they are paid.
 """
 
-_UNASKED = frozenset(
-    {provisioning.AccountExpiring.TYPE, provisioning.AccountExpired.TYPE, ledger.BalanceCorrected.TYPE}
-)
-"""What a timer told, or an operator brought about: no command on a topic asked for it."""
-
 
 def _types(*models: type[Message]) -> frozenset[str]:
     return frozenset(model.TYPE for model in models)
 
 
+_ASKED = _types(*(event for model in COMMANDS.values() for event in model.outcomes()))
+"""What answers some command. All other events come of timers, of operators, or with an answer."""
+
 OUTCOMES: Mapping[str, frozenset[str]] = {
-    groups.CreateMemberAccount.TYPE: _types(groups.MemberAccountCreated, groups.MemberAccountRefused),
-    groups.RenameGroup.TYPE: _types(groups.GroupRenamed, groups.RenameRefused),
-    groups.InviteByEmail.TYPE: _types(groups.InvitationSent, groups.AccountCreationRequired, groups.InvitationRefused),
-    groups.AcceptInvitation.TYPE: _types(groups.InvitationAccepted, groups.InvitationAnswerRefused),
-    groups.DeclineInvitation.TYPE: _types(groups.InvitationDeclined, groups.InvitationAnswerRefused),
-    groups.RevokeInvitation.TYPE: _types(groups.InvitationRevoked, groups.RevocationRefused),
-    groups.DetachMembers.TYPE: _types(groups.MembersDetached, groups.DetachmentRefused),
-    groups.LeaveGroup.TYPE: _types(groups.MemberLeft, groups.LeaveRefused),
-    groups.TransferUnits.TYPE: _types(groups.UnitsTransferred, groups.TransferRefused),
-    notifications.MailBounced.TYPE: _types(notifications.MailUndeliverable, notifications.BounceRefused),
+    type_: _types(*model.outcomes())
+    for type_, model in COMMANDS.items()
+    if model.ANSWERS and not any(topic.name in DIRECT_ANSWERS for topic in model.TOPICS)
 }
 """Commands that get one outcome, which carries their correlation id: at once, or when a saga or the ledger is done."""
 
-_PURCHASES = _types(provisioning.ExtendAccount, provisioning.AddOptionsPack, provisioning.EnableCallForwarding)
-_PURCHASED = _types(
-    provisioning.AccountExtended,
-    provisioning.OptionsPackAdded,
-    provisioning.CallForwardingEnabled,
-    provisioning.PaidActionRefused,
-)
+_BOUGHT = [model for model in COMMANDS.values() if model.REFUSAL is provisioning.PaidActionRefused]
+_PURCHASES = _types(*_BOUGHT)
+_PURCHASED = _types(*(event for model in _BOUGHT for event in model.outcomes()))
 _MALFORMED = "command-malformed.v1"
 
 
@@ -252,7 +253,7 @@ def _answers(records: Iterable[Logged], bought: Mapping[str, Sequence[str]]) -> 
             continue
         elif record.topic in DIRECT_ANSWERS:
             commands[record.topic, record.key].append(record.id)
-        elif record.topic in DIRECT_ANSWERS.values() and record.type not in _UNASKED:
+        elif record.topic in DIRECT_ANSWERS.values() and record.type in _ASKED:
             answers[record.topic, record.key].append(record.causation_id or "")
     asked_on: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for topic, key in commands:

@@ -13,7 +13,7 @@ from popfax_contracts.topics import TOPICS
 from services.chassis.messages import TIMERS
 from services.chassis.sagas import Status
 from services.groups import domain as groups
-from services.groups.commands import ANSWERS
+from services.groups.commands import POSTABLE
 from services.groups.consumers import GROUPS
 from services.ledger import domain as ledger
 from services.ledger.consumers import LEDGER
@@ -59,10 +59,10 @@ def _words(snapshot: Snapshot) -> Iterator[_Words]:
     yield (
         "groups.transfers",
         of.transfers,
-        {"state": {*groups.TransferState}, "mode": _MODES, "code": {*LedgerCode}},
+        {"state": {*groups.TransferState}, "mode": _MODES, "code": {*TransferUnits.CODES}},
     )
     yield "groups.history", of.history, {"kind": {*groups.Kind}}
-    types = {model.TYPE for model in ANSWERS}
+    types = {model.TYPE for model in POSTABLE.values()}
     yield "groups.commands", of.commands, {"state": {*groups.CommandState}, "type": types}
     yield from _of_provisioning(snapshot)
     mails = {"template": {*Template}, "state": {*MailState}}

@@ -3,6 +3,7 @@
 Routes are about whom the token speaks for. Somebody else's group is not there for them: 404, as for one that never was.
 """
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, Generic, TypeVar
@@ -318,7 +319,7 @@ def _add_commands(app: FastAPI, context: WebContext) -> None:
             methods=["POST"],
             name=f"post_{name.replace('-', '_')}",
             summary=name,
-            description=model.__doc__,
+            description=f"{inspect.getdoc(model)}\n\n{model.outcomes_in_words()}",
             status_code=HTTPStatus.ACCEPTED,
             responses={
                 **documented(HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),

@@ -14,7 +14,7 @@ from popfax_contracts.ids import derive_own
 from popfax_contracts.message import Command, group_of
 from services.chassis.messages import Outgoing
 from services.chassis.postgres import PostgresDatabase
-from services.groups.commands import ANSWERS
+from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
 from services.groups.tables import commands
 
@@ -46,7 +46,7 @@ def id_for(key: str | None, actor_id: UUID) -> UUID:
 
 async def post(engine: AsyncEngine, command: Command, actor_id: UUID, id_: UUID) -> None:
     """Put a command on its way, once, however often it is posted. Raises `IdConflict`."""
-    assert type(command) in ANSWERS, "nobody would note what becomes of it"
+    assert type(command) in POSTABLE.values(), "nobody would note what becomes of it"
     now = datetime.now(UTC)
     value = command.to_json()
     told = b"\0".join((command.TYPE.encode(), actor_id.bytes, value))
