@@ -4,7 +4,7 @@ An identity map and unit of work (Fowler, *Patterns of Enterprise Application Ar
 needs. Rows are frozen dataclasses: a handler replaces a row, so nothing changes unseen and nothing has to be copied.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import copy
 from dataclasses import fields
 from enum import Enum
@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 class NotLoaded(Exception):
-    """A handler asked for a row that `load` did not fetch: it would have decided blindly."""
+    """A handler read a row, or a set of rows, that its needs do not name: it would have decided blindly."""
 
 
 class Mapped(Generic[K, R]):
@@ -62,6 +62,38 @@ class Mapped(Generic[K, R]):
         return self.row(*found)
 
 
+class RowSet(Generic[K, R]):
+    """The rows of a table that share a value in one column, and have fixed ones in others: a group's active members.
+
+    Without a column it is the whole table.
+    """
+
+    def __init__(self, mapped: Mapped[K, R], column: str | None = None, **others: Collection[Any]) -> None:
+        """Raise `TypeError` for a column that the table has not. Each of `others` has one of the values given."""
+        self.mapped = mapped
+        self.column = column
+        self._others = others
+        self.name = f"{mapped.table.name} by {column}" if column else f"all of {mapped.table.name}"
+        if unknown := {*others, *([column] if column else ())} - set(mapped.names):
+            raise TypeError(f"{mapped.table.name} has no {sorted(unknown)}")
+
+    def value_of(self, row: R) -> Any:
+        """Return the value that a row shares with its set."""
+        return getattr(row, self.column) if self.column else None
+
+    def holds(self, row: R) -> bool:
+        """Return whether a row belongs to one of these sets: to the one of its value."""
+        return all(getattr(row, name) in values for name, values in self._others.items())
+
+    def among(self, values: Collection[Any]) -> dict[str, Collection[Any]]:
+        """Return what `Transaction.keys` is asked for: the rows of the sets of these values."""
+        columns: dict[str, Collection[Any]] = {self.column: values} if self.column else {}
+        for name, others in self._others.items():
+            encode = self.mapped.encoders[name]
+            columns[name] = [encode(other) for other in others] if encode else others
+        return columns
+
+
 Code = Callable[[Any], Any] | None
 
 
@@ -96,7 +128,7 @@ def _json(value: Any) -> str:
 class Rows(Generic[K, R]):
     """The rows of one table that a batch may read and change."""
 
-    __slots__ = ("_found", "_now", "_touched", "mapped")
+    __slots__ = ("_found", "_now", "_sets", "_touched", "mapped")
 
     def __init__(self, mapped: Mapped[K, R], found: Mapping[K, R | None]) -> None:
         """Take what was found: every key that was asked for, with None where there is no row."""
@@ -104,6 +136,15 @@ class Rows(Generic[K, R]):
         self._found = found
         self._now: dict[K, R | None] = dict(found)
         self._touched: dict[K, None] = {}
+        self._sets: dict[RowSet[K, R], dict[Any, dict[K, None]]] = {}
+
+    def cover(self, rowset: RowSet[K, R], values: Iterable[Any]) -> None:
+        """Note that what was found includes these sets, whole: `all` may be asked for them from now on."""
+        index: dict[Any, dict[K, None]] = {value: {} for value in values}
+        for key, row in self._now.items():
+            if row is not None and (keys := index.get(rowset.value_of(row))) is not None:
+                keys[key] = None
+        self._sets[rowset] = index
 
     def get(self, key: K) -> R | None:
         """Give the row as the batch has left it so far, None if there is none; raises `NotLoaded`."""
@@ -119,19 +160,31 @@ class Rows(Generic[K, R]):
             raise KeyError(f"{self.mapped.table.name} {key}")
         return row
 
+    def all(self, rowset: RowSet[K, R], value: Any = None) -> list[R]:
+        """Return the rows of a set as the batch has left it so far, in the order of their keys; raises `NotLoaded`."""
+        try:
+            keys = self._sets[rowset][value]
+        except KeyError:
+            raise NotLoaded(f"{rowset.name} {value}") from None
+        rows = map(self._now.__getitem__, sorted(keys))  # type: ignore[type-var]
+        return [row for row in rows if row is not None and rowset.value_of(row) == value and rowset.holds(row)]
+
     def put(self, row: R) -> None:
         """Write a row, new or changed."""
         key = self.mapped.key_of(row)
         self._now[key] = row
         self._touched[key] = None
+        for rowset, index in self._sets.items():
+            if (keys := index.get(rowset.value_of(row))) is not None:
+                keys[key] = None
 
     def remove(self, key: K) -> None:
         """Delete a row."""
         self._now[key] = None
         self._touched[key] = None
 
-    def values(self) -> list[R]:
-        """Give all rows that are loaded and there, in the order in which they were loaded."""
+    def loaded(self) -> list[R]:
+        """Return every row that is there, whoever in the batch asked for it: for who loads, never for handlers."""
         return [row for row in self._now.values() if row is not None]
 
     def written(self) -> tuple[list[R], list[R], list[K]]:

@@ -10,7 +10,7 @@ as an ordinary handler. Its rules (Garcia-Molina & Salem, *Sagas*, 1987; the piv
 - A late or repeated reply is recorded, never an error. After the end it sets off the counter-action that is due.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -19,9 +19,10 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from popfax_contracts.message import Event, Message, Refusal
+from services.chassis.loading import Wanted
 from services.chassis.messages import ClearTimer, Effect, Incoming, Outcome, SetTimer
 from services.chassis.rows import Rows
-from services.chassis.service import Moment
+from services.chassis.service import Handler, Moment, needs
 
 TRAIL_LENGTH = 40
 """How many lines a saga remembers of what happened to it, the oldest falling off."""
@@ -90,12 +91,17 @@ class Step:
 class LocalPivot:
     """A pivot that is the service's own doing: done, or refused, in the very transaction that reaches it.
 
-    `apply` changes the state and gives what follows at once (its timers, say), or a refusal's code and no change. Its
-    outcome is never unknown, so nothing has to call it off.
+    `apply` changes the state and gives what follows at once (its timers, say), or a refusal's code and no change;
+    `needs` names what it reads. Its outcome is never unknown, so nothing has to call it off.
     """
 
     name: str
     apply: Callable[[Any, SagaRow, Moment], Outcome | str]
+    needs: Callable[[Any, SagaRow], None]
+
+
+LocalStep = Handler[Any, Any, SagaRow, SagaRow]
+"""Changes the service's own state, and returns the messages that tell of it."""
 
 
 class HasSagas(Protocol):
@@ -106,19 +112,26 @@ class HasSagas(Protocol):
         """Give the sagas that a batch may move."""
 
 
+class WantsSagas(Protocol):
+    """The load of a service that runs sagas."""
+
+    @property
+    def sagas(self) -> Wanted[UUID, SagaRow]:
+        """Return the sagas that a batch may move."""
+
+
 @dataclass(frozen=True)
 class Saga:
     """A saga's definition.
 
-    `completed` and `refused` are its local last steps: they change the service's own state and return the messages that
-    tell of the end. `forget` names the entries of `data` that are personal, and are dropped when the saga ends.
-    `deadline` is the time to reach the pivot; one that is open for longer counts as stuck.
+    `completed` and `refused` are its local last steps. `forget` names the entries of `data` that are personal, and are
+    dropped when the saga ends. `deadline` is the time to reach the pivot; one that is open for longer counts as stuck.
     """
 
     name: str
     steps: tuple[Step | LocalPivot, ...]
-    completed: Callable[[Any, SagaRow, Moment], Outcome]
-    refused: Callable[[Any, SagaRow, Moment], Outcome]
+    completed: LocalStep
+    refused: LocalStep
     deadline: timedelta
     forget: frozenset[str] = frozenset()
 
@@ -148,6 +161,15 @@ class Saga:
     def index(self, row: SagaRow) -> int:
         """Give the place of the step at which a saga is."""
         return self._places[row.step]
+
+    def needs(self, load: Any, row: SagaRow, kind: type[Message]) -> None:
+        """Name what the local steps need that a message of this type may reach: the good end, after the last reply."""
+        pivot, last = self.steps[self.pivot], self.steps[-1]
+        if isinstance(pivot, LocalPivot):
+            pivot.needs(load, row)
+        if isinstance(last, LocalPivot) or kind is last.done:
+            self.completed.needs(load, row)
+        self.refused.needs(load, row)
 
     def begin(
         self, sagas: Rows[UUID, SagaRow], id_: UUID, data: Mapping[str, Any], cause: Incoming[Any], moment: Moment
@@ -210,20 +232,25 @@ class Sagas:
             for reply in (step.done, step.refused, step.undone)
             if reply is not None
         }
+        self.reply = needs(self._needs)(self._reply)
+        self.deadline = needs(self._needs)(self._deadline)
+        self.cancel = needs(self._needs)(self._cancel)
+        self.retry = needs(self._needs)(self._retry)
 
-    def touched(self, messages: Iterable[Incoming[Message]]) -> set[UUID]:
-        """Give the ids of the sagas that a batch may move."""
-        return {id_ for message in messages if (id_ := self._saga_id(message.body)) is not None}
+    def _needs(self, load: WantsSagas, message: Incoming[Message]) -> None:
+        """Name the saga that a message may move, and then what its local steps need."""
+        kind = type(message.body)
+        load.sagas.then(self._saga_id(message.body), lambda row: self.definitions[row.name].needs(load, row, kind))
 
-    def _saga_id(self, body: Message) -> UUID | None:
+    def _saga_id(self, body: Message) -> UUID:
         if isinstance(body, SagaDeadline | RetrySaga | CancelSaga):
             return body.saga_id
-        reference = self._references.get(type(body))
-        return None if reference is None else getattr(body, reference)
+        id_: UUID = getattr(body, self._references[type(body)])
+        return id_
 
-    def reply(self, state: HasSagas, message: Incoming[Event], moment: Moment) -> Outcome:
+    def _reply(self, state: HasSagas, message: Incoming[Event], moment: Moment) -> Outcome:
         """Handle a participant's reply; one to a saga of another service is none of ours."""
-        row = state.sagas.get(self._saga_id(message.body))  # type: ignore[arg-type]
+        row = state.sagas.get(self._saga_id(message.body))
         if row is None:
             return ()
         saga = self.definitions[row.name]
@@ -241,11 +268,11 @@ class Sagas:
             return run.back(row.code or "cancelled")
         return run.recorded()
 
-    def deadline(self, state: HasSagas, message: Incoming[SagaDeadline], moment: Moment) -> Outcome:
+    def _deadline(self, state: HasSagas, message: Incoming[SagaDeadline], moment: Moment) -> Outcome:
         """Call a saga off that did not reach its pivot in time."""
         return self._call_off(state, message.body.saga_id, "timed_out", moment)
 
-    def cancel(self, state: HasSagas, message: Incoming[CancelSaga], moment: Moment) -> Outcome:
+    def _cancel(self, state: HasSagas, message: Incoming[CancelSaga], moment: Moment) -> Outcome:
         """Call a saga off because an operator says so."""
         return self._call_off(state, message.body.saga_id, "cancelled", moment)
 
@@ -261,7 +288,7 @@ class Sagas:
         run.note(code)
         return run.call_off(code)
 
-    def retry(self, state: HasSagas, message: Incoming[RetrySaga], moment: Moment) -> Outcome:
+    def _retry(self, state: HasSagas, message: Incoming[RetrySaga], moment: Moment) -> Outcome:
         """Ask again for what the saga is waiting for."""
         row = state.sagas.get(message.body.saga_id)
         if row is None or row.status in ENDED:
@@ -343,7 +370,7 @@ class _Run:
             return [late.undo(self.row)]
         return ()
 
-    def _end(self, status: Status, tell: Callable[[Any, SagaRow, Moment], Outcome]) -> Sequence[Effect]:
+    def _end(self, status: Status, tell: LocalStep) -> Sequence[Effect]:
         outcome = tell(self.state, self.row, self.moment)
         self.note(status.value)
         kept = {name: value for name, value in self.row.data.items() if name not in self.saga.forget}

@@ -1,15 +1,25 @@
 """What a service tells the plumbing of itself: its topics, its handlers, how its state is loaded."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from popfax_contracts.message import MalformedCommand, Message
 from popfax_contracts.topics import Principal, Topic
 from services.chassis.database import Transaction
 from services.chassis.messages import Incoming, Outcome
 from services.chassis.rows import Changes
+
+M = TypeVar("M", bound=Message)
+S = TypeVar("S")
+L = TypeVar("L")
+T = TypeVar("T")
+N = TypeVar("N")
+S_contra = TypeVar("S_contra", contravariant=True)
+L_contra = TypeVar("L_contra", contravariant=True)
+T_contra = TypeVar("T_contra", contravariant=True)
+N_contra = TypeVar("N_contra", contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +43,60 @@ class State(Protocol):
         """Give all tables to be saved, in the order in which they must be."""
 
 
-Handler = Callable[[Any, Incoming[Any], Moment], Outcome]
-"""A pure function of (state, message, moment): changes the state, returns messages and timers. No I/O, no catching."""
+class Load(Protocol):
+    """What a batch needs of a service's data: named by the needs of its messages' handlers, then fetched."""
 
-Load = Callable[[Transaction, Sequence[Incoming[Message]]], Awaitable[State]]
-"""Loads all state that a batch of messages touches, with few set-based queries."""
+    async def fetch(self, tx: Transaction) -> State:
+        """Fetch and lock it all, with few set-based queries and in one order of tables."""
 
 
+@dataclass(frozen=True, slots=True)
+class Handler(Generic[S_contra, L_contra, T_contra, N_contra]):
+    """A function that decides, and what it must have before it can.
+
+    `handle` is a pure function of (state, subject, moment): it changes the state, and returns messages and timers. No
+    I/O, no catching. `needs` names every row that `handle` may read: to read another raises `NotLoaded`. The subject is
+    a message, or, for a local step of a saga, what the saga remembers.
+    """
+
+    handle: Callable[[S_contra, T_contra, Moment], Outcome]
+    needs: Callable[[L_contra, N_contra], None]
+
+    def __call__(self, state: S_contra, subject: T_contra, moment: Moment) -> Outcome:
+        """Decide."""
+        return self.handle(state, subject, moment)
+
+
+def needs(named: Callable[[L, N], None]) -> Callable[[Callable[[S, T, Moment], Outcome]], Handler[S, L, T, N]]:
+    """Declare what a handler needs: `@needs(named)` stands above the handler, below the function that names it all.
+
+    Whether both are made for the same subject is checked where the handler is entered into a table of contents.
+    """
+    return lambda handle: Handler(handle, named)
+
+
+def nothing(load: Any, subject: Any) -> None:
+    """Name nothing: the handler reads no row."""
+
+
+AnyHandler = Handler[Any, Any, Any, Any]
+Entry = tuple[type[Message], AnyHandler]
+
+
+def handles(model: type[M], handler: Handler[S, L, Incoming[M], Incoming[M]]) -> Entry:
+    """Return an entry of a table of contents. To the type checker, a handler of another message is an error."""
+    return model, handler
+
+
+def contents(*entries: Entry) -> dict[type[Message], AnyHandler]:
+    """Return a table of contents. Raises `TypeError` for a message that is in it twice."""
+    table = dict(entries)
+    if len(table) != len(entries):
+        raise TypeError("a message has two handlers")
+    return table
+
+
+@needs(nothing)
 def tell(state: Any, message: Incoming[MalformedCommand], moment: Moment) -> Outcome:
     """Tell a command's sender that it could not be read."""
     return [message.body]
@@ -54,10 +111,11 @@ class Service:
 
     principal: Principal
     topics: tuple[Topic, ...]
-    handlers: Mapping[type[Message], Handler]
-    load: Load
+    handlers: Mapping[type[Message], AnyHandler]
+    load: Callable[[], Load]
+    """Makes a load that names nothing yet."""
     malformed: type[MalformedCommand]
-    refuse: Handler = tell
+    refuse: AnyHandler = tell
     command_topics: frozenset[str] = field(init=False)
     """The names of the topics on which it is asked for something: it answers whatever comes there."""
 
@@ -71,3 +129,14 @@ class Service:
                 raise TypeError(f"{self.principal} handles {model.__name__} but does not subscribe to its topics")
         names = frozenset(topic.name for topic in self.topics if topic.commands)
         object.__setattr__(self, "command_topics", names)
+
+    def handler(self, message: Incoming[Message]) -> AnyHandler:
+        """Return the handler of a message; that of a command which can't be read is `refuse`."""
+        return self.handlers.get(type(message.body), self.refuse)
+
+    async def state(self, tx: Transaction, batch: Iterable[Incoming[Message]]) -> State:
+        """Fetch all that the handlers of a batch need, at once."""
+        load = self.load()
+        for message in batch:
+            self.handler(message).needs(load, message)
+        return await load.fetch(tx)

@@ -282,7 +282,7 @@ class Shell:
             decided = _Decided([], {}, {}, [])
             changes: Sequence[Changes] = ()
             if decidable := [*readable, *self._refusals(fresh)]:
-                state = await self.service.load(tx, decidable)
+                state = await self.service.state(tx, decidable)
                 self._decide(state, decidable, moment, decided)
                 changes = state.changes()
             async with tx.unanswered():
@@ -318,10 +318,9 @@ class Shell:
 
     def _decide(self, state: State, readable: Sequence[Incoming[Message]], moment: Moment, decided: _Decided) -> None:
         """Call each message's handler in order, and sort what they return."""
-        handlers = self.service.handlers
         for message in readable:
-            handle = handlers.get(type(message.body), self.service.refuse)
-            for ordinal, effect in enumerate(handle(state, message, moment)):
+            handler = self.service.handler(message)
+            for ordinal, effect in enumerate(handler.handle(state, message, moment)):
                 if isinstance(effect, Message):
                     out = outgoing(effect, ordinal, message)
                     if len(out.value) > MAX_VALUE_BYTES:

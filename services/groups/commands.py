@@ -11,7 +11,6 @@ what; the command's own counts what is missing.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import wraps
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -31,7 +30,7 @@ from popfax_contracts.provisioning import AccountClosed, PersonRecorded
 from popfax_contracts.topics import GROUPS_COMMANDS_FROM_HTTP, Principal
 from services.chassis.messages import Effect, Incoming, Outcome, source_of
 from services.chassis.rows import Rows
-from services.chassis.service import Handler, Moment
+from services.chassis.service import AnyHandler, Handler, Moment
 from services.groups.domain import Change, PostedCommand, Subscriber, saga_asked_by
 
 
@@ -122,7 +121,15 @@ class HasCommands(Protocol):
         """Give a subscriber, known or not."""
 
 
-def answered(handlers: Mapping[type[Message], Handler]) -> dict[type[Message], Handler]:
+class WantsCommands(Protocol):
+    """The load of a service to which commands can be posted."""
+
+    @property
+    def answering(self) -> list[Incoming[Message]]:
+        """Return the messages that may answer a posted command by correlation id."""
+
+
+def answered(handlers: Mapping[type[Message], AnyHandler]) -> dict[type[Message], AnyHandler]:
     """Give the same handlers, which also note what became of a posted command, and when it is to be seen."""
     return {
         model: noting(handler) if model in ANSWERING else _showing(handler) if model in SHOWING else handler
@@ -130,16 +137,15 @@ def answered(handlers: Mapping[type[Message], Handler]) -> dict[type[Message], H
     }
 
 
-def noting(handler: Handler) -> Handler:
+def noting(handler: AnyHandler) -> AnyHandler:
     """Return a handler, which also notes what became of a posted command.
 
     Anybody may write a correlation id into a command of theirs: it says whose command began a message only together
     with the actor, whom every message carries on.
     """
 
-    @wraps(handler)
     def handle(state: HasCommands, message: Incoming[Any], moment: Moment) -> Outcome:
-        outcome = handler(state, message, moment)
+        outcome = handler.handle(state, message, moment)
         command = state.posted(message.correlation_id)
         is_meant = command is not None and command.actor_id == message.actor
         if command is not None and is_meant and not command.is_answered:
@@ -150,7 +156,11 @@ def noting(handler: Handler) -> Handler:
                     break
         return outcome
 
-    return handle
+    def with_command(load: WantsCommands, message: Incoming[Any]) -> None:
+        handler.needs(load, message)
+        load.answering.append(message)
+
+    return Handler(handle, with_command)
 
 
 def _await(state: HasCommands, command: PostedCommand, changes: Iterable[Change]) -> int:
@@ -162,16 +172,15 @@ def _await(state: HasCommands, command: PostedCommand, changes: Iterable[Change]
     return len(unseen)
 
 
-def _showing(handler: Handler) -> Handler:
-    @wraps(handler)
+def _showing(handler: AnyHandler) -> AnyHandler:
     def handle(state: HasCommands, message: Incoming[Any], moment: Moment) -> Outcome:
-        outcome = handler(state, message, moment)
+        outcome = handler.handle(state, message, moment)
         known = state.subscriber(getattr(message.body, message.body.KEY))
         if known.awaited:
             _tell(state, known, moment)
         return outcome
 
-    return handle
+    return replace(handler, handle=handle)
 
 
 def _tell(state: HasCommands, known: Subscriber, moment: Moment) -> None:

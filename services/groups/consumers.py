@@ -48,12 +48,12 @@ from popfax_contracts.topics import (
     Principal,
 )
 from services.chassis.sagas import CancelSaga, RetrySaga, SagaDeadline
-from services.chassis.service import Service, tell
+from services.chassis.service import Service, contents, handles, tell
 from services.groups import handlers
 from services.groups.commands import answered, noting
 from services.groups.domain import Quotas
 from services.groups.sagas import SAGAS
-from services.groups.store import load
+from services.groups.store import Load
 from services.groups.timers import InvitationDue, RetryTransfer, TransferDue
 
 GROUPS = Service(
@@ -69,53 +69,53 @@ GROUPS = Service(
         NOTIFICATIONS_EVENTS,
     ),
     handlers=answered(
-        {
+        contents(
             # The group, its members.
-            RenameGroup: handlers.rename_group,
-            DetachMembers: handlers.detach_members,
-            LeaveGroup: handlers.leave_group,
+            handles(RenameGroup, handlers.rename_group),
+            handles(DetachMembers, handlers.detach_members),
+            handles(LeaveGroup, handlers.leave_group),
             # Invitations, and what may end one that nobody answers.
-            InviteByEmail: handlers.invite_by_email,
-            AcceptInvitation: handlers.accept_invitation,
-            DeclineInvitation: handlers.decline_invitation,
-            RevokeInvitation: handlers.revoke_invitation,
-            InvitationDue: handlers.invitation_due,
-            MailUndeliverable: handlers.mail_undeliverable,
+            handles(InviteByEmail, handlers.invite_by_email),
+            handles(AcceptInvitation, handlers.accept_invitation),
+            handles(DeclineInvitation, handlers.decline_invitation),
+            handles(RevokeInvitation, handlers.revoke_invitation),
+            handles(InvitationDue, handlers.invitation_due),
+            handles(MailUndeliverable, handlers.mail_undeliverable),
             # Units for members.
-            TransferUnits: handlers.transfer_units,
-            TransfersPosted: handlers.transfers_posted,
-            TransfersRefused: handlers.transfers_refused,
-            TransferDue: handlers.ask_again,
-            RetryTransfer: handlers.ask_again,
+            handles(TransferUnits, handlers.transfer_units),
+            handles(TransfersPosted, handlers.transfers_posted),
+            handles(TransfersRefused, handlers.transfers_refused),
+            handles(TransferDue, handlers.ask_again),
+            handles(RetryTransfer, handlers.ask_again),
             # An account for a new member: the saga's replies, in the order of its steps ...
-            CreateMemberAccount: handlers.create_member_account,
-            UnitsReserved: SAGAS.reply,
-            UnitsRefused: SAGAS.reply,
-            AccountProvisioned: handlers.account_provisioned,
-            AccountRefused: SAGAS.reply,
-            HoldCaptured: SAGAS.reply,
-            HoldReleased: SAGAS.reply,
+            handles(CreateMemberAccount, handlers.create_member_account),
+            handles(UnitsReserved, SAGAS.reply),
+            handles(UnitsRefused, SAGAS.reply),
+            handles(AccountProvisioned, handlers.account_provisioned),
+            handles(AccountRefused, SAGAS.reply),
+            handles(HoldCaptured, SAGAS.reply),
+            handles(HoldReleased, SAGAS.reply),
             # ... its deadline, and what an operator may ask of it.
-            SagaDeadline: SAGAS.deadline,
-            RetrySaga: SAGAS.retry,
-            CancelSaga: SAGAS.cancel,
+            handles(SagaDeadline, SAGAS.deadline),
+            handles(RetrySaga, SAGAS.retry),
+            handles(CancelSaga, SAGAS.cancel),
             # What is known of everybody: who they are, what their account says, today's prices.
-            PersonRecorded: handlers.person_recorded,
-            PersonErased: handlers.person_erased,
-            SubscriberRegistered: handlers.subscriber_registered,
-            AccountExtended: handlers.account_extended,
-            AccountExpired: handlers.account_expired,
-            AccountClosed: handlers.account_closed,
-            BalanceChanged: handlers.balance_changed,
-            PlanPublished: handlers.plan_published,
-        }
+            handles(PersonRecorded, handlers.person_recorded),
+            handles(PersonErased, handlers.person_erased),
+            handles(SubscriberRegistered, handlers.subscriber_registered),
+            handles(AccountExtended, handlers.account_extended),
+            handles(AccountExpired, handlers.account_expired),
+            handles(AccountClosed, handlers.account_closed),
+            handles(BalanceChanged, handlers.balance_changed),
+            handles(PlanPublished, handlers.plan_published),
+        )
     ),
-    load=partial(load, SAGAS, Quotas()),
+    load=partial(Load, Quotas()),
     malformed=GroupsCommandMalformed,
     refuse=noting(tell),
 )
 
 
 def with_quotas(quotas: Quotas) -> Service:
-    """Give the service with other quotas than the usual ones."""
-    return replace(GROUPS, load=partial(load, SAGAS, quotas))
+    """Return the service with other quotas than the usual ones."""
+    return replace(GROUPS, load=partial(Load, quotas))

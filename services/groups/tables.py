@@ -5,13 +5,14 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from services.chassis.rows import Mapped
+from services.chassis.rows import Mapped, RowSet
 from services.chassis.sagas import SagaRow
 from services.chassis.tables import Bytes, add_messaging_tables, add_saga_table, timestamp
 from services.groups.domain import (
     Group,
     HistoryEntry,
     Invitation,
+    InvitationState,
     Membership,
     Plan,
     PostedCommand,
@@ -204,3 +205,17 @@ COMMANDS: Mapped[UUID, PostedCommand] = Mapped(
 SAGAS: Mapped[UUID, SagaRow] = Mapped(
     sagas, SagaRow, constant=("name", "correlation_id", "causation_id", "actor", "opened_at")
 )
+
+WITH_EMAIL = RowSet(SUBSCRIBERS, "email")
+"""Who has an address. Records of different people come in any order, so two may have it for a moment."""
+MEMBERS = RowSet(MEMBERSHIPS, "group_id", active=[True])
+"""The memberships of a group that are active."""
+MEMBERSHIPS_OF = RowSet(MEMBERSHIPS, "member_id")
+"""All that there is between a subscriber and the groups of others, active or not."""
+INVITATIONS_OF = RowSet(INVITATIONS, "subscriber_id")
+"""The invitations that a subscriber ever got."""
+PENDING_OF_GROUP = RowSet(INVITATIONS, "group_id", state=[InvitationState.PENDING])
+"""The invitations into a group that can still be answered."""
+ALL_PLANS = RowSet(PLANS)
+LINES_ABOUT = RowSet(HISTORY, "reference_id")
+"""The lines of the history that tell of one thing: of a transfer, one for each member."""

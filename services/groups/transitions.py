@@ -48,7 +48,8 @@ from services.groups.domain import (
     received_invitations_tally,
     sent_invitations_tally,
 )
-from services.groups.store import Roster
+from services.groups.store import Load, Roster
+from services.groups.tables import INVITATIONS_OF, LINES_ABOUT, MEMBERSHIPS_OF
 from services.groups.timers import InvitationDue
 
 # --- history ----------------------------------------------------------------------------------------------------------
@@ -75,6 +76,14 @@ def _begun(
 # --- people -----------------------------------------------------------------------------------------------------------
 
 
+def need_person(load: Load, subscriber_id: UUID) -> None:
+    """Name everything that is stored about a person: what `erase_person` reads."""
+    load.subscribers.add(subscriber_id)
+    load.groups.add(group_of(subscriber_id))
+    load.invitations.add_all(INVITATIONS_OF, subscriber_id)
+    load.memberships.add_all(MEMBERSHIPS_OF, subscriber_id)
+
+
 def erase_person(roster: Roster, subscriber_id: UUID) -> None:
     """Erase a person: address, group name (which may identify them), and what owners were shown of them."""
     known = roster.subscriber(subscriber_id)
@@ -82,12 +91,10 @@ def erase_person(roster: Roster, subscriber_id: UUID) -> None:
     group = roster.groups.get(group_of(subscriber_id))
     if group is not None:
         roster.groups.put(replace(group, name="", renamed=False))
-    for invitation in roster.invitations.values():
-        if invitation.subscriber_id == subscriber_id:
-            roster.invitations.put(replace(invitation, email=None))
-    for membership in roster.memberships.values():
-        if membership.member_id == subscriber_id:
-            roster.memberships.put(replace(membership, shown_name=None, shown_email=None))
+    for invitation in roster.invitations.all(INVITATIONS_OF, subscriber_id):
+        roster.invitations.put(replace(invitation, email=None))
+    for membership in roster.memberships.all(MEMBERSHIPS_OF, subscriber_id):
+        roster.memberships.put(replace(membership, shown_name=None, shown_email=None))
 
 
 # --- accounts for new members -----------------------------------------------------------------------------------------
@@ -418,6 +425,5 @@ def complete_transfer(roster: Roster, transfer: Transfer, posted: TransfersPoste
 def refuse_transfer(roster: Roster, transfer: Transfer, code: str, moment: Moment) -> None:
     """Record that the ledger has refused the transfer and moved nothing."""
     roster.transfers.put(replace(transfer, state=TransferState.REFUSED, code=code, ended_at=moment.now))
-    for entry in roster.history.values():
-        if entry.reference_id == transfer.id:
-            roster.history.put(replace(entry, outcome=TransferState.REFUSED.value, code=code, ended_at=moment.now))
+    for entry in roster.history.all(LINES_ABOUT, transfer.id):
+        roster.history.put(replace(entry, outcome=TransferState.REFUSED.value, code=code, ended_at=moment.now))

@@ -17,10 +17,10 @@ from popfax_contracts.topics import (
     PROVISIONING_EVENTS,
     Principal,
 )
-from services.chassis.service import Service
+from services.chassis.service import Service, contents, handles
 from services.ledger import handlers
 from services.ledger.messages import CorrectBalance
-from services.ledger.store import load
+from services.ledger.store import Load
 
 LEDGER = Service(
     principal=Principal.LEDGER,
@@ -30,19 +30,19 @@ LEDGER = Service(
         LEDGER_COMMANDS_FROM_PROVISIONING,
         PROVISIONING_EVENTS,
     ),
-    handlers={
-        CreditUnits: handlers.credit_units,
-        SpendUnits: handlers.spend_units,
-        PostTransfers: handlers.post_transfers,
-        ReserveUnits: handlers.reserve_units,
-        CaptureHold: handlers.capture_hold,
-        ReleaseHold: handlers.release_hold,
-        CorrectBalance: handlers.correct_balance,
+    handlers=contents(
+        handles(CreditUnits, handlers.credit_units),
+        handles(SpendUnits, handlers.spend_units),
+        handles(PostTransfers, handlers.post_transfers),
+        handles(ReserveUnits, handlers.reserve_units),
+        handles(CaptureHold, handlers.capture_hold),
+        handles(ReleaseHold, handlers.release_hold),
+        handles(CorrectBalance, handlers.correct_balance),
         # A new account is active, and so is one of which nothing is known: its beginning needs no handler.
-        AccountExtended: handlers.account_extended,
-        AccountExpired: handlers.account_expired,
-        AccountClosed: handlers.account_closed,
-    },
-    load=load,
+        handles(AccountExtended, handlers.account_extended),
+        handles(AccountExpired, handlers.account_expired),
+        handles(AccountClosed, handlers.account_closed),
+    ),
+    load=Load,
     malformed=LedgerCommandMalformed,
 )

@@ -42,7 +42,7 @@ from popfax_contracts.ledger import (
 from popfax_contracts.message import Message
 from popfax_contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
 from services.chassis.messages import Incoming, Outcome
-from services.chassis.service import Moment
+from services.chassis.service import Moment, needs
 from services.ledger.domain import (
     CONSUMPTION,
     CORRECTIONS,
@@ -66,9 +66,15 @@ from services.ledger.domain import (
     why_not_paid,
 )
 from services.ledger.messages import CorrectBalance
-from services.ledger.store import Books
+from services.ledger.store import Books, Load
 
 
+def _credit(load: Load, message: Incoming[CreditUnits]) -> None:
+    load.accounts.add(message.body.account_id)
+    load.movements.add(message.body.credit_id)
+
+
+@needs(_credit)
 def credit_units(books: Books, message: Incoming[CreditUnits], moment: Moment) -> Outcome:
     """Post bought units from Popfax's sales to the account."""
     command, content = message.body, _content(message.body)
@@ -97,6 +103,12 @@ def _credit_refused(command: CreditUnits, code: LedgerCode) -> CreditRefused:
     )
 
 
+def _spending(load: Load, message: Incoming[SpendUnits]) -> None:
+    load.accounts.add(message.body.account_id)
+    load.movements.add(message.body.spend_id)
+
+
+@needs(_spending)
 def spend_units(books: Books, message: Incoming[SpendUnits], moment: Moment) -> Outcome:
     """Post units from the account, for what its holder used, to Popfax's consumption."""
     command, content = message.body, _content(message.body)
@@ -138,6 +150,12 @@ def _spend_refused(command: SpendUnits, code: LedgerCode) -> SpendRefused:
     return SpendRefused(spend_id=command.spend_id, account_id=command.account_id, code=code, command_type=command.TYPE)
 
 
+def _hold(load: Load, message: Incoming[ReserveUnits | CaptureHold | ReleaseHold]) -> None:
+    load.accounts.add(message.body.account_id)
+    load.movements.add(message.body.hold_id)
+
+
+@needs(_hold)
 def reserve_units(books: Books, message: Incoming[ReserveUnits], moment: Moment) -> Outcome:
     """Hold units back, if they are available."""
     command = message.body
@@ -182,6 +200,7 @@ def _why_not_reserved(hold: Hold, message: Incoming[ReserveUnits]) -> LedgerCode
     return None if hold.code is None else LedgerCode(hold.code)
 
 
+@needs(_hold)
 def capture_hold(books: Books, message: Incoming[CaptureHold], moment: Moment) -> Outcome:
     """Turn an open hold into a payment to Popfax. A captured hold is its own transfer: the entries carry its id."""
     command = message.body
@@ -217,6 +236,7 @@ def _is_capturable(hold: Hold, message: Incoming[CaptureHold]) -> bool:
     return known and hold.state in (HoldState.OPEN, HoldState.CAPTURED)
 
 
+@needs(_hold)
 def release_hold(books: Books, message: Incoming[ReleaseHold], moment: Moment) -> Outcome:
     """Give held units back. It may come before the reservation: then the hold's id is burned."""
     command = message.body
@@ -257,6 +277,14 @@ def _closed(hold: Hold, state: HoldState, moment: Moment) -> Hold:
     return replace(hold, state=state, closed_at=moment.now)
 
 
+def _transfers(load: Load, message: Incoming[PostTransfers]) -> None:
+    command = message.body
+    load.accounts.add(command.source_id)
+    load.accounts.update(leg.account_id for leg in command.legs)
+    load.movements.add(command.transfer_id)
+
+
+@needs(_transfers)
 def post_transfers(books: Books, message: Incoming[PostTransfers], moment: Moment) -> Outcome:
     """Move units from one account to one or many, all or nothing."""
     command, content = message.body, _content(message.body)
@@ -325,6 +353,13 @@ def _transfers_refused(command: PostTransfers, code: LedgerCode) -> TransfersRef
     )
 
 
+def _corrected(load: Load, message: Incoming[CorrectBalance]) -> None:
+    load.accounts.add(message.body.account_id)
+    load.movements.add(message.body.correction_id)
+    load.corrections.add(message.body.correction_id)
+
+
+@needs(_corrected)
 def correct_balance(books: Books, message: Incoming[CorrectBalance], moment: Moment) -> Outcome:
     """Post what an operator says, unless too little is available; the audit keeps it either way.
 
@@ -371,6 +406,11 @@ def _correction(command: CorrectBalance, code: LedgerCode | None, moment: Moment
     )
 
 
+def _account(load: Load, message: Incoming[AccountExtended | AccountExpired | AccountClosed]) -> None:
+    load.accounts.add(message.body.account_id)
+
+
+@needs(_account)
 def account_extended(books: Books, message: Incoming[AccountExtended], moment: Moment) -> Outcome:
     """The account is active. An answer that is repeated after its time is over says nothing of today."""
     event = message.body
@@ -379,12 +419,14 @@ def account_extended(books: Books, message: Incoming[AccountExtended], moment: M
     return ()
 
 
+@needs(_account)
 def account_expired(books: Books, message: Incoming[AccountExpired], moment: Moment) -> Outcome:
     """The account spends on its own extension alone."""
     _mark(books, message.body.account_id, AccountState.EXPIRED)
     return ()
 
 
+@needs(_account)
 def account_closed(books: Books, message: Incoming[AccountClosed], moment: Moment) -> Outcome:
     """The account spends nothing and receives nothing, for ever."""
     _mark(books, message.body.account_id, AccountState.CLOSED)

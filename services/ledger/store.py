@@ -4,14 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from popfax_contracts.ledger import CaptureHold, CreditUnits, PostTransfers, ReleaseHold, ReserveUnits, SpendUnits
-from popfax_contracts.message import Message
-from popfax_contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
 from services.chassis.database import Transaction
-from services.chassis.messages import Incoming
+from services.chassis.loading import Wanted
 from services.chassis.rows import Appended, Changes, Rows
 from services.ledger.domain import Account, Correction, Entry, Hold, Transfer, opened
-from services.ledger.messages import CorrectBalance
 from services.ledger.tables import ACCOUNTS, CORRECTIONS, ENTRIES, HOLDS, TRANSFERS
 
 
@@ -42,38 +38,22 @@ class Books:
         return (self.accounts, self.holds, self.transfers, self.corrections, self.entries)
 
 
-async def load(tx: Transaction, batch: Sequence[Incoming[Message]]) -> Books:
-    """Load what a batch names: a statement a table that it touches, whatever its size."""
-    accounts: set[UUID] = set()
-    holds: set[UUID] = set()
-    transfers: set[UUID] = set()
-    corrections: set[UUID] = set()
-    for message in batch:
-        match message.body:
-            case ReserveUnits() | CaptureHold() | ReleaseHold() as command:
-                accounts.add(command.account_id)
-                holds.add(command.hold_id)
-            case CreditUnits() as command:
-                accounts.add(command.account_id)
-                transfers.add(command.credit_id)
-            case SpendUnits() as command:
-                accounts.add(command.account_id)
-                transfers.add(command.spend_id)
-            case PostTransfers() as command:
-                accounts.add(command.source_id)
-                accounts.update(leg.account_id for leg in command.legs)
-                transfers.add(command.transfer_id)
-            case CorrectBalance() as command:
-                accounts.add(command.account_id)
-                transfers.add(command.correction_id)
-                corrections.add(command.correction_id)
-            case AccountExtended() | AccountExpired() | AccountClosed() as event:
-                accounts.add(event.account_id)
-    movements = holds | transfers  # one id is one movement, of whatever kind
-    return Books(
-        accounts=await tx.fetch(ACCOUNTS, accounts),
-        holds=await tx.fetch(HOLDS, movements),
-        transfers=await tx.fetch(TRANSFERS, movements),
-        corrections=await tx.fetch(CORRECTIONS, corrections),
-        entries=tx.append(ENTRIES),
-    )
+class Load:
+    """What a batch of the ledger needs. One id is one movement, of whatever kind: a hold, or a transfer."""
+
+    __slots__ = ("accounts", "corrections", "movements")
+
+    def __init__(self) -> None:
+        self.accounts: Wanted[UUID, Account] = Wanted(ACCOUNTS)
+        self.movements: set[UUID] = set()
+        self.corrections: Wanted[UUID, Correction] = Wanted(CORRECTIONS)
+
+    async def fetch(self, tx: Transaction) -> Books:
+        """Fetch it: one statement for each table that the batch touches, whatever its size."""
+        return Books(
+            accounts=await self.accounts.fetch(tx),
+            holds=await tx.fetch(HOLDS, self.movements),
+            transfers=await tx.fetch(TRANSFERS, self.movements),
+            corrections=await self.corrections.fetch(tx),
+            entries=tx.append(ENTRIES),
+        )

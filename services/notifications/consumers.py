@@ -19,9 +19,9 @@ from popfax_contracts.topics import (
     PROVISIONING_EVENTS,
     Principal,
 )
-from services.chassis.service import Service
+from services.chassis.service import Service, contents, handles
 from services.notifications import handlers
-from services.notifications.store import load
+from services.notifications.store import Load
 
 NOTIFICATIONS = Service(
     principal=Principal.NOTIFICATIONS,
@@ -32,23 +32,23 @@ NOTIFICATIONS = Service(
         PROVISIONING_EVENTS,
         PROVISIONING_DIRECTORY,
     ),
-    handlers={
-        PersonRecorded: handlers.person_recorded,
-        PersonErased: handlers.person_erased,
-        MailBounced: handlers.mail_bounced,
-        MemberAccountCreated: handlers.member_account_created,
+    handlers=contents(
+        handles(PersonRecorded, handlers.person_recorded),
+        handles(PersonErased, handlers.person_erased),
+        handles(MailBounced, handlers.mail_bounced),
+        handles(MemberAccountCreated, handlers.member_account_created),
         # What these are worth is in `letters`.
-        SendInvitation: handlers.write,
-        InvitationAccepted: handlers.write,
-        InvitationDeclined: handlers.write,
-        InvitationExpired: handlers.write,
-        MemberLeft: handlers.write,
-        UnitsReceived: handlers.write,
-        UnitsTransferred: handlers.write,
-        AccountExpiring: handlers.write,
-        AccountExpired: handlers.write,
-        AccountExtended: handlers.write,
-    },
-    load=load,
+        handles(SendInvitation, handlers.write),
+        handles(InvitationAccepted, handlers.write),
+        handles(InvitationDeclined, handlers.write),
+        handles(InvitationExpired, handlers.write),
+        handles(MemberLeft, handlers.write),
+        handles(UnitsReceived, handlers.write),
+        handles(UnitsTransferred, handlers.write),
+        handles(AccountExpiring, handlers.write),
+        handles(AccountExpired, handlers.write),
+        handles(AccountExtended, handlers.write),
+    ),
+    load=Load,
     malformed=NotificationsCommandMalformed,
 )

@@ -11,12 +11,18 @@ from popfax_contracts.message import Message
 from popfax_contracts.notifications import BounceRefused, MailBounced, MailUndeliverable, PasswordLinkIssued
 from popfax_contracts.provisioning import PersonErased, PersonRecorded
 from services.chassis.messages import Incoming, Outcome
-from services.chassis.service import Moment
-from services.notifications.domain import PASSWORD_LINK_LIFETIME, UNDONE, Erased, Mail, MailState, Person
+from services.chassis.service import Moment, needs
+from services.notifications.domain import PASSWORD_LINK_LIFETIME, Erased, Mail, MailState, Person
 from services.notifications.letters import Letter, letters
-from services.notifications.store import Outtray
+from services.notifications.store import Load, Outtray
+from services.notifications.tables import WAITING_ABOUT, WAITING_FOR
 
 
+def _person(load: Load, message: Incoming[PersonRecorded]) -> None:
+    load.people.add(message.body.subscriber_id)
+
+
+@needs(_person)
 def person_recorded(tray: Outtray, message: Incoming[PersonRecorded], moment: Moment) -> Outcome:
     """Learn who somebody is, and in which language to write to them."""
     p = message.body
@@ -24,23 +30,38 @@ def person_recorded(tray: Outtray, message: Incoming[PersonRecorded], moment: Mo
     return ()
 
 
+def _erasure(load: Load, message: Incoming[PersonErased]) -> None:
+    gone = message.body.subscriber_id
+    load.people.add(gone)
+    load.erased.add(gone)
+    load.mails.add_all(WAITING_FOR, gone)
+    load.mails.add_all(WAITING_ABOUT, gone)
+    load.takes_text_away = True
+
+
+@needs(_erasure)
 def person_erased(tray: Outtray, message: Incoming[PersonErased], moment: Moment) -> Outcome:
     """Forget somebody. What waits to be sent to them is dropped; what waits and names them is written again without."""
     gone = message.body.subscriber_id
     tray.people.remove(gone)
     if tray.erased.get(gone) is None:
         tray.erased.put(Erased(gone))
-    for mail in tray.mails.values():
-        if mail.state not in UNDONE or gone not in (mail.recipient_id, mail.about_id):
-            continue
-        if mail.recipient_id == gone:
-            tray.mails.put(replace(mail, state=MailState.ERASED, params={}))
-        elif mail.params.get("group_name"):  # as good as its owner's name
+    for mail in tray.mails.all(WAITING_FOR, gone):
+        tray.mails.put(replace(mail, state=MailState.ERASED, params={}))
+        _take_text_away(tray, mail.id)
+    for mail in tray.mails.all(WAITING_ABOUT, gone):
+        if mail.params.get("group_name"):  # as good as its owner's name
             tray.mails.put(replace(mail, params={**mail.params, "group_name": None}))
         _take_text_away(tray, mail.id)
     return ()
 
 
+def _bounced(load: Load, message: Incoming[MailBounced]) -> None:
+    load.mails.add(message.body.mail_id)
+    load.takes_text_away = True
+
+
+@needs(_bounced)
 def mail_bounced(tray: Outtray, message: Incoming[MailBounced], moment: Moment) -> Outcome:
     """Note that a mail came back, and tell whoever it concerns; one that is to be tried again is not."""
     mail = tray.mails.get(message.body.mail_id)
@@ -63,6 +84,15 @@ def mail_bounced(tray: Outtray, message: Incoming[MailBounced], moment: Moment) 
     ]
 
 
+def _letters(load: Load, message: Incoming[Message]) -> None:
+    for letter in letters(message.body):
+        load.mails.add(letter.id)
+        load.erased.add(letter.recipient_id)
+        if letter.about_id is not None:
+            load.erased.add(letter.about_id)
+
+
+@needs(_letters)
 def member_account_created(tray: Outtray, message: Incoming[MemberAccountCreated], moment: Moment) -> Outcome:
     """Welcome the new member, with a link to choose a password, and give the owner a receipt."""
     welcome, receipt = letters(message.body)
@@ -81,6 +111,7 @@ def member_account_created(tray: Outtray, message: Incoming[MemberAccountCreated
     ]
 
 
+@needs(_letters)
 def write(tray: Outtray, message: Incoming[Message], moment: Moment) -> Outcome:
     """Write the mails that a fact is worth, and nothing else."""
     for letter in letters(message.body):

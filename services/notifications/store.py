@@ -4,14 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from popfax_contracts.message import Message
-from popfax_contracts.notifications import MailBounced
-from popfax_contracts.provisioning import PersonErased, PersonRecorded
 from services.chassis.database import Transaction
-from services.chassis.messages import Incoming
+from services.chassis.loading import Wanted
 from services.chassis.rows import Changes, Rows
-from services.notifications.domain import UNDONE, Delivery, Erased, Mail, Person
-from services.notifications.letters import letters
+from services.notifications.domain import Delivery, Erased, Mail, Person
 from services.notifications.tables import DELIVERIES, ERASED, MAILS, PEOPLE
 
 
@@ -29,23 +25,24 @@ class Outtray:
         return (self.people, self.erased, self.mails, self.deliveries)
 
 
-async def load(tx: Transaction, batch: Sequence[Incoming[Message]]) -> Outtray:
-    """Load what a batch names: a mail that a fact has brought about already, and the mails that wait of who is erased.
+class Load:
+    """What a batch of notifications needs: a mail that a fact has brought about already, those that wait of the erased.
 
     A mail that another batch is just writing to, or about, somebody erased here is missed. The sender, which looks
     people up when it renders, drops the first and names nobody in the second.
     """
-    recorded = {m.body.subscriber_id for m in batch if isinstance(m.body, PersonRecorded)}
-    gone = {m.body.subscriber_id for m in batch if isinstance(m.body, PersonErased)}
-    bounced = {m.body.mail_id for m in batch if isinstance(m.body, MailBounced)}
-    written = [letter for m in batch for letter in letters(m.body)]
-    people = await tx.fetch(PEOPLE, recorded | gone)
-    named = {id_ for letter in written for id_ in (letter.recipient_id, letter.about_id) if id_ is not None}
-    erased = await tx.fetch(ERASED, gone | named, for_update=False)
-    waiting = [state.value for state in UNDONE]
-    theirs = await tx.keys(MAILS, {"recipient_id": gone, "state": waiting})
-    theirs |= await tx.keys(MAILS, {"about_id": gone, "state": waiting})
-    ids = theirs | bounced | {letter.id for letter in written}
-    mails = await tx.fetch(MAILS, ids)
-    deliveries = await tx.fetch(DELIVERIES, ids if gone or bounced else ())
-    return Outtray(people, erased, mails, deliveries)
+
+    def __init__(self) -> None:
+        self.people: Wanted[UUID, Person] = Wanted(PEOPLE)
+        self.erased: Wanted[UUID, Erased] = Wanted(ERASED)
+        self.mails: Wanted[UUID, Mail] = Wanted(MAILS)
+        self.takes_text_away = False
+        """Whether any mail of the batch may lose its text: which, only the rows say."""
+
+    async def fetch(self, tx: Transaction) -> Outtray:
+        """Fetch it: one statement for each table, and one for each way in which mails may be somebody's."""
+        people = await self.people.fetch(tx)
+        erased = await self.erased.fetch(tx, for_update=False)
+        mails = await self.mails.fetch(tx)
+        deliveries = await tx.fetch(DELIVERIES, self.mails if self.takes_text_away else ())
+        return Outtray(people, erased, mails, deliveries)

@@ -5,9 +5,9 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from services.chassis.rows import Mapped
+from services.chassis.rows import Mapped, RowSet
 from services.chassis.tables import Bytes, add_messaging_tables, timestamp
-from services.notifications.domain import Delivery, Erased, Mail, Person
+from services.notifications.domain import UNDONE, Delivery, Erased, Mail, Person
 
 metadata = sa.MetaData()
 add_messaging_tables(metadata)
@@ -68,3 +68,8 @@ DELIVERIES: Mapped[UUID, Delivery] = Mapped(
     Delivery,
     constant=("attempts", "in_flight_since", "uncertain", "last_answer", "sent_at"),
 )
+
+WAITING_FOR = RowSet(MAILS, "recipient_id", state=UNDONE)
+"""The mails that may still be sent to somebody."""
+WAITING_ABOUT = RowSet(MAILS, "about_id", state=UNDONE)
+"""The mails that may still be sent to others and are about somebody."""

@@ -31,7 +31,7 @@ from popfax_contracts.provisioning import (
     SubscriberRegistered,
 )
 from services.chassis.messages import Effect, Incoming, Outcome, SetTimer
-from services.chassis.service import Moment
+from services.chassis.service import Moment, needs
 from services.provisioning.domain import (
     REST,
     AccountState,
@@ -45,7 +45,7 @@ from services.provisioning.domain import (
     Subscriber,
 )
 from services.provisioning.sagas.paid_action import PAID_ACTION, give, outcome, refusal
-from services.provisioning.store import ACTIONS, Registry, saga_of
+from services.provisioning.store import ACTIONS, Load, Registry, saga_of
 from services.provisioning.timers import ExpiryDue, NumberRested, arm, rest_of
 
 Purchasing = ExtendAccount | AddOptionsPack | EnableCallForwarding
@@ -55,6 +55,15 @@ Changing = DisableCallForwarding | ChangeEmail | CloseAccount
 # --- an account begins ------------------------------------------------------------------------------------------------
 
 
+def _registration(load: Load, message: Incoming[RegisterSubscriber]) -> None:
+    command = message.body
+    load.subscribers.add(command.subscriber_id)
+    load.addresses.add(command.email)
+    if command.plan is not None:
+        load.plans.add(command.plan)
+
+
+@needs(_registration)
 def register_subscriber(registry: Registry, message: Incoming[RegisterSubscriber], moment: Moment) -> Outcome:
     """Make known who signed up with Popfax itself."""
     command, content = message.body, _content(message.body)
@@ -92,6 +101,16 @@ def _registration_refused(command: RegisterSubscriber, code: ProvisioningCode) -
     return RegistrationRefused(subscriber_id=command.subscriber_id, code=code, command_type=command.TYPE)
 
 
+def _provisioning(load: Load, message: Incoming[ProvisionAccount]) -> None:
+    command = message.body
+    load.subscribers.add(command.account_id)
+    load.addresses.add(command.email)
+    load.requests.add(command.request_id)
+    load.plans.add(command.plan)
+    load.new_accounts.append(command.plan)
+
+
+@needs(_provisioning)
 def provision_account(registry: Registry, message: Incoming[ProvisionAccount], moment: Moment) -> Outcome:
     """Create an account, or refuse it for good: the saga's pivot."""
     command, content = message.body, _content(message.body)
@@ -139,9 +158,15 @@ def _why_not(registry: Registry, command: ProvisionAccount, plan: Plan | None) -
         return ProvisioningCode.PRICE_CHANGED
     if registry.addresses.get(command.email) is not None:
         return ProvisioningCode.EMAIL_TAKEN
-    return ProvisioningCode.NO_FAX_NUMBER if plan.fax_number and not registry.free_numbers else None
+    return ProvisioningCode.NO_FAX_NUMBER if plan.fax_number and registry.free_numbers.is_out() else None
 
 
+def _cancellation(load: Load, message: Incoming[CancelProvisioning]) -> None:
+    load.subscribers.add(message.body.account_id)
+    load.requests.add(message.body.request_id)
+
+
+@needs(_cancellation)
 def cancel_provisioning(registry: Registry, message: Incoming[CancelProvisioning], moment: Moment) -> Outcome:
     """Say which of the two won: the account that is there, or this cancellation, which burns the request."""
     command = message.body
@@ -179,16 +204,28 @@ def _refused(request_id: UUID, account_id: UUID, code: ProvisioningCode, command
 # --- it is changed ----------------------------------------------------------------------------------------------------
 
 
+def _purchase(load: Load, message: Incoming[Purchasing]) -> None:
+    command = message.body
+    load.subscribers.add(command.account_id)
+    load.purchases.add(command.request_id)
+    load.options.add(ACTIONS[type(command)].value)
+    if command.payment_reference is not None:
+        load.payments.add(command.payment_reference)
+
+
+@needs(_purchase)
 def extend_account(registry: Registry, message: Incoming[ExtendAccount], moment: Moment) -> Outcome:
     """Extend an account by its plan's validity."""
     return _buy(registry, message, None, moment)
 
 
+@needs(_purchase)
 def add_options_pack(registry: Registry, message: Incoming[AddOptionsPack], moment: Moment) -> Outcome:
     """Add the options pack to an account."""
     return _buy(registry, message, None, moment)
 
 
+@needs(_purchase)
 def enable_call_forwarding(registry: Registry, message: Incoming[EnableCallForwarding], moment: Moment) -> Outcome:
     """Forward an account's calls to a number."""
     return _buy(registry, message, message.body.forward_to, moment)
@@ -246,6 +283,11 @@ def _why_not_buy(
     return ProvisioningCode.PAYMENT_USED if used else None
 
 
+def _account(load: Load, message: Incoming[DisableCallForwarding | ExpiryDue]) -> None:
+    load.subscribers.add(message.body.account_id)
+
+
+@needs(_account)
 def disable_call_forwarding(registry: Registry, message: Incoming[DisableCallForwarding], moment: Moment) -> Outcome:
     """Stop forwarding an account's calls."""
     account = _changeable(registry, message)
@@ -255,6 +297,12 @@ def disable_call_forwarding(registry: Registry, message: Incoming[DisableCallFor
     return [CallForwardingDisabled(account_id=account.id)]
 
 
+def _other_address(load: Load, message: Incoming[ChangeEmail]) -> None:
+    load.leaving.add(message.body.account_id)
+    load.addresses.add(message.body.email)
+
+
+@needs(_other_address)
 def change_email(registry: Registry, message: Incoming[ChangeEmail], moment: Moment) -> Outcome:
     """Give an account another address, and let go of the one that it had."""
     command = message.body
@@ -292,6 +340,11 @@ def _give_up_address(registry: Registry, account: Subscriber) -> None:
 # --- and ends ---------------------------------------------------------------------------------------------------------
 
 
+def _end(load: Load, message: Incoming[CloseAccount]) -> None:
+    load.leaving.add(message.body.account_id)
+
+
+@needs(_end)
 def close_account(registry: Registry, message: Incoming[CloseAccount], moment: Moment) -> Outcome:
     """Close an account for good, and forget whose it was."""
     command = message.body
@@ -313,6 +366,7 @@ def close_account(registry: Registry, message: Incoming[CloseAccount], moment: M
     return effects
 
 
+@needs(_account)
 def expiry_due(registry: Registry, message: Incoming[ExpiryDue], moment: Moment) -> Outcome:
     """Tell what is due of an account's end, however late: each milestone once, and then the end itself."""
     account = registry.subscribers.get(message.body.account_id)
@@ -333,6 +387,11 @@ def expiry_due(registry: Registry, message: Incoming[ExpiryDue], moment: Moment)
     return told if expired else [*told, arm(account)]
 
 
+def _number(load: Load, message: Incoming[NumberRested]) -> None:
+    load.fax_numbers.add(message.body.number)
+
+
+@needs(_number)
 def number_rested(registry: Registry, message: Incoming[NumberRested], moment: Moment) -> Outcome:
     """Put a number back among the free ones."""
     number = registry.fax_numbers[message.body.number]

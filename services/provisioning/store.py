@@ -1,28 +1,17 @@
 """What a batch of provisioning touches: loaded at once, saved at once."""
 
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
 from popfax_contracts.ids import derive_own
-from popfax_contracts.message import Command, Message
-from popfax_contracts.provisioning import (
-    AddOptionsPack,
-    CancelProvisioning,
-    ChangeEmail,
-    CloseAccount,
-    DisableCallForwarding,
-    EnableCallForwarding,
-    ExtendAccount,
-    ProvisionAccount,
-    RegisterSubscriber,
-)
+from popfax_contracts.message import Command
+from popfax_contracts.provisioning import AddOptionsPack, EnableCallForwarding, ExtendAccount
 from services.chassis.database import Transaction
-from services.chassis.messages import Incoming
+from services.chassis.loading import Supply, Wanted
 from services.chassis.rows import Changes, Rows
-from services.chassis.sagas import SagaRow, Sagas
+from services.chassis.sagas import SagaRow
 from services.provisioning.domain import (
     Action,
     Address,
@@ -46,7 +35,6 @@ from services.provisioning.tables import (
     SAGAS,
     SUBSCRIBERS,
 )
-from services.provisioning.timers import ExpiryDue, NumberRested
 
 ACTIONS: Mapping[type[Command], Action] = {
     ExtendAccount: Action.EXTENSION,
@@ -71,11 +59,11 @@ class Registry:
     plans: Rows[str, Plan]
     options: Rows[str, Option]
     fax_numbers: Rows[str, FaxNumber]
-    free_numbers: deque[FaxNumber]
+    free_numbers: Supply[FaxNumber]
 
     def assign_number(self, subscriber_id: UUID) -> str:
         """Give a free number away, for as long as the account lives."""
-        number = replace(self.free_numbers.popleft(), state=NumberState.ASSIGNED, subscriber_id=subscriber_id)
+        number = replace(self.free_numbers.take(), state=NumberState.ASSIGNED, subscriber_id=subscriber_id)
         self.fax_numbers.put(number)
         return number.number
 
@@ -110,97 +98,57 @@ class Registry:
         )
 
 
-@dataclass(slots=True)
-class _Named:
-    """What the messages of a batch name."""
+class Load:
+    """What a batch of provisioning needs. Accounts that it touches need their plans, too."""
 
-    subscribers: set[UUID] = field(default_factory=set)
-    purchases: set[UUID] = field(default_factory=set)
-    payments: set[str] = field(default_factory=set)
-    emails: set[str] = field(default_factory=set)
-    requests: set[UUID] = field(default_factory=set)
-    plans: set[str] = field(default_factory=set)
-    options: set[str] = field(default_factory=set)
-    numbers: set[str] = field(default_factory=set)
-    created: list[str] = field(default_factory=list)
-    """The plans of accounts that are to be created: each may need a number."""
-    leaving: set[UUID] = field(default_factory=set)
-    """Accounts that are about to give up an address, and perhaps a number."""
+    def __init__(self) -> None:
+        self.sagas: Wanted[UUID, SagaRow] = Wanted(SAGAS)
+        self.purchases: Wanted[UUID, Purchase] = Wanted(PURCHASES)
+        self.payments: Wanted[str, Payment] = Wanted(PAYMENTS)
+        self.subscribers: Wanted[UUID, Subscriber] = Wanted(SUBSCRIBERS)
+        self.leaving: set[UUID] = set()
+        """Accounts that are about to give up an address, and perhaps a number."""
+        self.addresses: Wanted[str, Address] = Wanted(ADDRESSES)
+        self.requests: Wanted[UUID, Request] = Wanted(REQUESTS)
+        self.plans: Wanted[str, Plan] = Wanted(PLANS)
+        self.options: Wanted[str, Option] = Wanted(OPTIONS)
+        self.fax_numbers: Wanted[str, FaxNumber] = Wanted(FAX_NUMBERS)
+        self.new_accounts: list[str] = []
+        """The plans of accounts that are to be created: each may need a free number."""
 
-    def add(self, body: Message) -> None:
-        """Note what one message names."""
-        match body:
-            case RegisterSubscriber():
-                self.subscribers.add(body.subscriber_id)
-                self.emails.add(body.email)
-                self.plans |= {body.plan} if body.plan else set()
-            case ProvisionAccount():
-                self.subscribers.add(body.account_id)
-                self.emails.add(body.email)
-                self.requests.add(body.request_id)
-                self.plans.add(body.plan)
-                self.created.append(body.plan)
-            case CancelProvisioning():
-                self.subscribers.add(body.account_id)
-                self.requests.add(body.request_id)
-            case NumberRested():
-                self.numbers.add(body.number)
-            case _:
-                self._add_change(body)
+    async def fetch(self, tx: Transaction) -> Registry:
+        """Fetch it: one statement for each table, whatever the batch's size.
 
-    def _add_change(self, body: Message) -> None:
-        """Note what is named by a message that changes an account."""
-        match body:
-            case ExtendAccount() | AddOptionsPack() | EnableCallForwarding():
-                self.subscribers.add(body.account_id)
-                self.purchases.add(body.request_id)
-                self.payments |= {body.payment_reference} if body.payment_reference else set()
-                self.options.add(ACTIONS[type(body)].value)
-            case ChangeEmail():
-                self.leaving.add(body.account_id)
-                self.emails.add(body.email)
-            case CloseAccount():
-                self.leaving.add(body.account_id)
-            case DisableCallForwarding() | ExpiryDue():
-                self.subscribers.add(body.account_id)
-
-
-async def load(sagas: Sagas, tx: Transaction, batch: Sequence[Incoming[Message]]) -> Registry:
-    """Load what a batch names and what that leads to: a statement a table, whatever its size.
-
-    Each table's keys may follow from the tables before it, and those are locked by then.
-    """
-    named = _Named()
-    for message in batch:
-        named.add(message.body)
-    running = await tx.fetch(SAGAS, sagas.touched(batch))
-    paid = [row.data for row in running.values()]
-    purchases = await tx.fetch(PURCHASES, named.purchases | {UUID(data["request_id"]) for data in paid})
-    payments = await tx.fetch(PAYMENTS, named.payments)
-    subscribers = await tx.fetch(
-        SUBSCRIBERS, named.subscribers | named.leaving | {UUID(data["account_id"]) for data in paid}
-    )
-    leaving = [account for id_ in named.leaving if (account := subscribers.get(id_)) is not None]
-    addresses = await tx.fetch(ADDRESSES, named.emails | {a.email for a in leaving if a.email is not None})
-    requests = await tx.fetch(REQUESTS, named.requests)
-    on_plan = {account.plan for account in subscribers.values() if account.plan is not None}
-    plans = await tx.fetch(PLANS, named.plans | on_plan, for_update=False)
-    options = await tx.fetch(OPTIONS, named.options, for_update=False)
-    wanted = sum(plan is not None and plan.fax_number for plan in map(plans.get, named.created))
-    free = await tx.take(FAX_NUMBERS, {"state": NumberState.FREE.value}, wanted)
-    given = await tx.fetch(FAX_NUMBERS, named.numbers | {a.fax_number for a in leaving if a.fax_number is not None})
-    return Registry(
-        sagas=running,
-        purchases=purchases,
-        payments=payments,
-        subscribers=subscribers,
-        addresses=addresses,
-        requests=requests,
-        plans=plans,
-        options=options,
-        fax_numbers=Rows(FAX_NUMBERS, {row.number: row for row in (*free.values(), *given.values())}),
-        free_numbers=deque(free.values()),
-    )
+        Each table's keys may follow from the tables before it, and those are locked by then.
+        """
+        sagas = await self.sagas.fetch(tx)
+        purchases = await self.purchases.fetch(tx)
+        payments = await self.payments.fetch(tx)
+        self.subscribers |= self.leaving
+        subscribers = await self.subscribers.fetch(tx)
+        leaving = [account for id_ in self.leaving if (account := subscribers.get(id_)) is not None]
+        self.addresses.update(account.email for account in leaving if account.email is not None)
+        addresses = await self.addresses.fetch(tx)
+        requests = await self.requests.fetch(tx)
+        self.plans.update(account.plan for account in subscribers.loaded() if account.plan is not None)
+        plans = await self.plans.fetch(tx, for_update=False)
+        options = await self.options.fetch(tx, for_update=False)
+        numbers = sum(plan is not None and plan.fax_number for plan in map(plans.get, self.new_accounts))
+        free = (await tx.take(FAX_NUMBERS, {"state": NumberState.FREE.value}, numbers)).loaded()
+        self.fax_numbers.update(account.fax_number for account in leaving if account.fax_number is not None)
+        fax_numbers = await self.fax_numbers.fetch(tx)
+        return Registry(
+            sagas=sagas,
+            purchases=purchases,
+            payments=payments,
+            subscribers=subscribers,
+            addresses=addresses,
+            requests=requests,
+            plans=plans,
+            options=options,
+            fax_numbers=Rows(FAX_NUMBERS, {row.number: row for row in (*free, *fax_numbers.loaded())}),
+            free_numbers=Supply(free, numbers),
+        )
 
 
 def saga_of(request_id: UUID) -> UUID:

@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.local.stack import Stack
 from popfax_contracts.ledger import CreditUnits, LedgerCommandMalformed, UnitsCredited
-from popfax_contracts.message import Message
 from popfax_contracts.topics import LEDGER_COMMANDS, Principal
 from services.chassis import migrate, postgres
 from services.chassis.consumer import Consumer
@@ -22,7 +21,7 @@ from services.chassis.messages import Incoming, Outcome
 from services.chassis.partitions import Stops
 from services.chassis.postgres import PostgresDatabase
 from services.chassis.rows import Appended, AppendOnly, Changes
-from services.chassis.service import Moment, Service
+from services.chassis.service import Handler, Moment, Service, nothing
 from services.chassis.settings import ServiceSettings
 from services.chassis.shell import Shell
 
@@ -72,8 +71,9 @@ class State:
         return (self.effects,)
 
 
-async def load(tx: Transaction, batch: Sequence[Incoming[Message]]) -> State:
-    return State(tx.append(EFFECTS))
+class Load:
+    async def fetch(self, tx: Transaction) -> State:
+        return State(tx.append(EFFECTS))
 
 
 @dataclass
@@ -90,8 +90,8 @@ class Recorder:
         return Service(
             principal=Principal.LEDGER,
             topics=(LEDGER_COMMANDS,),
-            handlers={CreditUnits: self._record},
-            load=load,
+            handlers={CreditUnits: Handler(self._record, nothing)},
+            load=Load,
             malformed=LedgerCommandMalformed,
         )
 

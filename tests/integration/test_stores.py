@@ -341,10 +341,10 @@ async def test_fetch_gives_what_is_there_and_what_is_not_and_refuses_what_was_no
     await write(store, row)
     async with store.database.begin() as tx:
         rows = await tx.fetch(ACCOUNTS, {A, B})
-        assert (rows.get(A), rows.get(B), rows.values()) == (row, None, [row])
+        assert (rows.get(A), rows.get(B), rows.loaded()) == (row, None, [row])
         with pytest.raises(NotLoaded):
             rows.get(C)
-        assert (await tx.fetch(ACCOUNTS, ())).values() == []
+        assert (await tx.fetch(ACCOUNTS, ())).loaded() == []
 
 
 async def test_a_batch_is_inserted_updated_and_removed_at_once(store: Store) -> None:
@@ -438,7 +438,7 @@ async def test_takes_the_first_that_match(stores: Stores, limit: int, numbers: l
     await write(store, provisioning.FaxNumber("+332", assigned, A))
     async with store.database.begin() as tx:
         found = await tx.take(FAX_NUMBERS, {"state": free.value}, limit)
-    assert [row.number for row in found.values()] == numbers
+    assert [row.number for row in found.loaded()] == numbers
 
 
 async def test_a_key_that_somebody_else_made_meanwhile_is_a_conflict(stores: Stores) -> None:

@@ -22,7 +22,7 @@ from services.chassis.database import Cause, Outage, Why
 from services.chassis.messages import Incoming, Outcome, SetTimer
 from services.chassis.postgres import PARKED, PostgresDatabase
 from services.chassis.sagas import SagaDeadline
-from services.chassis.service import Moment
+from services.chassis.service import Handler, Moment, nothing
 from services.chassis.shell import PARKED_AT_ONCE, FromKafka, Shell
 from services.chassis.timers import fire_due, retry_requested
 from tests.integration.line import id_of_record
@@ -302,7 +302,7 @@ async def test_timers_wait_for_the_world_too(service: Service) -> None:
         fired.append(message)
         return ()
 
-    timing = replace(service.recorder.service, handlers={SagaDeadline: fire})
+    timing = replace(service.recorder.service, handlers={SagaDeadline: Handler(fire, nothing)})
     service.shell = Shell(timing, service.shell.database)
     body = SagaDeadline(saga_id=uuid4())
     async with service.shell.database.begin() as tx:

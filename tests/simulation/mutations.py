@@ -50,7 +50,7 @@ from services.chassis.database import Transaction
 from services.chassis.memory import MemoryTransaction
 from services.chassis.messages import Incoming, Outcome, SetTimer
 from services.chassis.sagas import SagaDeadline, Status
-from services.chassis.service import Handler, Moment, Service
+from services.chassis.service import AnyHandler, Moment, Service
 from services.chassis.shell import Arrival, FromKafka
 from services.groups.consumers import GROUPS
 from services.groups.domain import membership_of
@@ -63,7 +63,7 @@ from services.provisioning.consumers import PROVISIONING
 from services.provisioning.domain import NumberState
 from services.provisioning.store import Registry
 from services.provisioning.timers import ExpiryDue
-from tests.simulation.world import SERVICES, FaultyDatabase, World
+from tests.simulation.world import SERVICES, Decide, FaultyDatabase, World, exchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,9 @@ class Mutation:
         return World(seed, self.services, self.database, self.source)
 
 
-def _with(service: Service, handlers: Mapping[type[Message], Handler]) -> Mutation:
-    """Give the product with some handlers of one service exchanged."""
-    mutated = replace(service, handlers={**service.handlers, **handlers})
+def _with(service: Service, handlers: Mapping[type[Message], Decide | AnyHandler]) -> Mutation:
+    """Return the product with some handlers of one service exchanged."""
+    mutated = exchanged(service, handlers)
     return Mutation([mutated if each is service else each for each in SERVICES])
 
 
@@ -149,7 +149,7 @@ def capture_is_forgotten(roster: Roster, message: Incoming[AccountProvisioned], 
 
 def no_membership(roster: Roster, message: Incoming[HoldCaptured], moment: Moment) -> Outcome:
     outcome = GROUPS.handlers[HoldCaptured](roster, message, moment)
-    for membership in roster.memberships.values():
+    for membership in roster.memberships.loaded():
         roster.memberships.remove(membership.id)
     return outcome
 
@@ -167,7 +167,7 @@ def accepted_and_still_pending(roster: Roster, message: Incoming[AcceptInvitatio
 
 
 def first_token_stays_good(roster: Roster, message: Incoming[InviteByEmail], moment: Moment) -> Outcome:
-    before = {invitation.id: invitation for invitation in roster.invitations.values()}
+    before = {invitation.id: invitation for invitation in roster.invitations.loaded()}
     outcome = GROUPS.handlers[InviteByEmail](roster, message, moment)
     for told in outcome:
         if isinstance(told, InvitationSent) and told.renewed:
@@ -188,7 +188,7 @@ def no_tombstone(roster: Roster, message: Incoming[DetachMembers], moment: Momen
 
 
 def declined_and_still_counted(roster: Roster, message: Incoming[DeclineInvitation], moment: Moment) -> Outcome:
-    before = roster.tallies.values()
+    before = roster.tallies.loaded()
     outcome = GROUPS.handlers[DeclineInvitation](roster, message, moment)
     for tally in before:
         roster.tallies.put(tally)
@@ -196,7 +196,7 @@ def declined_and_still_counted(roster: Roster, message: Incoming[DeclineInvitati
 
 
 def lines_stay_as_they_were(roster: Roster, message: Incoming[TransfersPosted], moment: Moment) -> Outcome:
-    before = roster.history.values()
+    before = roster.history.loaded()
     outcome = GROUPS.handlers[TransfersPosted](roster, message, moment)
     for line in before:
         roster.history.put(line)
@@ -215,7 +215,7 @@ def created_before_it_is_paid(roster: Roster, message: Incoming[HoldCaptured], m
 
 
 def closed_and_still_a_member(roster: Roster, message: Incoming[AccountClosed], moment: Moment) -> Outcome:
-    before = [each for each in roster.memberships.values() if each.member_id == message.body.account_id]
+    before = [each for each in roster.memberships.loaded() if each.member_id == message.body.account_id]
     outcome = GROUPS.handlers[AccountClosed](roster, message, moment)
     for membership in before:
         roster.memberships.put(membership)
@@ -227,7 +227,7 @@ def closed_and_still_a_member(roster: Roster, message: Incoming[AccountClosed], 
 
 def number_stays_free(registry: Registry, message: Incoming[ProvisionAccount], moment: Moment) -> Outcome:
     outcome = PROVISIONING.handlers[ProvisionAccount](registry, message, moment)
-    for number in registry.fax_numbers.values():
+    for number in registry.fax_numbers.loaded():
         registry.fax_numbers.put(replace(number, state=NumberState.FREE, subscriber_id=None))
     return outcome
 
@@ -243,7 +243,7 @@ def cancel_leaves_no_trace(registry: Registry, message: Incoming[CancelProvision
 
 def no_receipt(tray: Any, message: Incoming[MemberAccountCreated], moment: Moment) -> Outcome:
     outcome = NOTIFICATIONS.handlers[MemberAccountCreated](tray, message, moment)
-    for mail in tray.mails.values():
+    for mail in tray.mails.loaded():
         if mail.template == "receipt":
             tray.mails.remove(mail.id)
     return outcome
@@ -256,7 +256,7 @@ def never_expires(registry: Registry, message: Incoming[ExpiryDue], moment: Mome
 
 
 def address_stays_taken(registry: Registry, message: Incoming[CloseAccount], moment: Moment) -> Outcome:
-    before = registry.addresses.values()
+    before = registry.addresses.loaded()
     outcome = PROVISIONING.handlers[CloseAccount](registry, message, moment)
     for address in before:
         registry.addresses.put(address)
@@ -285,7 +285,7 @@ def untold_balance(books: Books, message: Incoming[SpendUnits], moment: Moment) 
 
 def welcomed_twice(tray: Any, message: Incoming[MemberAccountCreated], moment: Moment) -> Outcome:
     outcome = NOTIFICATIONS.handlers[MemberAccountCreated](tray, message, moment)
-    for mail in tray.mails.values():
+    for mail in tray.mails.loaded():
         if mail.template == "welcome":
             tray.mails.put(replace(mail, id=derive(mail.id, "again")))
     return outcome

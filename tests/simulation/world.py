@@ -24,7 +24,7 @@ from services.chassis.memory import MemoryDatabase, MemoryTransaction
 from services.chassis.messages import TIMERS, Incoming, Outcome, Outgoing, SetTimer, StoredRecord, outgoing
 from services.chassis.rows import Mapped
 from services.chassis.sagas import CancelSaga, RetrySaga, SagaDeadline, SagaRow
-from services.chassis.service import Handler, Moment, Service
+from services.chassis.service import AnyHandler, Handler, Moment, Service
 from services.chassis.shell import FromKafka, Shell, Source, StillUndecodable
 from services.chassis.timers import fire_due, retry_requested
 from services.groups.consumers import GROUPS
@@ -42,6 +42,9 @@ from tests.simulation.commands import Cast, Sent
 from tests.simulation.posts import Posts
 
 T = TypeVar("T")
+
+Decide = Callable[[Any, Incoming[Any], Moment], Outcome]
+"""What a handler does, without what it needs."""
 
 SERVICES: tuple[Service, ...] = (LEDGER, GROUPS, PROVISIONING, NOTIFICATIONS)
 
@@ -62,6 +65,15 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
     raise RuntimeError("it waits for something")
+
+
+def exchanged(service: Service, handlers: Mapping[type[Message], Decide | AnyHandler]) -> Service:
+    """Return the service with some handlers exchanged: what they decide, or what they need as well."""
+    new = {
+        model: handler if isinstance(handler, Handler) else replace(service.handlers[model], handle=handler)
+        for model, handler in handlers.items()
+    }
+    return replace(service, handlers={**service.handlers, **new})
 
 
 class Poisoned(Exception):
@@ -212,8 +224,7 @@ class World:
 
     def _node(self, service: Service, database: FaultyDatabase) -> Node:
         poisoned: set[Key] = set()
-        handlers = {model: _poisonable(handler, poisoned) for model, handler in service.handlers.items()}
-        breakable = replace(service, handlers=handlers)
+        breakable = exchanged(service, {model: _poisonable(each, poisoned) for model, each in service.handlers.items()})
         shell = WatchedShell(breakable, database, self.clock)
         return Node(breakable, shell, database, Consumer(self.bus, service.topics), poisoned)
 
@@ -580,7 +591,7 @@ class World:
         drive(_store_plan(self.by_name[Principal.PROVISIONING].database, plan, body, self.cast.uuid()))
 
 
-def _poisonable(handler: Handler, poisoned: Collection[Key]) -> Handler:
+def _poisonable(handler: AnyHandler, poisoned: Collection[Key]) -> Decide:
     """Make a handler that fails on poisoned keys, after it has changed the state: all of it must be undone."""
 
     def handle(state: Any, message: Incoming[Any], moment: Moment) -> Outcome:

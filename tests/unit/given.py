@@ -74,11 +74,10 @@ class Scene:
 
     async def _handle(self, batch: Sequence[Incoming[Message]], moment: Moment) -> list[Effect]:
         async with self.database.begin() as tx:
-            state = await self.service.load(tx, batch)
+            state = await self.service.state(tx, batch)
             effects: list[Effect] = []
             for message in batch:
-                handler = self.service.handlers.get(type(message.body), self.service.refuse)
-                outcome = handler(state, message, moment)
+                outcome = self.service.handler(message)(state, message, moment)
                 note(message.body, outcome)
                 effects += outcome
             await tx.save(state.changes())

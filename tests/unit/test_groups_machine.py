@@ -71,7 +71,7 @@ from popfax_contracts.provisioning import (
 from services.chassis.memory import MemoryDatabase
 from services.chassis.messages import Incoming, Outcome, SetTimer
 from services.chassis.sagas import SagaRow, Status
-from services.chassis.service import Handler, Moment, Service
+from services.chassis.service import AnyHandler, Moment, Service
 from services.chassis.shell import FromKafka, Shell
 from services.chassis.timers import fire_due
 from services.groups import handlers, transitions
@@ -96,7 +96,7 @@ from services.groups.store import Roster
 from services.groups.timers import InvitationDue
 from tests.simulation.bus import BusRecord
 from tests.simulation.story import silence_logs
-from tests.simulation.world import drive
+from tests.simulation.world import Decide, drive, exchanged
 from tests.unit.given import NOW, id_of
 
 R = TypeVar("R")
@@ -559,7 +559,7 @@ def test_whatever_comes_these_things_are_always_true() -> None:
 # --- and the machine finds what is wrong ---
 
 
-def _without(handler: Handler, unwanted: Callable[[Any], bool]) -> Handler:
+def _without(handler: AnyHandler, unwanted: Callable[[Any], bool]) -> Decide:
     def handle(state: Any, message: Incoming[Any], moment: Moment) -> Outcome:
         return [effect for effect in handler(state, message, moment) if not unwanted(effect)]
 
@@ -573,13 +573,13 @@ def _ends_what_has_ended(roster: Roster, message: Incoming[Any], moment: Moment)
 
 def _leaves_the_line_open(roster: Roster, message: Incoming[Any], moment: Moment) -> Outcome:
     outcome = handlers.leave_group(roster, message, moment)
-    for entry in roster.history.values():
+    for entry in roster.history.loaded():
         if entry.outcome == "left":
             roster.history.put(replace(entry, outcome="active", ended_at=None))
     return outcome
 
 
-WRONG: dict[str, tuple[type[Message], Handler]] = {
+WRONG: dict[str, tuple[type[Message], Decide]] = {
     "no tombstone": (LeaveGroup, _without(handlers.leave_group, lambda e: isinstance(e, MembershipEnded))),
     "no timer": (InviteByEmail, _without(handlers.invite_by_email, lambda e: isinstance(e, SetTimer))),
     "two ends": (MailUndeliverable, _ends_what_has_ended),
@@ -592,12 +592,12 @@ WRONG: dict[str, tuple[type[Message], Handler]] = {
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_finds_a_service_with(wrong: str) -> None:
-    model, handler = WRONG[wrong]
+@pytest.mark.parametrize("name", WRONG)
+def test_finds_a_service_with(name: str) -> None:
+    model, decide = WRONG[name]
 
     class Broken(Groups):
-        service = replace(SERVICE, handlers={**SERVICE.handlers, model: handler})
+        service = exchanged(SERVICE, {model: decide})
 
     found_soon = settings(SETTINGS, phases=[Phase.generate])
     with pytest.raises((AssertionError, KeyError)):

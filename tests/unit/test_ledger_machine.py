@@ -37,6 +37,7 @@ from services.ledger.consumers import LEDGER
 from services.ledger.domain import Account, AccountState, Correction, Entry, Hold, Transfer, TransferKind
 from services.ledger.messages import CorrectBalance
 from services.ledger.store import Books
+from tests.simulation.world import exchanged
 from tests.unit.given import NOW, given, id_of
 
 R = TypeVar("R")
@@ -327,7 +328,7 @@ WRONG: list[tuple[type[Message], Wrong]] = [
 @pytest.mark.parametrize(("kind", "wrong"), WRONG, ids=[wrong.__name__ for _, wrong in WRONG])
 def test_the_machine_finds_a_ledger_that(kind: type[Message], wrong: Wrong) -> None:
     class Broken(Ledger):
-        service = replace(LEDGER, handlers={**LEDGER.handlers, kind: wrong})
+        service = exchanged(LEDGER, {kind: wrong})
 
     with pytest.raises(AssertionError):
         # What fails need not be made short: that takes longer than finding it.

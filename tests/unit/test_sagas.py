@@ -22,6 +22,7 @@ from popfax_contracts.ledger import (
 from popfax_contracts.message import Event, Message
 from popfax_contracts.topics import LEDGER_COMMANDS, LEDGER_EVENTS
 from services.chassis.database import Transaction
+from services.chassis.loading import Wanted
 from services.chassis.messages import ClearTimer, Effect, Incoming, Outcome, SetTimer
 from services.chassis.rows import Changes, Rows
 from services.chassis.sagas import (
@@ -35,7 +36,7 @@ from services.chassis.sagas import (
     Status,
     Step,
 )
-from services.chassis.service import Handler, Moment
+from services.chassis.service import AnyHandler, Handler, Moment, nothing
 from services.groups.sagas import CREATE_MEMBER_ACCOUNT
 from services.groups.tables import SAGAS
 from services.ledger.consumers import LEDGER
@@ -44,7 +45,7 @@ from tests.unit.given import NOW, given, id_of, incoming
 ADA = id_of("ada")
 
 RESERVE, PROVISION, CAPTURE = cast(tuple[Step, Step, Step], CREATE_MEMBER_ACCOUNT.steps)
-APPLY = LocalPivot("apply", lambda state, saga, moment: ())
+APPLY = LocalPivot("apply", lambda state, saga, moment: (), nothing)
 
 BROKEN: list[tuple[str, Sequence[Step | LocalPivot], str]] = [
     ("no pivot", [RESERVE, replace(PROVISION, cancel=None), CAPTURE], "exactly one step is the pivot"),
@@ -128,28 +129,38 @@ class Buying:
             name="buy",
             steps=(
                 replace(RESERVE, ask=lambda saga: PAYS, undo=lambda saga: BACK),
-                LocalPivot("buy", self.buy),
+                LocalPivot("buy", self.buy, nothing),
                 *(() if is_last else (replace(CAPTURE, ask=lambda saga: TAKES),)),
             ),
-            completed=lambda state, saga, moment: [BOUGHT],
-            refused=lambda state, saga, moment: [nothing_bought(saga.code)],
+            completed=Handler(lambda state, saga, moment: [BOUGHT], nothing),
+            refused=Handler(lambda state, saga, moment: [nothing_bought(saga.code)], nothing),
             deadline=timedelta(minutes=5),
         )
         sagas = Sagas(definition)
         replies = (UnitsReserved, UnitsRefused, HoldReleased, HoldCaptured)
-        handlers: dict[type[Message], Handler] = {
-            CreditUnits: lambda state, message, moment: definition.begin(state.sagas, ID, {}, message, moment),
+
+        def begin(state: Shop, message: Incoming[CreditUnits], moment: Moment) -> Outcome:
+            return definition.begin(state.sagas, ID, {}, message, moment)
+
+        handlers: dict[type[Message], AnyHandler] = {
+            CreditUnits: Handler(begin, lambda load, message: load.sagas.add(ID)),
             **dict.fromkeys(replies, sagas.reply),
             SagaDeadline: sagas.deadline,
             RetrySaga: sagas.retry,
             CancelSaga: sagas.cancel,
         }
 
-        async def load(tx: Transaction, batch: Sequence[Incoming[Message]]) -> Shop:
-            return Shop(await tx.fetch(SAGAS, sagas.touched(batch) | {ID}), self.bought)
+        bought = self.bought
+
+        class Load:
+            def __init__(self) -> None:
+                self.sagas: Wanted[UUID, SagaRow] = Wanted(SAGAS)
+
+            async def fetch(self, tx: Transaction) -> Shop:
+                return Shop(await self.sagas.fetch(tx), bought)
 
         topics = (LEDGER_COMMANDS, LEDGER_EVENTS)
-        self.scene = given(replace(LEDGER, topics=topics, handlers=handlers, load=load))
+        self.scene = given(replace(LEDGER, topics=topics, handlers=handlers, load=Load))
         self.comes(OPENS)
 
     def buy(self, state: Shop, saga: SagaRow, moment: Moment) -> Outcome | str:

@@ -28,7 +28,7 @@ from services.chassis.envelopes import UNREADABLE_HEADERS
 from services.chassis.memory import MemoryDatabase, MemoryTransaction
 from services.chassis.messages import ClearTimer, Incoming, Outcome, Outgoing, SetTimer, position_id
 from services.chassis.sagas import SagaDeadline
-from services.chassis.service import Handler, Moment, Service
+from services.chassis.service import AnyHandler, Handler, Moment, Service, nothing
 from services.chassis.shell import (
     ATTEMPTS,
     CONFLICT_ATTEMPTS,
@@ -44,7 +44,7 @@ from services.ledger.consumers import LEDGER
 from services.ledger.domain import Account
 from tests.simulation.bus import BusRecord
 from tests.simulation.story import silence_logs
-from tests.simulation.world import VirtualClock, drive
+from tests.simulation.world import Decide, VirtualClock, drive, exchanged
 from tests.unit.given import id_of
 
 ADA, BOB = id_of("ada"), id_of("bob")
@@ -70,12 +70,11 @@ class Kitchen:
         self.calls: list[UUID] = []
         self.database = database or MemoryDatabase()
         self.clock = VirtualClock(Random(1))
-        handlers = {model: self._fragile(handler) for model, handler in service.handlers.items()}
-        self.service = replace(service, handlers=handlers)
+        self.service = exchanged(service, {model: self._fragile(each) for model, each in service.handlers.items()})
         self.shell = Shell(self.service, self.database, self.clock)
         self._offset = 0
 
-    def _fragile(self, handler: Handler) -> Handler:
+    def _fragile(self, handler: AnyHandler) -> Decide:
         def handle(state: Any, message: Incoming[Any], moment: Moment) -> Outcome:
             outcome = handler(state, message, moment)
             sent_id = UUID(message.sent_id)
@@ -417,14 +416,14 @@ def test_what_is_too_large_to_publish_is_parked_and_changes_nothing() -> None:
     large = LedgerCommandMalformed(
         parked_id=ADA, command_type="", code="malformed_command", errors=("x" * MAX_VALUE_BYTES,)
     )
-    handlers: dict[type[Message], Handler] = {**LEDGER.handlers, CreditUnits: _and(LEDGER.handlers[CreditUnits], large)}
-    kitchen.shell = Shell(replace(LEDGER, handlers=handlers), kitchen.database, kitchen.clock)
+    talkative = exchanged(LEDGER, {CreditUnits: _and(LEDGER.handlers[CreditUnits], large)})
+    kitchen.shell = Shell(talkative, kitchen.database, kitchen.clock)
     kitchen.comes(kitchen.record(credit("c"), "m"))
     assert kitchen.parked() == [(id_of("m"), Why.FAILED)]
     assert (kitchen.balance(ADA), kitchen.sent()) == (0, [])
 
 
-def _and(handler: Handler, more: Message) -> Handler:
+def _and(handler: AnyHandler, more: Message) -> Decide:
     return lambda state, message, moment: [*handler(state, message, moment), more]
 
 
@@ -627,9 +626,9 @@ def test_no_message_overtakes_one_of_its_key_that_was_held() -> None:
 def timing(effects: dict[str, Outcome]) -> Kitchen:
     """A ledger whose handlers answer with the timers that they are told, by message."""
     by_id = {id_of(name): outcome for name, outcome in effects.items()}
-    handlers: dict[type[Message], Handler] = {
-        CreditUnits: lambda _, message, __: by_id[UUID(message.sent_id)],
-        SagaDeadline: lambda *_: (),
+    handlers: dict[type[Message], AnyHandler] = {
+        CreditUnits: Handler(lambda _, message, __: by_id[UUID(message.sent_id)], nothing),
+        SagaDeadline: Handler(lambda *_: (), nothing),
     }
     return Kitchen(replace(LEDGER, handlers=handlers))
 
@@ -690,6 +689,6 @@ def test_a_timer_that_fails_is_parked_and_can_be_retried() -> None:
 def test_a_service_refuses_a_topic_that_it_may_not_read_and_a_handler_without_its_topic() -> None:
     with pytest.raises(TypeError, match="may not read"):
         replace(LEDGER, topics=(LEDGER_COMMANDS, GROUPS_COMMANDS))
-    handlers: dict[type[Message], Handler] = {CreateMemberAccount: lambda *_: ()}
+    handlers: dict[type[Message], AnyHandler] = {CreateMemberAccount: Handler(lambda *_: (), nothing)}
     with pytest.raises(TypeError, match="does not subscribe"):
         replace(LEDGER, handlers=handlers)

@@ -17,14 +17,26 @@ from popfax_contracts.provisioning import (
     SubscriberRegistered,
 )
 from services.chassis.messages import Effect, Incoming, Outcome
-from services.chassis.service import Moment
+from services.chassis.service import Moment, needs
 from services.groups import transitions
-from services.groups.domain import AccountState, InvitationState, Plan, membership_of
+from services.groups.domain import AccountState, InvitationState, Plan, membership_of, sent_invitations_tally
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.sagas import CREATE_MEMBER_ACCOUNT, SAGAS
-from services.groups.store import Roster, saga_of
+from services.groups.store import Load, Roster, saga_of
+from services.groups.tables import INVITATIONS_OF, MEMBERSHIPS_OF, PENDING_OF_GROUP
 
 
+def _creation(load: Load, message: Incoming[CreateMemberAccount]) -> None:
+    command = message.body
+    load.sagas.add(saga_of(message))
+    load.groups.add(command.group_id)
+    load.plans.add(command.plan)
+    load.take_in(command.group_id, command.email)
+    if message.actor is not None:
+        load.tallies.add(sent_invitations_tally(message.actor))
+
+
+@needs(_creation)
 def create_member_account(roster: Roster, message: Incoming[CreateMemberAccount], moment: Moment) -> Outcome:
     """Open the account-creation saga, unless we can see already that it would be refused."""
     command = message.body
@@ -60,6 +72,12 @@ def _why_not(roster: Roster, message: Incoming[CreateMemberAccount], moment: Mom
     return GroupsCode.ALREADY_MEMBER if membership is not None and membership.active else GroupsCode.EMAIL_TAKEN
 
 
+def _plan(load: Load, message: Incoming[PlanPublished]) -> None:
+    load.plans.add(message.body.plan)
+    load.changes_plans = True
+
+
+@needs(_plan)
 def plan_published(roster: Roster, message: Incoming[PlanPublished], moment: Moment) -> Outcome:
     """Learn today's price of a plan, and whether it is on sale."""
     plan = message.body
@@ -67,6 +85,14 @@ def plan_published(roster: Roster, message: Incoming[PlanPublished], moment: Mom
     return ()
 
 
+def _account(
+    load: Load,
+    message: Incoming[BalanceChanged | AccountProvisioned | AccountExtended | AccountExpired],
+) -> None:
+    load.subscribers.add(message.body.account_id)
+
+
+@needs(_account)
 def balance_changed(roster: Roster, message: Incoming[BalanceChanged], moment: Moment) -> Outcome:
     """Learn what is on an account. What is older than what is known already changes nothing."""
     told = message.body
@@ -76,17 +102,29 @@ def balance_changed(roster: Roster, message: Incoming[BalanceChanged], moment: M
     return ()
 
 
+def _registered(load: Load, message: Incoming[SubscriberRegistered]) -> None:
+    load.subscribers.add(message.body.subscriber_id)
+
+
+@needs(_registered)
 def subscriber_registered(roster: Roster, message: Incoming[SubscriberRegistered], moment: Moment) -> Outcome:
     """Learn until when the account of somebody who signed up with Popfax itself works."""
     return _lasts(roster, message.body.subscriber_id, message.body.expires_at)
 
 
+def _provisioned(load: Load, message: Incoming[AccountProvisioned]) -> None:
+    _account(load, message)
+    SAGAS.reply.needs(load, message)
+
+
+@needs(_provisioned)
 def account_provisioned(roster: Roster, message: Incoming[AccountProvisioned], moment: Moment) -> Outcome:
     """Learn until when a new account works; it may be the reply that a saga waits for."""
     _lasts(roster, message.body.account_id, message.body.expires_at)
     return SAGAS.reply(roster, message, moment)
 
 
+@needs(_account)
 def account_extended(roster: Roster, message: Incoming[AccountExtended], moment: Moment) -> Outcome:
     """Learn until when an account works now."""
     return _lasts(roster, message.body.account_id, message.body.expires_at)
@@ -101,6 +139,7 @@ def _lasts(roster: Roster, id_: UUID, expires_at: datetime | None) -> Outcome:
     return ()
 
 
+@needs(_account)
 def account_expired(roster: Roster, message: Incoming[AccountExpired], moment: Moment) -> Outcome:
     """Learn that an account has ended."""
     known = roster.subscriber(message.body.account_id)
@@ -109,6 +148,12 @@ def account_expired(roster: Roster, message: Incoming[AccountExpired], moment: M
     return ()
 
 
+def _closed(load: Load, message: Incoming[AccountClosed]) -> None:
+    transitions.need_person(load, message.body.account_id)
+    load.end_group(group_of(message.body.account_id))
+
+
+@needs(_closed)
 def account_closed(roster: Roster, message: Incoming[AccountClosed], moment: Moment) -> Outcome:
     """End all that a subscriber had with groups: memberships, invitations, the group of their own; and forget them."""
     id_ = message.body.account_id
@@ -120,13 +165,14 @@ def account_closed(roster: Roster, message: Incoming[AccountClosed], moment: Mom
     roster.groups.put(replace(roster.group(group_id, id_), closed_at=moment.now))
     transitions.erase_person(roster, id_)
     effects: list[Effect] = []
-    for invitation in roster.invitations.values():
-        if invitation.state is InvitationState.PENDING and id_ in (invitation.subscriber_id, invitation.owner_id):
-            reason = "account_closed" if invitation.subscriber_id == id_ else "group_closed"
-            effects += transitions.revoke(roster, invitation, reason, moment)
-    for member in roster.memberships.values():
-        if member.active and member.group_id == group_id:
-            effects += transitions.leave(roster, member, "group_closed", moment)
-        elif member.active and member.member_id == id_:
+    for invitation in roster.invitations.all(INVITATIONS_OF, id_):
+        if invitation.state is InvitationState.PENDING:
+            effects += transitions.revoke(roster, invitation, "account_closed", moment)
+    for invitation in roster.invitations.all(PENDING_OF_GROUP, group_id):
+        effects += transitions.revoke(roster, invitation, "group_closed", moment)
+    for member in roster.members(group_id):
+        effects += transitions.leave(roster, member, "group_closed", moment)
+    for member in roster.memberships.all(MEMBERSHIPS_OF, id_):
+        if member.active:
             effects += transitions.leave(roster, member, "account_closed", moment)
     return effects

@@ -6,13 +6,19 @@ from popfax_contracts.groups import GroupRenamed, RenameGroup, RenameRefused
 from popfax_contracts.message import group_of
 from popfax_contracts.provisioning import PersonErased, PersonRecorded
 from services.chassis.messages import Incoming, Outcome
-from services.chassis.service import Moment
+from services.chassis.service import Moment, needs
 from services.groups import transitions
 from services.groups.domain import AccountState, HistoryEntry, Kind
 from services.groups.handlers.ownership import owner_of, why_not_owner
-from services.groups.store import Roster, renaming_of
+from services.groups.store import Load, Roster, renaming_of
 
 
+def _renaming(load: Load, message: Incoming[RenameGroup]) -> None:
+    load.groups.add(message.body.group_id)
+    load.history.add(renaming_of(message))
+
+
+@needs(_renaming)
 def rename_group(roster: Roster, message: Incoming[RenameGroup], moment: Moment) -> Outcome:
     """Call the group what its owner wants; from now on it does not follow their own name."""
     command = message.body
@@ -41,6 +47,14 @@ def rename_group(roster: Roster, message: Incoming[RenameGroup], moment: Moment)
     return [GroupRenamed(group_id=command.group_id, owner_id=owner_id)]
 
 
+def _person(load: Load, message: Incoming[PersonRecorded]) -> None:
+    id_ = message.body.subscriber_id
+    load.subscribers.add(id_)
+    load.groups.add(group_of(id_))
+    load.taking.append((message.body.email, id_))
+
+
+@needs(_person)
 def person_recorded(roster: Roster, message: Incoming[PersonRecorded], moment: Moment) -> Outcome:
     """Learn who somebody is; their group follows their name until it is renamed.
 
@@ -65,6 +79,11 @@ def person_recorded(roster: Roster, message: Incoming[PersonRecorded], moment: M
     return ()
 
 
+def _erased(load: Load, message: Incoming[PersonErased]) -> None:
+    transitions.need_person(load, message.body.subscriber_id)
+
+
+@needs(_erased)
 def person_erased(roster: Roster, message: Incoming[PersonErased], moment: Moment) -> Outcome:
     """Forget who somebody was."""
     transitions.erase_person(roster, message.body.subscriber_id)

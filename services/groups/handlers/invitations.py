@@ -16,14 +16,26 @@ from popfax_contracts.groups import (
 )
 from popfax_contracts.notifications import MailUndeliverable
 from services.chassis.messages import Effect, Incoming, Outcome
-from services.chassis.service import Moment
+from services.chassis.service import Moment, needs
 from services.groups import transitions
 from services.groups.domain import Invitation, InvitationState, received_invitations_tally, sent_invitations_tally
 from services.groups.handlers.ownership import owner_of, why_not_owner
-from services.groups.store import Roster, invitation_of
+from services.groups.store import Load, Roster, invitation_of
+from services.groups.tables import ALL_PLANS
 from services.groups.timers import InvitationDue
 
 
+def _inviting(load: Load, message: Incoming[InviteByEmail]) -> None:
+    command = message.body
+    load.groups.add(command.group_id)
+    load.take_in(command.group_id, command.email)
+    load.invitations.add(invitation_of(message))
+    load.plans.add_all(ALL_PLANS)
+    if message.actor is not None:
+        load.tallies.add(sent_invitations_tally(message.actor))
+
+
+@needs(_inviting)
 def invite_by_email(roster: Roster, message: Incoming[InviteByEmail], moment: Moment) -> Outcome:
     """Invite the subscriber who has the address, or say what an account for it would cost."""
     command = message.body
@@ -67,18 +79,24 @@ def _why_not_invited(
 
 
 def _offers(roster: Roster) -> tuple[PlanOffer, ...]:
-    plans = sorted((plan for plan in roster.plans.values() if plan.on_sale), key=lambda plan: plan.plan)
+    plans = (plan for plan in roster.plans.all(ALL_PLANS) if plan.on_sale)
     return tuple(
         PlanOffer(plan=plan.plan, price_units=plan.price_units, validity_months=plan.validity_months) for plan in plans
     )
 
 
+def _invitation(load: Load, message: Incoming[AcceptInvitation | DeclineInvitation | InvitationDue]) -> None:
+    load.invitations.add(message.body.invitation_id)
+
+
+@needs(_invitation)
 def accept_invitation(roster: Roster, message: Incoming[AcceptInvitation], moment: Moment) -> Outcome:
     """Make the invited subscriber a member."""
     invitation, refusal = _answerable(roster, message, moment)
     return refusal if invitation is None else transitions.accept(roster, invitation, moment)
 
 
+@needs(_invitation)
 def decline_invitation(roster: Roster, message: Incoming[DeclineInvitation], moment: Moment) -> Outcome:
     """End the invitation, as the invited subscriber wants."""
     invitation, refusal = _answerable(roster, message, moment)
@@ -116,6 +134,12 @@ def _why_not_answered(
     return None if invitation.state is InvitationState.PENDING else invitation.state.refusal
 
 
+def _revocation(load: Load, message: Incoming[RevokeInvitation]) -> None:
+    load.groups.add(message.body.group_id)
+    load.invitations.add(message.body.invitation_id)
+
+
+@needs(_revocation)
 def revoke_invitation(roster: Roster, message: Incoming[RevokeInvitation], moment: Moment) -> Outcome:
     """Take an invitation back, as the owner wants."""
     command = message.body
@@ -139,6 +163,7 @@ def _why_not_revoked(command: RevokeInvitation, invitation: Invitation | None) -
     return None if invitation.state is InvitationState.PENDING else invitation.state.refusal
 
 
+@needs(_invitation)
 def invitation_due(roster: Roster, message: Incoming[InvitationDue], moment: Moment) -> Outcome:
     """End an invitation that nobody answered; one that was renewed has another timer, and one that ended needs none."""
     invitation = roster.invitations.get(message.body.invitation_id)
@@ -147,6 +172,12 @@ def invitation_due(roster: Roster, message: Incoming[InvitationDue], moment: Mom
     return transitions.expire(roster, invitation, moment)
 
 
+def _invitation_of_mail(load: Load, message: Incoming[MailUndeliverable]) -> None:
+    if message.body.invitation_id is not None:
+        load.invitations.add(message.body.invitation_id)
+
+
+@needs(_invitation_of_mail)
 def mail_undeliverable(roster: Roster, message: Incoming[MailUndeliverable], moment: Moment) -> Outcome:
     """End an invitation whose last mail came back. An earlier mail's fate says nothing of the last one."""
     told = message.body

@@ -10,13 +10,21 @@ from popfax_contracts.groups import (
     MembersDetached,
 )
 from services.chassis.messages import Effect, Incoming, Outcome
-from services.chassis.service import Moment
+from services.chassis.service import Moment, needs
 from services.groups import transitions
 from services.groups.domain import Membership, membership_of
 from services.groups.handlers.ownership import owner_of, why_not_owner
-from services.groups.store import Roster
+from services.groups.store import Load, Roster
 
 
+def _members(load: Load, message: Incoming[DetachMembers]) -> None:
+    command = message.body
+    load.groups.add(command.group_id)
+    load.memberships.update(membership_of(command.group_id, member.member_id) for member in command.members)
+    load.subscribers.update(member.member_id for member in command.members)
+
+
+@needs(_members)
 def detach_members(roster: Roster, message: Incoming[DetachMembers], moment: Moment) -> Outcome:
     """End the memberships that the owner names, each for itself."""
     command = message.body
@@ -36,6 +44,14 @@ def detach_members(roster: Roster, message: Incoming[DetachMembers], moment: Mom
     return [told, *effects]
 
 
+def _own_membership(load: Load, message: Incoming[LeaveGroup]) -> None:
+    if message.actor is not None:
+        load.groups.add(message.body.group_id)
+        load.subscribers.add(message.actor)
+        load.memberships.add(membership_of(message.body.group_id, message.actor))
+
+
+@needs(_own_membership)
 def leave_group(roster: Roster, message: Incoming[LeaveGroup], moment: Moment) -> Outcome:
     """End the actor's own membership."""
     command = message.body

@@ -8,14 +8,26 @@ from popfax_contracts.codes import GroupsCode
 from popfax_contracts.groups import MAX_MEMBERS, TransferRefused, TransferUnits
 from popfax_contracts.ledger import Leg, PostTransfers, TransfersPosted, TransfersRefused
 from services.chassis.messages import ClearTimer, Incoming, Outcome, SetTimer
-from services.chassis.service import Moment
+from services.chassis.service import Moment, needs
 from services.groups import transitions
 from services.groups.domain import ASKED_AGAIN, ASKED_AGAIN_AT_LEAST, Transfer, TransferState, membership_of
 from services.groups.handlers.ownership import owner_of, why_not_owner
-from services.groups.store import Roster, transfer_of
+from services.groups.store import Load, Roster, transfer_of
+from services.groups.tables import LINES_ABOUT, MEMBERS
 from services.groups.timers import RetryTransfer, TransferDue
 
 
+def _transfer_and_members(load: Load, message: Incoming[TransferUnits]) -> None:
+    command = message.body
+    load.groups.add(command.group_id)
+    load.transfers.add(transfer_of(message))
+    if command.members == "all":
+        load.memberships.add_all(MEMBERS, command.group_id)
+    else:
+        load.memberships.update(membership_of(command.group_id, member_id) for member_id in command.members)
+
+
+@needs(_transfer_and_members)
 def transfer_units(roster: Roster, message: Incoming[TransferUnits], moment: Moment) -> Outcome:
     """Ask the ledger for a transfer to those who are members now."""
     command, id_ = message.body, transfer_of(message)
@@ -59,13 +71,19 @@ def _ask(transfer: Transfer, member_ids: Iterable[UUID], moment: Moment) -> Outc
     return [command, SetTimer(transfer.id, moment.now + pause, TransferDue(transfer_id=transfer.id))]
 
 
+def _transfer(load: Load, message: Incoming[TransferDue | RetryTransfer | TransfersPosted | TransfersRefused]) -> None:
+    load.transfers.add(message.body.transfer_id)
+    load.history.add_all(LINES_ABOUT, message.body.transfer_id)
+
+
+@needs(_transfer)
 def ask_again(roster: Roster, message: Incoming[TransferDue | RetryTransfer], moment: Moment) -> Outcome:
     """Ask the ledger once more for what it has not answered: the request or the answer may be lost."""
     transfer = roster.transfers.get(message.body.transfer_id)
     if transfer is None or transfer.state is not TransferState.PENDING:
         return ()
     roster.transfers.put(replace(transfer, requests=transfer.requests + 1))
-    lines = (line for line in roster.history.values() if line.reference_id == transfer.id)
+    lines = roster.history.all(LINES_ABOUT, transfer.id)
     return _ask(transfer, [line.member_id for line in lines if line.member_id is not None], moment)
 
 
@@ -94,6 +112,7 @@ def _leg(transfer: Transfer, member_id: UUID) -> Leg:
     return Leg(account_id=member_id, amount_units=transfer.amount_units)
 
 
+@needs(_transfer)
 def transfers_posted(roster: Roster, message: Incoming[TransfersPosted], moment: Moment) -> Outcome:
     """Tell both sides what a transfer of ours came to."""
     transfer = roster.transfers.get(message.body.transfer_id)
@@ -102,6 +121,7 @@ def transfers_posted(roster: Roster, message: Incoming[TransfersPosted], moment:
     return [*transitions.complete_transfer(roster, transfer, message.body, moment), ClearTimer(transfer.id)]
 
 
+@needs(_transfer)
 def transfers_refused(roster: Roster, message: Incoming[TransfersRefused], moment: Moment) -> Outcome:
     """Tell the owner that the ledger has moved nothing, and why."""
     transfer = roster.transfers.get(message.body.transfer_id)

@@ -22,10 +22,10 @@ from popfax_contracts.ledger import (
 from popfax_contracts.provisioning import AccountProvisioned, AccountRefused, CancelProvisioning, ProvisionAccount
 from services.chassis.messages import Outcome
 from services.chassis.sagas import Saga, SagaRow, Step
-from services.chassis.service import Moment
+from services.chassis.service import Moment, needs
 from services.groups import transitions
-from services.groups.domain import account_of
-from services.groups.store import Roster
+from services.groups.domain import account_of, membership_of
+from services.groups.store import Load, Roster
 
 
 def reserve_units(saga: SagaRow) -> ReserveUnits:
@@ -63,6 +63,19 @@ def capture_hold(saga: SagaRow) -> CaptureHold:
     return CaptureHold(hold_id=saga.id, account_id=owner(saga))
 
 
+def _line(load: Load, saga: SagaRow) -> None:
+    load.history.add(saga.id)
+
+
+def _membership(load: Load, saga: SagaRow) -> None:
+    group_id, member_id = UUID(saga.data["group_id"]), account_of(saga.id)
+    _line(load, saga)
+    load.groups.add(group_id)
+    load.subscribers.add(member_id)
+    load.memberships.add(membership_of(group_id, member_id))
+
+
+@needs(_membership)
 def add_membership(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
     """The account exists and is paid: it is a member at once."""
     group_id, owner_id, member_id = UUID(saga.data["group_id"]), owner(saga), account_of(saga.id)
@@ -77,6 +90,7 @@ def add_membership(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
     return [*transitions.join(state, group_id, owner_id, member_id, "account_created", saga.actor, moment), created]
 
 
+@needs(_line)
 def refuse(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
     """Nothing happened: no account, no payment, no membership."""
     transitions.end_creation(state, saga.id, None, saga.code, moment)

@@ -22,9 +22,9 @@ from popfax_contracts.message import Message
 from popfax_contracts.provisioning import AccountExtended, CallForwardingEnabled, OptionsPackAdded, PaidActionRefused
 from services.chassis.messages import Outcome
 from services.chassis.sagas import LocalPivot, Saga, SagaRow, Step
-from services.chassis.service import Moment
+from services.chassis.service import Moment, needs
 from services.provisioning.domain import Action, Purchase
-from services.provisioning.store import ACTIONS, Registry
+from services.provisioning.store import ACTIONS, Load, Registry
 from services.provisioning.timers import arm
 
 
@@ -43,6 +43,11 @@ def release_hold(saga: SagaRow) -> ReleaseHold:
     return ReleaseHold(hold_id=saga.id, account_id=account_id(saga))
 
 
+def _giving(load: Load, saga: SagaRow) -> None:
+    _bought(load, saga)
+    load.subscribers.add(account_id(saga))
+
+
 def give_what_is_held_for(state: Registry, saga: SagaRow, moment: Moment) -> Outcome | str:
     """Give what was bought, unless the account has changed too much meanwhile. The price stays as it was shown."""
     given = give(state, _purchase(state, saga), saga.data.get("forward_to"), moment)
@@ -54,6 +59,11 @@ def capture_hold(saga: SagaRow) -> CaptureHold:
     return CaptureHold(hold_id=saga.id, account_id=account_id(saga))
 
 
+def _bought(load: Load, saga: SagaRow) -> None:
+    load.purchases.add(UUID(saga.data["request_id"]))
+
+
+@needs(_bought)
 def complete(state: Registry, saga: SagaRow, moment: Moment) -> Outcome:
     """It is given and paid."""
     done = _purchase(state, saga).done(moment.now)
@@ -61,6 +71,7 @@ def complete(state: Registry, saga: SagaRow, moment: Moment) -> Outcome:
     return [outcome(done)]
 
 
+@needs(_bought)
 def refuse(state: Registry, saga: SagaRow, moment: Moment) -> Outcome:
     """Nothing happened: nothing was given, and nothing paid."""
     refused = _purchase(state, saga).refused(saga.code or ProvisioningCode.CANCELLED.value, moment.now)
@@ -142,7 +153,7 @@ PAID_ACTION = Saga(
             undo=release_hold,
             undone=HoldReleased,
         ),
-        LocalPivot("give", apply=give_what_is_held_for),  # the pivot: it is given, or the account says why not
+        LocalPivot("give", apply=give_what_is_held_for, needs=_giving),  # it is given, or the account says why not
         Step("capture hold", ask=capture_hold, reference="hold_id", done=HoldCaptured),
     ),
     completed=complete,
