@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.documents import commands, settings, topics
+from tests.documents import commands, licences, settings, topics
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -19,6 +19,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "settings-notifications": settings.notifications,
     "topics": topics.table_of_topics,
     "commands": commands.table_of_commands,
+    "copyleft": licences.table_of_copyleft,
+    "licences": licences.table_of_licences,
 }
 """A block's name, and the function that returns its text."""
 
