@@ -1,11 +1,12 @@
 """AsyncAPI documents: what a service receives and sends, for people and tools outside the code.
 
-One a service, complete in itself. What it receives, its `Service` says; what it sends, the topics that it writes.
+There is one per service, complete in itself. What it receives, its `Service` says; what it sends, the topics that it
+writes; what answers a command, the command's class.
 """
 
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from deploy.contract_tools.examples import HEADERS, Example, of
@@ -13,7 +14,7 @@ from deploy.contract_tools.layout import Json, as_text
 from deploy.contract_tools.schemas import key_schema, value_schema
 from deploy.operator.topics import CLUSTER, expected_config
 from popfax_contracts.catalogue import MESSAGES
-from popfax_contracts.message import Message
+from popfax_contracts.message import Command, Message
 from popfax_contracts.topics import TOPICS, Topic
 from services.chassis.service import Service
 from services.groups.consumers import GROUPS
@@ -31,15 +32,16 @@ Topics = Iterable[Topic]
 
 
 def files(version: str, examples: list[Example]) -> dict[Path, str]:
-    """Give every service's document, below `contracts/asyncapi`."""
+    """Return every service's document, below `contracts/asyncapi`."""
     return {Path(f"{service.principal}.json"): as_text(document(service, version, examples)) for service in SERVICES}
 
 
 def document(service: Service, version: str, examples: list[Example]) -> Json:
-    """Give a service's document."""
+    """Return a service's document."""
     receives, sends = _by_topic(_received(service), service.topics), _by_topic(MESSAGES.values(), _written(service))
-    messages = {model.TYPE: model for models in (*receives.values(), *sends.values()) for model in models}
-    ordered = [messages[type_] for type_ in sorted(messages)]
+    named = {model for models in (*receives.values(), *sends.values()) for model in models}
+    answers = {answer for model in named if issubclass(model, Command) for answer in _answers(model)}
+    ordered = sorted(named | answers, key=lambda model: model.TYPE)
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -50,19 +52,16 @@ def document(service: Service, version: str, examples: list[Example]) -> Json:
         "defaultContentType": "application/json",
         "servers": {"kafka": _SERVER},
         "channels": {
-            topic.name: _channel(topic, [*receives.get(topic, ()), *sends.get(topic, ())])
+            topic.name: _channel(topic, sorted(models, key=lambda model: model.TYPE))
             for topic in TOPICS
-            if topic in receives or topic in sends
+            if (models := {*receives.get(topic, ()), *sends.get(topic, ()), *(a for a in answers if topic in a.TOPICS)})
         },
-        "operations": {
-            **{f"receive-{topic.name}": _operation("receive", topic, models) for topic, models in receives.items()},
-            **{f"send-{topic.name}": _operation("send", topic, models) for topic, models in sends.items()},
-        },
+        "operations": dict([*_operations("receive", receives), *_operations("send", sends)]),
         "components": {
             "schemas": {"Envelope": HEADERS, **_shared_schemas(ordered)},
             "messages": {model.TYPE: _message(model, of(examples, model.TYPE)) for model in ordered},
             "securitySchemes": {
-                "scram": {"type": "scramSha512", "description": "SASL/SCRAM-SHA-512, one user a principal, over TLS."}
+                "scram": {"type": "scramSha512", "description": "SASL/SCRAM-SHA-512, one user per principal, over TLS."}
             },
         },
     }
@@ -71,7 +70,7 @@ def document(service: Service, version: str, examples: list[Example]) -> Json:
 _SERVER = {
     "host": "kafka.popfax.example:9093",
     "protocol": "kafka-secure",
-    "description": "The cluster that the four services share. An ACL a topic says who may read and write it.",
+    "description": "The cluster that the four services share. Each topic has ACLs that say who may read and write it.",
     "security": [{"$ref": "#/components/securitySchemes/scram"}],
 }
 
@@ -126,12 +125,39 @@ def _configuration(topic: Topic) -> Json:
     return {"cleanup.policy": [config["cleanup.policy"]], **numbers}
 
 
+def _operations(action: str, topics: Mapping[Topic, list[type[Message]]]) -> Iterator[tuple[str, Json]]:
+    """Describe what is done with topics: one operation for each, and on topics of commands one for each command."""
+    for topic, models in topics.items():
+        if topic.commands:
+            for model in models:
+                name = f"{action}-{topic.name}.{model.TYPE.split('.')[2]}"
+                yield name, {**_operation(action, topic, [model]), "reply": _reply(model)}
+        else:
+            yield f"{action}-{topic.name}", _operation(action, topic, models)
+
+
 def _operation(action: str, topic: Topic, models: Models) -> Json:
+    return {"action": action, **_on_channel(topic, models)}
+
+
+def _reply(command: type[Message]) -> Json:
+    answers = _answers(command)
+    (topic,) = {topic for answer in answers for topic in answer.TOPICS}
+    return _on_channel(topic, answers)
+
+
+def _on_channel(topic: Topic, models: Models) -> Json:
     return {
-        "action": action,
         "channel": {"$ref": f"#/channels/{topic.name}"},
         "messages": [{"$ref": f"#/channels/{topic.name}/messages/{model.TYPE}"} for model in models],
     }
+
+
+def _answers(command: type[Message]) -> Models:
+    """Return every event that may answer a command, that it could not be read among them."""
+    assert issubclass(command, Command), "nothing else is on a topic of commands"
+    malformed = {service.principal: service.malformed for service in SERVICES}
+    return [*command.outcomes(), malformed[command.TOPICS[0].service]]
 
 
 def _message(model: type[Message], examples: list[Example]) -> Json:

@@ -13,7 +13,8 @@ from deploy.contract_tools.asyncapi import SERVICES
 from deploy.contract_tools.layout import ASYNCAPI, read
 from deploy.contract_tools.parser import ParserError
 from deploy.paths import CHECKOUT
-from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.catalogue import COMMANDS, MESSAGES
+from popfax_contracts.message import MalformedCommand
 from popfax_contracts.topics import TOPICS
 
 DOCUMENTS = {str(service.principal): CHECKOUT / ASYNCAPI / f"{service.principal}.json" for service in SERVICES}
@@ -30,7 +31,16 @@ def test_official_parser_has_nothing_against_the_documents() -> None:
 
 FAULTS: list[tuple[str, Callable[[Any], object]]] = [
     ("no title", lambda d: d["info"].pop("title")),
-    ("an action that is none", lambda d: d["operations"]["receive-popfax.ledger.commands"].update(action="take")),
+    (
+        "an action that is none",
+        lambda d: d["operations"]["receive-popfax.ledger.commands.credit-units"].update(action="take"),
+    ),
+    (
+        "a reply that is not there",
+        lambda d: d["operations"]["receive-popfax.ledger.commands.credit-units"]["reply"].update(
+            messages=[{"$ref": "#/channels/popfax.ledger.events/messages/popfax.ledger.units-minted.v1"}]
+        ),
+    ),
     ("a channel that is not there", lambda d: d["channels"].pop("popfax.ledger.commands")),
     ("a message that is not there", lambda d: d["components"]["messages"].pop("popfax.ledger.capture-hold.v1")),
     ("a schema that is none", lambda d: _reserve(d)["payload"].update(type="whole number")),
@@ -72,10 +82,26 @@ def test_document_has_what_the_service_handles_and_nothing_that_it_may_not(servi
 
 
 def test_groups_sends_what_its_saga_asks_of_others() -> None:
-    operation = read(DOCUMENTS["groups"])["operations"]["send-popfax.ledger.commands-from-groups"]
-    types = {message["$ref"].rpartition("/")[2] for message in operation["messages"]}
+    operations = read(DOCUMENTS["groups"])["operations"]
     names = ("capture-hold", "post-transfers", "release-hold", "reserve-units")
-    assert types == {f"popfax.ledger.{name}.v1" for name in names}
+    sent = {name for name in operations if name.startswith("send-popfax.ledger.")}
+    assert sent == {f"send-popfax.ledger.commands-from-groups.{name}" for name in names}
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.principal)
+def test_every_command_has_its_replies(service: Any) -> None:
+    """Whoever sends it reads of them too, so that each document is complete in itself."""
+    document = read(DOCUMENTS[service.principal])
+    for operation in document["operations"].values():
+        (type_, *more) = (message["$ref"].rpartition("/")[2] for message in operation["messages"])
+        if type_ not in COMMANDS:
+            assert "reply" not in operation
+            continue
+        answers = [message["$ref"].rpartition("/")[2] for message in operation["reply"]["messages"]]
+        assert (more, answers[:-1]) == ([], [event.TYPE for event in COMMANDS[type_].outcomes()])
+        assert issubclass(MESSAGES[answers[-1]], MalformedCommand)
+        assert operation["reply"]["channel"] == {"$ref": f"#/channels/{MESSAGES[answers[-1]].TOPICS[0].name}"}
+    assert len([name for name in document["operations"] if "commands" in name]) > 0
 
 
 def test_changed_parser_is_not_used(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ Schema = Any
 
 RESERVE = "popfax.ledger.reserve-units.v1"
 SPEND = "popfax.ledger.spend-units.v1"
+REFUSED_SPEND = "popfax.ledger.spend-refused.v1"
 REGISTER = "popfax.provisioning.register-subscriber.v1"
 TRANSFER = "popfax.groups.transfer-units.v1"
 PERSON = "popfax.provisioning.person-recorded.v1"
@@ -28,7 +29,7 @@ COUNT = {"type": "integer"}
 TEXT = {"type": "string"}
 TEXT_OR_NULL = {"anyOf": [TEXT, {"type": "null"}]}
 
-OLD_READER, NEW_READER, KAFKA = "an old reader", "today's reader", "its topic"
+OLD_READER, NEW_READER, KAFKA, ANSWER = "an old reader", "today's reader", "its topic", "what answers it"
 
 """How what is said of a breaking change begins."""
 
@@ -107,6 +108,8 @@ REFUSED: list[tuple[str, str, Callable[[Schema], object], set[str]]] = [
     ("new required field of a part", DETACHED, _part("Detachment", _demand("epoch", COUNT)), {NEW_READER}),
     ("removed field of a part", DETACHED, _part("Detachment", _remove("outcome")), {OLD_READER}),
     ("another key", SPEND, lambda s: s["x-kafka"].update(key="spend_id"), {KAFKA}),
+    ("another answer", SPEND, lambda s: s["x-outcomes"].update(answers=["popfax.ledger.units-used.v1"]), {ANSWER}),
+    ("another refusal", SPEND, lambda s: s["x-outcomes"].update(refusal=None), {ANSWER}),
     ("another topic", SPEND, lambda s: s["x-kafka"].update(topic="popfax.ledger.events"), {KAFKA}),
 ]
 """What it is, whose schema, the change, and what is said of it."""
@@ -115,7 +118,9 @@ REFUSED: list[tuple[str, str, Callable[[Schema], object], set[str]]] = [
 @pytest.mark.parametrize(("type_", "change", "said"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
 def test_breaking_change_is_refused(type_: str, change: Callable[[Schema], object], said: set[str]) -> None:
     found = breaks(schemas.schema_of(MESSAGES[type_]), _changed(type_, change))
-    assert {start for start in (OLD_READER, NEW_READER, KAFKA) if any(line.startswith(start) for line in found)} == said
+    assert {
+        start for start in (OLD_READER, NEW_READER, KAFKA, ANSWER) if any(line.startswith(start) for line in found)
+    } == said
 
 
 ALLOWED: list[tuple[str, str, Callable[[Schema], object]]] = [
@@ -123,6 +128,10 @@ ALLOWED: list[tuple[str, str, Callable[[Schema], object]]] = [
     ("new field that may be null", SPEND, _set("country", TEXT_OR_NULL | {"default": None})),
     ("new optional list of parts", SPEND, _set("pages", {"type": "array", "items": {"$ref": "#/$defs/Page"}})),
     ("new optional field of a part", DETACHED, _part("Detachment", _set("epoch", COUNT))),
+    ("code more", SPEND, lambda s: s["x-outcomes"]["codes"].append("account_frozen")),
+    ("code less", SPEND, lambda s: s["x-outcomes"]["codes"].pop()),
+    ("code more in a refusal", REFUSED_SPEND, lambda s: s["properties"]["code"]["anyOf"].insert(0, {"const": "new"})),
+    ("code less in a refusal", REFUSED_SPEND, lambda s: s["properties"]["code"]["anyOf"].pop(0)),
     ("new words", SPEND, lambda s: s.update(description="Pay.")),
 ]
 
