@@ -7,9 +7,11 @@
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
-from tests.documents import commands, licences, settings, topics
+from popfax_contracts.topics import Principal
+from tests.documents import answers, commands, licences, settings, topics
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -21,6 +23,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "commands": commands.table_of_commands,
     "copyleft": licences.table_of_copyleft,
     "licences": licences.table_of_licences,
+    **{f"asked-of-{service}": partial(answers.asked_of, service) for service in Principal if service != "platform"},
+    "malformed": answers.malformed,
 }
 """A block's name, and the function that returns its text."""
 
