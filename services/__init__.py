@@ -1,1 +1,1 @@
-"""The four services, and the plumbing they share."""
+"""The four services, and the chassis that they share."""

@@ -25,7 +25,7 @@ from deploy.operator.kafka import ADMIN
 from deploy.paths import CHECKOUT
 from popfax_contracts.topics import SERVICES, Principal
 from services.chassis import migrate, postgres
-from services.chassis.ending import SIGNALS
+from services.chassis.early_exit import SIGNALS
 from services.provisioning import catalogue
 
 _READY_TIMEOUT_S = 40.0

@@ -1,4 +1,4 @@
-"""What librdkafka says of itself each second, and what that means for readiness."""
+"""What librdkafka reports about itself each second, and what that means for readiness."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -7,14 +7,14 @@ from typing import Any
 from pydantic_core import from_json
 
 SILENT_S = 15.0
-"""A broker that has not answered for so long is away, whatever the state of its connection: it may be frozen.
+"""A broker that has not answered for this long counts as away, whatever the state of its connection: it may be frozen.
 
-An idle partition is asked for many times a second, the group's coordinator hears a heartbeat each second.
+Even an idle partition is fetched many times a second, and the group's coordinator gets a heartbeat each second.
 """
 
 
 class ClientState:
-    """The client's last statistics, judged (librdkafka's STATISTICS.md says what is in them)."""
+    """Judges the client's latest statistics (see STATISTICS.md of librdkafka)."""
 
     def __init__(self) -> None:
         self._told_at = time.monotonic()

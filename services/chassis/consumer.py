@@ -1,18 +1,18 @@
-"""The consumer: batches off Kafka into the shell, and their offsets back, after the database has committed.
+"""The consumer: takes batches from Kafka to the shell, and commits their offsets once the database has committed.
 
-One thread owns librdkafka's consumer and does all that concerns it, from top to bottom: fetch, have the batch handled
-in the event loop, note how far that got, commit. A rebalance, which librdkafka tells from within `poll` alone, so never
+One thread owns librdkafka's consumer and does everything with it, in this order: fetch, have the batch handled in the
+event loop, note how far that got, commit. librdkafka reports rebalances only from within `poll`, so a rebalance never
 meets a batch that is being handled, and nothing here needs a lock.
 
 Three things are not left to the client:
 
-- **Its position behind a batch that it could not unpack.** librdkafka goes on behind it, or at an offset that it
-  misread. Here the partition stops where it is (`partitions`) and is tried again; all others flow.
-- **A position in a topic that was deleted and made again.** librdkafka goes on at the old offset. Here offsets are
+- **Its position after a batch that it could not unpack.** librdkafka continues after it, or at an offset that it
+  misread. Here the partition stops where it is (`partitions`) and is retried; all others flow on.
+- **A position in a topic that was deleted and recreated.** librdkafka continues at the old offset. Here offsets are
   committed with the topic's id, and a topic with another id is read from its start (`topic_ids`).
-- **Its health.** `trouble` is what the client says of itself now (`client_state`), not what a callback once said.
+- **Its health.** `trouble` is what the client reports about itself now (`client_state`), not what a callback once said.
 
-Offsets are committed lazily, for they only save work after a restart: the inbox knows what was done.
+Offsets are committed lazily, since they only save work after a restart: the inbox knows what was done.
 """
 
 import asyncio
@@ -45,15 +45,17 @@ POLL_S = 0.5
 """How long a poll waits for the first record of a batch."""
 
 STALLED_S = 120.0
-"""A batch that neither ends nor tries again for so long means that the loop hangs: the process is not alive."""
+"""If a batch neither ends nor is retried for this long, the event loop hangs: the process is not alive."""
 
 STOP_S = 8.0
-"""How long the end may take: the batch in hand, its offsets, the farewell to the group (with Kafka away, to nobody)."""
+"""How long stopping may take: the current batch, its offsets, and leaving the group (which takes long if Kafka is
+away).
+"""
 
 _headers_of = methodcaller("headers")
-"""confluent-kafka makes a list with a null pointer in it of a header whose name is not UTF-8, and returns that with an
-exception set. Python refuses it when it is called from C, as here; a call in Python's own bytecode, once specialized,
-lets it through, and it ends in a crash. The client keeps that list, too: ask it once.
+"""For a header whose name is not UTF-8, confluent-kafka builds a list containing a null pointer and returns it with an
+exception set. Called from C, as here, Python refuses it; a call in Python's bytecode, once specialized, lets it
+through, and the process crashes. The client keeps that list too: ask for it only once.
 """
 
 
@@ -111,18 +113,21 @@ class Consumer:
         await asyncio.shield(self._ended)
 
     async def stop(self) -> None:
-        """Finish the batch in hand, commit its offsets, leave the group. Raises `TimeoutError` after `STOP_S`."""
+        """Finish the current batch, commit its offsets, leave the group. Raises `TimeoutError` after `STOP_S`."""
         self._stopping.set()
         if self._ended is not None:
             await asyncio.wait_for(asyncio.shield(self._ended), STOP_S)
 
     @property
     def alive(self) -> bool:
-        """Say whether the thread gets on: it polls, or its batch has been seen to move."""
+        """Say whether the thread makes progress: it polls, or its batch has moved."""
         return not self._thread.is_alive() or time.monotonic() - self._beat < STALLED_S
 
     def trouble(self) -> str | None:
-        """Say why this replica does not consume as it should; None if it does. Without partitions it stands by."""
+        """Say why this replica does not consume as it should; None if it does.
+
+        A replica without partitions is on standby.
+        """
         if missing := sorted(self._ids.missing):
             return f"there is no topic {missing[0]}"
         for (topic, partition), stop in list(self._stopped.items()):  # the thread changes it
@@ -158,7 +163,7 @@ class Consumer:
 
     def _round(self) -> None:
         self._beat = time.monotonic()
-        for topic in self._ids.made_anew():
+        for topic in self._ids.recreated():
             self._read_from_start(topic)
         self._try_stopped()
         if records := self._fetch():
@@ -168,7 +173,7 @@ class Consumer:
             self._commit()
 
     def _fetch(self) -> list[Fetched]:
-        """Wait for records, and take what there is. What stands behind a fault comes again when that is over."""
+        """Wait for records, and take what there is. What follows a fault is fetched again once the fault is over."""
         messages, self._early = self._early, []
         if not messages and (first := self._client.poll(POLL_S)) is not None:
             messages = [first, *self._client.consume(max(self.settings.batch_records - 1, 1), 0)]
@@ -186,10 +191,10 @@ class Consumer:
         return records
 
     def _until_handled(self, records: list[Fetched]) -> list[Fetched]:
-        """Try until the batch is handled, for the next one must not overtake it.
+        """Try until the batch is handled, since the next one must not overtake it.
 
-        Returns what was handled: less than was given if partitions were taken away meanwhile, and nothing if the
-        service is to stop first.
+        Return what was handled: less than was given if partitions were revoked meanwhile, and nothing if the service
+        has to stop first.
         """
         started, pause = time.monotonic(), 0.1
         while records and not self._stopping.is_set():
@@ -212,10 +217,10 @@ class Consumer:
         return True
 
     def _wait(self, seconds: float) -> None:
-        """Let time pass, and stay in the group: it is left by who does not poll."""
+        """Let time pass, and stay in the group: a member that does not poll is removed from it."""
         held = _partitions(self._owned)
         self._client.pause(held)
-        if (message := self._client.poll(seconds)) is not None:  # of a partition that we got just now
+        if (message := self._client.poll(seconds)) is not None:  # of a partition that was assigned just now
             self._early.append(message)
         self._client.resume([place for place in held if (place.topic, place.partition) in self._running()])
         self._beat = time.monotonic()
@@ -227,7 +232,7 @@ class Consumer:
     # Offsets.
 
     def _commit(self, places: Collection[Place] | None = None) -> None:
-        """Send the offsets of what is done. A failure costs nothing but work: the inbox knows the messages."""
+        """Commit the offsets of what is done. A failure costs only work: the inbox knows the messages."""
         wanted = {place: at for place, at in self._done.items() if places is None or place in places}
         self._committed_at = time.monotonic()
         if not wanted:
@@ -243,20 +248,20 @@ class Consumer:
             self._on_commit(error.args[0], offsets)
 
     def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
-        """Send those that failed, and are still ours, with the next: a partition may get no other record for long."""
+        """Commit failed offsets that are still ours with the next: a partition may get no other record for long."""
         failed = [each for each in offsets if error is not None or each.error is not None]
         if failed:
             log.warning("offsets_not_committed", error=(error or failed[0].error).name())  # type: ignore[union-attr]
         again = {(each.topic, each.partition): each.offset for each in failed}
         self._done = {place: at for place, at in again.items() if place in self._owned} | self._done
 
-    # What the group gives and takes.
+    # Assignment and revocation.
 
     def _on_assign(self, client: Client, partitions: list[TopicPartition]) -> None:
         ids = self._ids.wait()
         try:
             committed = client.committed(partitions, timeout=5)
-        except KafkaException:  # the client asks again by itself, and only the check of the topics' ids is missed
+        except KafkaException:  # the client retries by itself; only the check of the topics' ids is skipped
             committed = partitions
         for place in committed:
             if place.metadata and ids.get(place.topic, place.metadata) != place.metadata:
@@ -272,7 +277,7 @@ class Consumer:
         self._on_lost(client, partitions)
 
     def _on_lost(self, client: Client, partitions: list[TopicPartition]) -> None:
-        """Whoever gets the records next meets our ids in the inbox; their offsets are no longer ours to commit."""
+        """Forget offsets of lost partitions: they are no longer ours, and the next owner finds our ids in the inbox."""
         gone = _places(partitions)
         self._owned -= gone
         for place in gone:
@@ -299,7 +304,7 @@ class Consumer:
             raise FencedError(error.str())
         offset = message.offset()
         if place not in self._owned or offset is None or offset < 0:
-            _count(error)  # of the connection or the topic as a whole: the client goes on by itself
+            _count(error)  # about the connection or the whole topic: the client recovers by itself
         elif place not in faulty:
             faulty.add(place)
             self._stop(place, self._next.get(place, offset), error.name())
@@ -316,7 +321,7 @@ class Consumer:
         self._await(self._stops.stopped(place, stop))
 
     def _try_stopped(self) -> None:
-        """Fetch again what could not be unpacked, from where an operator wants it."""
+        """Fetch again what could not be unpacked, from the offset that an operator wants, if any."""
         for place, stop in list(self._stopped.items()):
             if stop.is_over():
                 self._flows(place)
@@ -357,5 +362,5 @@ def _places(partitions: Collection[TopicPartition]) -> set[Place]:
 
 
 def _count(error: KafkaError) -> None:
-    """Count what the client also logs, and mends by itself."""
+    """Count errors that the client also logs, and recovers from by itself."""
     metrics.CLIENT_ERRORS.inc()

@@ -1,4 +1,4 @@
-"""What the shell asks of a database. PostgreSQL is one (`postgres`), a dictionary is another (`memory`)."""
+"""What the shell needs of a database. It is implemented by PostgreSQL (`postgres`) and a dictionary (`memory`)."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -23,31 +23,31 @@ UNIQUE_VIOLATION = "23505"
 
 
 class Cause(StrEnum):
-    """What is wrong with the world around a service."""
+    """What is wrong with the world around a service, rather than with a message."""
 
     AWAY = "away"
-    """The database can't be reached, is stopping, or an operator ended what we did."""
+    """The database can't be reached, is stopping, or an operator ended our session."""
     LOCKED = "locked"
-    """Somebody holds a lock for long: a backup, a migration that waits."""
+    """Somebody has been holding a lock for long: a backup, or a migration that is waiting."""
     CONTENDED = "contended"
     """Every attempt lost a race: deadlocks, serialization failures."""
     SCHEMA = "schema"
-    """Tables or columns are not what this version knows."""
+    """Tables or columns are not those that this version knows."""
     PRIVILEGE = "privilege"
-    """Our role may not do what it must."""
+    """Our role lacks a privilege that it needs."""
     READ_ONLY = "read_only"
     RESOURCES = "resources"
     """The server's disk or memory is full, or its connections are all taken."""
     PROCESS = "process"
     """Our own process is broken: its memory, its files, its deployment."""
     BUG = "bug"
-    """Message after message fails, and none succeeds: that is hardly the messages' fault."""
+    """Message after message fails and none succeeds, which is hardly the messages' fault."""
     OTHER = "other"
-    """Whatever else a database says. What is not known to be a message's fault is the world's."""
+    """Any other error of the database. What is not known to be a message's fault is blamed on the world."""
 
 
 class Outage(Exception):
-    """The world is in no state to handle messages. Whoever sees it waits and tries the same again."""
+    """Messages can't be handled at the moment. The caller waits and retries the same."""
 
     def __init__(self, detail: str = "", cause: Cause = Cause.AWAY) -> None:
         super().__init__(detail)
@@ -55,29 +55,29 @@ class Outage(Exception):
 
 
 class Conflict(Exception):
-    """Another transaction was first (deadlock, serialization, a key no longer free). Load and try again."""
+    """Another transaction was first (deadlock, serialization failure, duplicate key). Load and try again."""
 
     def __init__(self, state: str = "") -> None:
         """`state` is the SQLSTATE."""
         super().__init__(state)
         self.may_be_own = state == UNIQUE_VIOLATION
-        """Whether a handler that makes the same row twice looks like this, too: then it never stops."""
+        """Whether a handler that inserts the same row twice would look like this too; retrying would then never end."""
 
 
 class Why(StrEnum):
     """Why a message is parked."""
 
     UNDECODABLE = "undecodable"
-    """It could not be read, and so had no effect: what follows it on its key flows on."""
+    """It could not be read and had no effect, so what follows on its key flows on."""
     FAILED = "failed"
-    """Its handler or its saving failed by itself, again and again. Its key is blocked until an operator acts."""
+    """Handling or saving it failed repeatedly, for reasons of its own. Its key is blocked until an operator acts."""
     BEHIND = "behind"
     """It follows a failed one on the same key."""
 
 
 @dataclass(slots=True)
 class Parked:
-    """A message on its way into the parked ones."""
+    """A message that is about to be parked."""
 
     id: UUID
     record: Record
@@ -90,19 +90,19 @@ class Transaction(Protocol):
     """One database transaction. Everything in it is set-based: lists in, lists out."""
 
     async def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Collection[UUID]:
-        """Remember message ids; give those that were not known before."""
+        """Record message ids; return those that were not known before."""
 
     async def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Collection[UUID]:
-        """Take timers away, each with the moment for which it was set; give the ids of those that were still so."""
+        """Remove timers, each with the moment for which it was set; return the ids of those that were still set so."""
 
     async def claim_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
-        """Take parked messages away; give those that were still there. Keys with none left are unblocked."""
+        """Remove parked messages; return those that were still there. Keys with none left are unblocked."""
 
     async def drop_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
-        """Take them away as a claim does, and request a retry of what stood behind those that had failed."""
+        """Remove messages as a claim does, and request a retry of what was parked behind those that had failed."""
 
     async def blocked(self, keys: Collection[Key]) -> Collection[Key]:
-        """Give the keys that are blocked, and keep them so until this transaction ends."""
+        """Return those of the keys that are blocked; they stay blocked until this transaction ends."""
 
     async def park(self, parked: Sequence[Parked], now: datetime) -> None:
         """Keep messages for an operator, in order; a failed one blocks its key."""
@@ -110,26 +110,26 @@ class Transaction(Protocol):
     async def require_known_schema(self) -> None:
         """Raise `Outage` unless the database is one that this version knows.
 
-        Before a message is blamed: what its saving failed on may be a schema that was changed under us.
+        Called before a message is blamed: saving it may have failed because the schema was changed under us.
         """
 
     async def fetch(self, mapped: Mapped[K, R], keys: Iterable[K], *, for_update: bool = True) -> Rows[K, R]:
         """Load rows by key; lock them, in one order for every transaction, unless they are only read."""
 
     async def keys(self, mapped: Mapped[K, R], among: Mapping[str, Collection[Any]]) -> set[K]:
-        """Give the keys of the rows that have, in each of these columns, one of its values; nothing is locked.
+        """Return the keys of the rows whose columns all have one of the given values; nothing is locked.
 
-        They are for `fetch`, which locks in its one order. A row that appears in between is missed, unless whoever
-        makes such rows first locks something that this transaction has locked already.
+        The keys are for `fetch`, which locks in its one order. A row inserted in between is missed, unless every
+        transaction that inserts such rows first locks something that this transaction has already locked.
         """
 
     async def take(self, mapped: Mapped[K, R], matching: Mapping[str, Any], limit: int) -> Rows[K, R]:
-        """Load and lock the first `limit` rows, by key, that match; those that others have locked only at a pinch."""
+        """Load and lock the first `limit` matching rows by key, preferring rows not locked by others."""
 
     def unanswered(self) -> AbstractAsyncContextManager[None]:
-        """Open a block of statements that are sent without waiting for each one's answer; only writes, and no reads.
+        """Open a block whose statements are sent without waiting for each answer; only for writes.
 
-        A failure of any of them is raised at the block's end at the latest.
+        The failure of any of them is raised at the end of the block at the latest.
         """
 
     def append(self, mapped: AppendOnly[R]) -> Appended[R]:
@@ -142,7 +142,7 @@ class Transaction(Protocol):
         """Append messages to the outbox, in order."""
 
     async def set_timers(self, timers: Sequence[tuple[SetTimer, Incoming[Message]]]) -> None:
-        """Set or move timers; each carries its cause's envelope on."""
+        """Set or move timers; each keeps the envelope of its cause."""
 
     async def clear_timers(self, ids: Sequence[UUID]) -> None:
         """Forget timers."""
@@ -154,21 +154,21 @@ class Database(Protocol):
     def begin(self) -> AbstractAsyncContextManager[Transaction]:
         """Open a transaction: committed at the end of the block, rolled back on any exception.
 
-        Raises `Outage` and `Conflict` for what is not the batch's fault.
+        Raises `Outage` or `Conflict` if the batch is not to blame.
         """
 
     async def due_timers(self, now: datetime, limit: int) -> Sequence[StoredRecord]:
-        """Give timers that are due, oldest first, without locking them."""
+        """Return timers that are due, oldest first, without locking them."""
 
     async def request_retry(self, ids: Collection[UUID]) -> None:
-        """Ask, as an operator, for parked messages to be handled again.
+        """Request, for an operator, that parked messages be handled again.
 
-        One that stands in the line of its key asks for the whole key, until nothing is left on it or one fails again:
-        the oldest first, and whatever joins the line meanwhile.
+        A message in the line of its key requests the whole key: oldest first, including whatever joins the line
+        meanwhile, until nothing is left or one fails again.
         """
 
     async def requested_retries(self, limit: int) -> Sequence[StoredRecord]:
-        """Give the next of them, at most `limit`: the oldest of each key, of several keys side by side."""
+        """Return the next requested retries, at most `limit`: the oldest of each key, several keys side by side."""
 
     async def retry_failed(self, id_: UUID, code: str, detail: str) -> None:
-        """Note that a parked message failed again; it, and its key, wait for an operator once more."""
+        """Record that a parked message failed again; it and its key wait for an operator once more."""

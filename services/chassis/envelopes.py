@@ -1,8 +1,8 @@
-"""Envelopes: what of CloudEvents 1.0 is read, in Kafka's binary mode and in structured mode, and what is refused.
+"""Envelopes: which CloudEvents 1.0 attributes are read, in binary and structured mode, and what is refused.
 
 In binary mode the attributes are headers that begin with `ce_`. In structured mode (`content-type:
-application/cloudevents+json`) envelope and value are one JSON document; it is made into the former here. Attributes
-are read to the letter: nothing is trimmed, folded or replaced.
+application/cloudevents+json`) envelope and value are one JSON document, which is converted to the former here.
+Attributes are read literally: nothing is trimmed, folded or replaced.
 """
 
 import base64
@@ -26,8 +26,9 @@ MAX_CHARACTERS = 200
 
 _UNREADABLE = "headers that can't be read"
 UNREADABLE_HEADERS: Headers = ((_UNREADABLE, None),)
-"""In the place of headers of which one has a name that is not UTF-8: the client hands over none of them then. They are
-a malformed envelope, on whatever topic."""
+"""Stands for headers one of which has a name that is not UTF-8, since the client then returns none of them. They count
+as a malformed envelope, on any topic.
+"""
 
 SPECVERSION = b"1.0"
 
@@ -36,7 +37,7 @@ _STRUCTURED = "application/cloudevents+json"
 _JSON = re.compile(r"application/([a-z0-9.+-]+\+)?json", re.IGNORECASE)
 _CHARSET = re.compile(r';\s*charset\s*=\s*"?([^";\s]*)', re.IGNORECASE)
 
-# What CloudEvents does not allow in a string: control characters, and code points that are no characters.
+# What CloudEvents forbids in a string: control characters, and code points that are not characters.
 _NO_CHARACTER = re.compile(
     "[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef"
     + "".join(f"{chr(p + 0xFFFE)}{chr(p + 0xFFFF)}" for p in range(0, 0x110000, 0x10000))
@@ -46,7 +47,7 @@ _UUID = re.compile(rb"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
 class _Malformed(Exception):
-    """The envelope can't be read: its one argument names what of it, never its contents."""
+    """The envelope can't be read; its one argument names the attribute, never its contents."""
 
 
 def text_of(value: bytes | None) -> str | None:
@@ -71,16 +72,16 @@ def id_of(value: bytes | None) -> UUID | None:
 
 
 def unusual(headers: Headers, value: bytes | None) -> tuple[dict[str, bytes | None], bytes | None, tuple[str, ...]]:
-    """Read an envelope that is not plainly in binary mode: its attributes as headers, its value, what is wrong with it.
+    """Read an envelope that is not plainly in binary mode; return its attributes as headers, its value, and any fault.
 
-    What can be read is returned even then: whoever sent it can be told.
+    Whatever can be read is returned even if something is wrong, so that the sender can be answered.
     """
     attributes = dict(headers)
     if _UNREADABLE in attributes:
         return {}, value, ("headers: not UTF-8",)
     repeated = [name for name, times in Counter(name for name, _ in headers).items() if times > 1 and _counts(name)]
     for name in repeated:
-        del attributes[name]  # nobody can say which one is meant
+        del attributes[name]  # ambiguous
     errors = tuple(f"{name}: given more than once" for name in sorted(repeated))
     content_type = next((value for name, value in attributes.items() if name.lower() == _CONTENT_TYPE), None)
     try:
@@ -111,10 +112,10 @@ def _is_structured(content_type: bytes | None) -> bool:
 
 
 def _structured(document: bytes | None) -> tuple[dict[str, bytes], bytes | None]:
-    """Read an event in JSON. Whatever is no text among the attributes is passed on as one that can't be used."""
+    """Read an event in JSON. An attribute that is not a string is passed on as an unusable one."""
     try:
         event = json.loads((document or b"").decode(), object_pairs_hook=_distinct, parse_constant=_no_number)
-    except Exception as error:  # whatever a document does to its parser
+    except Exception as error:  # whatever a document makes its parser raise
         raise _Malformed(*(error.args if isinstance(error, _Malformed) else ("value: json_invalid",))) from error
     if not isinstance(event, dict):
         raise _Malformed("value: no event")

@@ -1,8 +1,8 @@
-"""What an orchestrator of containers, and Prometheus, ask a service over HTTP.
+"""What a container orchestrator and Prometheus ask a service over HTTP.
 
-`/live`: the consume loop gets on (restart me if not). `/ready`: the database answers and has this version's migrations,
-and Kafka's client is in the group and gets answers about every partition that is ours; each check that fails says why.
-`/metrics`: Prometheus' text.
+`/live`: the consume loop makes progress (otherwise restart the process). `/ready`: the database answers and has a
+schema that suits this version, and Kafka's client is in the group and gets answers about every assigned partition; each
+failing check says why. `/metrics`: metrics in Prometheus' text format.
 """
 
 import asyncio
@@ -20,28 +20,28 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from services.chassis import patience
+from services.chassis import http_timeouts
 
 Check = Callable[[], Awaitable[str | None]]
-"""Returns why a service is not ready; None if nothing speaks against it."""
+"""Returns why a service is not ready, None if it is."""
 
 
 class Site(Protocol):
-    """What a service serves beside this, from the same process."""
+    """What a service serves besides health and metrics, from the same process."""
 
     @property
     def app(self) -> ASGIApp:
-        """Give the application. It has every path that is not ours."""
+        """Return the application, which gets every other path."""
 
     def hang_up(self) -> None:
-        """End answers that do not end by themselves: the process is about to stop."""
+        """End responses that do not end by themselves, since the process is about to stop."""
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Release all resources."""
 
 
 def health_app(live: Callable[[], bool], checks: dict[str, Check], site: Site | None = None) -> Starlette:
-    """Make the application; `checks` are what readiness consists of, by name."""
+    """Return the application; `checks` are the parts of readiness, by name."""
 
     async def is_live(_: Request) -> Response:
         return JSONResponse({"live": live()}, 200 if live() else 503)
@@ -63,7 +63,7 @@ def health_app(live: Callable[[], bool], checks: dict[str, Check], site: Site | 
 
 
 async def _bounded(check: Check) -> str | None:
-    """A check that does not answer, or fails, is one that says no."""
+    """Run a check; one that fails or does not answer in time counts as not ready."""
     try:
         return await asyncio.wait_for(check(), 3)
     except Exception as error:
@@ -71,7 +71,7 @@ async def _bounded(check: Check) -> str | None:
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn inside a process that has its own idea of signals."""
+    """uvicorn within a process that handles signals itself."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class HttpServer(uvicorn.Server):
         closing: Callable[[], None] = lambda: None,
         connections: int = 100,
     ) -> None:
-        """`closing` is called when it begins to stop: no new requests come, and those at hand are waited for."""
+        """`closing` is called when it begins to stop: no new requests are accepted, and current ones are waited for."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -92,17 +92,17 @@ class HttpServer(uvicorn.Server):
                 server_header=False,
                 lifespan="off",
                 timeout_graceful_shutdown=1,
-                http=partial(patience.PatientProtocol, most=connections),  # type: ignore[arg-type]
+                http=partial(http_timeouts.TimeoutProtocol, most=connections),  # type: ignore[arg-type]
                 ws="none",
-                proxy_headers=False,  # whoever believes them says whom (groups' page does)
-                h11_max_incomplete_event_size=patience.MAX_HEAD_BYTES,
-                timeout_keep_alive=patience.REST_S,
+                proxy_headers=False,  # who trusts proxies must say which ones (groups' page does)
+                h11_max_incomplete_event_size=http_timeouts.MAX_HEAD_BYTES,
+                timeout_keep_alive=http_timeouts.REST_S,
             )
         )
         self._closing = closing
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """Stop, after what would never end by itself was told to."""
+        """Stop, after ending whatever would never end by itself."""
         self._closing()
         await super().shutdown(sockets)
 
@@ -113,6 +113,6 @@ class HttpServer(uvicorn.Server):
 
     @property
     def port(self) -> int | None:
-        """Give the port that it listens on, once it does."""
+        """Return the port that it listens on, None before it does."""
         sockets = [socket for server in self.servers for socket in server.sockets] if self.started else []
         return sockets[0].getsockname()[1] if sockets else None

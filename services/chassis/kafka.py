@@ -1,4 +1,4 @@
-"""How a service connects to Kafka: security, and the few choices that must not be left to defaults."""
+"""How a service connects to Kafka: security, and the few settings that must not be left to their defaults."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from services.chassis.tolerant import tolerate_lost_connections
 
 
 def consumer(settings: ServiceSettings, principal: Principal) -> dict[str, Any]:
-    """Return the configuration of a service's consumer: nothing that counts is left to a default."""
+    """Return the configuration of a service's consumer; nothing important is left to a default."""
     return librdkafka(settings) | {
         "group.id": principal.value,
         **({"group.instance.id": settings.replica} if settings.replica else {}),
@@ -25,12 +25,12 @@ def consumer(settings: ServiceSettings, principal: Principal) -> dict[str, Any]:
         "enable.auto.offset.store": False,
         "isolation.level": "read_committed",
         "check.crcs": True,
-        # A rebalance takes away only what moves; the rest is consumed meanwhile.
+        # A rebalance revokes only the partitions that move; the others are consumed meanwhile.
         "partition.assignment.strategy": "cooperative-sticky",
         "fetch.wait.max.ms": settings.fetch_wait_ms,
         "fetch.min.bytes": settings.fetch_min_bytes,
         "max.partition.fetch.bytes": 4 << 20,
-        # What is fetched ahead: some batches, and not the default of 100,000 records.
+        # Prefetch a few batches, not the default of 100,000 records.
         "queued.min.messages": 3 * settings.batch_records,
         "fetch.queue.backoff.ms": 50,
         "session.timeout.ms": 10_000,
@@ -43,7 +43,7 @@ def consumer(settings: ServiceSettings, principal: Principal) -> dict[str, Any]:
 
 
 def librdkafka(settings: KafkaSettings) -> dict[str, Any]:
-    """Return the configuration with which every client on librdkafka connects."""
+    """Return the connection settings of every librdkafka client."""
     return {
         "bootstrap.servers": settings.kafka_bootstrap,
         "client.id": settings.kafka_username,
@@ -52,17 +52,17 @@ def librdkafka(settings: KafkaSettings) -> dict[str, Any]:
         "sasl.username": settings.kafka_username,
         "sasl.password": settings.kafka_password.get_secret_value(),
         "ssl.ca.location": os.environ.get("SSL_CERT_FILE", "probe"),
-        "socket.timeout.ms": 10_000,  # the default of a minute is how long a frozen broker would be believed
+        "socket.timeout.ms": 10_000,  # a frozen broker would otherwise go unnoticed for a minute
         "reconnect.backoff.max.ms": 2_000,
         "log.connection.close": False,
     }
 
 
 async def producer(settings: KafkaSettings, fence: str | None = None) -> AIOKafkaProducer:
-    """Start an idempotent producer; raises `KafkaError` when there is no broker to be had, after at most 10 s.
+    """Start an idempotent producer. Raises `KafkaError` if no broker can be reached, after at most 10 s.
 
-    With a `fence`, a transactional id, it shuts out whoever started with the same before: the coordinator raises the
-    producer id's epoch, and a partition that has a record of the new epoch refuses those of older ones (KIP-98).
+    With a `fence`, a transactional id, it shuts out earlier producers with the same id: the coordinator raises the
+    producer id's epoch, and a partition that has a record of the new epoch refuses older epochs (KIP-98).
     """
     tolerate_lost_connections()
     made = AIOKafkaProducer(
@@ -77,17 +77,19 @@ async def producer(settings: KafkaSettings, fence: str | None = None) -> AIOKafk
         await asyncio.wait_for(made.start(), 10)
     except BaseException as error:
         await stop(made)
-        if isinstance(error, AssertionError):  # so aiokafka says that a broker which took its call has hung up on it
+        if isinstance(
+            error, AssertionError
+        ):  # aiokafka's way of saying that the broker accepted the connection and closed it
             raise KafkaConnectionError("not bootstrapped") from error
         raise
-    # The epoch was all that we wanted: from here on it writes like any idempotent producer, without transactions.
-    # They would cost a round 2 to 25 ms, and keep readers waiting for one that its writer left open.
+    # The epoch is all we want: from here on it writes like any idempotent producer, without transactions, which
+    # would cost 2 to 25 ms per round and keep readers waiting for one that its writer left open.
     made._txn_manager.transactional_id = None
     return made
 
 
 def client(settings: KafkaSettings) -> dict[str, Any]:
-    """Give the arguments with which every aiokafka client connects."""
+    """Return the connection arguments of every aiokafka client."""
     return {
         "bootstrap_servers": settings.kafka_bootstrap.split(","),
         "client_id": settings.kafka_username,
@@ -101,33 +103,33 @@ def client(settings: KafkaSettings) -> dict[str, Any]:
 
 
 async def stop(producer: AIOKafkaProducer) -> None:
-    """Stop a producer at once. What it has not delivered is dropped: it must not go out when nobody waits for it.
+    """Stop a producer at once, dropping what it has not delivered: that must not go out when nobody waits for it.
 
-    Its own `stop` delivers that first, however long the broker takes, and goes on doing so when it is cancelled.
+    Its own `stop` would deliver that first, however long the broker takes, and would go on even if cancelled.
     """
     producer._closed = True
     client, sender = producer.client, producer._sender.sender_task
-    client._maybe_wait_metadata = _at_once  # nobody fetches them any more
+    client._maybe_wait_metadata = _at_once  # nobody awaits them any more
     if sender is not None:
-        sender.cancel()  # it waits for requests in flight: closing the connections ends them
+        sender.cancel()  # it waits for requests in flight, which closing the connections ends
     await client.close()
     if sender is not None:
         await asyncio.wait({sender})
 
 
 async def _at_once() -> None:
-    """Wait for nothing."""
+    """Return at once."""
 
 
 async def check(producer: AIOKafkaProducer) -> None:
-    """Wait until a broker answers a producer that has nothing to send."""
+    """Wait until a broker answers, for a producer that has nothing to send."""
     while not await producer.client.force_metadata_update():  # noqa: ASYNC110  (its answer is no event)
         await asyncio.sleep(0.2)
 
 
 @lru_cache(maxsize=65536)
 def partition_of(key: str, partitions: int) -> int:
-    """Give the partition of a key: murmur2 as Java's client and aiokafka hash it, so that every writer agrees."""
+    """Return a key's partition, by murmur2 as in Java's client and aiokafka, so that all writers agree."""
     return (_murmur2(key.encode()) & 0x7FFFFFFF) % partitions
 
 

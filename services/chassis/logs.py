@@ -1,4 +1,4 @@
-"""Structured logs: JSON for machines, colours for people. Ids of messages and sagas; never a name or an address."""
+"""Structured logs: JSON for machines, colours for people. They contain ids, never a name or an address."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ import structlog
 
 
 class _Quiet(logging.Filter):
-    """Lets a library say the same thing once in ten seconds: aiokafka repeats itself while a broker is away."""
+    """Lets a library log the same message once every ten seconds: aiokafka repeats itself while a broker is away."""
 
     def __init__(self, seconds: float = 10) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class _Quiet(logging.Filter):
 
 
 def configure_logs(service: str, form: Literal["json", "console"], level: str) -> None:
-    """Set up logging for this process: ours through structlog, the libraries' in the same form."""
+    """Set up logging for this process: our own through structlog, and the libraries' in the same format."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

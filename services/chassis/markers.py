@@ -1,9 +1,9 @@
-"""Markers: small records that keep Kafka compacting what nobody writes to.
+"""Markers: small records that make Kafka compact partitions to which nothing else is written.
 
-A broker cuts a log when something is appended, and compacts only what is cut. On a quiet partition an erased person's
-record would stay for ever beside its tombstone. So every replica of a writer marks each partition of its compacted
-topics, an hour after its start and from then on every `MARKED_EVERY`, through the outbox like all that it says. More
-replicas mark more often, which costs a dozen empty records.
+A broker rolls a log to a new segment only when something is appended, and compacts only closed segments. On a quiet
+partition an erased person's record would stay beside its tombstone forever. So every replica of a writer marks each
+partition of its compacted topics, an hour after its start and then every `MARKED_EVERY`, through the outbox like
+everything it publishes. More replicas mark more often, which costs a dozen empty records.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from services.chassis.postgres import PostgresDatabase
 log = structlog.get_logger(__name__)
 
 FIRST_AFTER = timedelta(hours=1)
-"""Not at once: a service that can't stay up should not fill topics."""
+"""Not at once: a service that keeps crashing should not fill topics."""
 
 _KEYS = UUID("2f1d7c88-5b0e-5d0a-9a43-1c7e6a90b4d2")
 
@@ -57,7 +57,7 @@ async def mark(
 
 
 def markers(principal: Principal) -> Iterator[Outgoing]:
-    """Make a marker for each partition of the compacted topics that a principal writes."""
+    """Return a marker for each partition of the compacted topics that a principal writes."""
     for model in MESSAGES.values():
         if issubclass(model, Marker) and model.TOPICS[0].writer is principal:
             for key in keys_of(model.TOPICS[0]):
@@ -67,7 +67,7 @@ def markers(principal: Principal) -> Iterator[Outgoing]:
 
 @cache
 def keys_of(topic: Topic) -> tuple[UUID, ...]:
-    """Return a topic's markers' keys, one for each partition, in the order of the partitions."""
+    """Return the keys of a topic's markers, one per partition, in the order of the partitions."""
     found: dict[int, UUID] = {}
     for number in count():
         key = derive(_KEYS, f"{topic.name}/{number}")

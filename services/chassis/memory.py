@@ -1,7 +1,7 @@
-"""A service's database as a dictionary, for the simulation and the tests of handlers: a thousand runs must be cheap.
+"""A service's database as a dictionary, for the simulation and unit tests, which need thousands of cheap runs.
 
 It keeps the same promises as `postgres` (all or nothing, the same answers to the same questions) and passes the same
-tests. It is used by one task at a time, so it locks nothing.
+tests. Only one task uses it at a time, so it locks nothing.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
@@ -38,7 +38,7 @@ class _ParkedRow:
 
 @dataclass(slots=True)
 class Contents:
-    """Everything that is committed."""
+    """All committed data."""
 
     tables: dict[str, dict[Any, Any]] = field(default_factory=dict)
     appended: dict[str, list[Any]] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Contents:
     """The blocked keys whose retry was requested."""
 
     def copy(self) -> "Contents":
-        """Copy as deep as rows are: those are frozen."""
+        """Copy down to the rows, which are frozen."""
         return Contents(
             {name: dict(rows) for name, rows in self.tables.items()},
             {name: list(rows) for name, rows in self.appended.items()},
@@ -72,13 +72,13 @@ class MemoryDatabase:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator["MemoryTransaction"]:
-        """Open a transaction: what it did is dropped on any exception."""
+        """Open a transaction, whose effects are dropped on any exception."""
         tx = MemoryTransaction(self.contents.copy())
         yield tx
         self.contents = tx.contents
 
     async def due_timers(self, now: datetime, limit: int) -> Sequence[StoredRecord]:
-        """Give timers that are due, oldest first."""
+        """Return timers that are due, oldest first."""
         due = [(t.due_at, t.id, t, c) for t, c in self.contents.timers.values() if t.due_at <= now]
         return [_timer_record(timer, cause) for _, _, timer, cause in sorted(due, key=lambda d: d[:2])[:limit]]
 
@@ -91,7 +91,7 @@ class MemoryDatabase:
                 row.retry_requested = True
 
     async def requested_retries(self, limit: int) -> Sequence[StoredRecord]:
-        """Give the next of them; a key's first ones are the oldest."""
+        """Return the next requested retries, the oldest of each key first."""
         wanted = [
             row
             for row in self.contents.parked.values()
@@ -118,13 +118,13 @@ class MemoryTransaction:
         self.contents = contents
 
     async def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Collection[UUID]:
-        """Remember message ids."""
+        """Record message ids."""
         fresh = set(ids) - self.contents.inbox
         self.contents.inbox |= fresh
         return fresh
 
     async def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Collection[UUID]:
-        """Take timers away."""
+        """Remove timers."""
         known = self.contents.timers
         ours = {id_ for id_, due_at in timers if id_ in known and known[id_][0].due_at == due_at}
         for id_ in ours:
@@ -132,11 +132,11 @@ class MemoryTransaction:
         return ours
 
     async def claim_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
-        """Take parked messages away, and unblock their keys if nothing is left behind them."""
+        """Remove parked messages, and unblock keys on which nothing is left."""
         return set(self._take_parked(ids))
 
     async def drop_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
-        """Take them away, and request a retry of what stood behind those that had failed."""
+        """Remove messages, and request a retry of what was parked behind those that had failed."""
         taken = self._take_parked(ids)
         failed = {row.key for row in taken.values() if row.parked.why is Why.FAILED}
         self.contents.retrying |= failed & self.contents.blocked
@@ -151,7 +151,7 @@ class MemoryTransaction:
         return taken
 
     async def blocked(self, keys: Collection[Key]) -> Collection[Key]:
-        """Give the blocked ones."""
+        """Return the blocked ones."""
         return self.contents.blocked & set(keys)
 
     async def park(self, parked: Sequence[Parked], now: datetime) -> None:
@@ -162,7 +162,7 @@ class MemoryTransaction:
                 self.contents.blocked.add((message.record.topic, message.record.key))
 
     async def require_known_schema(self) -> None:
-        """There is no other."""
+        """Do nothing: there is only one schema."""
 
     async def fetch(self, mapped: Mapped[K, R], keys: Iterable[K], *, for_update: bool = True) -> Rows[K, R]:
         """Load rows by key."""
@@ -170,7 +170,7 @@ class MemoryTransaction:
         return Rows(mapped, {key: rows.get(key) for key in keys})
 
     async def keys(self, mapped: Mapped[K, R], among: Mapping[str, Collection[Any]]) -> set[K]:
-        """Give the keys of the rows that have one of its values in each column."""
+        """Return the keys of the rows whose columns all have one of the given values."""
         rows = self.contents.tables.get(mapped.table.name, {})
         wanted = {name: set(values) for name, values in among.items()}
         return {key for key, row in rows.items() if all(getattr(row, name) in them for name, them in wanted.items())}
@@ -187,7 +187,7 @@ class MemoryTransaction:
 
     @asynccontextmanager
     async def unanswered(self) -> AsyncIterator[None]:
-        """Nothing here takes time."""
+        """Do nothing: no statement takes time here."""
         yield
 
     def append(self, mapped: AppendOnly[R]) -> Appended[R]:
@@ -195,7 +195,7 @@ class MemoryTransaction:
         return Appended(mapped)
 
     async def save(self, changes: Sequence[Changes]) -> None:
-        """Write all changes. A key that is there already is a conflict, as it is in PostgreSQL."""
+        """Write all changes. A duplicate key is a conflict, as in PostgreSQL."""
         for change in changes:
             name = change.mapped.table.name
             if isinstance(change, Appended):
@@ -229,7 +229,7 @@ class MemoryTransaction:
 
 
 def _keep_constants(mapped: Mapped[Any, Any], before: Any, after: Any) -> None:
-    """Refuse what PostgreSQL's update would pass over in silence: a change of a column that was declared constant."""
+    """Refuse a change of a column declared constant, which PostgreSQL's update would silently ignore."""
     for name in set(mapped.names) - set(mapped.changing):
         if getattr(before, name) != getattr(after, name):
             raise TypeError(f"{mapped.table.name}.{name} is constant, and was changed")

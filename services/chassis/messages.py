@@ -1,7 +1,7 @@
 """Messages as they travel: CloudEvents 1.0, in (see `envelopes`) and out, in Kafka's binary mode.
 
-A `Record` is what came, from Kafka, from a timer or from the parked messages; `decode` makes it an `Incoming`, or says
-why it can't. What a handler returns leaves as an `Outgoing`.
+A `Record` comes from Kafka, from a timer or from the parked messages; `decode` turns it into an `Incoming`, or says why
+it can't. What a handler returns leaves as an `Outgoing`.
 """
 
 from collections.abc import Container, Mapping, Sequence
@@ -24,10 +24,10 @@ M = TypeVar("M", bound=Message)
 M_co = TypeVar("M_co", bound=Message, covariant=True)
 
 BROKEN_PROCESS = (MemoryError, ImportError, OSError)
-"""What is our own process' fault, whichever message is at hand."""
+"""Errors of our own process, whatever the message."""
 
 TIMERS = "timers"
-"""The topic that a timer's record names. It exists in no broker."""
+"""The topic of timers' records. No broker has it."""
 
 _NONE: tuple[str, ...] = ()
 _POSITIONS = UUID("5b0f9c1e-7d64-5a3b-8f27-6f0c0e9a1d33")
@@ -36,12 +36,12 @@ _POSITIONS = UUID("5b0f9c1e-7d64-5a3b-8f27-6f0c0e9a1d33")
 class Record(Protocol):
     """A message's bytes, and where they came from. aiokafka's `ConsumerRecord` is one.
 
-    Headers that can't be read at all are `envelopes.UNREADABLE_HEADERS`. A record of Kafka's also has a `timestamp`.
+    Headers that can't be read at all are `envelopes.UNREADABLE_HEADERS`. A record from Kafka also has a `timestamp`.
     """
 
     @property
     def topic(self) -> str:
-        """Where it stood, or a name of ours for what came off no topic."""
+        """Its topic, or an internal name for what came from no topic."""
 
     @property
     def partition(self) -> int:
@@ -61,12 +61,12 @@ class Record(Protocol):
 
     @property
     def headers(self) -> Sequence[tuple[str, bytes | None]]:
-        """Its headers, in their order; a name may come twice."""
+        """Its headers, in order; a name may occur twice."""
 
 
 @dataclass(slots=True)
 class StoredRecord:
-    """A record that comes out of the service's own database: a timer that is due (`due_at`), or a parked message."""
+    """A record from the service's own database: a timer that is due (`due_at`), or a parked message."""
 
     row_id: UUID
     due_at: datetime | None
@@ -80,10 +80,11 @@ class StoredRecord:
 
 @dataclass(slots=True)
 class Incoming(Generic[M_co]):
-    """A decoded message: its body, and what the envelope says of it.
+    """A decoded message: its body and its envelope.
 
-    `id` is who it is to us (`popfax_contracts.ids.message_id`): the inbox knows it by that, and what it makes follows
-    from it. `sent_id` is the id that its sender gave it, and looks for in answers; None where it is the same.
+    `id` is its identity here (`popfax_contracts.ids.message_id`): the inbox stores it, and the ids of whatever the
+    message creates are derived from it. `sent_id` is the id that its sender gave it and looks for in answers; None if
+    it is the same.
     """
 
     id: UUID
@@ -96,19 +97,22 @@ class Incoming(Generic[M_co]):
 
     @property
     def writer(self) -> Principal:
-        """Who wrote it: the one that the broker lets write its topic. A timer's has none, and raises `KeyError`."""
+        """Return the principal that wrote it: the only one that may write its topic.
+
+        Raises `KeyError` for a timer's message.
+        """
         return BY_NAME[self.record.topic].writer
 
     def derive(self, name: str) -> UUID:
-        """Return an id for something that this message makes: the same message makes the same things again."""
+        """Return an id for something that this message creates: the same message creates the same things again."""
         return derive_own(self.id, name)
 
 
 @dataclass(slots=True)
 class Undecodable:
-    """A record that can't be handled as it is, with a stable code and the reasons (never the contents).
+    """A record that can't be handled, with a stable code and the reasons (never the contents).
 
-    Whatever of its envelope can be read is here, so that its sender can be told.
+    It keeps whatever of the envelope can be read, so that the sender can be answered.
     """
 
     id: UUID
@@ -122,13 +126,13 @@ class Undecodable:
 
     @property
     def key(self) -> UUID | None:
-        """Its record's key, if that is an id. Anything else may be personal."""
+        """Return the record's key if it is an id. Anything else may be personal data."""
         return id_of(self.record.key)
 
 
 @dataclass(slots=True)
 class Outgoing:
-    """A message on its way out: an outbox row. What is constant for its type is not stored with it."""
+    """A message on its way out: an outbox row. What is constant for its type is not stored."""
 
     id: UUID
     type: str
@@ -142,7 +146,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class SetTimer:
-    """Asks the shell to hand `message` to its handler at `due_at`, or later. Setting an id again moves its timer."""
+    """Asks the shell to pass `message` to its handler at `due_at` or later. Setting an id again moves its timer."""
 
     id: UUID
     due_at: datetime
@@ -151,7 +155,7 @@ class SetTimer:
 
 @dataclass(frozen=True, slots=True)
 class ClearTimer:
-    """Asks the shell to forget a timer. One that is unknown, or fired already, is no error."""
+    """Asks the shell to delete a timer. It is not an error if that is unknown or has already fired."""
 
     id: UUID
 
@@ -164,9 +168,9 @@ Outcome = Sequence[Effect]
 def decode(
     record: Record, handled: Mapping[bytes, type[Message]], own_topics: Container[str]
 ) -> Incoming[Message] | Undecodable | None:
-    """Read a record; None means that it is somebody else's type on a topic that others write, and none of ours.
+    """Decode a record; return None for a type that this service does not handle, on a topic of others' events.
 
-    On `own_topics`, the service's commands, nothing is none of ours: what is not known there is undecodable.
+    On `own_topics`, which carry the service's commands, an unknown type is undecodable.
     """
     given, value = record.headers, record.value
     found, errors = dict(given), _NONE
@@ -200,7 +204,9 @@ def decode(
         body = model.from_record(record.key, value)
     except BROKEN_PROCESS:
         raise
-    except Exception as error:  # whatever a value does to its validators: what can't be read is parked, and never loops
+    except (
+        Exception
+    ) as error:  # whatever a value makes its validators raise: what can't be read is parked, and never loops
         return _undecodable(record, found, MalformedCode.MALFORMED_COMMAND.value, _reasons(error))
     if record.key != body.key().encode():
         return _undecodable(record, found, MalformedCode.WRONG_KEY.value, (f"key: is not the {model.KEY}",))
@@ -209,7 +215,7 @@ def decode(
 
 
 def _wrong_with(found: Attributes, errors: tuple[str, ...], model: type[Message] | None) -> tuple[str, tuple[str, ...]]:
-    """Return the code and the reasons of an envelope that is not as it must be."""
+    """Return what is wrong with an envelope: the code and the reasons."""
     if not errors and model is None:
         return MalformedCode.UNKNOWN_TYPE.value, (f"ce_type: {'unknown' if found.get('ce_type') else 'missing'}",)
     wrong = {
@@ -224,7 +230,7 @@ def _wrong_with(found: Attributes, errors: tuple[str, ...], model: type[Message]
 
 
 def outgoing(message: Message, ordinal: int, cause: Incoming[Message]) -> Outgoing:
-    """Put a message that a handler returned into an envelope, as the `ordinal`-th consequence of its cause."""
+    """Wrap a message that a handler returned in an envelope, as the `ordinal`-th consequence of its cause."""
     return Outgoing(
         derive(cause.id, str(ordinal)),
         message.TYPE,
@@ -238,7 +244,7 @@ def outgoing(message: Message, ordinal: int, cause: Incoming[Message]) -> Outgoi
 
 
 class Envelope(Protocol):
-    """What headers are made of: an `Outgoing`, or an outbox row, whose ids are text already."""
+    """What headers are built from: an `Outgoing`, or an outbox row, whose ids are already text."""
 
     @property
     def id(self) -> UUID | str:
@@ -250,15 +256,15 @@ class Envelope(Protocol):
 
     @property
     def correlation_id(self) -> str:
-        """What it belongs to."""
+        """The correlation id."""
 
     @property
     def causation_id(self) -> str:
-        """The message that brought it about."""
+        """The id of the message that caused it."""
 
     @property
     def actor(self) -> UUID | str | None:
-        """The person on whose word it is sent."""
+        """The person on whose behalf it is sent."""
 
     @property
     def traceparent(self) -> str | None:
@@ -266,12 +272,12 @@ class Envelope(Protocol):
 
 
 def source_of(principal: Principal) -> str:
-    """Return the CloudEvents source of what a principal of ours publishes."""
+    """Return the CloudEvents source of the messages that a principal publishes."""
     return f"popfax/{principal.value}"
 
 
 def headers_of(out: Envelope, source: str, time: str) -> list[tuple[str, bytes]]:
-    """Give the headers of a record: CloudEvents' own, the extensions, and the trace that it belongs to."""
+    """Return a record's headers: CloudEvents' attributes and extensions, and the trace context."""
     headers = [
         *_constant_headers(source, out.type),
         ("ce_id", str(out.id).encode()),
@@ -296,7 +302,7 @@ def _constant_headers(source: str, type_: str) -> tuple[tuple[str, bytes], ...]:
 
 
 def timer_message_id(id_: UUID, due_at: datetime) -> UUID:
-    """Give the id of the message that a timer becomes: another one each time the timer is set anew."""
+    """Return the id of the message that a timer becomes: a different one each time the timer is set."""
     return derive(id_, due_at.isoformat())
 
 
@@ -310,7 +316,7 @@ def timer_record(
     actor: UUID | None,
     traceparent: str | None,
 ) -> StoredRecord:
-    """Make the record that a timer becomes when it is due, with the envelope of what set it."""
+    """Return the record that a timer becomes when it is due, with the envelope of the message that set it."""
     headers: list[tuple[str, bytes | None]] = [
         ("ce_type", type_.encode()),
         ("ce_id", str(timer_message_id(id_, due_at)).encode()),
@@ -324,10 +330,10 @@ def timer_record(
 
 
 def position_id(record: Record) -> UUID:
-    """Return an id for a record that has none of its own: where it stands in Kafka, when, and what is in it.
+    """Return an id for a record that has no usable one: a hash of its position in Kafka, its time and its bytes.
 
-    Where alone is no identity: a topic that is deleted and made again has other records in the same places. The same
-    record delivered once more is the same in all of it.
+    The position alone does not identify it: a topic that is deleted and recreated has other records at the same
+    positions. A redelivered record is the same in all three.
     """
     if isinstance(record, StoredRecord):
         return record.row_id
@@ -358,7 +364,7 @@ def _undecodable(record: Record, found: Attributes, code: str, errors: tuple[str
 
 
 def _reasons(error: Exception) -> tuple[str, ...]:
-    """Name the fields and the rules they break. Input is left out: it may be personal."""
+    """Name the fields and the rules that they break, without the input, which may be personal data."""
     if not isinstance(error, ValidationError):
         return (f"value: {type(error).__name__}",)
     found = error.errors(include_input=False, include_context=False, include_url=False)

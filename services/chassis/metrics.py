@@ -1,6 +1,6 @@
-"""What Prometheus reads off a service. Labels never hold ids of people.
+"""A service's Prometheus metrics. Labels never hold ids of people.
 
-Every series is there from the start, with 0: a series that appears with its first event hides that event from `rate`.
+Every series exists from the start, at 0: one that appears with its first event hides that event from `rate`.
 """
 
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from services.chassis.database import Cause, Why
 
 OPENED = ("saga", "transfer")
-"""What is opened, and ends when others have answered."""
+"""What stays open until other services have answered."""
 
 
 def labelled(name: str, documentation: str, label: str, values: Iterable[str]) -> Counter:
-    """Make a counter with one label, and all of its series."""
+    """Create a counter with one label, and all of its series."""
     made = Counter(name, documentation, [label])
     for value in values:
         made.labels(value)

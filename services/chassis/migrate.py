@@ -1,13 +1,13 @@
 """Alembic, once for all services: each has its own versions, in `services/<name>/migrations/`.
 
 Migrations are applied by a command (`python -m services.chassis.migrate ledger`), never by starting a service. They
-expand first and contract later, so that the code of the version before works on the new schema while it is being
-replaced, and after a return to it. A migration says of itself what the code of others has to know:
+expand first and contract later, so that the previous version's code works on the new schema while it is being
+replaced, and after a rollback to it. A migration states what other versions have to know about it:
 
-- `compatible_from`: the oldest revision whose code still works on the schema that it leaves. Without it, only its own.
-- `needed = False`: its version's code works without it, too (an index; a column for the version after).
+- `compatible_from`: the oldest revision whose code still works on the schema that it leaves. By default, only its own.
+- `needed = False`: its own version's code works without it too (an index, or a column for the next version).
 
-The first is kept in the database (`schema_support`), for an older version can't read the files of a newer one.
+The first is kept in the database (`schema_support`), since an older version can't read a newer one's files.
 """
 
 import sys
@@ -33,34 +33,34 @@ log = structlog.get_logger(__name__)
 LOCK_TIMEOUT_S = 3
 LOCK_ATTEMPTS = 60
 LOCK_PAUSE_S = 2.0
-"""A migration waits so long for a lock, so often, with such pauses: five minutes, in which traffic flows."""
+"""How long a migration waits for a lock, how often, and the pause between: five minutes in all, while traffic flows."""
 
 _HERE = Path(__file__).parent
 _SUPPORT = sa.table("schema_support", sa.column("revision"), sa.column("oldest"))
 
 
 class LockedError(Exception):
-    """A table stayed locked for as long as a migration tries."""
+    """A table stayed locked throughout a migration's attempts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What this version knows of its service's revisions."""
+    """The revisions of a service, as far as this version knows them."""
 
     head: str
     all: frozenset[str]
     enough: frozenset[str]
-    """Those that its code works on: its newest, and those below that lack only what it does not need."""
+    """The revisions that its code works on: its newest, and older ones that lack only what it does not need."""
 
     def suits(self, revision: str | None, oldest: str | None) -> bool:
         """Say whether this version's code works on a database at a revision that supports others from `oldest` on."""
         if revision in self.all or revision is None:
             return revision in self.enough
-        return oldest in self.all  # a newer version's: at most what still knows us
+        return oldest in self.all  # a newer version's: it must still support us
 
 
 def config(principal: Principal, url: str) -> Config:
-    """Make Alembic's configuration for one service."""
+    """Return Alembic's configuration for one service."""
     made = Config()
     made.set_main_option("script_location", str(_HERE / "migrations"))
     made.set_main_option("version_locations", str(_HERE.parent / principal.value / "migrations"))
@@ -70,7 +70,7 @@ def config(principal: Principal, url: str) -> Config:
 
 
 def upgrade(principal: Principal, url: str) -> None:
-    """Bring a service's database to this version's state. Does nothing where it is there already, or is newer."""
+    """Migrate a service's database to this version. Does nothing if it is already there, or newer."""
     if _is_newer(principal, url):
         log.warning("not_migrated", service=principal.value, reason="a newer version has migrated it already")
         return
@@ -78,7 +78,7 @@ def upgrade(principal: Principal, url: str) -> None:
 
 
 def sql(principal: Principal, revision: str) -> str:
-    """Return one migration as SQL, without a database. Raises whatever a migration does that asks for its data."""
+    """Return one migration as SQL, without a database. Raises whatever the migration raises if it needs data."""
     script = ScriptDirectory.from_config(config(principal, "")).get_revision(revision)
     before = script.down_revision or "base"
     written = StringIO()
@@ -95,7 +95,7 @@ def revisions(principal: Principal) -> list[Any]:
 
 @cache
 def known(principal: Principal) -> Known:
-    """Read the files, once: they stay as they are."""
+    """Read the migrations' files, once."""
     newest_first = revisions(principal)[::-1]
     enough = set()
     for script in newest_first:
@@ -106,12 +106,12 @@ def known(principal: Principal) -> Known:
 
 
 async def suits(principal: Principal, connection: AsyncConnection) -> bool:
-    """Say whether a database is one that this version's code works on."""
+    """Say whether this version's code works on a database."""
     return known(principal).suits(*await _state(principal, connection))
 
 
 async def trouble(principal: Principal, engine: AsyncEngine) -> str | None:
-    """Say why this version can't work on a database; None if it can. Raises what a database that is away raises."""
+    """Say why this version can't work on a database; None if it can. Raises SQLAlchemy's errors."""
     async with engine.connect() as connection:
         revision, oldest = await _state(principal, connection)
         if not known(principal).suits(revision, oldest):
@@ -121,7 +121,7 @@ async def trouble(principal: Principal, engine: AsyncEngine) -> str | None:
 
 
 async def _state(principal: Principal, connection: AsyncConnection) -> tuple[str | None, str | None]:
-    """Return a database's revision and, if that is none of ours, the oldest one whose code works on it."""
+    """Return a database's revision and, if we don't know it, the oldest revision whose code works on it."""
     revision = await connection.run_sync(_revision)
     if revision is None or revision in known(principal).all:
         return revision, None
@@ -129,10 +129,10 @@ async def _state(principal: Principal, connection: AsyncConnection) -> tuple[str
 
 
 def note_support(ctx: MigrationContext, step: MigrationInfo, **_: Any) -> None:
-    """Write down which versions' code works on a schema that was just reached."""
+    """Record the oldest version whose code works on the schema that was just reached."""
     script: Any = step.up_revision
     if ctx.connection is None or script is None or not sa.inspect(ctx.connection).has_table(_SUPPORT.name):
-        return  # it is older than the promise
+        return  # it is older than the table
     oldest = getattr(script.module, "compatible_from", script.revision)
     ctx.connection.execute(sa.insert(_SUPPORT).values(revision=script.revision, oldest=oldest))
 

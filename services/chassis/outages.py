@@ -1,7 +1,7 @@
-"""What each loop of a service waits for, and since when: a service that waits for the world is not ready.
+"""What each loop of a service is waiting for, and since when: a service that waits out an outage is not ready.
 
-Every loop that meets the database (messages, timers, retries, mails) watches itself here, so that an outage is counted
-by its cause, logged without flooding the log, and seen by `/ready`, whoever meets it.
+Every loop that uses the database (messages, timers, retries, mails) reports here, so that an outage is counted by
+cause, logged without flooding the log, and shown by `/ready`, whichever loop meets it.
 """
 
 import time
@@ -17,15 +17,15 @@ from services.chassis.database import Cause, Outage
 log = structlog.get_logger(__name__)
 
 LOG_EVERY_S = 30.0
-"""How often a wait that goes on is logged again."""
+"""How often an ongoing wait is logged again."""
 
 FORGOTTEN_S = 60.0
-"""A wait that was not met again for so long is over: who waited had its work taken away. No attempt takes longer."""
+"""A wait not reported again for this long is over: the loop no longer has that work. No attempt takes longer."""
 
 
 @dataclass(slots=True)
 class Wait:
-    """One loop's wait. Moments are in seconds of the clock that `Outages` was given."""
+    """One loop's wait. Times are in seconds of the clock given to `Outages`."""
 
     cause: Cause
     detail: str
@@ -35,7 +35,7 @@ class Wait:
 
 
 class Outages:
-    """What the loops of one process wait for."""
+    """What the loops of one process are waiting for."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -43,7 +43,7 @@ class Outages:
 
     @property
     def waits(self) -> Mapping[str, Wait]:
-        """Return what is waited for now, by loop; empty while all is well."""
+        """Return the current waits by loop; empty while all is well."""
         now = self._clock()
         return {who: wait for who, wait in self._waits.items() if now - wait.met_at < FORGOTTEN_S}
 
@@ -55,7 +55,7 @@ class Outages:
 
     @contextmanager
     def watching(self, who: str) -> Iterator[None]:
-        """Note an `Outage` of the block, and raise it further; a block that ends well ends the wait."""
+        """Note an `Outage` raised in the block and re-raise it; a block that succeeds ends the wait."""
         try:
             yield
         except Outage as outage:

@@ -1,7 +1,7 @@
-"""Partitions that stop: a batch on them can't be unpacked, and nothing behind it is handled until it can be.
+"""Stopped partitions: a batch on them can't be unpacked, and nothing after it is handled until it can be.
 
-Each stop is a row, from the fault to its outcome. If an operator had it skipped, the row says which offsets were passed
-over, and why. Rows are kept: they are the only trace of what was never handled.
+Each stop is a row, from the fault to its outcome. If an operator had the batch skipped, the row says which
+offsets, and why. Rows are kept: they are the only trace of what was never handled.
 """
 
 import time
@@ -24,7 +24,7 @@ Place = tuple[str, int]
 LONGEST_PAUSE_S = 5.0
 
 FLOWS_AFTER_S = 10.0
-"""A partition that was tried and has not failed for so long flows, if it has no record to show it by."""
+"""A retried partition that has not failed for this long counts as flowing, even if it had no record."""
 
 
 class Outcome(StrEnum):
@@ -35,7 +35,7 @@ class Outcome(StrEnum):
     SKIPPED = "skipped"
     """An operator had it skipped."""
     HANDED_OVER = "handed over"
-    """Another replica, or another life of this one, has the partition now: if it can't read on, that is a new stop."""
+    """Another replica, or a later run of this one, now has the partition. If it can't read on, that is a new stop."""
     MOVED = "moved"
     """It stopped at another position, which is a new stop."""
 
@@ -52,7 +52,7 @@ class Stop:
     _tried_at: float | None = None
 
     def failed(self, position: int, error: str) -> None:
-        """Note one more failure: the next attempt is due after a pause that doubles each time."""
+        """Count one more failure: the next attempt is due after a pause that doubles each time."""
         self.position, self.error = position, error
         self.attempts += 1
         self._tried_at = None
@@ -60,20 +60,20 @@ class Stop:
         self._again_at = time.monotonic() + min(2.0 ** (self.attempts - 1), LONGEST_PAUSE_S)
 
     def is_due(self) -> bool:
-        """Say whether it is to be tried again."""
+        """Say whether a retry is due."""
         return self._tried_at is None and time.monotonic() >= self._again_at
 
     def trying(self, *, skips: bool) -> None:
-        """Note that it is tried: it flows, or fails once more."""
+        """Note that it is being retried: it will flow, or fail again."""
         self._tried_at = time.monotonic()
         self.skipped = skips
 
     def is_tried(self) -> bool:
-        """Say whether it is being tried."""
+        """Say whether it is being retried."""
         return self._tried_at is not None
 
     def is_over(self) -> bool:
-        """Say whether it was tried, and has not failed again."""
+        """Say whether it was retried and has not failed again."""
         return self._tried_at is not None and time.monotonic() - self._tried_at > FLOWS_AFTER_S
 
 
@@ -81,13 +81,13 @@ _OPEN = PARTITION_STOPS.c.ended_at.is_(None)
 
 
 class Stops:
-    """The rows. A database that is away costs only the row: the partition stops all the same."""
+    """The rows of stops. If the database is away, only the row is missing: the partition stops all the same."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     async def stopped(self, place: Place, stop: Stop) -> None:
-        """Write down a stop, or that it has lasted for another attempt. At another position it is another stop."""
+        """Record a stop, or that it has outlasted another attempt. At another position it is another stop."""
         await self._execute(_end([place], Outcome.MOVED, PARTITION_STOPS.c.position != stop.position))
         now = {"position": stop.position, "error": stop.error, "attempts": stop.attempts}
         row = insert(PARTITION_STOPS).values(topic=place[0], partition=place[1], stopped_at=sa.func.now(), **now)
@@ -96,18 +96,18 @@ class Stops:
         )
 
     async def skip_to(self, place: Place, position: int) -> int | None:
-        """Return the offset at which an operator wants a partition that stopped at `position` to go on."""
+        """Return the offset at which an operator wants a partition stopped at `position` to resume, if any."""
         here = (*_of(place), PARTITION_STOPS.c.position == position, PARTITION_STOPS.c.skip_to > position)
         query = sa.select(PARTITION_STOPS.c.skip_to).where(*here)
         found = await self._execute(query)
         return found[0][0] if found else None
 
     async def ended(self, place: Place, stop: Stop) -> None:
-        """Write down that a partition flows again."""
+        """Record that a partition flows again."""
         await self._execute(_end([place], Outcome.SKIPPED if stop.skipped else Outcome.READ))
 
     async def taken_over(self, places: Collection[Place]) -> None:
-        """Write down that partitions have a new owner, who begins to read."""
+        """Record that partitions have a new owner, which begins to read."""
         if places:
             await self._execute(_end(places, Outcome.HANDED_OVER))
 

@@ -1,7 +1,7 @@
 """A service's database on PostgreSQL: every statement takes a whole batch.
 
-Lists go in as binary arrays and through `unnest` (measured: 2 to 4 times cheaper than one row of parameters an item,
-and one statement however many rows). Rows are locked in the order of their keys, by all alike.
+Lists are passed as binary arrays through `unnest` (measured: 2 to 4 times cheaper than one row of parameters per item,
+and one statement for any number of rows). Every transaction locks rows in the order of their keys.
 """
 
 import base64
@@ -28,15 +28,15 @@ from services.chassis.rows import Appended, AppendOnly, Changes, Code, Mapped, R
 from services.chassis.tables import add_messaging_tables
 
 Driver: TypeAlias = psycopg.AsyncConnection[Any]
-"""psycopg's connection, which SQLAlchemy's stands on."""
+"""psycopg's connection, which SQLAlchemy's wraps."""
 
 K = TypeVar("K")
 R = TypeVar("R")
 
 # What a message may be blamed for, by SQLSTATE or its class: values that do not fit, break a constraint, or are too
-# large to be indexed. All else, whatever it is, is the world's.
+# large to be indexed. Anything else is blamed on the world.
 _OF_A_MESSAGE = ("22", "23", "54000")
-# Deadlocks and serialization failures; and a key that is not free, for somebody else made the row first.
+# Deadlocks, serialization failures, and duplicate keys, since another transaction may have inserted the row first.
 _CONFLICTS = ("40", UNIQUE_VIOLATION)
 _CAUSES = {
     "08": Cause.AWAY,
@@ -51,7 +51,7 @@ _CAUSES = {
     "53": Cause.RESOURCES,
 }
 _NOT_SENT = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
-"""What psycopg itself raises, without a SQLSTATE, for values that it can't send."""
+"""Errors that psycopg itself raises, without a SQLSTATE, for values that it can't send."""
 
 _METADATA = sa.MetaData()
 add_messaging_tables(_METADATA)
@@ -64,9 +64,9 @@ PARTITION_STOPS = _METADATA.tables["partition_stops"]
 
 
 VANISHED_S = 15
-"""How long a host may say nothing before its peer believes it gone: probes after 6, 9, 12 and 15 s."""
+"""How long a host may be silent before its peer gives it up: probes after 6, 9, 12 and 15 s."""
 
-# The server's defaults let the locks of a host that vanished live for two hours, and its statements run to their end.
+# With the server's defaults, a vanished host's locks last for two hours, and its statements run to their end.
 _VANISHED = {
     "tcp_keepalives_idle": "6",
     "tcp_keepalives_interval": "3",
@@ -75,7 +75,7 @@ _VANISHED = {
     "client_connection_check_interval": "5s",
 }
 _SETTINGS = {
-    # Generic plans are made while the tables are still empty, and then kept: measured at a fifth of all CPU.
+    # Generic plans are made while the tables are empty, and then kept, which cost a fifth of all CPU when measured.
     "plan_cache_mode": "force_custom_plan",
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "60s",
@@ -83,9 +83,9 @@ _SETTINGS = {
 
 
 def sessions(**settings: str) -> dict[str, Any]:
-    """Return the arguments of every connection: each side notices within seconds that the other one's host is gone.
+    """Return the arguments of every connection: each side notices within seconds that the other's host is gone.
 
-    `settings` are the server's, for this session.
+    `settings` are server settings for the session.
     """
     options = {"timezone": "UTC"} | _VANISHED | settings
     return {
@@ -99,15 +99,15 @@ def sessions(**settings: str) -> dict[str, Any]:
 
 
 def engine(url: str, pool_size: int = 8, **settings: str) -> AsyncEngine:
-    """Make an engine; nothing connects before its first use. `settings` are the server's, for its sessions.
+    """Return an engine, which connects on first use. `settings` are server settings for its sessions.
 
-    Raises `sqlalchemy.exc.ArgumentError` for what is no URL. Parameters never appear in an error's text.
+    Raises `sqlalchemy.exc.ArgumentError` for an invalid URL. Parameters never appear in an error's text.
     """
     made = create_async_engine(
         url,
         pool_size=pool_size,
         max_overflow=2,
-        pool_pre_ping=False,  # an outage shows in the batch, which is tried again anyway
+        pool_pre_ping=False,  # an outage shows in the batch, which is retried anyway
         hide_parameters=True,
         json_deserializer=from_json,
         connect_args={
@@ -124,32 +124,32 @@ def engine(url: str, pool_size: int = 8, **settings: str) -> AsyncEngine:
 
 
 Suits = Callable[[AsyncConnection], Awaitable[bool]]
-"""Says whether a database is one that this version of a service knows."""
+"""Says whether this version of a service works on a database."""
 
 
 class PostgresDatabase:
-    """A service's own PostgreSQL database, as the shell wants it."""
+    """A service's own PostgreSQL database, for the shell."""
 
     def __init__(self, engine: AsyncEngine, suits: Suits | None = None) -> None:
-        """Without `suits` the schema is taken to be known."""
+        """Without `suits`, every schema counts as known."""
         self.engine = engine
         self._suits = suits
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator["PostgresTransaction"]:
-        """Open a transaction (READ COMMITTED: rows that count are locked). Raises `Outage` and `Conflict`."""
+        """Open a transaction (READ COMMITTED: rows that matter are locked). Raises `Outage` and `Conflict`."""
         try:
             with translated():
                 async with self.engine.begin() as connection:
                     yield await PostgresTransaction.on(connection, self._suits)
         except Outage:
-            # Some of what may be wrong clings to a connection (a role's settings, a plan for another schema), and most
-            # of the others are as bad as this one. The next attempt begins with new ones.
+            # Some faults stick to a connection (a role's settings, a plan for another schema), and most of the other
+            # connections are as bad as this one. The next attempt begins with new ones.
             await self.engine.dispose()
             raise
 
     async def due_timers(self, now: datetime, limit: int) -> Sequence[StoredRecord]:
-        """Give timers that are due, oldest first, without locking them."""
+        """Return timers that are due, oldest first, without locking them."""
         query = sa.select(TIMER).where(TIMER.c.due_at <= now).order_by(TIMER.c.due_at, TIMER.c.id).limit(limit)
         with translated():
             async with self.engine.connect() as connection:
@@ -166,13 +166,13 @@ class PostgresDatabase:
                 await tx.connection.execute(statement)
 
     async def requested_retries(self, limit: int) -> Sequence[StoredRecord]:
-        """Give the next of them; few enough that their bytes are no burden."""
+        """Return the next requested retries, limited in number and bytes."""
         with translated():
             async with self.engine.connect() as connection:
                 return [stored_record(row) for row in await connection.execute(_RETRIES, {"most": limit})]
 
     async def retry_failed(self, id_: UUID, code: str, detail: str) -> None:
-        """Note that a parked message failed again. Raises `Outage` where its saving may have failed on the schema."""
+        """Record that a parked message failed again. Raises `Outage` if the schema may be to blame."""
         async with self.begin() as tx:
             await tx.require_known_schema()
             row = (await tx.connection.execute(_RETRY_FAILED, {"p_id": id_, "p_code": code, "p_detail": detail})).one()
@@ -191,48 +191,48 @@ class PostgresTransaction:
 
     @classmethod
     async def on(cls, connection: AsyncConnection, suits: Suits | None = None) -> "PostgresTransaction":
-        """Make one of a connection that is in a transaction, and leave its end to whoever opened it."""
+        """Use a connection's current transaction, and leave ending it to the caller."""
         return cls(connection, await driver_of(connection), suits)
 
     async def _run(self, statement: sa.Executable, parameters: Mapping[str, Any]) -> "psycopg.AsyncCursor[Any]":
-        """Execute what every batch executes. SQLAlchemy writes the statement, once; psycopg executes it.
+        """Execute a statement of every batch: compiled once by SQLAlchemy, executed by psycopg.
 
-        A small batch would spend more time in the layers between than on its way to the server and back.
+        A small batch would otherwise spend more time in the layers between than on the way to the server and back.
         """
         return await self._driver.execute(sql_of(statement), parameters)
 
     async def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Collection[UUID]:
-        """Remember message ids. One that another transaction is just remembering makes this one wait for its end."""
+        """Record message ids. An id that another transaction is just recording makes this one wait until that ends."""
         known = await (await self._run(_CLAIM_INBOX, {"ids": list(ids), "now": now})).fetchall()
         return set(ids).difference(id_ for (id_,) in known)
 
     async def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Collection[UUID]:
-        """Take timers away: one that was moved meanwhile stays, for another replica has fired it and set it anew."""
+        """Remove timers; one that was moved meanwhile stays, because another replica has fired it and set it again."""
         ids, dues = [id_ for id_, _ in timers], [due_at for _, due_at in timers]
         return set((await self.connection.execute(_CLAIM_TIMERS, {"p_id": ids, "p_due": dues})).scalars())
 
     async def claim_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
-        """Take parked messages away, and unblock their keys if nothing is left behind them."""
+        """Remove parked messages, and unblock keys on which nothing is left."""
         return {row.id for row in await self._take_parked(ids)}
 
     async def drop_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
-        """Take them away, and request a retry of what stood behind those that had failed."""
+        """Remove messages, and request a retry of what was parked behind those that had failed."""
         rows = await self._take_parked(ids)
         failed = [(row.topic, row.key) for row in rows if row.why == Why.FAILED]
         await self.connection.execute(_REQUEST_KEYS, _columns(failed))
         return {row.id for row in rows}
 
     async def _take_parked(self, ids: Sequence[UUID]) -> Sequence[Any]:
-        # The keys are locked first: two replicas that retry the same ones do so one after the other, and whoever is
-        # just parking behind one of them commits before we look whether anything is left on it.
+        # The keys are locked first: two replicas that retry the same ones do so one after the other, and a
+        # transaction that is just parking behind one of them commits before we check whether anything is left on it.
         await self.connection.execute(_LOCK_PARKED_KEYS, {"ids": list(ids)})
         rows = (await self.connection.execute(_CLAIM_PARKED, {"ids": list(ids)})).all()
         await self.connection.execute(_UNBLOCK, _columns((row.topic, row.key) for row in rows))
         return rows
 
     async def blocked(self, keys: Collection[Key]) -> Collection[Key]:
-        """Give the blocked ones, share-locked: a retry that would unblock them waits for this transaction."""
-        if not await (await self._run(_ANY_BLOCKED, {})).fetchall():  # as good as always
+        """Return the blocked ones, share-locked: a retry that would unblock them waits for this transaction."""
+        if not await (await self._run(_ANY_BLOCKED, {})).fetchall():  # almost always
             return ()
         found = await self.connection.execute(_BLOCKED, _columns(keys))
         return {(row.topic, row.key) for row in found}
@@ -282,7 +282,7 @@ class PostgresTransaction:
         return Rows(mapped, found)
 
     async def keys(self, mapped: Mapped[K, R], among: Mapping[str, Collection[Any]]) -> set[K]:
-        """Give the keys of the rows that have one of its values in each column; nothing is locked."""
+        """Return the keys of the rows whose columns all have one of the given values; nothing is locked."""
         if not all(among.values()):
             return set()
         wanted = {f"p_{name}": list(values) for name, values in among.items()}
@@ -290,7 +290,7 @@ class PostgresTransaction:
         return {key for (key,) in await cursor.fetchall()}
 
     async def take(self, mapped: Mapped[K, R], matching: Mapping[str, Any], limit: int) -> Rows[K, R]:
-        """Load and lock the first rows that match, those that others hold only if there are no others left."""
+        """Load and lock the first rows that match; rows locked by others only if no others are left."""
         if limit == 0:
             return Rows(mapped, {})
         query = (
@@ -300,14 +300,14 @@ class PostgresTransaction:
             .limit(limit)
         )
         rows = (await self.connection.execute(query.with_for_update(skip_locked=True))).all()
-        if len(rows) < limit:  # there may be no more, or others hold the last ones: that is worth waiting for
+        if len(rows) < limit:  # there may be no more, or others have locked the last ones, which are worth waiting for
             rows = (await self.connection.execute(query.with_for_update())).all()
         found = [mapped.from_values(values) for values in rows]
         return Rows(mapped, {mapped.key_of(row): row for row in found})
 
     @asynccontextmanager
     async def unanswered(self) -> AsyncIterator[None]:
-        """Send what follows in libpq's pipeline mode: one trip for a batch's writes, however many tables they go to."""
+        """Send the following statements in libpq's pipeline mode: one round trip for all of a batch's writes."""
         async with self._driver.pipeline():
             yield
 
@@ -316,9 +316,9 @@ class PostgresTransaction:
         return Appended(mapped)
 
     async def save(self, changes: Sequence[Changes]) -> None:
-        """Write all changes: at most a DELETE, an UPDATE and an INSERT a table.
+        """Write all changes: at most one DELETE, one UPDATE and one INSERT per table.
 
-        In this order: what leaves a unique index makes room for what enters it.
+        In this order, so that what leaves a unique index makes room for what enters it.
         """
         for change in changes:
             mapped = change.mapped
@@ -332,13 +332,16 @@ class PostgresTransaction:
             await self._write(_insert(mapped), mapped, mapped.names, inserted)
 
     async def send(self, messages: Sequence[Outgoing], now: datetime) -> None:
-        """Append messages to the outbox. Their aggregates' rows are locked, so numbers of a key are in commit order."""
+        """Append messages to the outbox.
+
+        Their aggregates' rows are locked, so numbers within a key are in commit order.
+        """
         if messages:
             columns: dict[str, Any] = {f"p_{name}": _column(messages, name) for name in _OUTGOING}
             await self._run(_SEND, columns | {"now": now})
 
     async def set_timers(self, timers: Sequence[tuple[SetTimer, Incoming[Message]]]) -> None:
-        """Set or move timers. The last word on an id counts."""
+        """Set or move timers. The last one for an id counts."""
         if not timers:
             return
         last = {timer.id: (timer, cause) for timer, cause in timers}
@@ -368,29 +371,29 @@ class PostgresTransaction:
 
 
 async def driver_of(connection: AsyncConnection) -> Driver:
-    """Give psycopg's connection under SQLAlchemy's."""
+    """Return the psycopg connection under SQLAlchemy's."""
     driver = (await connection.get_raw_connection()).driver_connection
     assert isinstance(driver, psycopg.AsyncConnection)
     return driver
 
 
 def stored_record(row: Any) -> StoredRecord:
-    """Make a record of a row of `parked`, to the byte what was parked."""
+    """Turn a row of `parked` back into the record, byte for byte."""
     headers = [(name, None if value is None else base64.b64decode(value)) for name, value in row.headers]
     return StoredRecord(row.id, None, row.topic, row.partition, row.position, row.key, row.value, headers)
 
 
 def _columns(keys: Iterable[tuple[str, bytes | None]]) -> dict[str, list[Any]]:
-    """Return keys as the parameters of `_keys`; what has none blocks none."""
+    """Return keys as the parameters of `_keys`; a message without a key blocks none."""
     known = sorted({(topic, key) for topic, key in keys if key is not None})
     return {"p_topic": [topic for topic, _ in known], "p_key": [key for _, key in known]}
 
 
 def retry_requests(wanted: sa.ColumnElement[bool]) -> tuple[sa.Update, sa.Update]:
-    """Return the statements by which an operator asks for a retry of the parked messages that `wanted` describes.
+    """Return the statements with which an operator requests a retry of the parked messages that match `wanted`.
 
-    What stands in the line of its key asks for the key: that is one row, however long the line, and it holds for
-    whatever joins the line. What could not be read stands beside it, and asks for itself.
+    A message in the line of its key requests the key: one row, however long the line, which also covers whatever joins
+    it. An undecodable message is not in a line, and is requested by itself.
     """
     keys = sa.update(PARKED_KEYS).where(_same_key, IN_LINE, wanted)
     return keys.values(retry_requested_at=sa.func.now()), (
@@ -399,7 +402,7 @@ def retry_requests(wanted: sa.ColumnElement[bool]) -> tuple[sa.Update, sa.Update
 
 
 def _headers_to_json(headers: Iterable[tuple[str, bytes | None]]) -> list[list[str | None]]:
-    # Values to the byte. A name is text, as far as JSONB can hold it: there is no NUL in that.
+    # Values are kept byte for byte. Names are text, as far as JSONB can hold it, which excludes NUL.
     return [
         [name.replace("\x00", "\\x00"), None if value is None else base64.b64encode(value).decode()]
         for name, value in headers
@@ -408,7 +411,7 @@ def _headers_to_json(headers: Iterable[tuple[str, bytes | None]]) -> list[list[s
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise `Outage` and `Conflict` for what is the world's; leave what a message may be blamed for as it is."""
+    """Turn errors that no message is to blame for into `Outage` or `Conflict`; leave the others as they are."""
     try:
         yield
     except Exception as error:
@@ -418,9 +421,9 @@ def translated() -> Iterator[None]:
 
 
 def translate(error: BaseException) -> Outage | Conflict | None:
-    """Tell whether an error is the world's; None if it is not, or is none of the database's."""
+    """Return an error as `Outage` or `Conflict`; None if a message may be to blame, or it is not a database error."""
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    if isinstance(cause, sa.exc.TimeoutError):  # no connection came free in the pool
+    if isinstance(cause, sa.exc.TimeoutError):  # no free connection in the pool
         return Outage(type(cause).__name__)
     if not isinstance(cause, psycopg.Error):
         return None
@@ -434,16 +437,16 @@ def translate(error: BaseException) -> Outage | Conflict | None:
     return Outage(state, _CAUSES.get(state) or _CAUSES.get(state[:2]) or Cause.OTHER)
 
 
-# Statements. They are made, and written as SQL, once.
+# Statements, built and compiled once.
 
 _DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
 @cache
 def sql_of(statement: sa.Executable) -> bytes:
-    """Give a statement as SQL, for psycopg to execute: written once, so only for statements that are made once.
+    """Compile a statement to SQL for psycopg. It is cached, so only for statements that are built once.
 
-    Raises `TypeError` if it holds a value: all of them must be parameters.
+    Raises `TypeError` if it contains a value: all values must be parameters.
     """
     compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
     if values := {name: value for name, value in compiled.params.items() if value is not None}:
@@ -456,7 +459,7 @@ def _array(name: str, type_: sa.types.TypeEngine[Any]) -> sa.BindParameter[Any]:
 
 
 def _unnest(**arrays: sa.types.TypeEngine[Any]) -> sa.TableValuedAlias:
-    """Make a table of arrays, each bound to a parameter of its name; `n` numbers the rows."""
+    """Return a table made of arrays, each bound to the parameter of its name; `n` numbers the rows."""
     parameters = [_array(name, type_) for name, type_ in arrays.items()]
     columns = [sa.column(name, type_) for name, type_ in arrays.items()]
     return sa.func.unnest(*parameters).table_valued(*columns, with_ordinality="n", name="batch").render_derived()
@@ -467,14 +470,14 @@ _remembered = (
     insert(INBOX)
     .from_select(
         ["id", "received_at"],
-        # Sorted: two consumers that were handed the same records for a moment must not deadlock.
+        # Sorted, since two consumers that briefly have the same records must not deadlock.
         sa.select(_ids.c.ids, sa.bindparam("now", type_=INBOX.c.received_at.type)).order_by(_ids.c.ids),
     )
     .on_conflict_do_nothing()
     .returning(INBOX.c.id)
     .cte("remembered")
 )
-# It gives those that were known: as good as always none, so there is nothing to read.
+# It returns the ids that were known: almost always none, so there is nothing to read.
 _CLAIM_INBOX = sa.select(_ids.c.ids).where(_ids.c.ids.not_in(sa.select(_remembered.c.id)))
 _due = _unnest(p_id=sa.Uuid(), p_due=TIMER.c.due_at.type)
 _CLAIM_TIMERS = sa.delete(TIMER).where(TIMER.c.id == _due.c.p_id, TIMER.c.due_at == _due.c.p_due).returning(TIMER.c.id)
@@ -483,7 +486,7 @@ _keys = _unnest(p_topic=sa.Text(), p_key=PARKED_KEYS.c.key.type)
 _same_key = sa.and_(PARKED.c.topic == PARKED_KEYS.c.topic, PARKED.c.key == PARKED_KEYS.c.key)
 _named = sa.and_(PARKED_KEYS.c.topic == _keys.c.p_topic, PARKED_KEYS.c.key == _keys.c.p_key)
 IN_LINE = sa.and_(PARKED.c.why != Why.UNDECODABLE.value, PARKED.c.key.is_not(None))
-"""Parked messages that block their key: those that failed, and what stands behind them."""
+"""Parked messages that block their key: those that failed, and those behind them."""
 
 _CLAIM_PARKED = (
     sa.delete(PARKED)
@@ -513,7 +516,7 @@ _RETRY_FAILED = (
 
 RETRIED_KEYS = 100
 RETRIED_BYTES = 16 << 20
-"""A batch of retries takes at most so many keys side by side, and so many bytes (but one message at least)."""
+"""The limits of a batch of retries: keys side by side, and bytes (but at least one message)."""
 
 _retried = (
     sa.select(PARKED_KEYS.c.topic, PARKED_KEYS.c.key)
@@ -569,7 +572,7 @@ _SEND = sa.insert(OUTBOX).from_select(
 
 
 def _column(rows: Sequence[Any], name: str, encode: Code = None) -> list[Any]:
-    """Give one field of many rows, as its column takes it."""
+    """Return one field of many rows, as its column expects it."""
     values = map(attrgetter(name), rows)
     return list(values) if encode is None else [encode(value) for value in values]
 
@@ -595,7 +598,7 @@ _SET_TIMERS = _insert_timers.on_conflict_do_update(
 
 
 def _batch(mapped: Mapped[Any, Any], names: Sequence[str]) -> tuple[sa.TableValuedAlias, dict[str, Any]]:
-    """Make a table of a batch of rows, and for each column what goes into it: JSON travels as text."""
+    """Return a table for a batch of rows, and each column's value from it: JSON travels as text."""
     columns = [mapped.table.c[name] for name in names]
     types = {c.name: sa.Text() if isinstance(c.type, JSONB) else c.type for c in columns}
     batch = _unnest(**{f"p_{name}": type_ for name, type_ in types.items()})

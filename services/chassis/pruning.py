@@ -1,4 +1,4 @@
-"""Forgets rows that are older than anybody asks for."""
+"""Deletes rows that are too old to be needed."""
 
 import asyncio
 from datetime import timedelta
@@ -15,13 +15,13 @@ log = structlog.get_logger(__name__)
 
 EVERY_S = 3600.0
 AGAIN_S = 60.0
-"""How long it waits after a failure: a lock, or a database that is away, for a while."""
+"""The pause after a failure, such as a lock or a database that is away."""
 
 AT_ONCE = 10_000
 
 
 async def prune(engine: AsyncEngine, moment: "sa.Column[Any]", keep: timedelta) -> None:
-    """Delete a table's rows whose moment is longer ago, a part at a time, until cancelled."""
+    """Delete rows older than the given age, a few at a time, until cancelled."""
     table = moment.table
     (key,) = table.primary_key.columns
     old = sa.select(key).where(moment < sa.func.now() - keep).limit(AT_ONCE)
@@ -29,7 +29,7 @@ async def prune(engine: AsyncEngine, moment: "sa.Column[Any]", keep: timedelta) 
         try:
             async with PostgresDatabase(engine).begin() as tx:
                 pruned = (await tx.connection.execute(sa.delete(table).where(key.in_(old)))).rowcount
-        except Exception as error:  # whatever it is, it waits for the next time; nobody waits for it
+        except Exception as error:  # whatever it is, the next round may succeed; nothing depends on it
             log.warning("not_pruned", table=table.name, error=describe(error), detail=str(error))
             await asyncio.sleep(AGAIN_S)
         else:

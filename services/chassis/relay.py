@@ -1,11 +1,11 @@
-"""The relay: publishes the outbox to Kafka, in order on each key, and deletes what Kafka has acknowledged.
+"""The relay: publishes the outbox to Kafka, in order within each key, and deletes what Kafka has acknowledged.
 
-One relay per service at a time, and two fences. The advisory lock is held on the very connection that deletes: a relay
-that has lost the lock has lost the power to delete. The producer has an epoch that each new leader raises: what a
-relay that was paused still has in hand, the broker refuses once its successor has published the same rows.
+There is one relay per service at a time, and two fences. The advisory lock is held on the very connection that deletes:
+a relay that has lost the lock can no longer delete. The producer has an epoch that each new leader raises: what a
+paused relay still has in hand is refused by the broker once its successor has published the same rows.
 
-A crash between Kafka's answer and the deletion publishes again; every consumer has an inbox. After any failure
-everything is made anew (connection, lock, producer): an idempotent producer that failed once keeps failing.
+A crash between Kafka's answer and the deletion leads to duplicates; every consumer has an inbox. After any failure
+everything is recreated (connection, lock, producer): an idempotent producer that has failed once keeps failing.
 """
 
 import asyncio
@@ -38,33 +38,33 @@ ROWS = 2000
 """The most rows in one round."""
 
 LOCK = 0x706F70666178
-"""The advisory lock's number; a service has a database of its own, so one number does."""
+"""The advisory lock's number. Each service has its own database, so one number is enough."""
 
 STAND_BY_S = 0.5
-"""How often a relay that does not lead asks for the lock."""
+"""How often a relay that is not leading asks for the lock."""
 
 STEP_ASIDE_S = 3.0
-"""For how long a relay does not ask for it that has met a type of a newer version: that one's replica is to lead."""
+"""How long a relay that has met an unknown type does not ask for the lock: a newer version's replica should lead."""
 
 POLL_S = 0.1
-"""How often the outbox is looked at unasked: for rows that another replica has committed."""
+"""How often the outbox is polled, for rows that another replica has committed."""
 
 ANSWER_S = 10.0
-"""The longest wait for Kafka, whatever it is asked for: whoever may reach it better gets the lock then."""
+"""The longest wait for any answer from Kafka; then another replica, which may reach it better, gets the lock."""
 
 PAUSE_S = 15
-"""The server ends the session of a relay that says nothing for so long, and frees its lock; more than `ANSWER_S`."""
+"""The server ends a relay's session after this much silence, which releases its lock; more than `ANSWER_S`."""
 
 CHECK_S = 5.0
-"""How often a relay that has nothing to publish makes sure that it could."""
+"""How often a relay with nothing to publish checks that it could."""
 
 RENEW_S = 3600.0
-"""How often the epoch is raised although nobody else leads: the coordinator forgets ids that it has not heard of for
-`transactional.id.expiration.ms` (7 days), and the epoch with them."""
+"""How often the epoch is raised without a change of leader: the coordinator forgets ids that were idle for
+`transactional.id.expiration.ms` (7 days), and their epochs."""
 
 
 class Unsent(NamedTuple):
-    """An outbox row. Ids and the moment are text, as they travel: PostgreSQL writes them faster than we do."""
+    """An outbox row. Ids and times are text, as they travel: PostgreSQL formats them faster than we do."""
 
     seq: int
     id: str
@@ -117,7 +117,7 @@ class Relay:
         self._checked_at = 0.0
 
     def wake(self) -> None:
-        """Say that there is something to publish."""
+        """Signal that there is something to publish."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -135,7 +135,7 @@ class Relay:
                 await asyncio.sleep(STEP_ASIDE_S)
 
     async def _lead(self) -> None:
-        """Wait for the lock, and relay for as long as everything holds."""
+        """Wait for the lock, and relay until something fails."""
         async with self.engine.connect() as plain:
             try:
                 connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
@@ -146,12 +146,12 @@ class Relay:
                 while True:
                     await self._relay(driver)
             finally:
-                # Closes it, whatever state it is in. The pool must never have it back: the lock would stay taken, and
-                # the service's own transactions would be committed without waiting for the disk.
+                # Closes it, whatever its state. It must never return to the pool: the lock would stay taken, and the
+                # service's own transactions would commit without waiting for the disk.
                 await plain.invalidate()
 
     async def _relay(self, driver: Driver) -> None:
-        """Relay for `RENEW_S`. Nothing is read before the producer has fenced off those of earlier leaders."""
+        """Relay for `RENEW_S`. Nothing is read before the producer has fenced earlier leaders'."""
         producer = await kafka.producer(self.settings, fence=self.principal.value)
         try:
             log.info("relay_leads")
@@ -190,12 +190,12 @@ class Relay:
                 await asyncio.wait_for(self._wake.wait(), POLL_S)
 
     async def _settled(self, driver: Driver) -> int:
-        """Give the number up to which no row can appear any more: the next reading may begin there.
+        """Return the number below which no row can appear any more: the next scan may begin there.
 
-        Below lie dead rows, which a scan would wade through. But numbers are not in commit order: a transaction that is
-        still open may hold a lower one, and when it commits, a row of the same key with a higher one may follow at
-        once. So the floor moves to a number only when every transaction that had begun to write when we saw that number
-        has ended. (All write, and so have an id, before they take numbers: the inbox, a timer or a lock comes first.)
+        Below it are dead rows, which slow a scan down. But numbers are not in commit order: a transaction that is still
+        open may have a lower one, and when it commits, a row of the same key with a higher number may follow at once.
+        So the floor moves to a number only when every transaction that was writing when we saw that number has ended.
+        (Each one writes, and so has an id, before it takes numbers: the inbox, a timer or a lock comes first.)
         """
         if self._last == self._floor:
             return self._floor
@@ -210,7 +210,10 @@ class Relay:
 
 
 class UnknownType(Exception):
-    """Next in the outbox is a type that this version does not know: a newer one wrote it. It waits for that one."""
+    """The next row in the outbox has a type that this version does not know.
+
+    A newer version wrote it and must publish it.
+    """
 
     def __init__(self, type_: str) -> None:
         super().__init__(type_)
@@ -218,9 +221,9 @@ class UnknownType(Exception):
 
 
 async def publish(producer: AIOKafkaProducer, rows: Sequence[Unsent], principal: Principal) -> None:
-    """Send rows and wait until Kafka has them all; raises on the first that it has not.
+    """Send rows and wait until Kafka has acknowledged all of them; raises on the first failure.
 
-    Whole batches are built here, a partition at a time: a quarter cheaper than sending one by one.
+    Building whole batches here, one partition at a time, is a quarter cheaper than sending one by one.
     """
     by_partition: dict[tuple[str, int], list[Unsent]] = {}
     for row in rows:
@@ -241,11 +244,11 @@ async def _send(
     for row in rows:
         record = {
             "key": row.key.encode(),
-            "value": row.value or None,  # an empty value is a tombstone's: on the wire it has none
+            "value": row.value or None,  # an empty value stands for a tombstone, which has none on the wire
             "headers": headers_of(row, source, _iso(row.made_at)),
             "timestamp": None,
         }
-        if batch.append(**record) is None:  # full: send it and begin another
+        if batch.append(**record) is None:  # full: send it and start another
             sent.append(await producer.send_batch(batch, topic, partition=partition))
             batch = producer.create_batch()
             if batch.append(**record) is None:
@@ -256,5 +259,5 @@ async def _send(
 
 @lru_cache(maxsize=64)
 def _iso(moment: str) -> str:
-    """Write a moment as RFC 3339 does; a batch has one, and thousands of rows."""
+    """Format a time as in RFC 3339. Cached: a batch has one, and thousands of rows."""
     return datetime.fromisoformat(moment).isoformat()

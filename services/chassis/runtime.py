@@ -1,7 +1,7 @@
 """Starts a service in order, runs it, and stops it in order.
 
-A service starts when Kafka or PostgreSQL is not up yet: it waits, alive and not ready. It survives the restart of
-either. SIGTERM finishes the batch in hand, commits, leaves the group, and exits 0.
+A service can start before Kafka or PostgreSQL is up: it waits, alive but not ready. It survives a restart of either.
+On SIGTERM it finishes the current batch, commits, leaves the group, and exits with 0.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from popfax_contracts.topics import Principal, kept_at_most
 from services.chassis import metrics, migrate, postgres
 from services.chassis.consumer import Consumer, FencedError
-from services.chassis.ending import end_at_once
+from services.chassis.early_exit import exit_on_signal
 from services.chassis.health import Check, HttpServer, Site, health_app
 from services.chassis.logs import configure_logs
 from services.chassis.markers import mark
@@ -40,10 +40,10 @@ T = TypeVar("T", bound=ServiceSettings)
 P = TypeVar("P", bound=ProcessSettings)
 
 Background = Callable[[AsyncEngine, T, Outages], Coroutine[Any, Any, None]]
-"""Something a service does beside its messages, until cancelled (the mail sender is one)."""
+"""A background task of a service, which runs until cancelled (for example the mail sender)."""
 
 SiteOf = Callable[[P, Callable[[], None]], Site | None]
-"""Makes what a service serves over HTTP beside its health; it calls what it is given after each of its commits."""
+"""Builds what a service serves over HTTP besides its health; it must call its argument after each of its commits."""
 
 
 def run(service: Service, settings: T, background: Sequence[Background[T]] = (), site: SiteOf[T] | None = None) -> None:
@@ -58,9 +58,9 @@ def run(service: Service, settings: T, background: Sequence[Background[T]] = (),
 
 
 def serve(principal: Principal, settings: P, site: SiteOf[P]) -> None:
-    """Serve a service's site alone until SIGTERM or SIGINT: other processes do its work, and publish what this writes.
+    """Serve only a service's site until SIGTERM or SIGINT; other processes do its work and publish what this writes.
 
-    Nothing here waits for Kafka, and no batch holds the event loop that people wait on.
+    Nothing here waits for Kafka, and no batch blocks the event loop that people are waiting on.
     """
     configure_logs(principal.value, settings.log_format, settings.log_level)
     metrics.forget_work()
@@ -70,11 +70,11 @@ def serve(principal: Principal, settings: P, site: SiteOf[P]) -> None:
 
 def _run(process: "_Process") -> None:
     uvloop.run(process.run())
-    end_at_once()  # the loop has given the signals back
+    exit_on_signal()  # the event loop has restored the signal handlers
 
 
 def retention(settings: ServiceSettings) -> timedelta:
-    """Give for how long message ids are remembered, and what else is known by them."""
+    """Return how long message ids are kept, and whatever else is keyed by them."""
     return timedelta(days=settings.inbox_retention_days)
 
 
@@ -112,7 +112,7 @@ class _Work:
             asyncio.create_task(run_timers(self._shell, poll_s)),
             asyncio.create_task(run_retries(self._shell, max(1.0, poll_s))),
             asyncio.create_task(mark(self._engine, self._principal, self.relay.wake)),
-            # Message ids that no topic can bring again.
+            # Message ids that no topic can deliver again.
             asyncio.create_task(prune(self._engine, INBOX.c.received_at, retention(self._settings))),
             *(asyncio.create_task(job(self._engine, self._settings, self._shell.outages)) for job in self._background),
         ]
@@ -121,7 +121,7 @@ class _Work:
         """Finish the batch in hand and leave the group; the tasks of `begin` are then to be cancelled."""
         try:
             await self._consumer.stop()
-        except Exception as error:  # what ended it early has been noted, or Kafka is away and hears no farewell
+        except Exception as error:  # what ended it early has been noted, or Kafka is away and can't be told
             log.warning("consumer_not_stopped", error=type(error).__name__)
 
     async def _not_consuming(self) -> str | None:
@@ -172,14 +172,14 @@ class _Process:
         log.info("stopped")
 
     async def _start(self) -> None:
-        """Wait for a database that this version knows, then begin."""
+        """Wait for a database that this version works on, then start."""
         while reason := await self._not_migrated():
             log.info("waiting", what="database", reason=reason)
             await asyncio.sleep(1)
         if self.work:
             self.tasks = self.work.begin()
-        # What is there now stays: the collector need not look at it again, and at garbage less often (a fifth of
-        # all CPU otherwise).
+        # Existing objects stay, so the garbage collector need not look at them again, and may run less often (which
+        # otherwise takes a fifth of all CPU).
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)

@@ -1,13 +1,13 @@
-"""Sagas as data: steps with their commands, their replies, and what takes them back.
+"""Sagas as data: steps with their commands, replies and compensations.
 
-A `Saga` is a table to be read; the engine below it is a pure function of (what the saga remembers, what came, now), run
-as an ordinary handler. Its rules (Garcia-Molina & Salem, *Sagas*, 1987; the pivot is Richardson's term):
+A `Saga` reads like a table; the engine below it is a pure function of (the saga's row, the message, now) and runs as
+an ordinary handler. Its rules (Garcia-Molina & Salem, *Sagas*, 1987; the pivot is Richardson's term):
 
-- Before the pivot, a refusal or the deadline compensates the steps that were done, last first.
+- Before the pivot, a refusal or the deadline compensates the completed steps, last first.
 - A step whose outcome is unknown is never assumed: it is undone by a command that succeeds even when it comes first.
-  The pivot can't be undone; it is called off, and the participant answers which of the two won.
-- After the pivot there is only forward.
-- A late or repeated reply is recorded, never an error. After the end it sets off the counter-action that is due.
+  The pivot can't be undone; it is called off, and the participant answers which of the two came first.
+- After the pivot, the saga only goes forward.
+- A late or repeated reply is recorded, never an error. After the end it triggers the compensation that is due.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,22 +25,22 @@ from services.chassis.rows import Rows
 from services.chassis.service import Handler, Moment, needs
 
 TRAIL_LENGTH = 40
-"""How many lines a saga remembers of what happened to it, the oldest falling off."""
+"""How many lines of its history a saga keeps, dropping the oldest."""
 
 
 class Status(StrEnum):
-    """Where a saga is."""
+    """The status of a saga."""
 
     RUNNING = "running"
-    """It waits for the reply of its step."""
+    """It is waiting for its step's reply."""
     COMPENSATING = "compensating"
-    """It takes back what was done, last first, and waits for its step to be undone."""
+    """It undoes what was done, last first, and is waiting for its step to be undone."""
     CANCELLING = "cancelling"
-    """It called off its pivot, and waits to hear which of the two won."""
+    """It called off its pivot, and is waiting to learn which of the two came first."""
     COMPLETED = "completed"
     """It reached its end."""
     REFUSED = "refused"
-    """It ended as if it had never been; `code` says why."""
+    """It ended without effect; `code` says why."""
 
 
 ENDED = frozenset({Status.COMPLETED, Status.REFUSED})
@@ -48,7 +48,7 @@ ENDED = frozenset({Status.COMPLETED, Status.REFUSED})
 
 @dataclass(frozen=True, slots=True)
 class SagaRow:
-    """What a saga remembers. `data` is what its commands are made of; personal data leaves it at the end."""
+    """A saga's row. Its commands are built from `data`, from which personal data is removed at the end."""
 
     id: UUID
     name: str
@@ -66,15 +66,15 @@ class SagaRow:
 
 
 Ask = Callable[[SagaRow], Message]
-"""Makes a command out of what the saga remembers. The same saga makes the same command again."""
+"""Builds a command from the saga's row. The same saga builds the same command again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: a command to a participant, and the replies that may come of it.
+    """One step: a command to a participant, and its possible replies.
 
-    `reference` is the field in which all its replies carry the saga's id. A step with `undo` can be taken back, and
-    `undone` answers that. The pivot has `cancel` instead: it is answered by `done` or `refused`.
+    `reference` is the field in which all its replies carry the saga's id. A step with `undo` can be compensated, which
+    `undone` confirms. The pivot has `cancel` instead, which is answered by `done` or `refused`.
     """
 
     name: str
@@ -89,10 +89,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class LocalPivot:
-    """A pivot that is the service's own doing: done, or refused, in the very transaction that reaches it.
+    """A pivot within the service itself: done or refused in the very transaction that reaches it.
 
-    `apply` changes the state and gives what follows at once (its timers, say), or a refusal's code and no change;
-    `needs` names what it reads. Its outcome is never unknown, so nothing has to call it off.
+    `apply` changes the state and returns what follows at once (such as timers), or a refusal code without any change;
+    `needs` names what it reads. Its outcome is never unknown, so it never has to be called off.
     """
 
     name: str
@@ -109,23 +109,23 @@ class HasSagas(Protocol):
 
     @property
     def sagas(self) -> Rows[UUID, SagaRow]:
-        """Give the sagas that a batch may move."""
+        """Return the sagas that a batch may advance."""
 
 
 class WantsSagas(Protocol):
-    """The load of a service that runs sagas."""
+    """The load plan of a service that runs sagas."""
 
     @property
     def sagas(self) -> Wanted[UUID, SagaRow]:
-        """Return the sagas that a batch may move."""
+        """Return the sagas that a batch may advance."""
 
 
 @dataclass(frozen=True)
 class Saga:
     """A saga's definition.
 
-    `completed` and `refused` are its local last steps. `forget` names the entries of `data` that are personal, and are
-    dropped when the saga ends. `deadline` is the time to reach the pivot; one that is open for longer counts as stuck.
+    `completed` and `refused` are its local last steps. `forget` names the personal entries of `data`, which are dropped
+    when the saga ends. `deadline` is the time allowed to reach the pivot; a saga open for longer counts as stuck.
     """
 
     name: str
@@ -136,7 +136,7 @@ class Saga:
     forget: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        """Refuse a definition that could not keep the rules."""
+        """Raise `TypeError` for a definition that could not keep the rules."""
         if sum(map(_is_pivot, self.steps)) != 1:
             raise TypeError(f"saga {self.name}: exactly one step is the pivot (has `cancel`, or is local)")
         if isinstance(self.steps[0], LocalPivot):
@@ -151,7 +151,7 @@ class Saga:
 
     @cached_property
     def pivot(self) -> int:
-        """Give the pivot's place among the steps."""
+        """Return the pivot's index among the steps."""
         return next(i for i, step in enumerate(self.steps) if _is_pivot(step))
 
     @cached_property
@@ -159,11 +159,11 @@ class Saga:
         return {step.name: place for place, step in enumerate(self.steps)}
 
     def index(self, row: SagaRow) -> int:
-        """Give the place of the step at which a saga is."""
+        """Return the index of a saga's current step."""
         return self._places[row.step]
 
     def needs(self, load: Any, row: SagaRow, kind: type[Message]) -> None:
-        """Name what the local steps need that a message of this type may reach: the good end, after the last reply."""
+        """Name what the local steps that this type of message may reach need: the end only after the last reply."""
         pivot, last = self.steps[self.pivot], self.steps[-1]
         if isinstance(pivot, LocalPivot):
             pivot.needs(load, row)
@@ -174,7 +174,7 @@ class Saga:
     def begin(
         self, sagas: Rows[UUID, SagaRow], id_: UUID, data: Mapping[str, Any], cause: Incoming[Any], moment: Moment
     ) -> list[Effect]:
-        """Open a saga and ask for its first step."""
+        """Open a saga and request its first step."""
         first = self.steps[0]
         assert isinstance(first, Step), "a local pivot is never the first"
         row = SagaRow(
@@ -201,25 +201,25 @@ def _is_pivot(step: Step | LocalPivot) -> bool:
 
 
 class SagaDeadline(Message, type="popfax.saga.deadline", key="saga_id"):
-    """A timer's message: the saga should be past its pivot by now."""
+    """A timer's message: the saga should have passed its pivot by now."""
 
     saga_id: UUID
 
 
 class RetrySaga(Message, type="popfax.saga.retry", key="saga_id"):
-    """An operator's message: ask again for what the saga is waiting for. Participants give the same answer again."""
+    """An operator's message: send the saga's current command again. Participants repeat their answers."""
 
     saga_id: UUID
 
 
 class CancelSaga(Message, type="popfax.saga.cancel", key="saga_id"):
-    """An operator's message: call the saga off, if it is not past its pivot."""
+    """An operator's message: call the saga off unless it has passed its pivot."""
 
     saga_id: UUID
 
 
 class Sagas:
-    """The sagas that one service runs, and the handlers of everything that moves them."""
+    """The sagas of one service, and the handlers of every message that advances them."""
 
     def __init__(self, *definitions: Saga) -> None:
         """Index the definitions by name, and their replies by type."""
@@ -238,7 +238,7 @@ class Sagas:
         self.retry = needs(self._needs)(self._retry)
 
     def _needs(self, load: WantsSagas, message: Incoming[Message]) -> None:
-        """Name the saga that a message may move, and then what its local steps need."""
+        """Name the saga that a message may advance, and then what its local steps need."""
         kind = type(message.body)
         load.sagas.then(self._saga_id(message.body), lambda row: self.definitions[row.name].needs(load, row, kind))
 
@@ -249,7 +249,7 @@ class Sagas:
         return id_
 
     def _reply(self, state: HasSagas, message: Incoming[Event], moment: Moment) -> Outcome:
-        """Handle a participant's reply; one to a saga of another service is none of ours."""
+        """Handle a participant's reply; ignore one to another service's saga."""
         row = state.sagas.get(self._saga_id(message.body))
         if row is None:
             return ()
@@ -269,11 +269,11 @@ class Sagas:
         return run.recorded()
 
     def _deadline(self, state: HasSagas, message: Incoming[SagaDeadline], moment: Moment) -> Outcome:
-        """Call a saga off that did not reach its pivot in time."""
+        """Call off a saga that did not reach its pivot in time."""
         return self._call_off(state, message.body.saga_id, "timed_out", moment)
 
     def _cancel(self, state: HasSagas, message: Incoming[CancelSaga], moment: Moment) -> Outcome:
-        """Call a saga off because an operator says so."""
+        """Call off a saga for an operator."""
         return self._call_off(state, message.body.saga_id, "cancelled", moment)
 
     def _call_off(self, state: HasSagas, id_: UUID, code: str, moment: Moment) -> Outcome:
@@ -289,7 +289,7 @@ class Sagas:
         return run.call_off(code)
 
     def _retry(self, state: HasSagas, message: Incoming[RetrySaga], moment: Moment) -> Outcome:
-        """Ask again for what the saga is waiting for."""
+        """Send the saga's current command again."""
         row = state.sagas.get(message.body.saga_id)
         if row is None or row.status in ENDED:
             return ()
@@ -309,7 +309,7 @@ class _Run:
         self.trail = row.trail
 
     def step(self) -> Step:
-        """Give the step at which the saga waits. A local pivot waits for nothing."""
+        """Return the step that the saga is waiting for, which is never a local pivot."""
         step = self.saga.steps[self.saga.index(self.row)]
         assert isinstance(step, Step), "a saga never rests at a local pivot"
         return step
@@ -324,7 +324,7 @@ class _Run:
         return ()
 
     def forward(self) -> Outcome:
-        """Go on to the next step, or to the end. Past the pivot the deadline has nothing to say any more."""
+        """Go on to the next step, or to the end. After the pivot the deadline no longer applies."""
         index = self.saga.index(self.row)
         cleared = [ClearTimer(self.row.id)] if index == self.saga.pivot else []
         if index + 1 == len(self.saga.steps):
@@ -341,7 +341,7 @@ class _Run:
         return [*applied, *self.forward()]
 
     def back(self, code: str) -> Outcome:
-        """The step at hand is refused or undone: take back the one before it, or end."""
+        """Continue after the current step was refused or undone: compensate the one before it, or end."""
         index = self.saga.index(self.row)
         if index == 0:
             self._put(code=code)
@@ -350,7 +350,7 @@ class _Run:
         return self.ask_again()
 
     def call_off(self, code: str) -> Outcome:
-        """Stop a step whose outcome is unknown: undo it, or ask the pivot's participant which of the two won."""
+        """Stop a step whose outcome is unknown: undo it, or ask the pivot's participant which of the two came first."""
         status = Status.CANCELLING if self.step().cancel else Status.COMPENSATING
         self._put(status=status, code=code)
         return self.ask_again()
@@ -363,7 +363,7 @@ class _Run:
         return [ask(self.row)] if ask else []
 
     def after_the_end(self, kind: type[Event]) -> Outcome:
-        """Undo what was done too late: a step that reports success after the saga was refused."""
+        """Compensate a step that reports success after the saga was refused."""
         late = next((step for step in self.saga.steps if isinstance(step, Step) and step.done is kind), None)
         self._put()
         if self.row.status is Status.REFUSED and late is not None and late.undo is not None:

@@ -1,4 +1,4 @@
-"""Settings: environment variables with one prefix a service, or files with the same names in a secrets directory."""
+"""Settings: environment variables with one prefix per service, or files with the same names in a secrets directory."""
 
 import os
 from ipaddress import ip_address
@@ -10,11 +10,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from popfax_contracts.topics import Principal
 
 SECRETS_DIRECTORY = "POPFAX_SECRETS_DIR"
-"""Names a directory of files, one a setting (`ledger_database_url`), as container platforms mount secrets."""
+"""Names a directory with one file per setting (`ledger_database_url`), as container platforms mount secrets."""
 
 
 def _is_protected(url: HttpUrl) -> HttpUrl:
-    """Accept https, and http on this machine; no user name, for parsers differ in what they take for the host."""
+    """Accept https, and http on this machine; no user name, since parsers differ in what they take for the host."""
     if url.username is not None or url.password is not None:
         raise ValueError("give an address without a user name")
     if url.scheme != "https" and not _is_loopback(url.host or ""):
@@ -30,7 +30,7 @@ def _is_loopback(host: str) -> bool:
 
 
 ProtectedUrl = Annotated[HttpUrl, AfterValidator(_is_protected)]
-"""An address where nobody on the way can read or change anything: `https://`, or this very machine."""
+"""An address to which nobody can listen in between: `https://`, or this very machine."""
 
 
 class KafkaSettings(BaseSettings):
@@ -45,7 +45,7 @@ class KafkaSettings(BaseSettings):
 
 
 class ProcessSettings(BaseSettings):
-    """What every process of a service needs to be told, whatever it does."""
+    """The settings of every process of a service, whatever it does."""
 
     database_url: SecretStr = Field(description="postgresql+psycopg://role:password@host:port/database")
     http_host: str = Field("127.0.0.1", description="where /live, /ready and /metrics listen")

@@ -1,4 +1,4 @@
-"""The way of a batch: decode, claim, load once, decide in memory, save once, commit.
+"""The path of a batch: decode, claim, load once, decide in memory, save once, commit.
 
 Everything that a handler must not do happens here, and only here. The same code runs on PostgreSQL and, in the
 simulation, on a dictionary.
@@ -40,19 +40,20 @@ log = structlog.get_logger(__name__)
 Arrival: TypeAlias = Incoming[Message] | Undecodable
 
 MAX_VALUE_BYTES = 900_000
-"""The largest value that may be published: the topics take 1 MiB a record, envelope and all."""
+"""The largest value that may be published: topics accept 1 MiB per record, including the envelope."""
 
 ATTEMPTS = 3
-"""How often a message that fails by itself is tried before it is parked."""
+"""How often a message that fails on its own is tried before it is parked."""
 
 CONFLICT_ATTEMPTS = 10
-"""How often a batch that lost a race is tried again at once. After that it waits, as in any outage."""
+"""How often a batch that lost a race is retried at once. After that it waits, as in any outage."""
 
 PARKED_AT_ONCE = 10
 PARK_PAUSE = timedelta(minutes=1)
-"""So many messages may be parked as failed while none succeeds; so many more after each pause.
+"""How many messages may be parked as failed while none succeeds, and after which pause as many again.
 
-A broken deployment fails them all. It must not park a whole topic, and what only looks like one must not stop for good.
+A broken deployment fails every message. It must not park a whole topic, and what only looks like one must not block
+the service for good.
 """
 
 
@@ -64,17 +65,17 @@ class Clock(Protocol):
     """Time and randomness: the real ones, or a simulation's."""
 
     def moment(self) -> Moment:
-        """Give the present moment."""
+        """Return the present moment."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
 
 
 class RealClock:
-    """The time that it is, and the system's randomness."""
+    """The system's clock and randomness."""
 
     def moment(self) -> Moment:
-        """Give the present moment, in UTC."""
+        """Return the present moment, in UTC."""
         return Moment(datetime.now(UTC), token_bytes)
 
     async def sleep(self, seconds: float) -> None:
@@ -83,36 +84,36 @@ class RealClock:
 
 
 class Source(Protocol):
-    """Where a batch came from, which decides how its messages are claimed and what becomes of one that fails."""
+    """The source of a batch, which decides how messages are claimed and what happens to one that fails."""
 
     name: str
-    """What its loop is called where outages are told."""
+    """The name of its loop in reports of outages."""
     parks: bool
-    """Whether its messages go to the parked ones, and stand in line behind those."""
+    """Whether its messages can be parked, and wait behind parked ones."""
 
     async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
-        """Give the ids of the arrivals that are ours to handle; for good, if the transaction commits."""
+        """Claim arrivals; return the ids of those to handle. The claim is final once the transaction commits."""
 
 
 class FromKafka:
-    """Records off the topics: the inbox tells the new from the repeated."""
+    """Records from Kafka: the inbox tells new ones from duplicates."""
 
     name = "messages"
     parks = True
 
     async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
-        """Remember the ids; those that were known are duplicates."""
+        """Record the ids; known ones are duplicates."""
         return await tx.claim_inbox([arrival.id for arrival in arrivals], now)
 
 
 class FromTimers:
-    """Timers that are due: whoever deletes one has fired it."""
+    """Timers that are due: the transaction that deletes one fires it."""
 
     name = "timers"
     parks = True
 
     async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
-        """Take the timers away."""
+        """Delete the timers."""
         by_row = {record.row_id: (record.due_at, arrival.id) for arrival, record in _stored(arrivals)}
         claimed = await tx.claim_timers([(row, due) for row, (due, _) in by_row.items() if due is not None])
         return {by_row[row][1] for row in claimed}
@@ -125,18 +126,18 @@ class FromParked:
     parks = False
 
     async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
-        """Take the parked messages away."""
+        """Delete the parked messages."""
         by_row = {record.row_id: arrival.id for arrival, record in _stored(arrivals)}
         claimed = await tx.claim_parked(list(by_row))
         known = {row for row in claimed if by_row[row] == row}
-        # What could not be read was remembered by its position. Now that it can, it has an id, which may have come
-        # again in a readable record meanwhile, and that one may be among these.
+        # An undecodable record was recorded under its position. Now that it can be decoded it has an id, which a
+        # readable record may have brought meanwhile, and that one may be among these.
         new = {by_row[row] for row in claimed} - known
         return known | set(await tx.claim_inbox(list(new), now)) if new else known
 
 
 def _first_of_each_id(arrivals: Iterable[Arrival]) -> list[Arrival]:
-    """Leave repetitions out, as the inbox would if they came in two batches: the first one counts."""
+    """Drop duplicates, as the inbox would if they came in two batches: the first one counts."""
     first: dict[UUID, Arrival] = {}
     for arrival in arrivals:
         first.setdefault(arrival.id, arrival)
@@ -153,44 +154,44 @@ def _stored(arrivals: Iterable[Arrival]) -> Iterable[tuple[Arrival, StoredRecord
 class _Decided:
     messages: list[Outgoing]
     newest: dict[tuple[str, str], Outgoing]
-    """What goes to compacted topics, by topic and key: they keep the newest alone, so a batch tells no other."""
+    """Messages to compacted topics, by topic and key: those keep only the newest, so a batch sends no other."""
     set_timers: dict[UUID, tuple[SetTimer, Incoming[Message]]]
     clear_timers: list[UUID]
 
 
 @contextmanager
 def _of_the_process() -> Iterator[None]:
-    """Raise `Outage` for what no message is to blame for, though it is no database's word."""
+    """Raise `Outage` for errors of the process, which no message is to blame for."""
     try:
         yield
     except BROKEN_PROCESS as error:
         raise Outage(type(error).__name__, Cause.PROCESS) from error
 
 
-class _Brake:
-    """Bounds how much is parked while nothing succeeds."""
+class _ParkingLimit:
+    """Limits how many messages are parked while none succeeds."""
 
     def __init__(self) -> None:
         self._parked = 0
         self._since = datetime.min.replace(tzinfo=UTC)
 
     def release(self) -> None:
-        """Note that something succeeded: what fails beside it fails by itself."""
+        """Note a success: whatever fails now is to blame itself."""
         self._parked = 0
 
     def allows(self, now: datetime) -> bool:
-        """Say whether one more may be parked."""
+        """Say whether another message may be parked."""
         return self._parked < PARKED_AT_ONCE or now - self._since >= PARK_PAUSE
 
     def count(self, now: datetime) -> None:
-        """Note that one was parked."""
+        """Count a parked message."""
         if self._parked % PARKED_AT_ONCE == 0:
             self._parked, self._since = 0, now
         self._parked += 1
 
 
 class Shell:
-    """Carries batches of one service through its database."""
+    """Takes batches of one service through its database."""
 
     def __init__(
         self,
@@ -199,20 +200,20 @@ class Shell:
         clock: Clock | None = None,
         committed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`committed` is called after each commit: the relay has something to do."""
+        """`committed` is called after each commit, to wake the relay."""
         self.service = service
         self.database = database
         self.clock = clock or RealClock()
         self.outages = Outages()
         self._committed = committed
-        self._brake = _Brake()
+        self._limit = _ParkingLimit()
         self._types = {model.TYPE.encode(): model for model in service.handlers}
 
     async def process(self, records: Sequence[Record], source: Source) -> None:
-        """Handle a batch to its end: each message has had its effect, was a duplicate, or is parked.
+        """Handle a batch completely: in the end each message has had its effect, was a duplicate, or is parked.
 
-        Raises `Outage` while the world is in no state for it: the same batch is to be tried again, and what of it was
-        handled is known then. A parked message that fails again stays parked, and so does what stands behind it.
+        Raises `Outage` if it can't be handled at the moment: retry the same batch, of which the handled messages will
+        be recognised. A parked message that fails again stays parked, and so do those behind it.
         """
         with self.outages.watching(source.name), _of_the_process():
             arrivals = [
@@ -226,17 +227,17 @@ class Shell:
                 raise Outage("message after message fails", Cause.BUG)
 
     async def _process(self, arrivals: Sequence[Arrival], source: Source, held: set[Key]) -> None:
-        """Handle what it can. What fails by itself is parked, or, with its key, `held` for another attempt."""
+        """Handle what can be handled. What fails on its own is parked or, with its key, `held` for another attempt."""
         arrivals = [arrival for arrival in arrivals if _key(arrival) not in held]
         if not arrivals:
             return
         try:
-            await self._with_patience(arrivals, source, 1 if held else ATTEMPTS)
+            await self._with_retries(arrivals, source, 1 if held else ATTEMPTS)
         except (Outage, *BROKEN_PROCESS):
             raise
         except Exception as error:
             if len(arrivals) > 1:
-                # Something in here fails by itself. Halving finds it in few steps and keeps the order.
+                # Some message fails on its own. Halving finds it in a few steps and keeps the order.
                 log.warning("batch_failed", size=len(arrivals), error=describe(error))
                 middle = len(arrivals) // 2
                 await self._process(arrivals[:middle], source, held)
@@ -244,13 +245,13 @@ class Shell:
             elif not source.parks:
                 await self._note_retry(arrivals[0], error)
                 held.add(_key(arrivals[0]))
-            elif self._brake.allows(self.clock.moment().now):
+            elif self._limit.allows(self.clock.moment().now):
                 await self._park_failed(arrivals[0], error, source)
             else:
                 held.add(_key(arrivals[0]))
 
-    async def _with_patience(self, arrivals: Sequence[Arrival], source: Source, attempts: int) -> None:
-        """Try once; again at once when a race was lost; again with pauses when one message fails by itself."""
+    async def _with_retries(self, arrivals: Sequence[Arrival], source: Source, attempts: int) -> None:
+        """Try once; retry at once after a lost race; retry with pauses if a single message fails."""
         conflicts, failures = 0, 0
         while True:
             try:
@@ -272,7 +273,7 @@ class Shell:
                 await self.clock.sleep(0.2 * failures)
 
     async def _commit(self, arrivals: Sequence[Arrival], source: Source) -> None:
-        """Do it all in one transaction."""
+        """Handle a batch in one transaction."""
         moment = self.clock.moment()
         async with self.database.begin() as tx:
             claimed = await source.claim(tx, arrivals, moment.now)
@@ -292,13 +293,13 @@ class Shell:
                 await tx.set_timers(list(decided.set_timers.values()))
         self._committed()
         if readable:
-            self._brake.release()
+            self._limit.release()
         self._observe(arrivals, fresh, readable, parked)
 
     async def _divert(
         self, tx: Transaction, fresh: Sequence[Arrival], source: Source
     ) -> tuple[list[Incoming[Message]], list[Parked]]:
-        """Tell what can be handled now from what must be parked: unreadable, or behind a failed one on its key."""
+        """Separate what can be handled from what must be parked: undecodable, or behind a failed message on its key."""
         blocked: Collection[Key] = ()
         if source.parks and fresh:
             blocked = await tx.blocked({(a.record.topic, a.record.key) for a in fresh if a.record.key is not None})
@@ -317,7 +318,7 @@ class Shell:
         return readable, parked
 
     def _decide(self, state: State, readable: Sequence[Incoming[Message]], moment: Moment, decided: _Decided) -> None:
-        """Call each message's handler in order, and sort what they return."""
+        """Call each message's handler in order, and collect what they return."""
         for message in readable:
             handler = self.service.handler(message)
             for ordinal, effect in enumerate(handler.handle(state, message, moment)):
@@ -333,11 +334,11 @@ class Shell:
                 elif isinstance(effect, SetTimer):
                     decided.set_timers[effect.id] = effect, message
                 else:
-                    decided.set_timers.pop(effect.id, None)  # the last word on a timer counts, in a batch as well
+                    decided.set_timers.pop(effect.id, None)  # the last one for a timer counts, within a batch as well
                     decided.clear_timers.append(effect.id)
 
     def _refusals(self, arrivals: Sequence[Arrival]) -> list[Incoming[Message]]:
-        """Return what is to be told of commands that can't be read, to whoever can tell from it which one is meant."""
+        """Return the answers to undecodable commands whose sender can recognise them."""
         own = self.service.command_topics
         unreadable = (a for a in arrivals if isinstance(a, Undecodable) and a.record.topic in own)
         return [self._refusal(a) for a in unreadable if a.command_id or a.correlation_id or a.key]
@@ -355,7 +356,7 @@ class Shell:
         return Incoming(arrival.id, body, arrival.record, correlation_id, arrival.actor, sent_id=arrival.command_id)
 
     async def _park_failed(self, arrival: Arrival, error: Exception, source: Source) -> None:
-        """Put a message aside that failed by itself, and with it whatever follows on its key."""
+        """Park a message that failed on its own, together with whatever follows on its key."""
         parked = Parked(arrival.id, arrival.record, Why.FAILED, describe(error), where(error))
         moment = self.clock.moment()
         async with self.database.begin() as tx:
@@ -364,11 +365,11 @@ class Shell:
             if claimed:
                 await tx.park([parked], moment.now)
         if claimed:
-            self._brake.count(moment.now)
+            self._limit.count(moment.now)
             _tell_parked(parked)
 
     async def _note_retry(self, arrival: Arrival, error: Exception) -> None:
-        """Note that a parked message failed again."""
+        """Record that a parked message failed again."""
         assert isinstance(arrival.record, StoredRecord)
         code = describe(error)
         await self.database.retry_failed(arrival.record.row_id, code, where(error))
@@ -386,7 +387,7 @@ class Shell:
         metrics.DUPLICATES.inc(len(arrivals) - len(fresh))
         for aside in parked:
             _tell_parked(aside)
-        if log.is_enabled_for(10):  # DEBUG: one line a message costs more than handling it
+        if log.is_enabled_for(10):  # DEBUG: one line per message costs more than handling it
             for message in readable:
                 log.debug(
                     "message_handled",
@@ -398,19 +399,19 @@ class Shell:
 
 
 def _key(arrival: Arrival) -> Key:
-    """Return what order is kept by. What could be read has a key."""
+    """Return the key within which order is kept. Every decoded message has one."""
     return arrival.record.topic, arrival.record.key or b""
 
 
 _LEVELS = {
     Why.FAILED: logging.ERROR,
     Why.UNDECODABLE: logging.WARNING,
-    Why.BEHIND: logging.DEBUG,  # a line may become as long as the topic; what it stands behind was told
+    Why.BEHIND: logging.DEBUG,  # a line may become as long as the topic; the message it is behind was logged
 }
 
 
 def _tell_parked(parked: Parked) -> None:
-    """Count and log what is parked, once it is."""
+    """Count and log parked messages after the commit."""
     metrics.PARKED.labels(parked.why).inc()
     log.log(
         _LEVELS[parked.why],
@@ -434,7 +435,7 @@ def describe(error: BaseException) -> str:
 
 
 def where(error: BaseException) -> str:
-    """Give the last places in the code that an error passed, innermost last; no values."""
+    """Return the innermost frames of an error's traceback, innermost last, without values."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     return " > ".join(
         f"{frame.filename.rsplit('/', 2)[-2]}/{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in frames

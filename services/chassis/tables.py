@@ -1,4 +1,4 @@
-"""The plumbing's own tables. Every service has them in its database, beside its business tables."""
+"""The chassis's own tables, which every service has in its database beside its business tables."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from sqlalchemy.types import UserDefinedType
 
 
 class Bytes(UserDefinedType[bytes]):
-    """BYTEA without SQLAlchemy's per-item processing: psycopg takes and gives `bytes` as they are."""
+    """BYTEA without SQLAlchemy's per-item processing: psycopg takes and returns `bytes` as they are."""
 
     cache_ok = True
 
@@ -19,12 +19,12 @@ class Bytes(UserDefinedType[bytes]):
 
 
 def timestamp() -> sa.DateTime:
-    """Give the type of every moment: with time zone."""
+    """Return the type of every point in time: with time zone."""
     return sa.DateTime(timezone=True)
 
 
 # The outbox and the timers are queues: rows come and go at the rate of the messages. Vacuumed by share of the table,
-# as PostgreSQL would, their scans would wade through dead rows most of the time.
+# as by default, their scans would wade through dead rows most of the time.
 _QUEUE = {
     "autovacuum_vacuum_scale_factor": "0.0",
     "autovacuum_vacuum_threshold": "20000",
@@ -33,24 +33,24 @@ _QUEUE = {
 
 
 def storage(table: sa.Table) -> dict[str, str]:
-    """Give the storage parameters of a table (SQLAlchemy has no place for them)."""
+    """Return the storage parameters of a table, for which SQLAlchemy has no place."""
     return dict(table.info.get("storage", {}))
 
 
 def add_messaging_tables(metadata: sa.MetaData) -> None:
-    """Declare the plumbing's tables in a service's metadata."""
+    """Declare the chassis's tables in a service's metadata."""
     sa.Table(
         "inbox",
         metadata,
         sa.Column("id", sa.Uuid, primary_key=True),
         sa.Column("received_at", timestamp(), nullable=False),
-        # Rows come in the order of their age: a BRIN index finds the old ones and costs next to nothing.
+        # Rows arrive in order of age: a BRIN index finds the old ones and costs next to nothing.
         sa.Index("inbox_by_age", "received_at", postgresql_using="brin"),
     )
     sa.Table(
         "outbox",
         metadata,
-        # CACHE 1 (the default): with a larger one, numbers of one key would not be in commit order.
+        # CACHE 1 (the default): with a larger cache, numbers within one key would not be in commit order.
         sa.Column("seq", sa.BigInteger, sa.Identity(always=True, cache=1), primary_key=True),
         sa.Column("id", sa.Uuid, nullable=False),
         sa.Column("type", sa.Text, nullable=False),
@@ -115,7 +115,7 @@ def add_messaging_tables(metadata: sa.MetaData) -> None:
 
 
 def add_partition_stops(metadata: sa.MetaData) -> sa.Table:
-    """Declare the table of partitions that have stopped at what can't be unpacked."""
+    """Declare the table of stopped partitions."""
     table = sa.Table(
         "partition_stops",
         metadata,
@@ -138,7 +138,7 @@ def add_partition_stops(metadata: sa.MetaData) -> sa.Table:
 
 
 def add_saga_table(metadata: sa.MetaData) -> sa.Table:
-    """Declare the table of a service that runs sagas."""
+    """Declare the sagas' table, for a service that runs sagas."""
     table = sa.Table(
         "sagas",
         metadata,
@@ -157,7 +157,7 @@ def add_saga_table(metadata: sa.MetaData) -> sa.Table:
         sa.Column("trail", sa.Text, nullable=False),
         info={"storage": {"fillfactor": "50"}},
     )
-    # Only the open ones are looked for; the ended ones are the bulk. The index rests on what a step does not change, so
-    # that an update between the ends stays on its page (HOT).
+    # Only open sagas are looked up, while most have ended. The index uses only columns that a step does not change, so
+    # that updates in between stay on their page (HOT).
     sa.Index("sagas_open", table.c.opened_at, postgresql_where=table.c.ended_at.is_(None))
     return table

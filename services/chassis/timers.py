@@ -1,6 +1,6 @@
 """Feeds the shell from the database: timers that are due, and parked messages that an operator wants retried.
 
-Both wait in tables, so neither a crash, an outage of a week nor a jump of the clock loses one: what is due is due.
+Both wait in tables, so that neither a crash, nor an outage of a week, nor a jump of the clock loses any.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ async def run_timers(shell: Shell, poll_s: float) -> None:
 
 
 async def fire_due(shell: Shell) -> int:
-    """Hand the timers that are due to their handlers; give how many."""
+    """Pass the timers that are due to their handlers; return how many there were."""
     with shell.outages.watching(FromTimers.name):
         due = await shell.database.due_timers(shell.clock.moment().now, TIMERS_AT_ONCE)
     if due:
@@ -56,9 +56,9 @@ async def run_retries(shell: Shell, poll_s: float) -> None:
 
 
 async def retry_requested(shell: Shell) -> int:
-    """Retry the next of what an operator asked for, a batch as from Kafka; give how many were tried.
+    """Retry the next batch of what an operator requested; return how many messages were tried.
 
-    Oldest first on each key. A key stops where one fails again; the others go on.
+    Oldest first within each key. A key stops at a message that fails again; the others go on.
     """
     with shell.outages.watching(FromParked.name):
         records = await shell.database.requested_retries(RETRIES_AT_ONCE)

@@ -1,8 +1,8 @@
-"""Lets aiokafka survive a connection that was lost in the very moment before something is written to it.
+"""Lets aiokafka survive a connection that is lost just before something is written to it.
 
-uvloop raises `RuntimeError` then, where asyncio's own loop says nothing; nobody catches it, and it ends the client's
-task that keeps the cluster's metadata up to date: the client never finds a broker again. It becomes the error that it
-is, a broken connection.
+uvloop then raises `RuntimeError`, where asyncio's own loop raises nothing. Nobody catches it, and it ends the task that
+keeps the client's metadata up to date, so that the client never finds a broker again. Here it becomes what it is: a
+connection error.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 
 
 def tolerate_lost_connections() -> None:
-    """Put ours around what writes to a connection. Harmless when repeated."""
+    """Wrap aiokafka's function that writes to a connection. May be called repeatedly."""
     for name in ("send", "_send_sasl_token"):
         method = getattr(AIOKafkaConnection, name)
         if not hasattr(method, "__wrapped__"):

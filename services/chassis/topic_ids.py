@@ -1,4 +1,4 @@
-"""Which topic it is that bears a name: one that was deleted and made again has another id, and begins at offset 0."""
+"""Topic ids: a topic that was deleted and recreated has the same name, another id, and begins at offset 0."""
 
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -9,13 +9,13 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 EVERY_S = 5.0
-"""How often the cluster is asked: a topic that was made anew is noticed within this time and a little more."""
+"""How often the cluster is asked: a recreated topic is noticed within little more than this."""
 
 TIMEOUT_S = 5.0
 
 
 class TopicIds:
-    """The ids of some topics, as the cluster tells them. A question that gets no answer changes nothing."""
+    """The ids of some topics, as the cluster reports them. A request without an answer changes nothing."""
 
     def __init__(self, config: Mapping[str, Any], topics: Sequence[str]) -> None:
         self.known: dict[str, str] = {}
@@ -25,8 +25,8 @@ class TopicIds:
         self._asked: dict[str, Future[Any]] = {}
         self._ask_at = 0.0
 
-    def made_anew(self) -> Collection[str]:
-        """Return the topics whose id is another one than before, each once. Never waits."""
+    def recreated(self) -> Collection[str]:
+        """Return topics whose id has changed, each one once. Never waits."""
         if self._asked and all(answer.done() for answer in self._asked.values()):
             answers, self._asked = self._asked, {}
             return [topic for topic, answer in answers.items() if self._is_new(topic, answer)]
@@ -34,7 +34,7 @@ class TopicIds:
         return ()
 
     def wait(self) -> Mapping[str, str]:
-        """Return the ids; before the first answer it waits for that, for at most `TIMEOUT_S`."""
+        """Return the ids; wait for the first answer if necessary, for at most `TIMEOUT_S`."""
         if not self.known:
             self._ask()
             for topic, answer in self._asked.items():

@@ -1,15 +1,15 @@
 """Runs groups: `python -m services.groups.app`. Nothing happens at import."""
 
-from services.chassis.ending import end_at_once
+from services.chassis.early_exit import exit_on_signal
 
 if __name__ == "__main__":
-    end_at_once()  # until there is something to be ended in order: what is imported below takes its time
+    exit_on_signal()  # until there is something to shut down in order: the imports below take a while
 
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.chassis.opened import measure_open
+from services.chassis.open_work import measure_open
 from services.chassis.outages import Outages
 from services.chassis.pruning import prune
 from services.chassis.runtime import retention, run, serve

@@ -1,9 +1,9 @@
 """Runs notifications: `python -m services.notifications.app`. Nothing happens at import."""
 
-from services.chassis.ending import end_at_once
+from services.chassis.early_exit import exit_on_signal
 
 if __name__ == "__main__":
-    end_at_once()  # until there is something to be ended in order: what is imported below takes its time
+    exit_on_signal()  # until there is something to shut down in order: the imports below take a while
 
 from services.chassis.runtime import run
 from services.chassis.settings import load_settings

@@ -1,13 +1,13 @@
 """Runs provisioning: `python -m services.provisioning.app`. Nothing happens at import."""
 
-from services.chassis.ending import end_at_once
+from services.chassis.early_exit import exit_on_signal
 
 if __name__ == "__main__":
-    end_at_once()  # until there is something to be ended in order: what is imported below takes its time
+    exit_on_signal()  # until there is something to shut down in order: the imports below take a while
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.chassis.opened import measure_open
+from services.chassis.open_work import measure_open
 from services.chassis.outages import Outages
 from services.chassis.runtime import run
 from services.chassis.settings import ServiceSettings, load_settings

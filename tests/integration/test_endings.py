@@ -17,7 +17,7 @@ from deploy.local.process import Child, run
 from deploy.operator.cli.errors import what_failed
 from deploy.paths import CHECKOUT
 from popfax_contracts.topics import SERVICES, Principal
-from services.chassis.ending import SIGNALS
+from services.chassis.early_exit import SIGNALS
 
 POPFAX = str(Path(sys.executable).with_name("popfax"))
 

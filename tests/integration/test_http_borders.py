@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from services.chassis import patience
+from services.chassis import http_timeouts
 from services.chassis.health import HttpServer
 from tests.integration.recorder import eventually
 
@@ -73,9 +73,9 @@ def serving(connections: int) -> Iterator[int]:
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A server with little patience."""
+    """A server with short time-outs."""
     for name in ("HEAD_S", "BODY_S", "UNREAD_S", "REST_S"):
-        monkeypatch.setattr(patience, name, 1)
+        monkeypatch.setattr(http_timeouts, name, 1)
     with serving(10) as made:
         yield made
 
@@ -177,10 +177,10 @@ def test_a_head_that_is_too_long_is_refused(port: int) -> None:
         long.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\nX-Long: ")
         sent = 0
         with suppress(OSError):
-            while sent < patience.MAX_HEAD_BYTES * 4:
+            while sent < http_timeouts.MAX_HEAD_BYTES * 4:
                 sent += long.send(b"x" * 1024)
                 time.sleep(0.005)
-        assert sent < patience.MAX_HEAD_BYTES * 4
+        assert sent < http_timeouts.MAX_HEAD_BYTES * 4
         said = _until_closed(long)
         assert said == b"" or said.startswith(b"HTTP/1.1 400")
 

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 
 from deploy.local.stack import Stack
 from popfax_contracts.topics import Principal
-from services.chassis import opened
+from services.chassis import open_work
 from services.chassis.outages import Outages
 from services.chassis.postgres import engine
 from services.groups.app import measure_transfers
@@ -43,7 +43,7 @@ async def _until(count: int) -> None:
 async def test_the_open_ones_are_counted_and_the_oldest_has_its_age_until_it_ends(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opened, "EVERY_S", 0.05)
+    monkeypatch.setattr(open_work, "EVERY_S", 0.05)
     _insert(url, "ended", timedelta(days=1), "done")
     connected = engine(url, 1)
     measuring = asyncio.create_task(measure_transfers(connected, GroupsSettings.model_construct(), Outages()))

@@ -1,4 +1,4 @@
-"""Measures what is open, and for how long: beside the messages, with a look at an index now and then."""
+"""Measures how many sagas and transfers are open, and for how long, by querying an index now and then."""
 
 import asyncio
 from typing import Any
@@ -19,12 +19,12 @@ EVERY_S = 15.0
 async def measure_open(
     engine: AsyncEngine, what: str, moment: "sa.Column[Any]", is_open: "sa.ColumnElement[bool]"
 ) -> None:
-    """Keep two metrics of what is open in a table since a `moment`, until cancelled. While it can't look, they stay."""
+    """Update the two metrics of a table's open rows until cancelled; while it can't be queried they stay unchanged."""
     while True:
         try:
             with translated():
                 await _measure(engine, what, moment, is_open)
-        except Exception as error:  # whatever it is, the loops that handle messages meet it, too
+        except Exception as error:  # whatever it is, the loops that handle messages meet it too
             log.warning("not_measured", what=what, error=describe(error))
         await asyncio.sleep(EVERY_S)
 
