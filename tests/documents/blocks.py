@@ -1,4 +1,4 @@
-"""Generated blocks: what stands between two markers in a document is made from the code.
+"""What is generated in the documents: one picture, and what stands between two markers.
 
 <!-- generated: settings-shared (make docs) -->
 …
@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from popfax_contracts.topics import Principal
-from tests.documents import answers, commands, licences, settings, topics
+from tests.documents import answers, commands, licences, picture, settings, topics
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -27,6 +27,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "malformed": answers.malformed,
 }
 """A block's name, and the function that returns its text."""
+
+PICTURE = Path("docs/images/architecture.svg")
 
 _BLOCK = re.compile(r"(?<=<!-- generated: )([a-z-]+)( \(make docs\) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
@@ -46,14 +48,16 @@ def renewed(text: str) -> str:
     return _BLOCK.sub(lambda block: f"{block[1]}{block[2]}{BLOCKS[block[1]]()}\n", text)
 
 
-def stale(checkout: Path) -> list[Path]:
-    """Return the documents that are not what would be written today."""
-    return [path for path in documents(checkout) if renewed(text := path.read_text()) != text]
+def stale(checkout: Path) -> dict[Path, str]:
+    """Return the documents, and the picture, that are not what would be written today, with what would."""
+    wanted = {path: renewed(path.read_text()) for path in documents(checkout)} | {checkout / PICTURE: picture.svg()}
+    return {path: text for path, text in wanted.items() if not path.exists() or path.read_text() != text}
 
 
 def write(checkout: Path) -> list[Path]:
-    """Write the stale documents again, and return them."""
+    """Write what is stale again, and return it."""
     found = stale(checkout)
-    for path in found:
-        path.write_text(renewed(path.read_text()))
-    return found
+    for path, text in found.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return list(found)
