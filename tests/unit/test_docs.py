@@ -1,5 +1,6 @@
 """What the documents say must be what the code does: settings, records of decisions, the container's broker."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -112,6 +113,56 @@ def _leads_somewhere(document: Path, target: str) -> bool:
 def _anchors(document: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_functions_and_files_that_a_document_names_exist(path: Path) -> None:
+    assert missing_places(path.read_text()) == []
+
+
+def test_walkthrough_names_functions() -> None:
+    assert len(places_of((CHECKOUT / "docs" / "walkthrough.md").read_text())) > 20
+
+
+def test_missing_function_is_found() -> None:
+    document = (
+        "`services/ledger/handlers.py:reserve_units`, `services/ledger/handlers.py:steal_units`, `no/such.py:main`"
+        "`tests/unit/test_docs.py`, `tests/unit/test_nothing.py`, `<name>/app.py`"
+    )
+    assert missing_places(document) == [
+        "services/ledger/handlers.py:steal_units",
+        "no/such.py:main",
+        "tests/unit/test_nothing.py",
+    ]
+
+
+def missing_places(document: str) -> list[str]:
+    """Return the places, `path` or `path:name`, that a document names and the code has not."""
+    return [f"{path}:{name}".rstrip(":") for path, name in places_of(document) if not _defines(CHECKOUT / path, name)]
+
+
+def places_of(document: str) -> list[tuple[str, str]]:
+    """Return the places that a document names, each a path from the top and perhaps a name in that file."""
+    return re.findall(r"`(\w+/[\w/]+\.py)(?::([\w.]+))?`", document)
+
+
+def _defines(path: Path, name: str) -> bool:
+    if not path.exists():
+        return False
+    body = ast.parse(path.read_text()).body
+    for part in filter(None, name.split(".")):
+        found = next((statement for statement in body if part in _names(statement)), None)
+        if found is None:
+            return False
+        body = getattr(found, "body", [])
+    return True
+
+
+def _names(statement: ast.stmt) -> set[str]:
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {statement.name}
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def test_compose_broker_is_configured_like_the_local_one() -> None:
