@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from popfax_contracts.message import Message
 from services.chassis.database import UNIQUE_VIOLATION, Cause, Conflict, Key, Outage, Parked, Why
 from services.chassis.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_record
-from services.chassis.rows import Appended, AppendOnly, Changes, Code, Mapped, Rows
+from services.chassis.rows import Appended, AppendOnly, Changes, Converter, Mapped, Rows
 from services.chassis.tables import add_messaging_tables
 
 Driver: TypeAlias = psycopg.AsyncConnection[Any]
@@ -571,7 +571,7 @@ _SEND = sa.insert(OUTBOX).from_select(
 )
 
 
-def _column(rows: Sequence[Any], name: str, encode: Code = None) -> list[Any]:
+def _column(rows: Sequence[Any], name: str, encode: Converter = None) -> list[Any]:
     """Return one field of many rows, as its column expects it."""
     values = map(attrgetter(name), rows)
     return list(values) if encode is None else [encode(value) for value in values]

@@ -1,7 +1,7 @@
 """The rows that a batch touches: loaded once, changed in memory, saved once.
 
-An identity map and unit of work (Fowler, *Patterns of Enterprise Application Architecture*) cut down to what a handler
-needs. Rows are frozen dataclasses: a handler replaces a row, so nothing changes unseen and nothing has to be copied.
+An identity map and unit of work (Fowler, *Patterns of Enterprise Application Architecture*), reduced to what a handler
+needs. Rows are frozen dataclasses: a handler replaces a row, so no change goes unnoticed and nothing has to be copied.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -20,16 +20,16 @@ R = TypeVar("R")
 
 
 class NotLoaded(Exception):
-    """A handler read a row, or a set of rows, that its needs do not name: it would have decided blindly."""
+    """A handler read a row, or a set of rows, that its needs do not name and that may therefore not be loaded."""
 
 
 class Mapped(Generic[K, R]):
-    """A table and the dataclass of its rows: same names, same order, one column as primary key."""
+    """Maps a table to the dataclass of its rows: same names, same order, one column as primary key."""
 
     def __init__(self, table: sa.Table, row: type[R], constant: Iterable[str] = ()) -> None:
-        """Raise `TypeError` where the table and the dataclass differ.
+        """Raise `TypeError` if the table and the dataclass differ.
 
-        `constant` columns are written with a new row and never again: an update leaves them out.
+        `constant` columns are written with a new row and left out of updates.
         """
         self.table = table
         self.row = row
@@ -42,18 +42,18 @@ class Mapped(Generic[K, R]):
         self.changing = tuple(name for name in self.names if name not in frozenset(constant))
         self.key_of: Callable[[R], K] = attrgetter(self.key_column.name)
         hints = get_type_hints(row)
-        coders = [_coder(hints[c.name], c) for c in self.columns]
-        self.encoders = {name: encode for name, (encode, _) in zip(self.names, coders, strict=True)}
-        self._decoders = [(i, decode) for i, (_, decode) in enumerate(coders) if decode is not None]
+        converters = [_converters(hints[c.name], c) for c in self.columns]
+        self.encoders = {name: encode for name, (encode, _) in zip(self.names, converters, strict=True)}
+        self._decoders = [(i, decode) for i, (_, decode) in enumerate(converters) if decode is not None]
 
     def tolerant(self, unknown: Callable[[Any], Any]) -> "Mapped[K, R]":
-        """Return the same for who only looks: a value that an enum does not have becomes what `unknown` makes of it."""
+        """Return a mapping for reading only: a value that an enum does not have is passed to `unknown`."""
         made = copy(self)
         made._decoders = [(i, _tolerant(decode, unknown)) for i, decode in self._decoders]
         return made
 
     def from_values(self, values: Iterable[Any]) -> R:
-        """Make a row of the values that a query gave, in the order of `names`."""
+        """Build a row from the values that a query returned, in the order of `names`."""
         if not self._decoders:
             return self.row(*values)
         found = list(values)
@@ -63,13 +63,13 @@ class Mapped(Generic[K, R]):
 
 
 class RowSet(Generic[K, R]):
-    """The rows of a table that share a value in one column, and have fixed ones in others: a group's active members.
+    """The rows of a table that share a value in one column and have given values in others: a group's active members.
 
-    Without a column it is the whole table.
+    Without a column, it is the whole table.
     """
 
     def __init__(self, mapped: Mapped[K, R], column: str | None = None, **others: Collection[Any]) -> None:
-        """Raise `TypeError` for a column that the table has not. Each of `others` has one of the values given."""
+        """Raise `TypeError` for an unknown column. In each of the `others`, a row has one of the given values."""
         self.mapped = mapped
         self.column = column
         self._others = others
@@ -78,15 +78,15 @@ class RowSet(Generic[K, R]):
             raise TypeError(f"{mapped.table.name} has no {sorted(unknown)}")
 
     def value_of(self, row: R) -> Any:
-        """Return the value that a row shares with its set."""
+        """Return the value that a row shares with the rest of its set."""
         return getattr(row, self.column) if self.column else None
 
     def holds(self, row: R) -> bool:
-        """Return whether a row belongs to one of these sets: to the one of its value."""
+        """Return whether a row belongs to the set of its value."""
         return all(getattr(row, name) in values for name, values in self._others.items())
 
     def among(self, values: Collection[Any]) -> dict[str, Collection[Any]]:
-        """Return what `Transaction.keys` is asked for: the rows of the sets of these values."""
+        """Return the arguments of `Transaction.keys` that find the rows of these values' sets."""
         columns: dict[str, Collection[Any]] = {self.column: values} if self.column else {}
         for name, others in self._others.items():
             encode = self.mapped.encoders[name]
@@ -94,13 +94,14 @@ class RowSet(Generic[K, R]):
         return columns
 
 
-Code = Callable[[Any], Any] | None
+Converter = Callable[[Any], Any] | None
 
 
-def _coder(hint: Any, column: sa.Column[Any]) -> tuple[Code, Code]:
-    """Say how a field becomes what its column holds, and back; None where they are the same.
+def _converters(hint: Any, column: sa.Column[Any]) -> tuple[Converter, Converter]:
+    """Return the converters from a field to its column and back; None if nothing has to be converted.
 
-    JSON travels as text, and gives lists where rows want tuples. Lines of text are one text: cheaper than JSON.
+    JSON travels as text, and returns lists where rows have tuples. Lines of text are stored as one text, cheaper than
+    JSON.
     """
     if isinstance(column.type, JSONB):
         return _json, tuple if get_origin(hint) is tuple else None
@@ -131,7 +132,7 @@ class Rows(Generic[K, R]):
     __slots__ = ("_found", "_now", "_sets", "_touched", "mapped")
 
     def __init__(self, mapped: Mapped[K, R], found: Mapping[K, R | None]) -> None:
-        """Take what was found: every key that was asked for, with None where there is no row."""
+        """Take what was found: every requested key, with None if there is no row."""
         self.mapped = mapped
         self._found = found
         self._now: dict[K, R | None] = dict(found)
@@ -139,29 +140,32 @@ class Rows(Generic[K, R]):
         self._sets: dict[RowSet[K, R], dict[Any, dict[K, None]]] = {}
 
     def cover(self, rowset: RowSet[K, R], values: Iterable[Any]) -> None:
-        """Note that what was found includes these sets, whole: `all` may be asked for them from now on."""
+        """Note that these sets were loaded completely: `all` may return them from now on."""
         index: dict[Any, dict[K, None]] = {value: {} for value in values}
         for key, row in self._now.items():
             if row is not None and (keys := index.get(rowset.value_of(row))) is not None:
                 keys[key] = None
         self._sets[rowset] = index
 
-    def get(self, key: K) -> R | None:
-        """Give the row as the batch has left it so far, None if there is none; raises `NotLoaded`."""
+    def find(self, key: K) -> R | None:
+        """Return a row with the batch's changes so far, None if there is none.
+
+        Raises `NotLoaded` for a key not asked for.
+        """
         try:
             return self._now[key]
         except KeyError:
             raise NotLoaded(f"{self.mapped.table.name} {key}") from None
 
     def __getitem__(self, key: K) -> R:
-        """Give a row that must be there; raises `KeyError` if it is not."""
-        row = self.get(key)
+        """Return a row that must exist. Raises `KeyError` if it doesn't, `NotLoaded` for a key not asked for."""
+        row = self.find(key)
         if row is None:
             raise KeyError(f"{self.mapped.table.name} {key}")
         return row
 
     def all(self, rowset: RowSet[K, R], value: Any = None) -> list[R]:
-        """Return the rows of a set as the batch has left it so far, in the order of their keys; raises `NotLoaded`."""
+        """Return a set's rows with the batch's changes so far, in the order of their keys. Raises `NotLoaded`."""
         try:
             keys = self._sets[rowset][value]
         except KeyError:
@@ -184,11 +188,11 @@ class Rows(Generic[K, R]):
         self._touched[key] = None
 
     def loaded(self) -> list[R]:
-        """Return every row that is there, whoever in the batch asked for it: for who loads, never for handlers."""
+        """Return every loaded row, whichever message needed it: for loading, never for handlers."""
         return [row for row in self._now.values() if row is not None]
 
     def written(self) -> tuple[list[R], list[R], list[K]]:
-        """Give what the batch leaves to be saved: rows that are new, rows that changed, and keys of rows removed."""
+        """Return what is to be saved: new rows, changed rows, and the keys of removed ones."""
         inserted: list[R] = []
         updated: list[R] = []
         removed: list[K] = []
@@ -203,7 +207,7 @@ class Rows(Generic[K, R]):
 
 
 class Appended(Generic[R]):
-    """Rows of a table that is only ever added to."""
+    """Rows of an append-only table."""
 
     __slots__ = ("mapped", "rows")
 
@@ -217,7 +221,7 @@ class Appended(Generic[R]):
 
 
 class AppendOnly(Mapped[Any, R]):
-    """A table that is only ever added to: what it has for a key is of no interest here."""
+    """Maps an append-only table, whose existing rows are never loaded."""
 
 
 Changes = Rows[Any, Any] | Appended[Any]

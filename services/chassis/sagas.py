@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from popfax_contracts.message import Event, Message, Refusal
-from services.chassis.loading import Wanted
+from services.chassis.loading import NeededRows
 from services.chassis.messages import ClearTimer, Effect, Incoming, Outcome, SetTimer
 from services.chassis.rows import Rows
 from services.chassis.service import Handler, Moment, needs
@@ -112,11 +112,11 @@ class HasSagas(Protocol):
         """Return the sagas that a batch may advance."""
 
 
-class WantsSagas(Protocol):
+class NeedsSagas(Protocol):
     """The load plan of a service that runs sagas."""
 
     @property
-    def sagas(self) -> Wanted[UUID, SagaRow]:
+    def sagas(self) -> NeededRows[UUID, SagaRow]:
         """Return the sagas that a batch may advance."""
 
 
@@ -237,7 +237,7 @@ class Sagas:
         self.cancel = needs(self._needs)(self._cancel)
         self.retry = needs(self._needs)(self._retry)
 
-    def _needs(self, load: WantsSagas, message: Incoming[Message]) -> None:
+    def _needs(self, load: NeedsSagas, message: Incoming[Message]) -> None:
         """Name the saga that a message may advance, and then what its local steps need."""
         kind = type(message.body)
         load.sagas.then(self._saga_id(message.body), lambda row: self.definitions[row.name].needs(load, row, kind))
@@ -250,7 +250,7 @@ class Sagas:
 
     def _reply(self, state: HasSagas, message: Incoming[Event], moment: Moment) -> Outcome:
         """Handle a participant's reply; ignore one to another service's saga."""
-        row = state.sagas.get(self._saga_id(message.body))
+        row = state.sagas.find(self._saga_id(message.body))
         if row is None:
             return ()
         saga = self.definitions[row.name]
@@ -277,7 +277,7 @@ class Sagas:
         return self._call_off(state, message.body.saga_id, "cancelled", moment)
 
     def _call_off(self, state: HasSagas, id_: UUID, code: str, moment: Moment) -> Outcome:
-        row = state.sagas.get(id_)
+        row = state.sagas.find(id_)
         if row is None or row.status is not Status.RUNNING:
             return ()
         saga = self.definitions[row.name]
@@ -290,7 +290,7 @@ class Sagas:
 
     def _retry(self, state: HasSagas, message: Incoming[RetrySaga], moment: Moment) -> Outcome:
         """Send the saga's current command again."""
-        row = state.sagas.get(message.body.saga_id)
+        row = state.sagas.find(message.body.saga_id)
         if row is None or row.status in ENDED:
             return ()
         run = _Run(self.definitions[row.name], state, row, moment)

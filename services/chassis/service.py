@@ -1,4 +1,4 @@
-"""What a service tells the plumbing of itself: its topics, its handlers, how its state is loaded."""
+"""What a service tells the chassis about itself: its topics, its handlers, how its state is loaded."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,39 +24,39 @@ N_contra = TypeVar("N_contra", contravariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What a handler may know of the world: the time, and randomness. Both come from the shell."""
+    """What a handler may know of the outside world: the time, and randomness. Both come from the shell."""
 
     now: datetime
     token_bytes: Callable[[int], bytes]
-    """Gives so many bytes that nobody can guess."""
+    """Returns that many unguessable bytes."""
     stamp: str = field(init=False)
-    """The time as text, to the millisecond: made once for a whole batch."""
+    """The time as text, to the millisecond, formatted once for a whole batch."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stamp", self.now.isoformat(timespec="milliseconds"))
 
 
 class State(Protocol):
-    """What a batch touches of a service's data."""
+    """The part of a service's data that a batch touches."""
 
     def changes(self) -> Sequence[Changes]:
-        """Give all tables to be saved, in the order in which they must be."""
+        """Return the tables' changes in the order in which they must be saved."""
 
 
-class Load(Protocol):
-    """What a batch needs of a service's data: named by the needs of its messages' handlers, then fetched."""
+class LoadPlan(Protocol):
+    """The part of a service's data that a batch needs: named by its handlers' needs, then fetched."""
 
     async def fetch(self, tx: Transaction) -> State:
-        """Fetch and lock it all, with few set-based queries and in one order of tables."""
+        """Fetch and lock everything, with few set-based queries and in a fixed order of tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class Handler(Generic[S_contra, L_contra, T_contra, N_contra]):
-    """A function that decides, and what it must have before it can.
+    """A function that decides, together with what it needs.
 
-    `handle` is a pure function of (state, subject, moment): it changes the state, and returns messages and timers. No
-    I/O, no catching. `needs` names every row that `handle` may read: to read another raises `NotLoaded`. The subject is
-    a message, or, for a local step of a saga, what the saga remembers.
+    `handle` is a pure function of (state, subject, moment): it changes the state and returns messages and timers. It
+    does no I/O and catches nothing. `needs` names every row that `handle` may read; reading another one raises
+    `NotLoaded`. The subject is a message or, for a local step of a saga, the saga's row.
     """
 
     handle: Callable[[S_contra, T_contra, Moment], Outcome]
@@ -68,15 +68,15 @@ class Handler(Generic[S_contra, L_contra, T_contra, N_contra]):
 
 
 def needs(named: Callable[[L, N], None]) -> Callable[[Callable[[S, T, Moment], Outcome]], Handler[S, L, T, N]]:
-    """Declare what a handler needs: `@needs(named)` stands above the handler, below the function that names it all.
+    """Declare what a handler needs: `@needs(named)`, where `named` is the function just above that names the rows.
 
-    Whether both are made for the same subject is checked where the handler is entered into a table of contents.
+    That both take the same subject is checked where the handler is entered into a table of contents.
     """
     return lambda handle: Handler(handle, named)
 
 
 def nothing(load: Any, subject: Any) -> None:
-    """Name nothing: the handler reads no row."""
+    """Name nothing, for a handler that reads no rows."""
 
 
 AnyHandler = Handler[Any, Any, Any, Any]
@@ -84,12 +84,12 @@ Entry = tuple[type[Message], AnyHandler]
 
 
 def handles(model: type[M], handler: Handler[S, L, Incoming[M], Incoming[M]]) -> Entry:
-    """Return an entry of a table of contents. To the type checker, a handler of another message is an error."""
+    """Return an entry of a table of contents. A handler of another message is a type error."""
     return model, handler
 
 
 def contents(*entries: Entry) -> dict[type[Message], AnyHandler]:
-    """Return a table of contents. Raises `TypeError` for a message that is in it twice."""
+    """Return a table of contents. Raises `TypeError` if a message occurs twice."""
     table = dict(entries)
     if len(table) != len(entries):
         raise TypeError("a message has two handlers")
@@ -104,23 +104,23 @@ def tell(state: Any, message: Incoming[MalformedCommand], moment: Moment) -> Out
 
 @dataclass(frozen=True)
 class Service:
-    """A service, as far as the plumbing is concerned.
+    """A service, as far as the chassis is concerned.
 
-    `malformed` answers a command that can't be read. It is handed to `refuse`, which publishes it.
+    `malformed` answers a command that can't be read. It is passed to `refuse`, which publishes it.
     """
 
     principal: Principal
     topics: tuple[Topic, ...]
     handlers: Mapping[type[Message], AnyHandler]
-    load: Callable[[], Load]
-    """Makes a load that names nothing yet."""
+    load: Callable[[], LoadPlan]
+    """Creates a load plan that names nothing yet."""
     malformed: type[MalformedCommand]
     refuse: AnyHandler = tell
     command_topics: frozenset[str] = field(init=False)
-    """The names of the topics on which it is asked for something: it answers whatever comes there."""
+    """The names of its command topics, on which it answers whatever arrives."""
 
     def __post_init__(self) -> None:
-        """Refuse what could never work: a topic that the service may not read, a handler for a topic it doesn't."""
+        """Raise for what could never work: topics that it may not read, or handlers for topics that it doesn't."""
         for topic in self.topics:
             if self.principal not in topic.readers:
                 raise TypeError(f"{self.principal} may not read {topic.name}")
@@ -131,11 +131,11 @@ class Service:
         object.__setattr__(self, "command_topics", names)
 
     def handler(self, message: Incoming[Message]) -> AnyHandler:
-        """Return the handler of a message; that of a command which can't be read is `refuse`."""
+        """Return a message's handler; for a command that can't be read it is `refuse`."""
         return self.handlers.get(type(message.body), self.refuse)
 
     async def state(self, tx: Transaction, batch: Iterable[Incoming[Message]]) -> State:
-        """Fetch all that the handlers of a batch need, at once."""
+        """Fetch everything that a batch's handlers need."""
         load = self.load()
         for message in batch:
             self.handler(message).needs(load, message)

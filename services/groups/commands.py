@@ -190,7 +190,7 @@ def _tell(state: HasCommands, known: Subscriber, moment: Moment) -> None:
         command_id, change = Change.parse(known.id, line)
         if not known.shows(change):
             unseen.append(line)
-        elif (command := state.commands.get(command_id)) is not None:  # it may be forgotten, after a very long time
+        elif (command := state.commands.find(command_id)) is not None:  # it may be forgotten, after a very long time
             state.commands.put(command.awaiting(command.awaits - 1, moment.now))
     state.subscribers.put(replace(known, awaited=tuple(unseen)))
 

@@ -53,7 +53,7 @@ from services.groups import handlers
 from services.groups.commands import answered, noting
 from services.groups.domain import Quotas
 from services.groups.sagas import SAGAS
-from services.groups.store import Load
+from services.groups.store import LoadPlan
 from services.groups.timers import InvitationDue, RetryTransfer, TransferDue
 
 GROUPS = Service(
@@ -110,7 +110,7 @@ GROUPS = Service(
             handles(PlanPublished, handlers.plan_published),
         )
     ),
-    load=partial(Load, Quotas()),
+    load=partial(LoadPlan, Quotas()),
     malformed=GroupsCommandMalformed,
     refuse=noting(tell),
 )
@@ -118,4 +118,4 @@ GROUPS = Service(
 
 def with_quotas(quotas: Quotas) -> Service:
     """Return the service with other quotas than the usual ones."""
-    return replace(GROUPS, load=partial(Load, quotas))
+    return replace(GROUPS, load=partial(LoadPlan, quotas))

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from popfax_contracts.message import Message
 from services.chassis.database import Transaction
-from services.chassis.loading import Wanted
+from services.chassis.loading import NeededRows
 from services.chassis.messages import Incoming
 from services.chassis.rows import Changes, NotLoaded, Rows
 from services.chassis.sagas import SagaRow
@@ -67,7 +67,7 @@ class Roster:
 
     def subscriber(self, id_: UUID) -> Subscriber:
         """Give a subscriber, known or not."""
-        return self.subscribers.get(id_) or unknown_subscriber(id_)
+        return self.subscribers.find(id_) or unknown_subscriber(id_)
 
     def holder(self, email: str) -> UUID | None:
         """Give who has an address that a command names.
@@ -78,16 +78,16 @@ class Roster:
 
     def membership(self, group_id: UUID, owner_id: UUID, subscriber_id: UUID) -> Membership:
         """Give what is between an owner's group and a subscriber."""
-        known = self.memberships.get(membership_of(group_id, subscriber_id))
+        known = self.memberships.find(membership_of(group_id, subscriber_id))
         return known or no_membership(group_id, owner_id, subscriber_id)
 
     def group(self, group_id: UUID, owner_id: UUID) -> Group:
         """Give an owner's group, which has no name before it is told who they are."""
-        return self.groups.get(group_id) or Group(group_id, owner_id, "", False, None)
+        return self.groups.find(group_id) or Group(group_id, owner_id, "", False, None)
 
     def is_closed(self, group_id: UUID) -> bool:
         """Say whether a group's owner has closed their account."""
-        group = self.groups.get(group_id)
+        group = self.groups.find(group_id)
         return group is not None and group.closed_at is not None
 
     def posted(self, correlation_id: str) -> PostedCommand | None:
@@ -96,7 +96,7 @@ class Roster:
             id_ = self.posted_ids[correlation_id]
         except KeyError:
             raise NotLoaded(f"the command that began {correlation_id}") from None
-        return None if id_ is None else self.commands.get(id_)
+        return None if id_ is None else self.commands.find(id_)
 
     def members(self, group_id: UUID) -> list[Membership]:
         """Return the members of a group, in one order for ever."""
@@ -118,7 +118,7 @@ class Roster:
         )
 
 
-class Load:
+class LoadPlan:
     """What a batch of groups needs.
 
     Tables are locked in one order, by all alike. Whoever ends what belongs to a subscriber or a group locks those
@@ -127,18 +127,18 @@ class Load:
 
     def __init__(self, quotas: Quotas) -> None:
         self.quotas = quotas
-        self.sagas: Wanted[UUID, SagaRow] = Wanted(SAGAS)
-        self.subscribers: Wanted[UUID, Subscriber] = Wanted(SUBSCRIBERS)
-        self.groups: Wanted[UUID, Group] = Wanted(GROUPS)
-        self.plans: Wanted[str, Plan] = Wanted(PLANS)
+        self.sagas: NeededRows[UUID, SagaRow] = NeededRows(SAGAS)
+        self.subscribers: NeededRows[UUID, Subscriber] = NeededRows(SUBSCRIBERS)
+        self.groups: NeededRows[UUID, Group] = NeededRows(GROUPS)
+        self.plans: NeededRows[str, Plan] = NeededRows(PLANS)
         self.changes_plans = False
-        self.memberships: Wanted[UUID, Membership] = Wanted(MEMBERSHIPS)
-        self.invitations: Wanted[UUID, Invitation] = Wanted(INVITATIONS)
+        self.memberships: NeededRows[UUID, Membership] = NeededRows(MEMBERSHIPS)
+        self.invitations: NeededRows[UUID, Invitation] = NeededRows(INVITATIONS)
         self.ending_groups: set[UUID] = set()
         """Groups that close, and with them every membership and invitation."""
-        self.tallies: Wanted[UUID, Tally] = Wanted(TALLIES)
-        self.transfers: Wanted[UUID, Transfer] = Wanted(TRANSFERS)
-        self.history: Wanted[UUID, HistoryEntry] = Wanted(HISTORY)
+        self.tallies: NeededRows[UUID, Tally] = NeededRows(TALLIES)
+        self.transfers: NeededRows[UUID, Transfer] = NeededRows(TRANSFERS)
+        self.history: NeededRows[UUID, HistoryEntry] = NeededRows(HISTORY)
         self.addressed: list[tuple[UUID, str]] = []
         """Groups, and the addresses that they mean to take in."""
         self.taking: list[tuple[str, UUID]] = []

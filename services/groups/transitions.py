@@ -48,7 +48,7 @@ from services.groups.domain import (
     received_invitations_tally,
     sent_invitations_tally,
 )
-from services.groups.store import Load, Roster
+from services.groups.store import LoadPlan, Roster
 from services.groups.tables import INVITATIONS_OF, LINES_ABOUT, MEMBERSHIPS_OF
 from services.groups.timers import InvitationDue
 
@@ -76,7 +76,7 @@ def _begun(
 # --- people -----------------------------------------------------------------------------------------------------------
 
 
-def need_person(load: Load, subscriber_id: UUID) -> None:
+def need_person(load: LoadPlan, subscriber_id: UUID) -> None:
     """Name everything that is stored about a person: what `erase_person` reads."""
     load.subscribers.add(subscriber_id)
     load.groups.add(group_of(subscriber_id))
@@ -88,7 +88,7 @@ def erase_person(roster: Roster, subscriber_id: UUID) -> None:
     """Erase a person: address, group name (which may identify them), and what owners were shown of them."""
     known = roster.subscriber(subscriber_id)
     roster.subscribers.put(replace(known, email=None, first_name=None, last_name=None, language=None))
-    group = roster.groups.get(group_of(subscriber_id))
+    group = roster.groups.find(group_of(subscriber_id))
     if group is not None:
         roster.groups.put(replace(group, name="", renamed=False))
     for invitation in roster.invitations.all(INVITATIONS_OF, subscriber_id):
@@ -186,7 +186,7 @@ def join(
 
 def _lock_group(roster: Roster, group_id: UUID, owner_id: UUID) -> None:
     """Make sure that the group has a row, even before its owner's record arrives: closing a group locks that row."""
-    if roster.groups.get(group_id) is None:
+    if roster.groups.find(group_id) is None:
         roster.groups.put(roster.group(group_id, owner_id))
 
 
@@ -306,7 +306,7 @@ def charge_quota(roster: Roster, owner_id: UUID, moment: Moment) -> GroupsCode |
 def tally(roster: Roster, id_: UUID, moment: Moment) -> Tally:
     """Return a tally with today's counts."""
     day = moment.now.date()
-    return (roster.tallies.get(id_) or Tally(id_, 0, day, 0)).on(day)
+    return (roster.tallies.find(id_) or Tally(id_, 0, day, 0)).on(day)
 
 
 def _count(roster: Roster, id_: UUID, pending: int, today: int, moment: Moment) -> None:

@@ -20,7 +20,7 @@ from popfax_contracts.topics import (
 from services.chassis.service import Service, contents, handles
 from services.ledger import handlers
 from services.ledger.messages import CorrectBalance
-from services.ledger.store import Load
+from services.ledger.store import LoadPlan
 
 LEDGER = Service(
     principal=Principal.LEDGER,
@@ -43,6 +43,6 @@ LEDGER = Service(
         handles(AccountExpired, handlers.account_expired),
         handles(AccountClosed, handlers.account_closed),
     ),
-    load=Load,
+    load=LoadPlan,
     malformed=LedgerCommandMalformed,
 )

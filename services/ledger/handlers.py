@@ -66,10 +66,10 @@ from services.ledger.domain import (
     why_not_paid,
 )
 from services.ledger.messages import CorrectBalance
-from services.ledger.store import Books, Load
+from services.ledger.store import Books, LoadPlan
 
 
-def _credit(load: Load, message: Incoming[CreditUnits]) -> None:
+def _credit(load: LoadPlan, message: Incoming[CreditUnits]) -> None:
     load.accounts.add(message.body.account_id)
     load.movements.add(message.body.credit_id)
 
@@ -78,7 +78,7 @@ def _credit(load: Load, message: Incoming[CreditUnits]) -> None:
 def credit_units(books: Books, message: Incoming[CreditUnits], moment: Moment) -> Outcome:
     """Post bought units from Popfax's sales to the account."""
     command, content = message.body, _content(message.body)
-    known = books.transfers.get(command.credit_id)
+    known = books.transfers.find(command.credit_id)
     if books.is_hold(command.credit_id) or (known is not None and known.content != content):
         return [_credit_refused(command, LedgerCode.ID_CONFLICT)]
     changed: Outcome = ()
@@ -103,7 +103,7 @@ def _credit_refused(command: CreditUnits, code: LedgerCode) -> CreditRefused:
     )
 
 
-def _spending(load: Load, message: Incoming[SpendUnits]) -> None:
+def _spending(load: LoadPlan, message: Incoming[SpendUnits]) -> None:
     load.accounts.add(message.body.account_id)
     load.movements.add(message.body.spend_id)
 
@@ -112,7 +112,7 @@ def _spending(load: Load, message: Incoming[SpendUnits]) -> None:
 def spend_units(books: Books, message: Incoming[SpendUnits], moment: Moment) -> Outcome:
     """Post units from the account, for what its holder used, to Popfax's consumption."""
     command, content = message.body, _content(message.body)
-    known = books.transfers.get(command.spend_id)
+    known = books.transfers.find(command.spend_id)
     if books.is_hold(command.spend_id) or (known is not None and known.content != content):
         return [_spend_refused(command, LedgerCode.ID_CONFLICT)]
     if message.actor != command.account_id:
@@ -150,7 +150,7 @@ def _spend_refused(command: SpendUnits, code: LedgerCode) -> SpendRefused:
     return SpendRefused(spend_id=command.spend_id, account_id=command.account_id, code=code, command_type=command.TYPE)
 
 
-def _hold(load: Load, message: Incoming[ReserveUnits | CaptureHold | ReleaseHold]) -> None:
+def _hold(load: LoadPlan, message: Incoming[ReserveUnits | CaptureHold | ReleaseHold]) -> None:
     load.accounts.add(message.body.account_id)
     load.movements.add(message.body.hold_id)
 
@@ -159,7 +159,7 @@ def _hold(load: Load, message: Incoming[ReserveUnits | CaptureHold | ReleaseHold
 def reserve_units(books: Books, message: Incoming[ReserveUnits], moment: Moment) -> Outcome:
     """Hold units back, if they are available."""
     command = message.body
-    hold = books.holds.get(command.hold_id)
+    hold = books.holds.find(command.hold_id)
     changed: Outcome = ()
     if books.is_transfer(command.hold_id):
         return [_units_refused(command, LedgerCode.ID_CONFLICT)]
@@ -204,7 +204,7 @@ def _why_not_reserved(hold: Hold, message: Incoming[ReserveUnits]) -> LedgerCode
 def capture_hold(books: Books, message: Incoming[CaptureHold], moment: Moment) -> Outcome:
     """Turn an open hold into a payment to Popfax. A captured hold is its own transfer: the entries carry its id."""
     command = message.body
-    hold = books.holds.get(command.hold_id)
+    hold = books.holds.find(command.hold_id)
     if hold is None or not _is_capturable(hold, message):
         return [
             CaptureRefused(
@@ -240,7 +240,7 @@ def _is_capturable(hold: Hold, message: Incoming[CaptureHold]) -> bool:
 def release_hold(books: Books, message: Incoming[ReleaseHold], moment: Moment) -> Outcome:
     """Give held units back. It may come before the reservation: then the hold's id is burned."""
     command = message.body
-    hold = books.holds.get(command.hold_id)
+    hold = books.holds.find(command.hold_id)
     code = _why_not_released(books, hold, message)
     if code is not None:
         return [
@@ -277,7 +277,7 @@ def _closed(hold: Hold, state: HoldState, moment: Moment) -> Hold:
     return replace(hold, state=state, closed_at=moment.now)
 
 
-def _transfers(load: Load, message: Incoming[PostTransfers]) -> None:
+def _transfers(load: LoadPlan, message: Incoming[PostTransfers]) -> None:
     command = message.body
     load.accounts.add(command.source_id)
     load.accounts.update(leg.account_id for leg in command.legs)
@@ -288,7 +288,7 @@ def _transfers(load: Load, message: Incoming[PostTransfers]) -> None:
 def post_transfers(books: Books, message: Incoming[PostTransfers], moment: Moment) -> Outcome:
     """Move units from one account to one or many, all or nothing."""
     command, content = message.body, _content(message.body)
-    known = books.transfers.get(command.transfer_id)
+    known = books.transfers.find(command.transfer_id)
     if books.is_hold(command.transfer_id) or (known is not None and known.content != content):
         return [_transfers_refused(command, LedgerCode.ID_CONFLICT)]
     if message.actor != command.source_id:
@@ -353,7 +353,7 @@ def _transfers_refused(command: PostTransfers, code: LedgerCode) -> TransfersRef
     )
 
 
-def _corrected(load: Load, message: Incoming[CorrectBalance]) -> None:
+def _corrected(load: LoadPlan, message: Incoming[CorrectBalance]) -> None:
     load.accounts.add(message.body.account_id)
     load.movements.add(message.body.correction_id)
     load.corrections.add(message.body.correction_id)
@@ -366,7 +366,7 @@ def correct_balance(books: Books, message: Incoming[CorrectBalance], moment: Mom
     Asked again it is told again as it was decided: there is nobody to be told of a conflict.
     """
     command = message.body
-    known = books.corrections.get(command.correction_id)
+    known = books.corrections.find(command.correction_id)
     changed: Outcome = ()
     if known is None:
         account = books.account(command.account_id)
@@ -406,7 +406,7 @@ def _correction(command: CorrectBalance, code: LedgerCode | None, moment: Moment
     )
 
 
-def _account(load: Load, message: Incoming[AccountExtended | AccountExpired | AccountClosed]) -> None:
+def _account(load: LoadPlan, message: Incoming[AccountExtended | AccountExpired | AccountClosed]) -> None:
     load.accounts.add(message.body.account_id)
 
 

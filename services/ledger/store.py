@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from services.chassis.database import Transaction
-from services.chassis.loading import Wanted
+from services.chassis.loading import NeededRows
 from services.chassis.rows import Appended, Changes, Rows
 from services.ledger.domain import Account, Correction, Entry, Hold, Transfer, opened
 from services.ledger.tables import ACCOUNTS, CORRECTIONS, ENTRIES, HOLDS, TRANSFERS
@@ -23,30 +23,30 @@ class Books:
 
     def account(self, id_: UUID) -> Account:
         """Give an account; one that nobody spoke of before has nothing on it."""
-        return self.accounts.get(id_) or opened(id_)
+        return self.accounts.find(id_) or opened(id_)
 
     def is_hold(self, id_: UUID) -> bool:
         """Say whether a hold has an id: then it can be no transfer's, for entries carry it."""
-        return self.holds.get(id_) is not None
+        return self.holds.find(id_) is not None
 
     def is_transfer(self, id_: UUID) -> bool:
         """Say whether a transfer has an id: then it can be no hold's."""
-        return self.transfers.get(id_) is not None
+        return self.transfers.find(id_) is not None
 
     def changes(self) -> Sequence[Changes]:
         """Give what is to be saved."""
         return (self.accounts, self.holds, self.transfers, self.corrections, self.entries)
 
 
-class Load:
+class LoadPlan:
     """What a batch of the ledger needs. One id is one movement, of whatever kind: a hold, or a transfer."""
 
     __slots__ = ("accounts", "corrections", "movements")
 
     def __init__(self) -> None:
-        self.accounts: Wanted[UUID, Account] = Wanted(ACCOUNTS)
+        self.accounts: NeededRows[UUID, Account] = NeededRows(ACCOUNTS)
         self.movements: set[UUID] = set()
-        self.corrections: Wanted[UUID, Correction] = Wanted(CORRECTIONS)
+        self.corrections: NeededRows[UUID, Correction] = NeededRows(CORRECTIONS)
 
     async def fetch(self, tx: Transaction) -> Books:
         """Fetch it: one statement for each table that the batch touches, whatever its size."""

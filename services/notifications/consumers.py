@@ -21,7 +21,7 @@ from popfax_contracts.topics import (
 )
 from services.chassis.service import Service, contents, handles
 from services.notifications import handlers
-from services.notifications.store import Load
+from services.notifications.store import LoadPlan
 
 NOTIFICATIONS = Service(
     principal=Principal.NOTIFICATIONS,
@@ -49,6 +49,6 @@ NOTIFICATIONS = Service(
         handles(AccountExpired, handlers.write),
         handles(AccountExtended, handlers.write),
     ),
-    load=Load,
+    load=LoadPlan,
     malformed=NotificationsCommandMalformed,
 )

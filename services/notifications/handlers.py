@@ -14,11 +14,11 @@ from services.chassis.messages import Incoming, Outcome
 from services.chassis.service import Moment, needs
 from services.notifications.domain import PASSWORD_LINK_LIFETIME, Erased, Mail, MailState, Person
 from services.notifications.letters import Letter, letters
-from services.notifications.store import Load, Outtray
+from services.notifications.store import LoadPlan, Outtray
 from services.notifications.tables import WAITING_ABOUT, WAITING_FOR
 
 
-def _person(load: Load, message: Incoming[PersonRecorded]) -> None:
+def _person(load: LoadPlan, message: Incoming[PersonRecorded]) -> None:
     load.people.add(message.body.subscriber_id)
 
 
@@ -30,7 +30,7 @@ def person_recorded(tray: Outtray, message: Incoming[PersonRecorded], moment: Mo
     return ()
 
 
-def _erasure(load: Load, message: Incoming[PersonErased]) -> None:
+def _erasure(load: LoadPlan, message: Incoming[PersonErased]) -> None:
     gone = message.body.subscriber_id
     load.people.add(gone)
     load.erased.add(gone)
@@ -44,7 +44,7 @@ def person_erased(tray: Outtray, message: Incoming[PersonErased], moment: Moment
     """Forget somebody. What waits to be sent to them is dropped; what waits and names them is written again without."""
     gone = message.body.subscriber_id
     tray.people.remove(gone)
-    if tray.erased.get(gone) is None:
+    if tray.erased.find(gone) is None:
         tray.erased.put(Erased(gone))
     for mail in tray.mails.all(WAITING_FOR, gone):
         tray.mails.put(replace(mail, state=MailState.ERASED, params={}))
@@ -56,7 +56,7 @@ def person_erased(tray: Outtray, message: Incoming[PersonErased], moment: Moment
     return ()
 
 
-def _bounced(load: Load, message: Incoming[MailBounced]) -> None:
+def _bounced(load: LoadPlan, message: Incoming[MailBounced]) -> None:
     load.mails.add(message.body.mail_id)
     load.takes_text_away = True
 
@@ -64,7 +64,7 @@ def _bounced(load: Load, message: Incoming[MailBounced]) -> None:
 @needs(_bounced)
 def mail_bounced(tray: Outtray, message: Incoming[MailBounced], moment: Moment) -> Outcome:
     """Note that a mail came back, and tell whoever it concerns; one that is to be tried again is not."""
-    mail = tray.mails.get(message.body.mail_id)
+    mail = tray.mails.find(message.body.mail_id)
     if mail is None:
         return [
             BounceRefused(
@@ -84,7 +84,7 @@ def mail_bounced(tray: Outtray, message: Incoming[MailBounced], moment: Moment) 
     ]
 
 
-def _letters(load: Load, message: Incoming[Message]) -> None:
+def _letters(load: LoadPlan, message: Incoming[Message]) -> None:
     for letter in letters(message.body):
         load.mails.add(letter.id)
         load.erased.add(letter.recipient_id)
@@ -121,10 +121,10 @@ def write(tray: Outtray, message: Incoming[Message], moment: Moment) -> Outcome:
 
 def _write(tray: Outtray, letter: Letter, now: datetime) -> bool:
     """Put a mail into the tray; give False for one that was there, or whose recipient is nobody any more."""
-    if tray.mails.get(letter.id) is not None or tray.erased.get(letter.recipient_id) is not None:
+    if tray.mails.find(letter.id) is not None or tray.erased.find(letter.recipient_id) is not None:
         return False
     params = dict(letter.params)
-    if params.get("group_name") and letter.about_id is not None and tray.erased.get(letter.about_id) is not None:
+    if params.get("group_name") and letter.about_id is not None and tray.erased.find(letter.about_id) is not None:
         params["group_name"] = None  # as good as its owner's name, and it came after they were erased
     tray.mails.put(
         Mail(
@@ -145,6 +145,6 @@ def _write(tray: Outtray, letter: Letter, now: datetime) -> bool:
 
 def _take_text_away(tray: Outtray, mail_id: UUID) -> None:
     """Drop a mail's bytes and the address on them, if it has any. One that still waits is rendered anew."""
-    delivery = tray.deliveries.get(mail_id)
+    delivery = tray.deliveries.find(mail_id)
     if delivery is not None and delivery.rendered is not None:
         tray.deliveries.put(replace(delivery, rendered=None, recipient=None))

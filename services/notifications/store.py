@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from services.chassis.database import Transaction
-from services.chassis.loading import Wanted
+from services.chassis.loading import NeededRows
 from services.chassis.rows import Changes, Rows
 from services.notifications.domain import Delivery, Erased, Mail, Person
 from services.notifications.tables import DELIVERIES, ERASED, MAILS, PEOPLE
@@ -25,7 +25,7 @@ class Outtray:
         return (self.people, self.erased, self.mails, self.deliveries)
 
 
-class Load:
+class LoadPlan:
     """What a batch of notifications needs: a mail that a fact has brought about already, those that wait of the erased.
 
     A mail that another batch is just writing to, or about, somebody erased here is missed. The sender, which looks
@@ -33,9 +33,9 @@ class Load:
     """
 
     def __init__(self) -> None:
-        self.people: Wanted[UUID, Person] = Wanted(PEOPLE)
-        self.erased: Wanted[UUID, Erased] = Wanted(ERASED)
-        self.mails: Wanted[UUID, Mail] = Wanted(MAILS)
+        self.people: NeededRows[UUID, Person] = NeededRows(PEOPLE)
+        self.erased: NeededRows[UUID, Erased] = NeededRows(ERASED)
+        self.mails: NeededRows[UUID, Mail] = NeededRows(MAILS)
         self.takes_text_away = False
         """Whether any mail of the batch may lose its text: which, only the rows say."""
 

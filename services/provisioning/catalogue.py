@@ -135,12 +135,12 @@ async def store(catalogue: Catalogue, engine: AsyncEngine, now: datetime) -> lis
         told: list[PlanPublished | OptionPublished] = []
         for name, entry in catalogue.plans.items():
             plan = Plan(name, entry.price_units, entry.validity_months, entry.fax_number, entry.on_sale)
-            if plans.get(name) != plan:
+            if plans.find(name) != plan:
                 plans.put(plan)
                 told.append(_plan_published(plan))
         for name, offer in catalogue.options.items():
             option = Option(name, offer.price_units, offer.on_sale)
-            if options.get(name) != option:
+            if options.find(name) != option:
                 options.put(option)
                 told.append(OptionPublished(option=name, price_units=option.price_units, on_sale=option.on_sale))
         await tx.save([plans, options])

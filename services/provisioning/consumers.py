@@ -18,7 +18,7 @@ from services.chassis.sagas import CancelSaga, RetrySaga, SagaDeadline
 from services.chassis.service import Service, contents, handles
 from services.provisioning import handlers
 from services.provisioning.sagas import SAGAS
-from services.provisioning.store import Load
+from services.provisioning.store import LoadPlan
 from services.provisioning.timers import ExpiryDue, NumberRested
 
 PROVISIONING = Service(
@@ -49,6 +49,6 @@ PROVISIONING = Service(
         handles(RetrySaga, SAGAS.retry),
         handles(CancelSaga, SAGAS.cancel),
     ),
-    load=Load,
+    load=LoadPlan,
     malformed=ProvisioningCommandMalformed,
 )

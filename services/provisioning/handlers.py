@@ -45,7 +45,7 @@ from services.provisioning.domain import (
     Subscriber,
 )
 from services.provisioning.sagas.paid_action import PAID_ACTION, give, outcome, refusal
-from services.provisioning.store import ACTIONS, Load, Registry, saga_of
+from services.provisioning.store import ACTIONS, LoadPlan, Registry, saga_of
 from services.provisioning.timers import ExpiryDue, NumberRested, arm, rest_of
 
 Purchasing = ExtendAccount | AddOptionsPack | EnableCallForwarding
@@ -55,7 +55,7 @@ Changing = DisableCallForwarding | ChangeEmail | CloseAccount
 # --- an account begins ------------------------------------------------------------------------------------------------
 
 
-def _registration(load: Load, message: Incoming[RegisterSubscriber]) -> None:
+def _registration(load: LoadPlan, message: Incoming[RegisterSubscriber]) -> None:
     command = message.body
     load.subscribers.add(command.subscriber_id)
     load.addresses.add(command.email)
@@ -67,14 +67,14 @@ def _registration(load: Load, message: Incoming[RegisterSubscriber]) -> None:
 def register_subscriber(registry: Registry, message: Incoming[RegisterSubscriber], moment: Moment) -> Outcome:
     """Make known who signed up with Popfax itself."""
     command, content = message.body, _content(message.body)
-    known = registry.subscribers.get(command.subscriber_id)
+    known = registry.subscribers.find(command.subscriber_id)
     if known is not None:
         if known.registration != content:
             return [_registration_refused(command, ProvisioningCode.ID_CONFLICT)]
         return [_registered(known), _person(known)]
-    if registry.addresses.get(command.email) is not None:
+    if registry.addresses.find(command.email) is not None:
         return [_registration_refused(command, ProvisioningCode.EMAIL_TAKEN)]
-    if command.plan is not None and registry.plans.get(command.plan) is None:
+    if command.plan is not None and registry.plans.find(command.plan) is None:
         return [_registration_refused(command, ProvisioningCode.UNKNOWN_PLAN)]
     subscriber = Subscriber(
         id=command.subscriber_id,
@@ -101,7 +101,7 @@ def _registration_refused(command: RegisterSubscriber, code: ProvisioningCode) -
     return RegistrationRefused(subscriber_id=command.subscriber_id, code=code, command_type=command.TYPE)
 
 
-def _provisioning(load: Load, message: Incoming[ProvisionAccount]) -> None:
+def _provisioning(load: LoadPlan, message: Incoming[ProvisionAccount]) -> None:
     command = message.body
     load.subscribers.add(command.account_id)
     load.addresses.add(command.email)
@@ -114,7 +114,7 @@ def _provisioning(load: Load, message: Incoming[ProvisionAccount]) -> None:
 def provision_account(registry: Registry, message: Incoming[ProvisionAccount], moment: Moment) -> Outcome:
     """Create an account, or refuse it for good: the saga's pivot."""
     command, content = message.body, _content(message.body)
-    request = registry.requests.get(command.request_id)
+    request = registry.requests.find(command.request_id)
     if request is None:
         return _decide(registry, command, content, moment)
     same = request.code == ProvisioningCode.CANCELLED or request.content == content
@@ -124,7 +124,7 @@ def provision_account(registry: Registry, message: Incoming[ProvisionAccount], m
 
 
 def _decide(registry: Registry, command: ProvisionAccount, content: bytes, moment: Moment) -> Outcome:
-    plan = registry.plans.get(command.plan)
+    plan = registry.plans.find(command.plan)
     code = _why_not(registry, command, plan)
     request = Request(command.request_id, command.account_id, code.value if code else None, content, moment.now)
     if code is not None or plan is None:
@@ -148,7 +148,7 @@ def _decide(registry: Registry, command: ProvisionAccount, content: bytes, momen
 
 
 def _why_not(registry: Registry, command: ProvisionAccount, plan: Plan | None) -> ProvisioningCode | None:
-    if registry.subscribers.get(command.account_id) is not None:
+    if registry.subscribers.find(command.account_id) is not None:
         return ProvisioningCode.ID_CONFLICT
     if plan is None:
         return ProvisioningCode.UNKNOWN_PLAN
@@ -156,12 +156,12 @@ def _why_not(registry: Registry, command: ProvisionAccount, plan: Plan | None) -
         return ProvisioningCode.NOT_ON_SALE
     if plan.price_units != command.price_units:
         return ProvisioningCode.PRICE_CHANGED
-    if registry.addresses.get(command.email) is not None:
+    if registry.addresses.find(command.email) is not None:
         return ProvisioningCode.EMAIL_TAKEN
     return ProvisioningCode.NO_FAX_NUMBER if plan.fax_number and registry.free_numbers.is_out() else None
 
 
-def _cancellation(load: Load, message: Incoming[CancelProvisioning]) -> None:
+def _cancellation(load: LoadPlan, message: Incoming[CancelProvisioning]) -> None:
     load.subscribers.add(message.body.account_id)
     load.requests.add(message.body.request_id)
 
@@ -170,7 +170,7 @@ def _cancellation(load: Load, message: Incoming[CancelProvisioning]) -> None:
 def cancel_provisioning(registry: Registry, message: Incoming[CancelProvisioning], moment: Moment) -> Outcome:
     """Say which of the two won: the account that is there, or this cancellation, which burns the request."""
     command = message.body
-    request = registry.requests.get(command.request_id)
+    request = registry.requests.find(command.request_id)
     if request is None:
         request = Request(command.request_id, command.account_id, ProvisioningCode.CANCELLED.value, b"", moment.now)
         registry.requests.put(request)
@@ -204,7 +204,7 @@ def _refused(request_id: UUID, account_id: UUID, code: ProvisioningCode, command
 # --- it is changed ----------------------------------------------------------------------------------------------------
 
 
-def _purchase(load: Load, message: Incoming[Purchasing]) -> None:
+def _purchase(load: LoadPlan, message: Incoming[Purchasing]) -> None:
     command = message.body
     load.subscribers.add(command.account_id)
     load.purchases.add(command.request_id)
@@ -236,7 +236,7 @@ def _buy(registry: Registry, message: Incoming[Purchasing], forward_to: str | No
     command = message.body
     action = ACTIONS[type(command)]
     asked = Purchase(command.request_id, command.account_id, action, command.price_units, _content(command))
-    known = registry.purchases.get(command.request_id)
+    known = registry.purchases.find(command.request_id)
     if known is not None:
         if (known.action, known.content) != (asked.action, asked.content):
             return [refusal(asked, ProvisioningCode.ID_CONFLICT)]
@@ -263,7 +263,7 @@ def _why_not_buy(
     registry: Registry, message: Incoming[Purchasing], asked: Purchase, forward_to: str | None, moment: Moment
 ) -> ProvisioningCode | None:
     """Look in the order that the contract promises. The saga looks at the account again, but never at the price."""
-    account = registry.subscribers.get(asked.account_id)
+    account = registry.subscribers.find(asked.account_id)
     if account is None:
         return ProvisioningCode.UNKNOWN_ACCOUNT
     if asked.price_units is not None and message.actor != account.id:
@@ -279,11 +279,11 @@ def _why_not_buy(
         return (
             None if asked.price_units == registry.price_units(asked.action, account) else ProvisioningCode.PRICE_CHANGED
         )
-    used = registry.payments.get(message.body.payment_reference or "") is not None
+    used = registry.payments.find(message.body.payment_reference or "") is not None
     return ProvisioningCode.PAYMENT_USED if used else None
 
 
-def _account(load: Load, message: Incoming[DisableCallForwarding | ExpiryDue]) -> None:
+def _account(load: LoadPlan, message: Incoming[DisableCallForwarding | ExpiryDue]) -> None:
     load.subscribers.add(message.body.account_id)
 
 
@@ -297,7 +297,7 @@ def disable_call_forwarding(registry: Registry, message: Incoming[DisableCallFor
     return [CallForwardingDisabled(account_id=account.id)]
 
 
-def _other_address(load: Load, message: Incoming[ChangeEmail]) -> None:
+def _other_address(load: LoadPlan, message: Incoming[ChangeEmail]) -> None:
     load.leaving.add(message.body.account_id)
     load.addresses.add(message.body.email)
 
@@ -309,7 +309,7 @@ def change_email(registry: Registry, message: Incoming[ChangeEmail], moment: Mom
     account = _changeable(registry, message)
     if isinstance(account, ProvisioningCode):
         return [_change_refused(command, account)]
-    holder = registry.addresses.get(command.email)
+    holder = registry.addresses.find(command.email)
     if holder is not None and holder.subscriber_id != account.id:
         return [_change_refused(command, ProvisioningCode.EMAIL_TAKEN)]
     _give_up_address(registry, account)
@@ -320,7 +320,7 @@ def change_email(registry: Registry, message: Incoming[ChangeEmail], moment: Mom
 
 def _changeable(registry: Registry, message: Incoming[Changing]) -> Subscriber | ProvisioningCode:
     """Give the account that its holder may change, or say why not."""
-    account = registry.subscribers.get(message.body.account_id)
+    account = registry.subscribers.find(message.body.account_id)
     if account is None:
         return ProvisioningCode.UNKNOWN_ACCOUNT
     if message.actor != account.id:
@@ -340,7 +340,7 @@ def _give_up_address(registry: Registry, account: Subscriber) -> None:
 # --- and ends ---------------------------------------------------------------------------------------------------------
 
 
-def _end(load: Load, message: Incoming[CloseAccount]) -> None:
+def _end(load: LoadPlan, message: Incoming[CloseAccount]) -> None:
     load.leaving.add(message.body.account_id)
 
 
@@ -369,7 +369,7 @@ def close_account(registry: Registry, message: Incoming[CloseAccount], moment: M
 @needs(_account)
 def expiry_due(registry: Registry, message: Incoming[ExpiryDue], moment: Moment) -> Outcome:
     """Tell what is due of an account's end, however late: each milestone once, and then the end itself."""
-    account = registry.subscribers.get(message.body.account_id)
+    account = registry.subscribers.find(message.body.account_id)
     if account is None or account.state is not AccountState.ACTIVE or account.expires_at is None:
         return ()  # it was closed meanwhile
     expires_at, due = account.expires_at, account.due_days(moment.now)
@@ -387,7 +387,7 @@ def expiry_due(registry: Registry, message: Incoming[ExpiryDue], moment: Moment)
     return told if expired else [*told, arm(account)]
 
 
-def _number(load: Load, message: Incoming[NumberRested]) -> None:
+def _number(load: LoadPlan, message: Incoming[NumberRested]) -> None:
     load.fax_numbers.add(message.body.number)
 
 

@@ -9,7 +9,7 @@ from popfax_contracts.ids import derive_own
 from popfax_contracts.message import Command
 from popfax_contracts.provisioning import AddOptionsPack, EnableCallForwarding, ExtendAccount
 from services.chassis.database import Transaction
-from services.chassis.loading import Supply, Wanted
+from services.chassis.loading import NeededRows, Supply
 from services.chassis.rows import Changes, Rows
 from services.chassis.sagas import SagaRow
 from services.provisioning.domain import (
@@ -72,12 +72,12 @@ class Registry:
 
         A plan that new accounts can't have any more is extended all the same, by who has it.
         """
-        on_sale = self.plans[account.plan] if action is Action.EXTENSION and account.plan else self.options.get(action)
+        on_sale = self.plans[account.plan] if action is Action.EXTENSION and account.plan else self.options.find(action)
         return None if on_sale is None else on_sale.price_units
 
     def is_off_sale(self, action: Action) -> bool:
         """Say whether nobody can have it any more, whatever it is paid with."""
-        option = self.options.get(action)
+        option = self.options.find(action)
         return option is not None and not option.on_sale
 
     def extended(self, account: Subscriber, now: datetime) -> datetime | None:
@@ -98,21 +98,21 @@ class Registry:
         )
 
 
-class Load:
+class LoadPlan:
     """What a batch of provisioning needs. Accounts that it touches need their plans, too."""
 
     def __init__(self) -> None:
-        self.sagas: Wanted[UUID, SagaRow] = Wanted(SAGAS)
-        self.purchases: Wanted[UUID, Purchase] = Wanted(PURCHASES)
-        self.payments: Wanted[str, Payment] = Wanted(PAYMENTS)
-        self.subscribers: Wanted[UUID, Subscriber] = Wanted(SUBSCRIBERS)
+        self.sagas: NeededRows[UUID, SagaRow] = NeededRows(SAGAS)
+        self.purchases: NeededRows[UUID, Purchase] = NeededRows(PURCHASES)
+        self.payments: NeededRows[str, Payment] = NeededRows(PAYMENTS)
+        self.subscribers: NeededRows[UUID, Subscriber] = NeededRows(SUBSCRIBERS)
         self.leaving: set[UUID] = set()
         """Accounts that are about to give up an address, and perhaps a number."""
-        self.addresses: Wanted[str, Address] = Wanted(ADDRESSES)
-        self.requests: Wanted[UUID, Request] = Wanted(REQUESTS)
-        self.plans: Wanted[str, Plan] = Wanted(PLANS)
-        self.options: Wanted[str, Option] = Wanted(OPTIONS)
-        self.fax_numbers: Wanted[str, FaxNumber] = Wanted(FAX_NUMBERS)
+        self.addresses: NeededRows[str, Address] = NeededRows(ADDRESSES)
+        self.requests: NeededRows[UUID, Request] = NeededRows(REQUESTS)
+        self.plans: NeededRows[str, Plan] = NeededRows(PLANS)
+        self.options: NeededRows[str, Option] = NeededRows(OPTIONS)
+        self.fax_numbers: NeededRows[str, FaxNumber] = NeededRows(FAX_NUMBERS)
         self.new_accounts: list[str] = []
         """The plans of accounts that are to be created: each may need a free number."""
 
@@ -126,14 +126,14 @@ class Load:
         payments = await self.payments.fetch(tx)
         self.subscribers |= self.leaving
         subscribers = await self.subscribers.fetch(tx)
-        leaving = [account for id_ in self.leaving if (account := subscribers.get(id_)) is not None]
+        leaving = [account for id_ in self.leaving if (account := subscribers.find(id_)) is not None]
         self.addresses.update(account.email for account in leaving if account.email is not None)
         addresses = await self.addresses.fetch(tx)
         requests = await self.requests.fetch(tx)
         self.plans.update(account.plan for account in subscribers.loaded() if account.plan is not None)
         plans = await self.plans.fetch(tx, for_update=False)
         options = await self.options.fetch(tx, for_update=False)
-        numbers = sum(plan is not None and plan.fax_number for plan in map(plans.get, self.new_accounts))
+        numbers = sum(plan is not None and plan.fax_number for plan in map(plans.find, self.new_accounts))
         free = (await tx.take(FAX_NUMBERS, {"state": NumberState.FREE.value}, numbers)).loaded()
         self.fax_numbers.update(account.fax_number for account in leaving if account.fax_number is not None)
         fax_numbers = await self.fax_numbers.fetch(tx)

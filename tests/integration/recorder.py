@@ -71,7 +71,7 @@ class State:
         return (self.effects,)
 
 
-class Load:
+class LoadPlan:
     async def fetch(self, tx: Transaction) -> State:
         return State(tx.append(EFFECTS))
 
@@ -91,7 +91,7 @@ class Recorder:
             principal=Principal.LEDGER,
             topics=(LEDGER_COMMANDS,),
             handlers={CreditUnits: Handler(self._record, nothing)},
-            load=Load,
+            load=LoadPlan,
             malformed=LedgerCommandMalformed,
         )
 

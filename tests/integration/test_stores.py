@@ -295,7 +295,7 @@ async def write(store: Store, *rows: Any) -> None:
 
 async def read(store: Store, mapped: Mapped[Any, Any], key: Any) -> Any:
     async with store.database.begin() as tx:
-        return (await tx.fetch(mapped, [key], for_update=False)).get(key)
+        return (await tx.fetch(mapped, [key], for_update=False)).find(key)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -341,9 +341,9 @@ async def test_fetch_gives_what_is_there_and_what_is_not_and_refuses_what_was_no
     await write(store, row)
     async with store.database.begin() as tx:
         rows = await tx.fetch(ACCOUNTS, {A, B})
-        assert (rows.get(A), rows.get(B), rows.loaded()) == (row, None, [row])
+        assert (rows.find(A), rows.find(B), rows.loaded()) == (row, None, [row])
         with pytest.raises(NotLoaded):
-            rows.get(C)
+            rows.find(C)
         assert (await tx.fetch(ACCOUNTS, ())).loaded() == []
 
 

@@ -90,20 +90,20 @@ def _with(service: Service, handlers: Mapping[type[Message], Decide | AnyHandler
 
 def release_burns_nothing(books: Books, message: Incoming[ReleaseHold], moment: Moment) -> Outcome:
     command = message.body
-    if books.holds.get(command.hold_id) is None:
+    if books.holds.find(command.hold_id) is None:
         return [HoldReleased(hold_id=command.hold_id, account_id=command.account_id, amount_units=0)]
     return LEDGER.handlers[ReleaseHold](books, message, moment)
 
 
 def capture_again_and_again(books: Books, message: Incoming[CaptureHold], moment: Moment) -> Outcome:
-    hold = books.holds.get(message.body.hold_id)
+    hold = books.holds.find(message.body.hold_id)
     if hold is not None and hold.state is HoldState.CAPTURED:
         books.holds.put(replace(hold, state=HoldState.OPEN))
     return LEDGER.handlers[CaptureHold](books, message, moment)
 
 
 def holds_are_not_kept_back(books: Books, message: Incoming[ReserveUnits], moment: Moment) -> Outcome:
-    before = books.accounts.get(message.body.account_id)
+    before = books.accounts.find(message.body.account_id)
     outcome = LEDGER.handlers[ReserveUnits](books, message, moment)
     if before is not None:
         books.accounts.put(before)
@@ -123,7 +123,7 @@ def half_a_transfer(books: Books, message: Incoming[PostTransfers], moment: Mome
 def no_compensation(roster: Roster, message: Incoming[AccountRefused], moment: Moment) -> Outcome:
     """Refuse at once and leave the hold to itself."""
     outcome = GROUPS.handlers[AccountRefused](roster, message, moment)
-    saga = roster.sagas.get(message.body.request_id)
+    saga = roster.sagas.find(message.body.request_id)
     if saga is None or not any(isinstance(effect, ReleaseHold) for effect in outcome):
         return outcome
     kept = {name: saga.data[name] for name in ("group_id", "owner_id")}
@@ -134,7 +134,7 @@ def no_compensation(roster: Roster, message: Incoming[AccountRefused], moment: M
 
 def deadline_assumes_the_worst(roster: Roster, message: Incoming[SagaDeadline], moment: Moment) -> Outcome:
     """Take it that an account which has not been heard of in time is not there, without asking."""
-    saga = roster.sagas.get(message.body.saga_id)
+    saga = roster.sagas.find(message.body.saga_id)
     outcome = GROUPS.handlers[SagaDeadline](roster, message, moment)
     if saga is None or not any(isinstance(effect, CancelProvisioning) for effect in outcome):
         return outcome
@@ -234,7 +234,7 @@ def number_stays_free(registry: Registry, message: Incoming[ProvisionAccount], m
 
 def cancel_leaves_no_trace(registry: Registry, message: Incoming[CancelProvisioning], moment: Moment) -> Outcome:
     """Answer a cancellation, but let the request that comes late be granted."""
-    unknown = registry.requests.get(message.body.request_id) is None
+    unknown = registry.requests.find(message.body.request_id) is None
     outcome = PROVISIONING.handlers[CancelProvisioning](registry, message, moment)
     if unknown:
         registry.requests.remove(message.body.request_id)
@@ -265,7 +265,7 @@ def address_stays_taken(registry: Registry, message: Incoming[CloseAccount], mom
 
 def given_and_not_paid(registry: Registry, message: Incoming[UnitsReserved], moment: Moment) -> Outcome:
     outcome = PROVISIONING.handlers[UnitsReserved](registry, message, moment)
-    saga = registry.sagas.get(message.body.hold_id)
+    saga = registry.sagas.find(message.body.hold_id)
     if saga is None or not any(isinstance(effect, CaptureHold) for effect in outcome):
         return outcome
     registry.sagas.put(replace(saga, status=Status.COMPLETED, data={}, ended_at=moment.now))

@@ -567,7 +567,7 @@ def _without(handler: AnyHandler, unwanted: Callable[[Any], bool]) -> Decide:
 
 
 def _ends_what_has_ended(roster: Roster, message: Incoming[Any], moment: Moment) -> Outcome:
-    invitation = roster.invitations.get(message.body.invitation_id)
+    invitation = roster.invitations.find(message.body.invitation_id)
     return () if invitation is None else transitions.bounce(roster, invitation, "mailbox_full", moment)
 
 

@@ -296,7 +296,7 @@ def lets_a_stranger_burn_an_id(books: Books, message: Incoming[SpendUnits], mome
     """Remember a stranger's refusal, and so burn the holder's id."""
     outcome = LEDGER.handlers[SpendUnits](books, message, moment)
     command = message.body
-    if message.actor != command.account_id and books.transfers.get(command.spend_id) is None:
+    if message.actor != command.account_id and books.transfers.find(command.spend_id) is None:
         books.transfers.put(
             Transfer(command.spend_id, TransferKind.SPEND, command.account_id, b"", "not_holder", (), NOW)
         )

@@ -22,7 +22,7 @@ from popfax_contracts.ledger import (
 from popfax_contracts.message import Event, Message
 from popfax_contracts.topics import LEDGER_COMMANDS, LEDGER_EVENTS
 from services.chassis.database import Transaction
-from services.chassis.loading import Wanted
+from services.chassis.loading import NeededRows
 from services.chassis.messages import ClearTimer, Effect, Incoming, Outcome, SetTimer
 from services.chassis.rows import Changes, Rows
 from services.chassis.sagas import (
@@ -152,15 +152,15 @@ class Buying:
 
         bought = self.bought
 
-        class Load:
+        class LoadPlan:
             def __init__(self) -> None:
-                self.sagas: Wanted[UUID, SagaRow] = Wanted(SAGAS)
+                self.sagas: NeededRows[UUID, SagaRow] = NeededRows(SAGAS)
 
             async def fetch(self, tx: Transaction) -> Shop:
                 return Shop(await self.sagas.fetch(tx), bought)
 
         topics = (LEDGER_COMMANDS, LEDGER_EVENTS)
-        self.scene = given(replace(LEDGER, topics=topics, handlers=handlers, load=Load))
+        self.scene = given(replace(LEDGER, topics=topics, handlers=handlers, load=LoadPlan))
         self.comes(OPENS)
 
     def buy(self, state: Shop, saga: SagaRow, moment: Moment) -> Outcome | str:

@@ -22,11 +22,11 @@ from services.groups import transitions
 from services.groups.domain import AccountState, InvitationState, Plan, membership_of, sent_invitations_tally
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.sagas import CREATE_MEMBER_ACCOUNT, SAGAS
-from services.groups.store import Load, Roster, saga_of
+from services.groups.store import LoadPlan, Roster, saga_of
 from services.groups.tables import INVITATIONS_OF, MEMBERSHIPS_OF, PENDING_OF_GROUP
 
 
-def _creation(load: Load, message: Incoming[CreateMemberAccount]) -> None:
+def _creation(load: LoadPlan, message: Incoming[CreateMemberAccount]) -> None:
     command = message.body
     load.sagas.add(saga_of(message))
     load.groups.add(command.group_id)
@@ -40,7 +40,7 @@ def _creation(load: Load, message: Incoming[CreateMemberAccount]) -> None:
 def create_member_account(roster: Roster, message: Incoming[CreateMemberAccount], moment: Moment) -> Outcome:
     """Open the account-creation saga, unless we can see already that it would be refused."""
     command = message.body
-    if roster.sagas.get(saga_of(message)) is not None:
+    if roster.sagas.find(saga_of(message)) is not None:
         return ()  # a repetition that the inbox, which forgets one day, let through: the saga answers, or has answered
     code = _why_not(roster, message, moment)
     if code is not None:
@@ -56,7 +56,7 @@ def _why_not(roster: Roster, message: Incoming[CreateMemberAccount], moment: Mom
     command = message.body
     if (code := why_not_owner(roster, message, command.group_id)) is not None:
         return code
-    plan = roster.plans.get(command.plan)
+    plan = roster.plans.find(command.plan)
     if plan is None:
         return GroupsCode.UNKNOWN_PLAN
     if not plan.on_sale:
@@ -68,11 +68,11 @@ def _why_not(roster: Roster, message: Incoming[CreateMemberAccount], moment: Mom
     holder_id = roster.holder(command.email)
     if holder_id is None:
         return None
-    membership = roster.memberships.get(membership_of(command.group_id, holder_id))
+    membership = roster.memberships.find(membership_of(command.group_id, holder_id))
     return GroupsCode.ALREADY_MEMBER if membership is not None and membership.active else GroupsCode.EMAIL_TAKEN
 
 
-def _plan(load: Load, message: Incoming[PlanPublished]) -> None:
+def _plan(load: LoadPlan, message: Incoming[PlanPublished]) -> None:
     load.plans.add(message.body.plan)
     load.changes_plans = True
 
@@ -86,7 +86,7 @@ def plan_published(roster: Roster, message: Incoming[PlanPublished], moment: Mom
 
 
 def _account(
-    load: Load,
+    load: LoadPlan,
     message: Incoming[BalanceChanged | AccountProvisioned | AccountExtended | AccountExpired],
 ) -> None:
     load.subscribers.add(message.body.account_id)
@@ -102,7 +102,7 @@ def balance_changed(roster: Roster, message: Incoming[BalanceChanged], moment: M
     return ()
 
 
-def _registered(load: Load, message: Incoming[SubscriberRegistered]) -> None:
+def _registered(load: LoadPlan, message: Incoming[SubscriberRegistered]) -> None:
     load.subscribers.add(message.body.subscriber_id)
 
 
@@ -112,7 +112,7 @@ def subscriber_registered(roster: Roster, message: Incoming[SubscriberRegistered
     return _lasts(roster, message.body.subscriber_id, message.body.expires_at)
 
 
-def _provisioned(load: Load, message: Incoming[AccountProvisioned]) -> None:
+def _provisioned(load: LoadPlan, message: Incoming[AccountProvisioned]) -> None:
     _account(load, message)
     SAGAS.reply.needs(load, message)
 
@@ -148,7 +148,7 @@ def account_expired(roster: Roster, message: Incoming[AccountExpired], moment: M
     return ()
 
 
-def _closed(load: Load, message: Incoming[AccountClosed]) -> None:
+def _closed(load: LoadPlan, message: Incoming[AccountClosed]) -> None:
     transitions.need_person(load, message.body.account_id)
     load.end_group(group_of(message.body.account_id))
 

@@ -10,10 +10,10 @@ from services.chassis.service import Moment, needs
 from services.groups import transitions
 from services.groups.domain import AccountState, HistoryEntry, Kind
 from services.groups.handlers.ownership import owner_of, why_not_owner
-from services.groups.store import Load, Roster, renaming_of
+from services.groups.store import LoadPlan, Roster, renaming_of
 
 
-def _renaming(load: Load, message: Incoming[RenameGroup]) -> None:
+def _renaming(load: LoadPlan, message: Incoming[RenameGroup]) -> None:
     load.groups.add(message.body.group_id)
     load.history.add(renaming_of(message))
 
@@ -26,7 +26,7 @@ def rename_group(roster: Roster, message: Incoming[RenameGroup], moment: Moment)
     if code is not None:
         return [RenameRefused(group_id=command.group_id, code=code, command_type=command.TYPE)]
     owner_id, line_id = owner_of(message), renaming_of(message)
-    if roster.history.get(line_id) is not None:
+    if roster.history.find(line_id) is not None:
         return ()  # a repetition that the inbox, which forgets one day, let through: a newer name stays
     roster.groups.put(replace(roster.group(command.group_id, owner_id), name=command.name, renamed=True))
     roster.history.put(
@@ -47,7 +47,7 @@ def rename_group(roster: Roster, message: Incoming[RenameGroup], moment: Moment)
     return [GroupRenamed(group_id=command.group_id, owner_id=owner_id)]
 
 
-def _person(load: Load, message: Incoming[PersonRecorded]) -> None:
+def _person(load: LoadPlan, message: Incoming[PersonRecorded]) -> None:
     id_ = message.body.subscriber_id
     load.subscribers.add(id_)
     load.groups.add(group_of(id_))
@@ -79,7 +79,7 @@ def person_recorded(roster: Roster, message: Incoming[PersonRecorded], moment: M
     return ()
 
 
-def _erased(load: Load, message: Incoming[PersonErased]) -> None:
+def _erased(load: LoadPlan, message: Incoming[PersonErased]) -> None:
     transitions.need_person(load, message.body.subscriber_id)
 
 

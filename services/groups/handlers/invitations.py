@@ -20,12 +20,12 @@ from services.chassis.service import Moment, needs
 from services.groups import transitions
 from services.groups.domain import Invitation, InvitationState, received_invitations_tally, sent_invitations_tally
 from services.groups.handlers.ownership import owner_of, why_not_owner
-from services.groups.store import Load, Roster, invitation_of
+from services.groups.store import LoadPlan, Roster, invitation_of
 from services.groups.tables import ALL_PLANS
 from services.groups.timers import InvitationDue
 
 
-def _inviting(load: Load, message: Incoming[InviteByEmail]) -> None:
+def _inviting(load: LoadPlan, message: Incoming[InviteByEmail]) -> None:
     command = message.body
     load.groups.add(command.group_id)
     load.take_in(command.group_id, command.email)
@@ -39,7 +39,7 @@ def _inviting(load: Load, message: Incoming[InviteByEmail]) -> None:
 def invite_by_email(roster: Roster, message: Incoming[InviteByEmail], moment: Moment) -> Outcome:
     """Invite the subscriber who has the address, or say what an account for it would cost."""
     command = message.body
-    if roster.invitations.get(invitation_of(message)) is not None:
+    if roster.invitations.find(invitation_of(message)) is not None:
         return ()  # a repetition that the inbox, which forgets one day, let through: it was sent, and may have ended
     holder_id = roster.holder(command.email)
     code = (
@@ -85,7 +85,7 @@ def _offers(roster: Roster) -> tuple[PlanOffer, ...]:
     )
 
 
-def _invitation(load: Load, message: Incoming[AcceptInvitation | DeclineInvitation | InvitationDue]) -> None:
+def _invitation(load: LoadPlan, message: Incoming[AcceptInvitation | DeclineInvitation | InvitationDue]) -> None:
     load.invitations.add(message.body.invitation_id)
 
 
@@ -108,7 +108,7 @@ def _answerable(
 ) -> tuple[Invitation | None, Outcome]:
     """Give the invitation if it can be answered, else what to say. One whose time is up, its timer being late, ends."""
     command = message.body
-    invitation = roster.invitations.get(command.invitation_id)
+    invitation = roster.invitations.find(command.invitation_id)
     code = _why_not_answered(message, invitation)
     effects: list[Effect] = []
     if code is None and invitation is not None and invitation.expires_at <= moment.now:
@@ -134,7 +134,7 @@ def _why_not_answered(
     return None if invitation.state is InvitationState.PENDING else invitation.state.refusal
 
 
-def _revocation(load: Load, message: Incoming[RevokeInvitation]) -> None:
+def _revocation(load: LoadPlan, message: Incoming[RevokeInvitation]) -> None:
     load.groups.add(message.body.group_id)
     load.invitations.add(message.body.invitation_id)
 
@@ -143,7 +143,7 @@ def _revocation(load: Load, message: Incoming[RevokeInvitation]) -> None:
 def revoke_invitation(roster: Roster, message: Incoming[RevokeInvitation], moment: Moment) -> Outcome:
     """Take an invitation back, as the owner wants."""
     command = message.body
-    invitation = roster.invitations.get(command.invitation_id)
+    invitation = roster.invitations.find(command.invitation_id)
     code = why_not_owner(roster, message, command.group_id) or _why_not_revoked(command, invitation)
     if invitation is not None and code is None:
         return transitions.revoke(roster, invitation, "revoked", moment)
@@ -166,13 +166,13 @@ def _why_not_revoked(command: RevokeInvitation, invitation: Invitation | None) -
 @needs(_invitation)
 def invitation_due(roster: Roster, message: Incoming[InvitationDue], moment: Moment) -> Outcome:
     """End an invitation that nobody answered; one that was renewed has another timer, and one that ended needs none."""
-    invitation = roster.invitations.get(message.body.invitation_id)
+    invitation = roster.invitations.find(message.body.invitation_id)
     if invitation is None or invitation.state is not InvitationState.PENDING or moment.now < invitation.expires_at:
         return ()
     return transitions.expire(roster, invitation, moment)
 
 
-def _invitation_of_mail(load: Load, message: Incoming[MailUndeliverable]) -> None:
+def _invitation_of_mail(load: LoadPlan, message: Incoming[MailUndeliverable]) -> None:
     if message.body.invitation_id is not None:
         load.invitations.add(message.body.invitation_id)
 
@@ -183,7 +183,7 @@ def mail_undeliverable(roster: Roster, message: Incoming[MailUndeliverable], mom
     told = message.body
     if told.invitation_id is None:
         return ()
-    invitation = roster.invitations.get(told.invitation_id)
+    invitation = roster.invitations.find(told.invitation_id)
     if invitation is None or invitation.state is not InvitationState.PENDING or told.round != invitation.round:
         return ()
     return transitions.bounce(roster, invitation, told.reason, moment)

@@ -14,10 +14,10 @@ from services.chassis.service import Moment, needs
 from services.groups import transitions
 from services.groups.domain import Membership, membership_of
 from services.groups.handlers.ownership import owner_of, why_not_owner
-from services.groups.store import Load, Roster
+from services.groups.store import LoadPlan, Roster
 
 
-def _members(load: Load, message: Incoming[DetachMembers]) -> None:
+def _members(load: LoadPlan, message: Incoming[DetachMembers]) -> None:
     command = message.body
     load.groups.add(command.group_id)
     load.memberships.update(membership_of(command.group_id, member.member_id) for member in command.members)
@@ -34,7 +34,7 @@ def detach_members(roster: Roster, message: Incoming[DetachMembers], moment: Mom
     effects: list[Effect] = []
     outcomes: list[Detachment] = []
     for named in command.members:
-        member = roster.memberships.get(membership_of(command.group_id, named.member_id))
+        member = roster.memberships.find(membership_of(command.group_id, named.member_id))
         if member is not None and _is_meant(member, named.epoch):
             effects += transitions.leave(roster, member, "detached", moment)
             outcomes.append(Detachment(member_id=named.member_id, outcome="detached"))
@@ -44,7 +44,7 @@ def detach_members(roster: Roster, message: Incoming[DetachMembers], moment: Mom
     return [told, *effects]
 
 
-def _own_membership(load: Load, message: Incoming[LeaveGroup]) -> None:
+def _own_membership(load: LoadPlan, message: Incoming[LeaveGroup]) -> None:
     if message.actor is not None:
         load.groups.add(message.body.group_id)
         load.subscribers.add(message.actor)
@@ -57,7 +57,7 @@ def leave_group(roster: Roster, message: Incoming[LeaveGroup], moment: Moment) -
     command = message.body
     member = None
     if message.actor is not None:
-        member = roster.memberships.get(membership_of(command.group_id, message.actor))
+        member = roster.memberships.find(membership_of(command.group_id, message.actor))
     if member is None or not _is_meant(member, command.epoch):
         return [LeaveRefused(group_id=command.group_id, code=GroupsCode.NOT_MEMBER, command_type=command.TYPE)]
     return transitions.leave(roster, member, "left", moment)

@@ -12,12 +12,12 @@ from services.chassis.service import Moment, needs
 from services.groups import transitions
 from services.groups.domain import ASKED_AGAIN, ASKED_AGAIN_AT_LEAST, Transfer, TransferState, membership_of
 from services.groups.handlers.ownership import owner_of, why_not_owner
-from services.groups.store import Load, Roster, transfer_of
+from services.groups.store import LoadPlan, Roster, transfer_of
 from services.groups.tables import LINES_ABOUT, MEMBERS
 from services.groups.timers import RetryTransfer, TransferDue
 
 
-def _transfer_and_members(load: Load, message: Incoming[TransferUnits]) -> None:
+def _transfer_and_members(load: LoadPlan, message: Incoming[TransferUnits]) -> None:
     command = message.body
     load.groups.add(command.group_id)
     load.transfers.add(transfer_of(message))
@@ -31,7 +31,7 @@ def _transfer_and_members(load: Load, message: Incoming[TransferUnits]) -> None:
 def transfer_units(roster: Roster, message: Incoming[TransferUnits], moment: Moment) -> Outcome:
     """Ask the ledger for a transfer to those who are members now."""
     command, id_ = message.body, transfer_of(message)
-    if roster.transfers.get(id_) is not None:
+    if roster.transfers.find(id_) is not None:
         return ()  # a repetition that the inbox, which forgets one day, let through: the ledger answers it, or has
     if (code := why_not_owner(roster, message, command.group_id)) is not None:
         return [_refused(command.group_id, id_, code)]
@@ -71,7 +71,9 @@ def _ask(transfer: Transfer, member_ids: Iterable[UUID], moment: Moment) -> Outc
     return [command, SetTimer(transfer.id, moment.now + pause, TransferDue(transfer_id=transfer.id))]
 
 
-def _transfer(load: Load, message: Incoming[TransferDue | RetryTransfer | TransfersPosted | TransfersRefused]) -> None:
+def _transfer(
+    load: LoadPlan, message: Incoming[TransferDue | RetryTransfer | TransfersPosted | TransfersRefused]
+) -> None:
     load.transfers.add(message.body.transfer_id)
     load.history.add_all(LINES_ABOUT, message.body.transfer_id)
 
@@ -79,7 +81,7 @@ def _transfer(load: Load, message: Incoming[TransferDue | RetryTransfer | Transf
 @needs(_transfer)
 def ask_again(roster: Roster, message: Incoming[TransferDue | RetryTransfer], moment: Moment) -> Outcome:
     """Ask the ledger once more for what it has not answered: the request or the answer may be lost."""
-    transfer = roster.transfers.get(message.body.transfer_id)
+    transfer = roster.transfers.find(message.body.transfer_id)
     if transfer is None or transfer.state is not TransferState.PENDING:
         return ()
     roster.transfers.put(replace(transfer, requests=transfer.requests + 1))
@@ -97,7 +99,7 @@ def _why_not(
     roster: Roster, command: TransferUnits, member_ids: tuple[UUID, ...]
 ) -> tuple[GroupsCode | None, tuple[UUID, ...]]:
     """Say why not, and who is no member."""
-    memberships = ((id_, roster.memberships.get(membership_of(command.group_id, id_))) for id_ in member_ids)
+    memberships = ((id_, roster.memberships.find(membership_of(command.group_id, id_))) for id_ in member_ids)
     outsiders = tuple(id_ for id_, membership in memberships if membership is None or not membership.active)
     if outsiders:
         return GroupsCode.NOT_MEMBER, outsiders
@@ -115,7 +117,7 @@ def _leg(transfer: Transfer, member_id: UUID) -> Leg:
 @needs(_transfer)
 def transfers_posted(roster: Roster, message: Incoming[TransfersPosted], moment: Moment) -> Outcome:
     """Tell both sides what a transfer of ours came to."""
-    transfer = roster.transfers.get(message.body.transfer_id)
+    transfer = roster.transfers.find(message.body.transfer_id)
     if transfer is None or transfer.state is not TransferState.PENDING:
         return ()
     return [*transitions.complete_transfer(roster, transfer, message.body, moment), ClearTimer(transfer.id)]
@@ -124,7 +126,7 @@ def transfers_posted(roster: Roster, message: Incoming[TransfersPosted], moment:
 @needs(_transfer)
 def transfers_refused(roster: Roster, message: Incoming[TransfersRefused], moment: Moment) -> Outcome:
     """Tell the owner that the ledger has moved nothing, and why."""
-    transfer = roster.transfers.get(message.body.transfer_id)
+    transfer = roster.transfers.find(message.body.transfer_id)
     if transfer is None or transfer.state is not TransferState.PENDING:
         return ()
     transitions.refuse_transfer(roster, transfer, message.body.code, moment)

@@ -25,7 +25,7 @@ from services.chassis.sagas import Saga, SagaRow, Step
 from services.chassis.service import Moment, needs
 from services.groups import transitions
 from services.groups.domain import account_of, membership_of
-from services.groups.store import Load, Roster
+from services.groups.store import LoadPlan, Roster
 
 
 def reserve_units(saga: SagaRow) -> ReserveUnits:
@@ -63,11 +63,11 @@ def capture_hold(saga: SagaRow) -> CaptureHold:
     return CaptureHold(hold_id=saga.id, account_id=owner(saga))
 
 
-def _line(load: Load, saga: SagaRow) -> None:
+def _line(load: LoadPlan, saga: SagaRow) -> None:
     load.history.add(saga.id)
 
 
-def _membership(load: Load, saga: SagaRow) -> None:
+def _membership(load: LoadPlan, saga: SagaRow) -> None:
     group_id, member_id = UUID(saga.data["group_id"]), account_of(saga.id)
     _line(load, saga)
     load.groups.add(group_id)

@@ -24,7 +24,7 @@ from services.chassis.messages import Outcome
 from services.chassis.sagas import LocalPivot, Saga, SagaRow, Step
 from services.chassis.service import Moment, needs
 from services.provisioning.domain import Action, Purchase
-from services.provisioning.store import ACTIONS, Load, Registry
+from services.provisioning.store import ACTIONS, LoadPlan, Registry
 from services.provisioning.timers import arm
 
 
@@ -43,7 +43,7 @@ def release_hold(saga: SagaRow) -> ReleaseHold:
     return ReleaseHold(hold_id=saga.id, account_id=account_id(saga))
 
 
-def _giving(load: Load, saga: SagaRow) -> None:
+def _giving(load: LoadPlan, saga: SagaRow) -> None:
     _bought(load, saga)
     load.subscribers.add(account_id(saga))
 
@@ -59,7 +59,7 @@ def capture_hold(saga: SagaRow) -> CaptureHold:
     return CaptureHold(hold_id=saga.id, account_id=account_id(saga))
 
 
-def _bought(load: Load, saga: SagaRow) -> None:
+def _bought(load: LoadPlan, saga: SagaRow) -> None:
     load.purchases.add(UUID(saga.data["request_id"]))
 
 
