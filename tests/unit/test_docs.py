@@ -8,6 +8,7 @@ import pytest
 
 from deploy.local.kafka import common_properties
 from deploy.operator.kafka import ADMIN
+from services import chassis
 from services.chassis.settings import KafkaSettings, ServiceSettings
 from tests.documents import blocks
 
@@ -122,6 +123,12 @@ def test_functions_and_files_that_a_document_names_exist(path: Path) -> None:
 
 def test_walkthrough_names_functions() -> None:
     assert len(places_of((CHECKOUT / "docs" / "walkthrough.md").read_text())) > 20
+
+
+def test_modules_that_the_chassis_names_exist() -> None:
+    named = re.findall(r"`(\w+)`", chassis.__doc__ or "")
+    assert len(named) > 5
+    assert [name for name in named if not (CHECKOUT / "services" / "chassis" / f"{name}.py").exists()] == []
 
 
 def test_missing_function_is_found() -> None:
