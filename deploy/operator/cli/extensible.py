@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import typer
 from typer.core import TyperGroup
 
+from deploy.operator.cli import importing
 from deploy.operator.cli.errors import Failure
 
 COMMANDS = "popfax.commands"
@@ -35,7 +36,8 @@ class Extensible(TyperGroup):
 
     def _added(self, name: str) -> Any:
         try:
-            functions = [each.load() for each in entry_points(group=self.entry_points, name=name)]
+            with importing():
+                functions = [each.load() for each in entry_points(group=self.entry_points, name=name)]
         except ModuleNotFoundError:  # a package of the extra `local`
             return None
         if not functions:
