@@ -5,14 +5,16 @@ import sys
 from pathlib import Path
 
 from deploy.contract_tools import asyncapi, examples, releases, schemas
-from deploy.contract_tools.layout import ASYNCAPI, SCHEMAS
+from deploy.contract_tools.layout import ASYNCAPI, SCHEMAS, VERSION
 from deploy.paths import CHECKOUT
 
 
 def generated(root: Path) -> dict[Path, str]:
-    """Give every file that is generated, below the checkout."""
-    documents = asyncapi.files(releases.current(root), examples.load(root))
+    """Return every file that is generated, below the checkout."""
+    version = releases.current(root)
+    documents = asyncapi.files(version, examples.load(root))
     return {
+        VERSION: f'"""The version of the contracts. Written by `make contracts`."""\n\n__version__ = "{version}"\n',
         **{SCHEMAS / path: text for path, text in schemas.files().items()},
         **{ASYNCAPI / path: text for path, text in documents.items()},
     }

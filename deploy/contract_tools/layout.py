@@ -11,6 +11,7 @@ SCHEMAS = Path("contracts/schemas")
 ASYNCAPI = Path("contracts/asyncapi")
 EXAMPLES = Path("contracts/examples")
 RELEASED = Path("contracts/released")
+VERSION = Path("contracts/popfax_contracts/_version.py")
 
 Json = Any
 """Whatever `json.loads` gives."""

@@ -12,6 +12,7 @@ import pytest
 from deploy.contract_tools import releases, schemas
 from deploy.contract_tools.__main__ import generate, stale
 from deploy.contract_tools.compatibility import breaks
+from deploy.contract_tools.layout import VERSION
 from deploy.contract_tools.releases import ReleaseError
 from deploy.paths import CHECKOUT
 from popfax_contracts.catalogue import MESSAGES
@@ -187,6 +188,7 @@ def test_release_freezes_schemas_and_examples(copy: Path) -> None:
     assert releases.current(copy) == LATER
     generate(copy)
     assert stale(copy) == []
+    assert f'__version__ = "{LATER}"' in (copy / VERSION).read_text()
 
 
 def test_contracts_that_differ_from_the_newest_release_are_the_next_version(copy: Path) -> None:

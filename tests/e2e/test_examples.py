@@ -32,6 +32,19 @@ def running(world: World, example: str, output: Path) -> Iterator[None]:
             process.wait(20)
 
 
+def test_a_command_made_with_the_contracts_package_is_done(world: World) -> None:
+    environment = {**os.environ, **world.stack.service_environment(Principal.PLATFORM)}
+    done = subprocess.run(
+        [sys.executable, str(CHECKOUT / "examples" / "typed_command.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout.startswith("done       SubscriberRegistered "), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("example", ["membership_subscriber.py", "membership_reader.py"])
 def test_a_new_subscriber_learns_todays_members_and_then_every_change(
     world: World, tmp_path: Path, example: str
