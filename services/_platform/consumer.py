@@ -4,12 +4,15 @@ One thread owns librdkafka's consumer and does all that concerns it, from top to
 in the event loop, note how far that got, commit. A rebalance, which librdkafka tells from within `poll` alone, so never
 meets a batch that is being handled, and nothing here needs a lock.
 
-Three things are not left to the client:
+Four things are not left to the client:
 
 - **Its position behind a batch that it could not unpack.** librdkafka goes on behind it, or at an offset that it
   misread. Here the partition stops where it is (`partitions`) and is tried again; all others flow.
 - **A position in a topic that was deleted and made again.** librdkafka goes on at the old offset. Here offsets are
   committed with the topic's id, and a topic with another id is read from its start (`topic_ids`).
+- **Its name in the group.** librdkafka fences itself off: when the coordinator was away for longer than a session it
+  joins anew, and a commit that is still on its way under the old member id ends the client for good. Here it is given
+  another (`_is_its_own_doing`).
 - **Its health.** `trouble` is what the client says of itself now (`client_state`), not what a callback once said.
 
 Offsets are committed lazily, for they only save work after a restart: the inbox knows what was done.
@@ -50,6 +53,9 @@ STALLED_S = 120.0
 STOP_S = 8.0
 """How long the end may take: the batch in hand, its offsets, the farewell to the group (with Kafka away, to nobody)."""
 
+FENCED_AGAIN_S = 60.0
+"""Who is fenced off twice within so long shares its name with another process."""
+
 _headers_of = methodcaller("headers")
 """confluent-kafka makes a list with a null pointer in it of a header whose name is not UTF-8, and returns that with an
 exception set. Python refuses it when it is called from C, as here; a call in Python's own bytecode, once specialized,
@@ -84,11 +90,12 @@ class Consumer:
         self._stops = stops
         self._source = FromKafka()
         self._state = ClientState()
-        self._client = Client(
-            kafka.consumer(settings, service.principal)
-            | {"stats_cb": self._state.take, "error_cb": _count, "on_commit": self._on_commit},
-            logger=logging.getLogger("librdkafka"),
-        )
+        self._config = kafka.consumer(settings, service.principal) | {
+            "stats_cb": self._on_statistics,
+            "error_cb": _count,
+            "on_commit": self._on_commit,
+        }
+        self._client = self._joining()
         self._ids = TopicIds(kafka.librdkafka(settings), self._topics)
         for name in self._topics:
             metrics.PARTITION_FAULTS.labels(name)
@@ -99,6 +106,7 @@ class Consumer:
         self._early: list[Message] = []
         self._committed_at = 0.0
         self._beat = 0.0
+        self._fenced_at = -FENCED_AGAIN_S
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="consumer", daemon=True)
         self._ended: asyncio.Future[None] | None = None
@@ -135,17 +143,51 @@ class Consumer:
     def _work(self) -> None:
         failure: BaseException | None = None
         try:
-            self._client.subscribe(
-                self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-            )
             while not self._stopping.is_set():
-                self._round()
+                try:
+                    self._consume()
+                except FencedError:
+                    if not self._is_its_own_doing():
+                        raise
+                    self._join_anew()
             self._commit()
         except BaseException as error:
             failure = error
         finally:
             self._client.close()
             self._loop.call_soon_threadsafe(self._end, failure)
+
+    def _consume(self) -> None:
+        self._client.subscribe(
+            self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+        while not self._stopping.is_set():
+            self._round()
+
+    def _is_its_own_doing(self) -> bool:
+        """Say whether we were fenced off by our own joining: then we had no partitions any more.
+
+        Who has some has been in the group without a break, and it is another process that has joined under our name. So
+        it is, too, when it happens again soon: of two that both stand by neither has any.
+        """
+        before, self._fenced_at = self._fenced_at, time.monotonic()
+        return not self._owned and self._fenced_at - before > FENCED_AGAIN_S
+
+    def _join_anew(self) -> None:
+        """Begin with a new client, as after a restart: what was not committed comes again."""
+        log.warning("joining_anew", replica=self.settings.replica)
+        self._client.close()
+        self._state = ClientState()
+        for kept in (self._owned, self._next, self._done, self._stopped, self._early):
+            kept.clear()
+        metrics.PARTITIONS_STOPPED.set(0)
+        self._client = self._joining()
+
+    def _joining(self) -> Client:
+        return Client(self._config, logger=logging.getLogger("librdkafka"))
+
+    def _on_statistics(self, statistics: str) -> None:
+        self._state.take(statistics)  # a client that joins anew gets another
 
     def _end(self, failure: BaseException | None) -> None:
         assert self._ended is not None
