@@ -24,7 +24,7 @@ test: $(STAMP) ## Check style, types, imports and behaviour (STACK=containers: i
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --numprocesses 3 --dist loadfile
+	$(BIN)/pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 
 bench: $(STAMP) ## Measure
 	$(BIN)/python -m tests.bench
