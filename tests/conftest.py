@@ -32,6 +32,40 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         remove_abandoned(STATE, "test-")
 
 
+_SHARED = ("product", "fragile")
+"""Fixtures that are dear to make and to keep: whatever uses one runs in one process, which makes it once."""
+
+_LONGEST = (
+    "e2e/test_walkthrough.py",
+    "integration/test_audit.py",
+    "integration/test_cli.py",
+    "integration/test_versions.py",
+    "simulation/test_simulation.py",
+    "e2e/test_demo.py",
+    "integration/test_endings.py",
+)
+"""What takes longest of the rest: begun last, it would be waited for alone."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have several processes share the tests by file, or by what files share, and the longest first."""
+    shared: dict[Path, str] = {}
+    for item in items:
+        for fixture in _SHARED:
+            if fixture in getattr(item, "fixturenames", ()):
+                shared.setdefault(item.path, fixture)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(shared.get(item.path, item.path.stem)))
+    items.sort(key=lambda item: _turn(item.path, shared.get(item.path)))
+
+
+def _turn(path: Path, shared: str | None) -> int:
+    if shared is not None:
+        return _SHARED.index(shared) - len(_SHARED)
+    return next((turn for turn, name in enumerate(_LONGEST) if path.match(name)), len(_LONGEST))
+
+
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """The infrastructure, with all topics and ACLs. Shared: leave it running, and its passwords as they are."""

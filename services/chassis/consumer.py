@@ -4,12 +4,15 @@ One thread owns librdkafka's consumer and does everything with it, in this order
 event loop, note how far that got, commit. librdkafka reports rebalances only from within `poll`, so a rebalance never
 meets a batch that is being handled, and nothing here needs a lock.
 
-Three things are not left to the client:
+Four things are not left to the client:
 
 - **Its position after a batch that it could not unpack.** librdkafka continues after it, or at an offset that it
   misread. Here the partition stops where it is (`partitions`) and is retried; all others flow on.
 - **A position in a topic that was deleted and recreated.** librdkafka continues at the old offset. Here offsets are
   committed with the topic's id, and a topic with another id is read from its start (`topic_ids`).
+- **Its name in the group.** librdkafka fences itself off: if the coordinator was away for longer than a session, it
+  joins again, and a commit still in flight under the old member id ends the client for good. Here it is replaced
+  (`_is_its_own_doing`).
 - **Its health.** `trouble` is what the client reports about itself now (`client_state`), not what a callback once said.
 
 Offsets are committed lazily, since they only save work after a restart: the inbox knows what was done.
@@ -52,6 +55,9 @@ STOP_S = 8.0
 away).
 """
 
+FENCED_AGAIN_S = 60.0
+"""A replica that is fenced off twice within this time shares its name with another process."""
+
 _headers_of = methodcaller("headers")
 """For a header whose name is not UTF-8, confluent-kafka builds a list containing a null pointer and returns it with an
 exception set. Called from C, as here, Python refuses it; a call in Python's bytecode, once specialized, lets it
@@ -86,11 +92,12 @@ class Consumer:
         self._stops = stops
         self._source = FromKafka()
         self._state = ClientState()
-        self._client = Client(
-            kafka.consumer(settings, service.principal)
-            | {"stats_cb": self._state.take, "error_cb": _count, "on_commit": self._on_commit},
-            logger=logging.getLogger("librdkafka"),
-        )
+        self._config = kafka.consumer(settings, service.principal) | {
+            "stats_cb": self._on_statistics,
+            "error_cb": _count,
+            "on_commit": self._on_commit,
+        }
+        self._client = self._joining()
         self._ids = TopicIds(kafka.librdkafka(settings), self._topics)
         for name in self._topics:
             metrics.PARTITION_FAULTS.labels(name)
@@ -101,6 +108,7 @@ class Consumer:
         self._early: list[Message] = []
         self._committed_at = 0.0
         self._beat = 0.0
+        self._fenced_at = -FENCED_AGAIN_S
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="consumer", daemon=True)
         self._ended: asyncio.Future[None] | None = None
@@ -140,17 +148,52 @@ class Consumer:
     def _work(self) -> None:
         failure: BaseException | None = None
         try:
-            self._client.subscribe(
-                self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-            )
             while not self._stopping.is_set():
-                self._round()
+                try:
+                    self._consume()
+                except FencedError:
+                    if not self._is_its_own_doing():
+                        raise
+                    self._join_anew()
             self._commit()
         except BaseException as error:
             failure = error
         finally:
             self._client.close()
             self._loop.call_soon_threadsafe(self._end, failure)
+
+    def _consume(self) -> None:
+        self._client.subscribe(
+            self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+        while not self._stopping.is_set():
+            self._round()
+
+    def _is_its_own_doing(self) -> bool:
+        """Say whether our own joining fenced us off.
+
+        Only if we held no partitions: a replica that holds some has been in the group all along, and another process
+        has joined under its name. The same goes for a replica that is fenced off again soon: of two replicas on standby
+        that share a name, neither holds any.
+        """
+        before, self._fenced_at = self._fenced_at, time.monotonic()
+        return not self._owned and self._fenced_at - before > FENCED_AGAIN_S
+
+    def _join_anew(self) -> None:
+        """Replace the client, as a restart would: what was not committed is delivered again."""
+        log.warning("joining_anew", replica=self.settings.replica)
+        self._client.close()
+        self._state = ClientState()
+        for kept in (self._owned, self._next, self._done, self._stopped, self._early):
+            kept.clear()
+        metrics.PARTITIONS_STOPPED.set(0)
+        self._client = self._joining()
+
+    def _joining(self) -> Client:
+        return Client(self._config, logger=logging.getLogger("librdkafka"))
+
+    def _on_statistics(self, statistics: str) -> None:
+        self._state.take(statistics)  # looked up each time: joining anew replaces it
 
     def _end(self, failure: BaseException | None) -> None:
         assert self._ended is not None

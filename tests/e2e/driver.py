@@ -402,32 +402,44 @@ class World:
 
     def is_settled(self) -> bool:
         """Say whether nothing is under way: every topic read to its end, nothing to publish, every mail out."""
-        quiet = all(self.rows(service, "SELECT count(*) FROM outbox")[0][0] == 0 for service in SERVICES)
-        still_open = "SELECT 1 FROM sagas WHERE ended_at IS NULL LIMIT 1"
-        quiet = quiet and not any(self.rows(each, still_open) for each in (Principal.GROUPS, Principal.PROVISIONING))
-        undelivered = "SELECT 1 FROM mails WHERE state IN ('queued', 'rendered') LIMIT 1"
-        return quiet and not self.rows(Principal.NOTIFICATIONS, undelivered) and self._all_consumed()
+        return not self._under_way()
 
-    def _all_consumed(self) -> bool:
-        """Say whether every service has committed the offsets of all that it may read."""
+    def _under_way(self) -> str:
+        """Say the first thing that is under way; nothing if nothing is."""
+        for service in SERVICES:
+            if (unsent := self.rows(service, "SELECT count(*) FROM outbox")[0][0]) > 0:
+                return f"{unsent} records wait in the outbox of {service}"
+        for service in (Principal.GROUPS, Principal.PROVISIONING):
+            if found := self.rows(service, "SELECT id, status FROM sagas WHERE ended_at IS NULL LIMIT 1"):
+                return f"saga {found[0][0]} of {service} is {found[0][1]}"
+        undelivered = "SELECT id, state FROM mails WHERE state IN ('queued', 'rendered') LIMIT 1"
+        if found := self.rows(Principal.NOTIFICATIONS, undelivered):
+            return f"mail {found[0][0]} is {found[0][1]}"
+        return self._unconsumed()
+
+    def _unconsumed(self) -> str:
+        """Say which partition has records whose offsets a service has not committed, though it may read them."""
         all_ends = ends_of(self.stack.kafka, TOPICS)
         client = admin(self.stack.kafka)
         for service, definition in DEFINITIONS.items():
             names = {topic.name for topic in definition.topics}
-            ends = {place: end for place, end in all_ends.items() if place[0] in names}
             request = ConsumerGroupTopicPartitions(service.value)
             try:
                 group = client.list_consumer_group_offsets([request])[service.value].result()
-            except KafkaException:
-                return False
+            except KafkaException as error:
+                return f"no offsets of {service}: {error}"
             committed = {(place.topic, place.partition): place.offset for place in group.topic_partitions}
-            if any(end > committed.get(place, 0) for place, end in ends.items()):
-                return False
-        return True
+            for place, end in all_ends.items():
+                if place[0] in names and end > committed.get(place, 0):
+                    return f"{service} has committed {committed.get(place, 0)} of {end} on {place[0]}/{place[1]}"
+        return ""
 
     def settle(self, timeout_s: float = SETTLED_S) -> None:
         """Wait until nothing is under way, and see that nothing is broken."""
-        wait(self.is_settled, "everything is settled", timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while what := self._under_way():
+            assert time.monotonic() < deadline, f"after {timeout_s:g} s {what}"
+            time.sleep(0.05)
         with snapshots(self._urls) as snapshot:
             found = check(snapshot, settled=True)
         assert not found, found[:5]

@@ -1,13 +1,17 @@
 """What Kafka and its client really do: codecs, bad bytes, topics made again, a frozen broker, a name that is taken."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,6 +20,7 @@ from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from sqlalchemy.ext.asyncio import AsyncEngine
+from structlog.testing import capture_logs
 
 from deploy.local.kafka import KafkaBroker
 from deploy.local.product import ServiceProcess
@@ -324,6 +329,26 @@ class TestMembership:
         finally:
             service.stop()
 
+    async def test_one_that_is_fenced_off_by_its_own_joining_joins_once_more(
+        self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine
+    ) -> None:
+        """What librdkafka does to itself when the coordinator was away for longer than a session: it joins under a new
+        member id, and is fenced off by what it had sent under the old one. Another client stands in for the former; a
+        frozen member keeps the group from giving it partitions first.
+        """
+        with _frozen_member(fresh), capture_logs() as said:
+            async with consuming(fresh, ledger_url, Recorder().service, replica="a") as consumer:
+                await eventually(lambda: "wait-join" in (consumer.trouble() or ""), "it joins")
+                itself = GroupReader(kafka.consumer(consumer.settings, Principal.LEDGER) | {"log_level": 0})
+                itself.subscribe([TOPIC])
+                await eventually(lambda: _fenced(said, itself), "it is fenced off")
+                itself.close()
+                account = uuid4()
+                _publish(fresh, account, range(1, 11))
+                await eventually(lambda: _are(ledger_engine, 10), "what came then", 60)
+                await eventually(lambda: consumer.trouble() is None, "it is well")
+        assert {"event": "joining_anew", "replica": "a", "log_level": "warning"} in said
+
     async def test_of_two_with_one_name_the_first_ends_and_says_why(self, stack: Stack, ledger_url: str) -> None:
         first, second = ServiceProcess(Principal.LEDGER, stack), ServiceProcess(Principal.LEDGER, stack)
         second._child = type(first._child)("ledger-again", stack.directory)
@@ -339,6 +364,47 @@ class TestMembership:
         finally:
             first.stop()
             second.stop()
+
+
+_MEMBER = """
+import json, sys, time
+from confluent_kafka import Consumer
+config, topic = json.load(sys.stdin)
+member = Consumer(config)
+member.subscribe([topic])
+while not member.assignment():
+    member.poll(0.1)
+print("in", flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def _frozen_member(stack: Stack) -> Iterator[None]:
+    """A member of the ledger's group that does nothing any more: a rebalance waits for the end of its session."""
+    config = stack.kafka.client_config(Principal.LEDGER) | {
+        "group.id": Principal.LEDGER.value,
+        "partition.assignment.strategy": "cooperative-sticky",
+        "session.timeout.ms": 20_000,
+    }
+    member = subprocess.Popen([sys.executable, "-c", _MEMBER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert member.stdin is not None
+    assert member.stdout is not None
+    try:
+        member.stdin.write(json.dumps([config, TOPIC]))
+        member.stdin.close()
+        assert member.stdout.readline() == "in\n"
+        member.send_signal(signal.SIGSTOP)
+        yield
+    finally:
+        member.kill()
+        member.wait()
+        member.stdout.close()
+
+
+def _fenced(said: Sequence[MutableMapping[str, Any]], itself: GroupReader) -> bool:
+    itself.poll(0.1)
+    return any(entry["event"] == "joining_anew" for entry in said)
 
 
 def _signal(stack: Stack, number: signal.Signals) -> None:
