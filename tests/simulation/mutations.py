@@ -31,6 +31,7 @@ from popfax_contracts.ledger import (
     PostTransfers,
     ReleaseHold,
     ReserveUnits,
+    SpendRefused,
     SpendUnits,
     TransfersPosted,
     UnitsReserved,
@@ -278,6 +279,14 @@ def expired_and_still_spending(books: Books, message: Incoming[AccountExpired], 
     return ()
 
 
+def undeclared_code(books: Books, message: Incoming[SpendUnits], moment: Moment) -> Outcome:
+    """Somebody renamed a code where it is returned, and nowhere else."""
+    outcome = LEDGER.handlers[SpendUnits](books, message, moment)
+    return [
+        each.model_copy(update={"code": "no_units"}) if isinstance(each, SpendRefused) else each for each in outcome
+    ]
+
+
 def untold_balance(books: Books, message: Incoming[SpendUnits], moment: Moment) -> Outcome:
     outcome = LEDGER.handlers[SpendUnits](books, message, moment)
     return [effect for effect in outcome if not isinstance(effect, BalanceChanged)]
@@ -380,6 +389,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "a closed account keeps its address": _with(PROVISIONING, {CloseAccount: address_stays_taken}),
     "something is given and not paid": _with(PROVISIONING, {UnitsReserved: given_and_not_paid}),
     "an expired account spends": _with(LEDGER, {AccountExpired: expired_and_still_spending}),
+    "a command is refused with a code that it does not declare": _with(LEDGER, {SpendUnits: undeclared_code}),
     "a balance is not told": _with(LEDGER, {SpendUnits: untold_balance}),
     "a member is welcomed twice": _with(NOTIFICATIONS, {MemberAccountCreated: welcomed_twice}),
     "a person is never forgotten": _with(NOTIFICATIONS, {PersonErased: never_forgotten}),
