@@ -21,6 +21,7 @@ from popfax_contracts.groups import (
     MemberAccountRefused,
     MemberRef,
     MembershipEnded,
+    TransferUnits,
 )
 from popfax_contracts.ids import derive
 from popfax_contracts.ledger import (
@@ -48,6 +49,7 @@ from popfax_contracts.provisioning import (
     ProvisionAccount,
 )
 from services.chassis.database import Transaction
+from services.chassis.loading import NeededRows
 from services.chassis.memory import MemoryTransaction
 from services.chassis.messages import Incoming, Outcome, SetTimer
 from services.chassis.sagas import SagaDeadline, Status
@@ -84,6 +86,19 @@ def _with(service: Service, handlers: Mapping[type[Message], Decide | AnyHandler
     """Return the product with some handlers of one service exchanged."""
     mutated = exchanged(service, handlers)
     return Mutation([mutated if each is service else each for each in SERVICES])
+
+
+def _naming_no_sets(service: Service, model: type[Message], table: str) -> Mutation:
+    """Return the product with one handler's needs less the sets of rows that they name of a table."""
+    handler = service.handlers[model]
+
+    def needs(load: Any, message: Incoming[Any]) -> None:
+        wanted: NeededRows[Any, Any] = getattr(load, table)
+        by_others = {rowset: set(values) for rowset, values in wanted.asked.items()}
+        handler.needs(load, message)
+        wanted.asked = by_others
+
+    return _with(service, {model: replace(handler, needs=needs)})
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------
@@ -366,6 +381,13 @@ class BlindDatabase(FaultyDatabase):
             yield tx
             tx.contents.blocked.clear()
 
+
+NOT_NAMED: Final[Mapping[str, Mutation]] = {
+    "a transfer to all names no members": _naming_no_sets(GROUPS, TransferUnits, "memberships"),
+    "the end of an account names no memberships": _naming_no_sets(GROUPS, AccountClosed, "memberships"),
+    "an erasure names no mails that wait": _naming_no_sets(NOTIFICATIONS, PersonErased, "mails"),
+}
+"""Needs that leave a set out. What is read of it raises, the first time that it is read."""
 
 MUTATIONS: Final[Mapping[str, Mutation]] = {
     "a release that comes first burns nothing": _with(LEDGER, {ReleaseHold: release_burns_nothing}),
