@@ -37,6 +37,7 @@ NOT_BUSINESS = frozenset(
         "group.instance.id",
         "GroupCoordinator",
         "aiokafka.consumer.group_coordinator",
+        "LoadPlan",  # what a batch needs
         "plan_cache_mode",
         "force_custom_plan",  # PostgreSQL's query plans
         "a stable name of this replica (static membership)",  # of Kafka's consumer group
