@@ -45,7 +45,7 @@ class Person:
     def email(self) -> str:
         """An address that nobody else has."""
         plain = re.sub(r"[^a-z]", "", self.last_name.lower())
-        return f"{plain or 'x'}.{self.mark}@example.com"
+        return f"{plain[:50] or 'x'}.{self.mark}@example.com"
 
 
 def settle_in(world: World, *people: Person) -> None:
