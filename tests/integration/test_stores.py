@@ -128,7 +128,7 @@ Stores = Callable[[Principal], Store]
 
 @pytest_asyncio.fixture(params=["memory", "postgres"])
 async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
-    """Gives a service's empty database."""
+    """Yield a service's empty database."""
     if request.param == "memory":
         kept = {service: InMemory() for service in SERVICES}
         yield kept.__getitem__

@@ -78,7 +78,7 @@ class Mutation:
     source: type[FromKafka] = FromKafka
 
     def world(self, seed: int) -> World:
-        """Give the product with this mistake, for one seed."""
+        """Return the product with this mistake, for one seed."""
         return World(seed, self.services, self.database, self.source)
 
 

@@ -39,7 +39,7 @@ def quiet() -> Iterator[None]:
 
 
 def run_seeds(seeds: range, until: float) -> tuple[int, dict[int, list[str]]]:
-    """Run seeds until the time is over; give how many were run, and what each failing one found."""
+    """Run seeds until the time is over; return how many were run, and what each failing one found."""
     found: dict[int, list[str]] = {}
     done = 0
     for seed in seeds:

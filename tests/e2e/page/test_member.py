@@ -102,13 +102,13 @@ class Client:
                 return error.code, error.read().decode()
 
     def proof(self) -> str:
-        """Give what our forms carry."""
+        """Return what our forms carry."""
         found = re.search(r'name="proof" value="([^"]+)"', self.ask("/")[1])
         assert found
         return found[1]
 
     def events(self) -> Iterator[str]:
-        """Give what the stream of changes says, line by line."""
+        """Yield what the stream of changes says, line by line."""
         request = urllib.request.Request(f"{self.url}/events", headers={"Cookie": str(self.cookie)})
         with urllib.request.urlopen(request, timeout=20) as answer:
             for line in answer:
