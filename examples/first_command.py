@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def publish(connection: dict[str, str]) -> str:
-    """Publish one RegisterSubscriber; gives its id."""
+    """Publish one RegisterSubscriber; return its id."""
     producer = Producer(
         {
             **connection,

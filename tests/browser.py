@@ -12,7 +12,7 @@ _INSTALL_TIMEOUT_S = 600
 
 
 def find_or_install(progress: Callable[[str], None] = lambda _: None) -> str:
-    """Give a browser's program, after installing Debian's package if we may. Raises StackError when there is none."""
+    """Return a browser's program, after installing Debian's package if we may. Raises StackError when there is none."""
     if found := find():
         return found
     if VARIABLE not in os.environ and os.geteuid() == 0 and shutil.which("apt-get"):

@@ -1,4 +1,4 @@
-"""The fields that messages share: units, names, e-mail addresses, moments, languages."""
+"""The fields that messages share: units, names, e-mail addresses, dates and times, languages."""
 
 import re
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ def _not_ours(id_: UUID) -> UUID:
 
 
 ClientId = Annotated[UUID, AfterValidator(_not_ours)]
-"""An id that a client chooses for what it makes: a UUID of any version but 8, which are the product's own."""
+"""An id that a client chooses for what it makes: a UUID of any version but 8, which is the product's own."""
 
 Units = Annotated[int, Field(strict=True, gt=0, le=MAX_UNITS)]
 """A positive whole number of Pop units."""
@@ -56,20 +56,20 @@ Name = Annotated[
 """A person's first or last name as they write it: one line, 1 to 100 characters, in NFC.
 
 Refused are characters that can't be seen or that change the direction of text, piled up marks, and web addresses:
-`contracts.text` says which, and docs/borders.md has examples.
+`popfax_contracts.text` says which, and docs/borders.md has examples.
 """
 
 GroupName = Name
 """What a group is called: one line, as its owner writes it."""
 
 StoredName = Annotated[str, StringConstraints(min_length=1, max_length=_MAX_NAME, pattern=_ONE_LINE)]
-"""A name that a service has accepted already, perhaps under older rules: checked for shape alone."""
+"""A name that a service has accepted already, perhaps under older rules: only its shape is checked."""
 
 Line = Annotated[str, _Short, AfterValidator(canonical_line)]
-"""What an operator writes down: one line of 1 to 200 characters, with nothing hidden in it."""
+"""A note by an operator: one line of 1 to 200 characters, with nothing hidden in it."""
 
 Reference = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^[!-~]+$")]
-"""Something that the sender can find again in its own books: 1 to 100 visible ASCII characters. Never personal data."""
+"""A reference to the sender's own books: 1 to 100 visible ASCII characters. Never personal data."""
 
 PhoneNumber = Annotated[str, StringConstraints(pattern=r"^\+[1-9][0-9]{5,14}$")]
 """A telephone number in E.164, such as `+33199000000`."""
@@ -151,7 +151,7 @@ Email = Annotated[str, StringConstraints(strip_whitespace=True, max_length=254),
 """
 
 CanonicalEmail = Annotated[str, StringConstraints(max_length=254, pattern=r"^[^\s@\x00-\x1f\x7f]+@[a-z0-9.-]+$")]
-"""An e-mail address that a service has already made canonical: checked for shape alone, which is cheap."""
+"""An e-mail address that a service has already made canonical: only its shape is checked, which is cheap."""
 
 FIRST_MOMENT, END_OF_TIME = datetime(2000, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 """The moments that a message can speak of: from the first on, and before the end."""

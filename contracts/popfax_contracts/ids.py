@@ -1,8 +1,8 @@
-"""Ids that follow from other ids: the same cause makes the same things again.
+"""Ids that are derived from other ids: the same cause makes the same things again.
 
 Ids come from two sides. What a client makes (a credit, a purchase, a subscriber that it registers) has an id that the
-client chooses. What the product makes in the same places has an id of version 8 (RFC 9562), which a client's may not be
-(`contracts.fields.ClientId`): so nobody can take, or guess and use up, an id that the product is going to need.
+client chooses. What the product makes in the same places has a UUID of version 8 (RFC 9562), which a client may not
+choose (`popfax_contracts.fields.ClientId`): so nobody can take, or guess and use up, an id that the product will need.
 """
 
 from functools import lru_cache

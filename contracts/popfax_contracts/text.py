@@ -72,7 +72,7 @@ _DOTTED = re.compile(r"(?:[^\W_]|-)+(?:\.(?:[^\W_]|-)+)+")
 
 
 def holds_web_address(line: str) -> bool:
-    """Say whether mail programs would make a link of something in a line: a scheme, `www.`, or a domain that can exist.
+    """Return whether mail programs would make a link of part of a line: a scheme, `www.`, or a domain that can exist.
 
     A domain ends in a top-level domain that there is, so `Dr.Anne` and `J.R. Müller` hold none. The domains reserved
     for examples count, too.

@@ -1,10 +1,10 @@
-"""The topics: who writes each, who may read it, how long it keeps what it holds.
+"""The topics: who writes each, who may read it, and how long it keeps its records.
 
-A topic has one writer, so the broker's ACLs decide who may send what, and a record's topic says whose it is: a service
-that is asked for something by several has a topic of commands for each of them.
+Each topic has one writer, so the broker's ACLs decide who may send what, and a record's topic says who sent it. A
+service that several others send commands to has a topic of commands for each of them.
 
-This is the one place that says so. The broker's topics and ACLs are made from it (`popfax topics`), the relay finds
-a message's topic through it, and a service that is not in a topic's `readers` can't subscribe to it.
+This is the only place that says so. The broker's topics and ACLs are made from it (`popfax topics`), the relay finds
+a message's topic through it, and a service that is not among a topic's `readers` can't subscribe to it.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 
 class Principal(StrEnum):
-    """Who may connect to Kafka: one principal a service, and one for the Popfax platform."""
+    """Who may connect to Kafka: one principal per service, and one for the Popfax platform."""
 
     PLATFORM = "platform"
     GROUPS = "groups"
@@ -25,45 +25,45 @@ class Principal(StrEnum):
 
 
 SERVICES: tuple[Principal, ...] = tuple(each for each in Principal if each is not Principal.PLATFORM)
-"""Who has a database, and a role that owns it, both of its own name."""
+"""The principals that have a database and a role that owns it, both named after them."""
 
 EVERYONE = frozenset(Principal)
-"""Every principal inside: what carries ids alone is open to all of them."""
+"""Every principal: what carries only ids is open to all of them."""
 
 RETENTION = timedelta(days=7)
-"""How long a topic keeps a record at least; at most `kept_at_most()`. A tombstone is kept as long, for its readers."""
+"""The least time that a topic keeps a record; the most is `kept_at_most()`. Tombstones are kept as long."""
 
 SEGMENT = timedelta(days=1)
-"""A log is cut after this time when something is appended, and what is cut is deleted whole, by its newest record."""
+"""A segment of the log ends at the first append after this time. It is deleted whole, by its newest record's age."""
 
 ERASURE = timedelta(days=7)
-"""The promise: so long after its tombstone, a record of a compacted topic is on no broker's disk."""
+"""The promise: this long after its tombstone, a record of a compacted topic is on no broker's disk any more."""
 
 COMPACTION_LAG = timedelta(days=6)
-"""After this time a compacted log is cut and cleaned; but only when something is appended, hence the markers."""
+"""A compacted log is cleaned after this time, but only when something is appended: hence the markers."""
 
 MARKED_EVERY = timedelta(hours=12)
 """How often each writer appends a marker to the partitions of its compacted topics, quiet or not."""
 
 BROKER_ROUND = timedelta(hours=1)
-"""What the broker takes to look for what is to be deleted or cleaned (5 min, 15 s), and to do it (a minute)."""
+"""The time that the broker takes to find what is to be deleted or cleaned (5 min, 15 s), and to do it (a minute)."""
 
 
 def kept_at_most() -> timedelta:
-    """How long a record can be read, on whatever topic that is not compacted: every inbox remembers longer."""
+    """Return the most time that a record can be read, on topics that are not compacted. Inboxes remember for longer."""
     return RETENTION + SEGMENT + BROKER_ROUND
 
 
 def erased_within() -> timedelta:
-    """How long after its tombstone a record is gone, while its writer runs."""
+    """Return how long after its tombstone a record is gone, if its writer runs."""
     return COMPACTION_LAG + MARKED_EVERY + BROKER_ROUND
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A Kafka topic. A `compacted` one keeps the newest record of each key for ever, others all for `RETENTION`.
+    """A Kafka topic. A `compacted` one keeps the newest record of each key for ever, others keep all for `RETENTION`.
 
-    What is on a topic of `commands` is asked of its one reader.
+    A topic of `commands` has one reader, who is asked for what is on it.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Topic:
 
     @property
     def service(self) -> Principal:
-        """The service that it belongs to: who is asked for something on it, or tells what happened."""
+        """The service that the topic belongs to: it receives the commands, or publishes the events."""
         return Principal(self.name.split(".")[1])
 
 
@@ -89,22 +89,22 @@ def _facts(service: Principal, kind: str, readers: frozenset[Principal] = EVERYO
 
 GROUPS_COMMANDS = _commands(Principal.GROUPS)
 GROUPS_COMMANDS_FROM_HTTP = _commands(Principal.GROUPS, Principal.GROUPS, "commands-from-http")
-"""What people ask for on the page and over its API. It is decided like what comes from the platform."""
+"""What people ask for on the page and over its API. It is handled like the platform's commands."""
 GROUPS_EVENTS = _facts(Principal.GROUPS, "events")
 GROUPS_MEMBERS = _facts(Principal.GROUPS, "members", compacted=True)
-"""Today's memberships (key: a membership's id; a tombstone ends it): whoever reads from the start gets them all."""
+"""Today's memberships (key: the membership's id; a tombstone ends it). Read from the start, it has all of them."""
 
 LEDGER_COMMANDS = _commands(Principal.LEDGER)
-"""What makes units and what uses them up."""
+"""The commands that create units and that use them up."""
 LEDGER_COMMANDS_FROM_GROUPS = _commands(Principal.LEDGER, Principal.GROUPS, "commands-from-groups")
-"""What moves units, and the holds of the account-creation saga."""
+"""Transfers, and the holds of the account-creation saga."""
 LEDGER_COMMANDS_FROM_PROVISIONING = _commands(Principal.LEDGER, Principal.PROVISIONING, "commands-from-provisioning")
 """The holds of the paid actions."""
 LEDGER_EVENTS = _facts(Principal.LEDGER, "events")
 LEDGER_BALANCES = _facts(
     Principal.LEDGER, "balances", readers=frozenset({Principal.LEDGER, Principal.GROUPS}), compacted=True
 )
-"""What is on each account. Groups alone may read it, and shows it to the account's own side."""
+"""What is on each account. Groups shows a balance to the account's holder, and a member's to the group's owner."""
 
 PROVISIONING_COMMANDS = _commands(Principal.PROVISIONING)
 PROVISIONING_COMMANDS_FROM_GROUPS = _commands(Principal.PROVISIONING, Principal.GROUPS, "commands-from-groups")

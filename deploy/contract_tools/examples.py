@@ -76,7 +76,7 @@ class Example:
         return next(own, topics[0].name)
 
     def record(self) -> StoredRecord:
-        """Give it as it comes from Kafka. Its type must be one of today's."""
+        """Return it as it comes from Kafka. Its type must be one of today's."""
         headers = [(name, text.encode()) for name, text in self.headers.items()]
         return StoredRecord(UUID(self.headers["ce_id"]), None, self.topic, 0, 0, self.key.encode(), self.value, headers)
 
@@ -87,7 +87,7 @@ def load(root: Path) -> list[Example]:
 
 
 def of(examples: Sequence[Example], type_: str) -> list[Example]:
-    """Give the examples of one type."""
+    """Return the examples of one type."""
     return [example for example in examples if example.type == type_]
 
 

@@ -18,12 +18,12 @@ Json = Any
 
 
 def service_of(type_: str) -> str:
-    """Give the service that a type is named after: `ledger` for `popfax.ledger.units-reserved.v1`."""
+    """Return the service that a type is named after: `ledger` for `popfax.ledger.units-reserved.v1`."""
     return type_.split(".")[1]
 
 
 def schema_path(type_: str) -> Path:
-    """Give where a type's schema is, below `contracts/schemas` or a release's `schemas`."""
+    """Return where a type's schema is, below `contracts/schemas` or a release's `schemas`."""
     return Path(service_of(type_)) / f"{type_}.json"
 
 
@@ -38,5 +38,5 @@ def read(path: Path) -> Json:
 
 
 def models() -> list[type[Message]]:
-    """Give every message's model, in the order of their types."""
+    """Return every message's model, in the order of their types."""
     return [MESSAGES[type_] for type_ in sorted(MESSAGES)]

@@ -47,22 +47,22 @@ def written(version: Version) -> str:
 
 
 def directory(root: Path, version: Version) -> Path:
-    """Give where a version is kept."""
+    """Return where a version is kept."""
     return root / RELEASED / written(version)
 
 
 def schemas_of(root: Path, version: Version) -> dict[str, Json]:
-    """Give the schemas of a version by their types."""
+    """Return the schemas of a version by their types."""
     return {path.stem: read(path) for path in sorted((directory(root, version) / "schemas").glob("*/*.json"))}
 
 
 def corpus_of(root: Path, version: Version) -> list[Example]:
-    """Give the records of a version, in the order of their types and names."""
+    """Return the records of a version, in the order of their types and names."""
     return [_record(path) for path in sorted((directory(root, version) / "corpus").glob("*/*.json"))]
 
 
 def exceptions_of(root: Path, version: Version) -> dict[str, str]:
-    """Give the types of a version that are not compared, and why."""
+    """Return the types of a version that are not compared, and why."""
     path = directory(root, version) / "exceptions.json"
     return dict(read(path)) if path.exists() else {}
 
@@ -80,7 +80,7 @@ def problems(root: Path, today: Mapping[str, Json] | None = None) -> list[str]:
 
 
 def current(root: Path) -> str:
-    """Give the version that today's contracts are: the newest released one, or the next one, unfinished (`-dev`)."""
+    """Return the version that today's contracts are: the newest released one, or the next one, unfinished (`-dev`)."""
     newest = max(versions(root), default=None)
     if newest is None:
         return f"{written(_FIRST)}-dev"

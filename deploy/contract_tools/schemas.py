@@ -28,7 +28,7 @@ class _WithoutFieldTitles(GenerateJsonSchema):
 
 
 def files() -> dict[Path, str]:
-    """Give every schema's file, below `contracts/schemas`."""
+    """Return every schema's file, below `contracts/schemas`."""
     return {schema_path(model.TYPE): as_text(schema_of(model)) for model in models()}
 
 
@@ -76,7 +76,7 @@ def _open_enumeration(codes: Iterable[RefusalCode]) -> dict[str, Json]:
 
 
 def key_schema(model: type[Message]) -> dict[str, Json]:
-    """Give the schema of a record's key: that of the field whose text it is."""
+    """Return the schema of a record's key: that of the field whose text it is."""
     properties: Mapping[str, dict[str, Json]] = model.model_json_schema(schema_generator=_WithoutFieldTitles)[
         "properties"
     ]
@@ -84,7 +84,7 @@ def key_schema(model: type[Message]) -> dict[str, Json]:
 
 
 def closed(schema: Json) -> Json:
-    """Give a schema that takes only the fields which it names: what a writer of that version can have written."""
+    """Return a schema that takes only the fields which it names: what a writer of that version can have written."""
     if isinstance(schema, list):
         return [closed(each) for each in schema]
     if not isinstance(schema, dict):

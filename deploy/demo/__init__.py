@@ -114,7 +114,7 @@ def _places(product: Product) -> list[tuple[str, str]]:
 
 
 def commands_to_try(cast: Cast) -> tuple[str, ...]:
-    """Give what one may type now: Anne does something more, then one looks at what came of it."""
+    """Return what one may type now: Anne does something more, then one looks at what came of it."""
     anne = cast.anne.id
     return (
         f"send create-member-account --actor {anne} --set plan=send_only --set price_units=60 "

@@ -58,9 +58,9 @@ class Cast:
     chloe: Person = field(default_factory=lambda: Person("Chloé", "Weber", "chloe@popfax.example", Language.FR))
 
     def kim(self, attempt: int) -> Person:
-        """Give the colleague whom two owners want at once; somebody else at each attempt."""
+        """Return the colleague whom two owners want at once; somebody else at each attempt."""
         return Person("Kim", "Berg", f"kim{attempt or ''}@shared.example", Language.EN)
 
     def names(self) -> dict[UUID, str]:
-        """Give the subscribers' first names by their ids. Sam has none yet: an account will be created for him."""
+        """Return the subscribers' first names by their ids. Sam has none yet: an account will be created for him."""
         return {each.id: each.first_name for each in (self.anne, self.paul, self.nora, self.bruno, self.chloe)}

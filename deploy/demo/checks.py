@@ -381,7 +381,7 @@ def _overall(observed: Observations) -> Iterator[Check]:
 
 
 def history(prices: Mapping[str, int]) -> tuple[Line, ...]:
-    """Give what the history of Anne's group should say."""
+    """Return what the history of Anne's group should say."""
     price, cheap = prices.get(PLAN, 0), prices.get(CHEAP_PLAN, 0)
     return (
         Line("name", "Anne", "", None, "renamed"),
@@ -432,7 +432,7 @@ def _changed(before: Mapping[str, int], by: Mapping[str, int]) -> dict[str, int]
 
 
 def _end_of(extension: Extension, months: int) -> datetime | None:
-    """Give the end that an account has if its new time begins where its old one ends."""
+    """Return the end that an account has if its new time begins where its old one ends."""
     return extension.before and months_later(extension.before, months)
 
 

@@ -46,11 +46,11 @@ class Trail:
         self.unhandled: list[str] = []
 
     def types(self, sent: Sent) -> tuple[str, ...]:
-        """Give the short names of a command's messages, itself first."""
+        """Return the short names of a command's messages, itself first."""
         return tuple(seen.short_name for seen in self.of(sent))
 
     def of(self, sent: Sent) -> list[Seen]:
-        """Give a command's messages."""
+        """Return a command's messages."""
         return [seen for seen in self.seen if seen.correlation_id == str(sent.id)]
 
 
@@ -67,7 +67,7 @@ class Follower:
         self._watch.close()
 
     def wait_for(self, is_there: Callable[[list[Seen]], bool], topic: str, timeout_s: float) -> list[Seen]:
-        """Give the records of one topic once there are those that are waited for."""
+        """Return the records of one topic once there are those that are waited for."""
         deadline = time.monotonic() + timeout_s
         while True:
             found = [seen for seen in self._unread.values() if seen.topic == topic]
@@ -103,7 +103,7 @@ class Follower:
             seen = self._watch.poll(0)
 
     def _ready(self, correlations: set[str], trail: Trail) -> list[Seen]:
-        """Give what can be told now: partitions are read in any order, but an effect comes after its cause."""
+        """Return what can be told now: partitions are read in any order, but an effect comes after its cause."""
         told = {seen.id for seen in trail.seen}
         ready = [
             seen
@@ -115,7 +115,7 @@ class Follower:
         return sorted(ready, key=lambda seen: (seen.at, seen.topic))
 
     def _handled(self, seen: Seen, trail: Trail) -> set[Principal]:
-        """Wait until the services whose turn it is have the message in their inboxes; give those that do."""
+        """Wait until the services whose turn it is have the message in their inboxes; return those that do."""
         expected = HANDLERS.get(seen.type, frozenset())
         deadline = time.monotonic() + _HANDLED_WITHIN_S
         while True:

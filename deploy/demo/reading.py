@@ -81,12 +81,12 @@ class Reader:
         self._mails = mails
 
     def known_prices(self) -> dict[str, int]:
-        """Give the plans that groups has learnt of."""
+        """Return the plans that groups has learnt of."""
         rows = self._connection.rows(Principal.GROUPS, sa.select(plans.c.plan, plans.c.price_units))
         return {row[0]: row[1] for row in rows}
 
     def balance(self, account_id: UUID) -> Balance:
-        """Give an account's units."""
+        """Return an account's units."""
         query = sa.select(accounts.c.balance_units, accounts.c.held_units).where(accounts.c.id == account_id)
         rows = self._connection.rows(Principal.LEDGER, query)
         return Balance(rows[0][0], rows[0][1]) if rows else Balance(0, 0)
@@ -98,33 +98,33 @@ class Reader:
         return {service for service in SERVICES if self._connection.rows(service, query)}
 
     def saga(self, correlation_id: str) -> SagaRow | None:
-        """Give the saga that a command opened."""
+        """Return the saga that a command opened."""
         query = sa.select(*SAGAS.columns).where(SAGAS.table.c.correlation_id == correlation_id)
         rows = self._connection.rows(Principal.GROUPS, query)
         return SAGAS.from_values(rows[0]) if rows else None
 
     def paid_action(self, correlation_id: str) -> UUID | None:
-        """Give the id of the saga that a paid action opened, which is its hold's as well."""
+        """Return the id of the saga that a paid action opened, which is its hold's as well."""
         c = PAID_ACTIONS.table.c
         rows = self._connection.rows(Principal.PROVISIONING, sa.select(c.id).where(c.correlation_id == correlation_id))
         return UUID(str(rows[0][0])) if rows else None
 
     def hold(self, saga: SagaRow | None) -> str | None:
-        """Give the state of a saga's hold: it has the saga's id."""
+        """Return the state of a saga's hold: it has the saga's id."""
         if saga is None:
             return None
         rows = self._connection.rows(Principal.LEDGER, sa.select(holds.c.state).where(holds.c.id == saga.id))
         return str(rows[0][0]) if rows else None
 
     def entries(self, movement_id: UUID) -> tuple[Entry, ...]:
-        """Give the entries of a transfer, of what was spent, or of a captured hold, which has its saga's id."""
+        """Return the entries of a transfer, of what was spent, or of a captured hold, which has its saga's id."""
         c = entries.c
         query = sa.select(c.account_id, c.amount_units, c.before_units, c.after_units)
         rows = self._connection.rows(Principal.LEDGER, query.where(c.transfer_id == movement_id).order_by(c.id))
         return tuple(Entry(row[0], row[1], row[2], row[3]) for row in rows)
 
     def accounts_of(self, email: str) -> tuple[Account, ...]:
-        """Give the accounts that have an e-mail address."""
+        """Return the accounts that have an e-mail address."""
         c = subscribers.c
         query = sa.select(c.id, c.plan, c.fax_number, c.expires_at).where(c.email == email)
         return tuple(
@@ -132,13 +132,13 @@ class Reader:
         )
 
     def expires_at(self, account_id: UUID) -> datetime | None:
-        """Give an account's end."""
+        """Return an account's end."""
         query = sa.select(subscribers.c.expires_at).where(subscribers.c.id == account_id)
         rows = self._connection.rows(Principal.PROVISIONING, query)
         return rows[0][0] if rows else None
 
     def states(self, account_id: UUID) -> tuple[str, ...]:
-        """Give what an account can do, as the three services that go by it have it."""
+        """Return what an account can do, as the three services that go by it have it."""
         found = (
             self._connection.rows(service, sa.select(table.c.state).where(table.c.id == account_id))
             for service, table in _STATES.items()
@@ -146,41 +146,41 @@ class Reader:
         return tuple(str(rows[0][0]) if rows else "unknown" for rows in found)
 
     def shown(self, account_id: UUID) -> int:
-        """Give the available units that groups shows an owner: learnt from the ledger's topic of balances."""
+        """Return the available units that groups shows an owner: learnt from the ledger's topic of balances."""
         c = groups_tables.subscribers.c
         rows = self._connection.rows(Principal.GROUPS, sa.select(c.available_units).where(c.id == account_id))
         return int(rows[0][0]) if rows else 0
 
     def group_name(self, owner_id: UUID) -> str | None:
-        """Give what an owner's group is called."""
+        """Return what an owner's group is called."""
         rows = self._connection.rows(Principal.GROUPS, sa.select(groups.c.name).where(groups.c.owner_id == owner_id))
         return str(rows[0][0]) if rows else None
 
     def invitations_of(self, owner_id: UUID, subscriber_id: UUID) -> tuple[str, ...]:
-        """Give the states of somebody's invitations into an owner's group."""
+        """Return the states of somebody's invitations into an owner's group."""
         c = invitations.c
         query = sa.select(c.state).where(c.owner_id == owner_id, c.subscriber_id == subscriber_id).order_by(c.made_at)
         return tuple(str(row[0]) for row in self._connection.rows(Principal.GROUPS, query))
 
     def members_of(self, owner_id: UUID) -> tuple[UUID, ...]:
-        """Give the members of an owner's group."""
+        """Return the members of an owner's group."""
         c = memberships.c
         query = sa.select(c.member_id).where(c.group_id == group_of(owner_id), c.active)
         return tuple(row[0] for row in self._connection.rows(Principal.GROUPS, query))
 
     def active_memberships(self) -> frozenset[UUID]:
-        """Give the ids of all memberships of today, whoever's."""
+        """Return the ids of all memberships of today, whoever's."""
         query = sa.select(memberships.c.id).where(memberships.c.active)
         return frozenset(row[0] for row in self._connection.rows(Principal.GROUPS, query))
 
     def history_of(self, owner_id: UUID) -> tuple[HistoryEntry, ...]:
-        """Give the history of an owner's group, oldest first."""
+        """Return the history of an owner's group, oldest first."""
         c = HISTORY.table.c
         query = sa.select(*HISTORY.columns).where(c.group_id == group_of(owner_id)).order_by(c.at, c.id)
         return tuple(HISTORY.from_values(row) for row in self._connection.rows(Principal.GROUPS, query))
 
     def mails_to(self, addresses: Iterable[str]) -> list[EmailMessage]:
-        """Give the mails that the sink has for these people, oldest first."""
+        """Return the mails that the sink has for these people, oldest first."""
         wanted = set(addresses)
         return [mail for mail in read_mails(self._mails) if _address(mail) in wanted]
 
@@ -195,12 +195,12 @@ def _address(mail: EmailMessage) -> str:
 
 
 def text_of(mail: EmailMessage) -> list[str]:
-    """Give the lines of a mail's plain text."""
+    """Return the lines of a mail's plain text."""
     body = mail.get_body(("plain",))
     return str(body.get_content()).strip().splitlines() if body is not None else []
 
 
 def link_in(mail: EmailMessage) -> dict[str, str]:
-    """Give what the link in a mail's plain text carries; nothing if there is none."""
+    """Return what the link in a mail's plain text carries; nothing if there is none."""
     links = (word for line in text_of(mail) for word in line.split() if word.startswith("https://"))
     return {name: values[0] for name, values in parse_qs(urlsplit(next(links, "")).query).items()}

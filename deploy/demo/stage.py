@@ -87,7 +87,7 @@ class Stage:
         self.ask(*registered, *bought, in_full=False)
 
     def units(self, *people: Person) -> dict[str, int]:
-        """Give what each can spend, by first name, as the ledger has it."""
+        """Return what each can spend, by first name, as the ledger has it."""
         return {each.first_name: self.reader.balance(each.id).available for each in people}
 
     def deed(
@@ -105,7 +105,7 @@ class Stage:
         )
 
     def mails(self, *people: Person) -> list[str]:
-        """Give who got a mail, once for each mail."""
+        """Return who got a mail, once for each mail."""
         return [person.first_name for person in people for _ in self.reader.mails_to([person.email])]
 
     def wait_for_mails(self, count: int, *people: Person) -> None:
@@ -126,7 +126,7 @@ class Stage:
         self.tell.table(("account", "units", "balance"), rows)
 
     def violations(self) -> tuple[str, ...]:
-        """Give what is broken once all is settled: mails are recorded a moment after they arrive."""
+        """Return what is broken once all is settled: mails are recorded a moment after they arrive."""
         deadline = time.monotonic() + TIMEOUT_S
         while True:
             with open_snapshots(self.connection) as snapshot:
@@ -148,7 +148,7 @@ def bought_by(person: Person, units: int) -> CreditUnits:
 
 
 def code_of(trail: Trail) -> str | None:
-    """Give why a command was refused, None if it was not."""
+    """Return why a command was refused, None if it was not."""
     return next((seen.body.code for seen in trail.seen if isinstance(seen.body, Refusal)), None)
 
 

@@ -22,7 +22,7 @@ class Story:
         self._stage = Stage(connection, reader, narrator, cast)
 
     def play(self) -> Observations:
-        """Play it all; gives what was read back."""
+        """Play it all; return what was read back."""
         try:
             return self._play()
         finally:

@@ -16,7 +16,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _become(user: str) -> None:
-    """Give up root for `user`, for good."""
+    """Switch from root to `user`, for good."""
     entry = pwd.getpwnam(user)
     os.setgroups([])
     os.setgid(entry.pw_gid)

@@ -39,7 +39,7 @@ class DevelopmentKeys:
 
     @property
     def key_set(self) -> Path:
-        """Give the file with the public key, as groups reads it (JWKS)."""
+        """Return the file with the public key, as groups reads it (JWKS)."""
         path = self._directory / "jwks.json"
         if not path.exists():
             self._make(path)
@@ -55,7 +55,7 @@ class DevelopmentKeys:
         return jwt.encode(claims, key, _ALGORITHM, {"kid": made["kid"]})  # type: ignore[arg-type]
 
     def login_link(self, url: str, subscriber_id: UUID, lifetime: timedelta = LIFETIME) -> str:
-        """Give the link with which the platform would send somebody to their group."""
+        """Return the link with which the platform would send somebody to their group."""
         return f"{url}/login?{urlencode({'token': self.token(subscriber_id, lifetime)})}"
 
     def _make(self, path: Path) -> None:

@@ -21,7 +21,7 @@ def private_directory(path: Path, passable: bool = False) -> None:
 
 
 def path_for_people(path: Path) -> str:
-    """Give a path as one would type it here."""
+    """Return a path as one would type it here."""
     for base in (Path.cwd(), CHECKOUT):
         if path.is_relative_to(base):
             return str(path.relative_to(base))

@@ -150,7 +150,7 @@ def lets_in(url: str) -> bool:
 
 
 def create_databases(superuser_url: str, passwords: Mapping[Principal, str]) -> None:
-    """Give each service its role and its database, which no other role may connect to. What is there is kept."""
+    """Create each service's role and database, to which no other role may connect. Existing ones are kept."""
     with _connect(superuser_url) as connection:
         present = {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
         _shut_out_others(connection, {"postgres", "template1"} & present)

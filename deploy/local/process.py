@@ -73,7 +73,7 @@ class Patience:
 
 
 def _cpu_s(pid: int) -> float:
-    """Give the time that a process and all below it have had on a core, in seconds."""
+    """Return the time that a process and all below it have had on a core, in seconds."""
     total = 0.0
     with suppress(psutil.Error):
         root = psutil.Process(pid)

@@ -74,7 +74,7 @@ class ServiceProcess:
             return False
 
     def stop(self) -> int | None:
-        """End it as an orchestrator would, with SIGTERM; gives its exit code."""
+        """End it as an orchestrator would, with SIGTERM; return its exit code."""
         return self._child.stop(signal.SIGTERM, _STOP_TIMEOUT_S)
 
     def kill(self) -> None:

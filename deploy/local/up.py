@@ -47,7 +47,7 @@ def up(
 
 
 def addresses(product: Product) -> dict[str, str]:
-    """Give where the parts of a running product are."""
+    """Return where the parts of a running product are."""
     stack = product.stack
     database = stack.postgres.superuser_url.rsplit("@", 1)[-1].split("/")[0]
     return {
@@ -59,7 +59,7 @@ def addresses(product: Product) -> dict[str, str]:
 
 
 def links(product: Product, people: Iterable[tuple[str, UUID]]) -> list[tuple[str, str]]:
-    """Give the links that log people in to the page, by their names. Whoever has one is that person: here alone."""
+    """Return the links that log people in to the page, by their names. Whoever has one is that person: here alone."""
     url = product.services[Principal.GROUPS].url
     return [(name, product.stack.keys.login_link(url, id_)) for name, id_ in people]
 
@@ -77,7 +77,7 @@ def show_links(console: Console, found: Iterable[tuple[str, str]]) -> None:
 
 
 def people_of(connected: connection.Connection, owner_id: UUID | None = None) -> list[tuple[str, UUID]]:
-    """Give an owner (this one, or the one whom somebody joined last) and a member of their group, if there is one."""
+    """Return an owner (this one, or the one whom somebody joined last) and a member of their group, if there is one."""
     newest = sa.select(memberships.c.owner_id, memberships.c.member_id).where(memberships.c.active)
     newest = newest.order_by(memberships.c.joined_at.desc()).limit(1)
     if owner_id is not None:

@@ -241,7 +241,7 @@ def tables_of(service: Principal) -> Mapping[str, Held | NotHeld]:
 
 
 def statements(service: Principal, person: Person) -> Iterator[tuple[str, Held, sa.Select[Any]]]:
-    """Give for each table of a service what reads the person's rows."""
+    """Yield for each table of a service what reads the person's rows."""
     for name, held in tables_of(service).items():
         if isinstance(held, Held):
             table = SCHEMAS[service].metadata.tables[name]

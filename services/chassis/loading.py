@@ -41,13 +41,14 @@ class NeededRows(set[K], Generic[K, R]):
     def __init__(self, mapped: Mapped[K, R], keys: Iterable[K] = ()) -> None:
         super().__init__(keys)
         self.mapped = mapped
-        self._asked: dict[RowSet[K, R], set[Any]] = {}
+        self.asked: dict[RowSet[K, R], set[Any]] = {}
+        """The sets whose keys are still to be found, by their values."""
         self._found: dict[RowSet[K, R], set[Any]] = {}
         self._followed: list[tuple[K, Callable[[R], None]]] = []
 
     def add_all(self, rowset: RowSet[K, R], value: Any = None) -> None:
         """Add all rows of a set."""
-        self._asked.setdefault(rowset, set()).add(value)
+        self.asked.setdefault(rowset, set()).add(value)
 
     def then(self, key: K, follow: Callable[[R], None]) -> None:
         """Add a row, and what to do with it once it is loaded: it may lead to rows of other tables."""
@@ -56,10 +57,10 @@ class NeededRows(set[K], Generic[K, R]):
 
     async def find(self, tx: Transaction) -> None:
         """Find the keys of the sets, with one statement per kind of set; nothing is locked."""
-        for rowset, values in self._asked.items():
+        for rowset, values in self.asked.items():
             self |= await tx.keys(self.mapped, rowset.among(values))
             self._found.setdefault(rowset, set()).update(values)
-        self._asked.clear()
+        self.asked.clear()
 
     async def fetch(self, tx: Transaction, *, for_update: bool = True) -> Rows[K, R]:
         """Find the remaining keys, and load all rows; lock them unless they are only read."""

@@ -93,13 +93,13 @@ SHOWING: frozenset[type[Message]] = frozenset({BalanceChanged, PersonRecorded, A
 
 
 def changed_by(message: Message) -> list[Change]:
-    """Give what a message says has changed and another topic tells."""
+    """Return what a message says has changed and another topic tells."""
     find = _CHANGES.get(type(message))
     return [] if find is None else find(message)
 
 
 def awaiting(subscribers: Iterable[Subscriber]) -> set[UUID]:
-    """Give the commands that wait to see something of these."""
+    """Return the commands that wait to see something of these."""
     return {Change.parse(each.id, line)[0] for each in subscribers for line in each.awaited}
 
 
@@ -108,17 +108,17 @@ class HasCommands(Protocol):
 
     @property
     def commands(self) -> Rows[UUID, PostedCommand]:
-        """Give the commands that a batch may answer, or whose changes it may show."""
+        """Return the commands that a batch may answer, or whose changes it may show."""
 
     @property
     def subscribers(self) -> Rows[UUID, Subscriber]:
-        """Give the subscribers of whom a batch may tell something."""
+        """Return the subscribers of whom a batch may tell something."""
 
     def posted(self, correlation_id: str) -> PostedCommand | None:
-        """Give the command that began a message, if it was posted."""
+        """Return the command that began a message, if it was posted."""
 
     def subscriber(self, id_: UUID) -> Subscriber:
-        """Give a subscriber, known or not."""
+        """Return a subscriber, known or not."""
 
 
 class WantsCommands(Protocol):
@@ -130,7 +130,7 @@ class WantsCommands(Protocol):
 
 
 def answered(handlers: Mapping[type[Message], AnyHandler]) -> dict[type[Message], AnyHandler]:
-    """Give the same handlers, which also note what became of a posted command, and when it is to be seen."""
+    """Return the same handlers, which also note what became of a posted command, and when it is to be seen."""
     return {
         model: noting(handler) if model in ANSWERING else _showing(handler) if model in SHOWING else handler
         for model, handler in handlers.items()
@@ -164,7 +164,7 @@ def noting(handler: AnyHandler) -> AnyHandler:
 
 
 def _await(state: HasCommands, command: PostedCommand, changes: Iterable[Change]) -> int:
-    """Write a command down wherever one of its changes is still to be seen; give how many those are."""
+    """Write a command down wherever one of its changes is still to be seen; return how many those are."""
     unseen = [change for change in changes if not state.subscriber(change.subscriber_id).shows(change)]
     for change in unseen:
         known = state.subscriber(change.subscriber_id)
@@ -196,7 +196,7 @@ def _tell(state: HasCommands, known: Subscriber, moment: Moment) -> None:
 
 
 def _answer(command: PostedCommand, effect: Effect) -> PostedCommand | None:
-    """Give the command as an effect answers it, None if that is no answer to it."""
+    """Return the command as an effect answers it, None if that is no answer to it."""
     if isinstance(effect, Refusal) and effect.command_type == command.type:
         return replace(command, code=effect.code)
     if isinstance(effect, COMMANDS[command.type].ANSWERS):

@@ -129,12 +129,12 @@ class Change:
     balance_version: int | None
 
     def line(self, command_id: UUID) -> str:
-        """Give what is kept with the subscriber while a command waits for the change."""
+        """Return what is kept with the subscriber while a command waits for the change."""
         return f"{command_id} {'' if self.balance_version is None else self.balance_version}"
 
     @classmethod
     def parse(cls, subscriber_id: UUID, line: str) -> "tuple[UUID, Change]":
-        """Give the command that waits, and for what."""
+        """Return the command that waits, and for what."""
         command_id, _, version = line.partition(" ")
         return UUID(command_id), cls(subscriber_id, int(version) if version else None)
 
@@ -206,7 +206,7 @@ class Tally:
     today: int
 
     def on(self, day: date) -> "Tally":
-        """Give the tally as it is on a day."""
+        """Return the tally as it is on a day."""
         return self if self.day == day else replace(self, day=day, today=0)
 
 
@@ -288,7 +288,7 @@ class PostedCommand:
         return self.state is not CommandState.PENDING or self.awaits > 0
 
     def awaiting(self, changes: int, now: datetime) -> "PostedCommand":
-        """Give the answered command while so many changes are still to be seen; without any, it has ended."""
+        """Return the answered command while so many changes are still to be seen; without any, it has ended."""
         if changes:
             return replace(self, awaits=changes)
         state = CommandState.DONE if self.code is None else CommandState.REFUSED
@@ -301,22 +301,22 @@ def saga_asked_by(message_id: UUID) -> UUID:
 
 
 def membership_of(group_id: UUID, member_id: UUID) -> UUID:
-    """Give the id of what is between a group and a subscriber."""
+    """Return the id of what is between a group and a subscriber."""
     return derive(group_id, member_id.hex)
 
 
 def account_of(saga_id: UUID) -> UUID:
-    """Give the id of the account that a saga creates: derived, so that asking twice creates one."""
+    """Return the id of the account that a saga creates: derived, so that asking twice creates one."""
     return derive_own(saga_id, "account")
 
 
 def history_of_membership(membership_id: UUID, epoch: int) -> UUID:
-    """Give the id of the line that tells of one of a subscriber's times in a group."""
+    """Return the id of the line that tells of one of a subscriber's times in a group."""
     return derive(membership_id, f"epoch/{epoch}")
 
 
 def history_of_leg(transfer_id: UUID, member_id: UUID) -> UUID:
-    """Give the id of the line that tells what one member got of a transfer."""
+    """Return the id of the line that tells what one member got of a transfer."""
     return derive(transfer_id, member_id.hex)
 
 

@@ -66,23 +66,23 @@ class Roster:
     """The posted command that began a message, by its correlation id: None where it was not posted."""
 
     def subscriber(self, id_: UUID) -> Subscriber:
-        """Give a subscriber, known or not."""
+        """Return a subscriber, known or not."""
         return self.subscribers.find(id_) or unknown_subscriber(id_)
 
     def holder(self, email: str) -> UUID | None:
-        """Give who has an address that a command names.
+        """Return who has an address that a command names.
 
         Records of different people come in any order, so two may name it for a moment: then it is one of them.
         """
         return min((each.id for each in self.subscribers.all(WITH_EMAIL, email)), default=None)
 
     def membership(self, group_id: UUID, owner_id: UUID, subscriber_id: UUID) -> Membership:
-        """Give what is between an owner's group and a subscriber."""
+        """Return what is between an owner's group and a subscriber."""
         known = self.memberships.find(membership_of(group_id, subscriber_id))
         return known or no_membership(group_id, owner_id, subscriber_id)
 
     def group(self, group_id: UUID, owner_id: UUID) -> Group:
-        """Give an owner's group, which has no name before it is told who they are."""
+        """Return an owner's group, which has no name before it is told who they are."""
         return self.groups.find(group_id) or Group(group_id, owner_id, "", False, None)
 
     def is_closed(self, group_id: UUID) -> bool:
@@ -91,7 +91,7 @@ class Roster:
         return group is not None and group.closed_at is not None
 
     def posted(self, correlation_id: str) -> PostedCommand | None:
-        """Give the command that began a message, if it was posted over HTTP."""
+        """Return the command that began a message, if it was posted over HTTP."""
         try:
             id_ = self.posted_ids[correlation_id]
         except KeyError:
@@ -103,7 +103,7 @@ class Roster:
         return self.memberships.all(MEMBERS, group_id)
 
     def changes(self) -> Sequence[Changes]:
-        """Give what is to be saved."""
+        """Return what is to be saved."""
         return (
             self.sagas,
             self.subscribers,
@@ -247,20 +247,20 @@ def _uuid(text: str) -> UUID | None:
 
 
 def saga_of(message: Incoming[Message]) -> UUID:
-    """Give the id of the saga that a command opens."""
+    """Return the id of the saga that a command opens."""
     return saga_asked_by(message.id)
 
 
 def invitation_of(message: Incoming[Message]) -> UUID:
-    """Give the id of the invitation that a command makes, if it makes one."""
+    """Return the id of the invitation that a command makes, if it makes one."""
     return message.derive("invitation")
 
 
 def renaming_of(message: Incoming[Message]) -> UUID:
-    """Give the id of the line of the history that a command that renames writes."""
+    """Return the id of the line of the history that a command that renames writes."""
     return message.derive("history")
 
 
 def transfer_of(message: Incoming[Message]) -> UUID:
-    """Give the id of the transfer that a command asks for."""
+    """Return the id of the transfer that a command asks for."""
     return message.derive("transfer")

@@ -1,4 +1,4 @@
-"""The ledger's table of contents: which message is handled by what."""
+"""The ledger's table of contents: which handler handles which message."""
 
 from popfax_contracts.ledger import (
     CaptureHold,
@@ -38,7 +38,7 @@ LEDGER = Service(
         handles(CaptureHold, handlers.capture_hold),
         handles(ReleaseHold, handlers.release_hold),
         handles(CorrectBalance, handlers.correct_balance),
-        # A new account is active, and so is one of which nothing is known: its beginning needs no handler.
+        # A new account is active, and so is an unknown one: its creation needs no handler.
         handles(AccountExtended, handlers.account_extended),
         handles(AccountExpired, handlers.account_expired),
         handles(AccountClosed, handlers.account_closed),

@@ -1,7 +1,7 @@
 """Units and holds: the rules, without a database.
 
-Available units are the balance less what open holds keep back, and never negative. An account exists from the first
-time that something is said of it, active and with nothing on it: who has an account is not the ledger's to decide.
+Available units are the balance minus what open holds keep back, and never negative. An account exists from its first
+mention on, active and empty: the ledger does not decide who has an account.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from uuid import UUID
 from popfax_contracts.codes import LedgerCode
 
 SALES = UUID("00000000-0000-5000-8000-000000000001")
-"""Popfax's own account that bought units come out of."""
+"""Popfax's own account from which bought units come."""
 
 SUBSCRIPTIONS = UUID("00000000-0000-5000-8000-000000000002")
 """Popfax's own account that captured holds go to."""
@@ -23,10 +23,12 @@ CONSUMPTION = UUID("00000000-0000-5000-8000-000000000003")
 """Popfax's own account that spent units go to."""
 
 CORRECTIONS = UUID("00000000-0000-5000-8000-000000000004")
-"""Popfax's own account that an operator's corrections come out of, or go to."""
+"""Popfax's own account from which operators' corrections come, or to which they go."""
 
 OWN_ACCOUNTS = frozenset({SALES, SUBSCRIPTIONS, CONSUMPTION, CORRECTIONS})
-"""Popfax's own accounts. They keep no balance row: one would be hot for everybody, and nobody may refuse on it."""
+"""Popfax's own accounts. They keep no balance row, which would be hot for everybody; nothing is ever refused for lack
+of units on them.
+"""
 
 
 class AccountState(StrEnum):
@@ -34,29 +36,29 @@ class AccountState(StrEnum):
 
     ACTIVE = "active"
     EXPIRED = "expired"
-    """It keeps its units and receives more, and spends them on its own extension alone."""
+    """It keeps its units, can receive more, and can spend them only on its own extension."""
     CLOSED = "closed"
-    """It neither spends nor receives, for ever. What was held before is still captured or released."""
+    """It can neither spend nor receive, for good. Earlier holds can still be captured or released."""
 
 
 class HoldState(StrEnum):
-    """Where a hold is. Only an open one keeps units back."""
+    """The state of a hold. Only an open one keeps units back."""
 
     OPEN = "open"
     CAPTURED = "captured"
     RELEASED = "released"
     REFUSED = "refused"
-    """The hold's `code` says why; the id gets the same answer for ever."""
+    """The hold's `code` says why; the id always gets the same answer."""
     BURNED = "burned"
-    """Released before it was reserved: the reservation, if it still comes, is refused."""
+    """Released before it was reserved: a reservation that still arrives is refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
     """A subscriber's units.
 
-    `version` counts the entries, so that the chain of balances has no gap; `revision` counts every change of what is on
-    the account, also of what is held.
+    `version` counts the entries, so that the chain of balances has no gap; `revision` counts every change of the
+    account, including what is held.
     """
 
     id: UUID
@@ -85,15 +87,15 @@ class Hold:
     extends: bool = False
     code: str | None = None
     holder: str | None = None
-    """The principal that asked for it, the only one that may close it; None from before that was kept: then any may."""
+    """The principal that reserved it and alone may close it. None in rows older than this column: then any may."""
 
     def is_of(self, principal: str) -> bool:
-        """Say whether it is a principal's to close."""
+        """Return whether a principal may close it."""
         return self.holder is None or self.holder == principal
 
 
 class TransferKind(StrEnum):
-    """What a movement is: it says which of Popfax's own accounts, if any, is on the other side."""
+    """The kind of a movement: which of Popfax's own accounts, if any, is on the other side."""
 
     CREDIT = "credit"
     SPEND = "spend"
@@ -104,10 +106,10 @@ class TransferKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """A movement that was asked for, done (`code` is None) or refused. `amounts_units` are its legs', in order.
+    """A requested movement, done (`code` is None) or refused. `amounts_units` are those of its legs, in order.
 
-    `reference` is the asker's own, of what it is for. `seal` is a digest of all the rest, made with the row: much of a
-    transfer stands nowhere else, so nothing else could tell that somebody has changed it.
+    `reference` is the requester's own. `seal` is a digest of the rest of the row: much of a transfer is recorded
+    nowhere else, so nothing else could reveal a change by hand.
     """
 
     id: UUID
@@ -121,11 +123,11 @@ class Transfer:
     seal: bytes | None = None
 
     def sealed(self) -> Self:
-        """Return it with its seal."""
+        """Return the transfer with its seal."""
         return replace(self, seal=self.digest())
 
     def digest(self) -> bytes:
-        """Return the digest of all but the seal."""
+        """Return the digest of everything but the seal."""
         fields = (self.id, self.kind.value, self.source_id, self.content.hex(), self.code, [*self.amounts_units])
         text = repr((*map(str, fields), self.made_at.astimezone(UTC).isoformat(), self.reference))
         return blake2b(text.encode(), digest_size=16).digest()
@@ -133,7 +135,7 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What an operator posted and why, done (`code` is None) or refused. A transfer of the same id has its entries."""
+    """What an operator posted and why: done (`code` is None) or refused. A transfer with its id has its entries."""
 
     id: UUID
     account_id: UUID
@@ -148,7 +150,7 @@ class Correction:
 class Entry:
     """One side of a movement. The entries of a transfer, or of a captured hold, sum to zero.
 
-    For a subscriber's account it keeps the balance on both sides of it and the account's version after it.
+    For a subscriber's account it keeps the balance before and after, and the account's version after it.
     """
 
     transfer_id: UUID
@@ -161,24 +163,24 @@ class Entry:
 
 
 def opened(id_: UUID) -> Account:
-    """Give an account of which nothing was said before. Popfax's own are closed to whoever names them."""
+    """Return an account mentioned for the first time. Popfax's own count as closed to anyone who names them."""
     return Account(id_, 0, 0, 0, AccountState.CLOSED if id_ in OWN_ACCOUNTS else AccountState.ACTIVE)
 
 
 def moved(account: Account, amount_units: int) -> Account:
-    """Give the account after an entry of so many units, negative for what leaves it."""
+    """Return the account after an entry of that many units, negative if they leave it."""
     balance = account.balance_units + amount_units
     return Account(account.id, balance, account.held_units, account.version + 1, account.state, account.revision + 1)
 
 
 def held(account: Account, amount_units: int) -> Account:
-    """Give the account with so many units more held back, negative for fewer."""
+    """Return the account with that many more units held, negative for fewer."""
     units = account.held_units + amount_units
     return Account(account.id, account.balance_units, units, account.version, account.state, account.revision + 1)
 
 
 def captured(account: Account, amount_units: int) -> Account:
-    """Give the account after an entry that takes so many of its held units away: one change, not two."""
+    """Return the account after an entry that takes that many of its held units: one change, not two."""
     return Account(
         account.id,
         account.balance_units - amount_units,
@@ -190,12 +192,12 @@ def captured(account: Account, amount_units: int) -> Account:
 
 
 def in_state(account: Account, state: AccountState) -> Account:
-    """Give the account in another state. One that is closed stays so."""
+    """Return the account in another state. A closed one stays closed."""
     return account if account.state is AccountState.CLOSED else replace(account, state=state)
 
 
 def why_barred(account: Account, extends: bool = False) -> LedgerCode | None:
-    """Say why an account may not pay at all, whatever is on it. `extends` is for its own extension."""
+    """Return why an account may not pay at all, whatever its balance. `extends` means paying for its own extension."""
     if account.state is AccountState.CLOSED:
         return LedgerCode.ACCOUNT_CLOSED
     if account.state is AccountState.EXPIRED and not extends:
@@ -204,13 +206,13 @@ def why_barred(account: Account, extends: bool = False) -> LedgerCode | None:
 
 
 def why_not_paid(account: Account, amount_units: int, extends: bool = False) -> LedgerCode | None:
-    """Say why an account can't pay so many units."""
+    """Return why an account can't pay that many units, None if it can."""
     short = account.available_units < amount_units
     return why_barred(account, extends) or (LedgerCode.UNITS_SHORT if short else None)
 
 
 def entry(transfer_id: UUID, before: Account, after: Account, now: datetime) -> Entry:
-    """Give the entry that leads from one state of an account to the next."""
+    """Return the entry that leads from one state of an account to the next."""
     return Entry(
         transfer_id,
         after.id,
@@ -223,5 +225,5 @@ def entry(transfer_id: UUID, before: Account, after: Account, now: datetime) -> 
 
 
 def own_entry(transfer_id: UUID, account_id: UUID, amount_units: int, now: datetime) -> Entry:
-    """Give an entry of one of Popfax's own accounts, which keep no balance."""
+    """Return an entry of one of Popfax's own accounts, which keep no balance."""
     return Entry(transfer_id, account_id, amount_units, None, None, None, now)

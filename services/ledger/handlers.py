@@ -1,10 +1,10 @@
 """What the ledger does with each message: checks first, in a fixed order, then writes.
 
-The order is always: is this id known (the same content gets the same outcome again, other content is a conflict), may
-who asks, may the accounts, are the units there. What is decided for an id is remembered, a refusal too; but not that
-somebody asked who may not: else a stranger could burn the holder's id.
+The order is always: is the id known (the same content gets the same outcome again, other content is a conflict), may
+the requester do this, may the accounts, are the units there. Every decision about an id is recorded, refusals included,
+except that the requester had no right: otherwise a stranger could burn the holder's id.
 
-Every answer is followed by a `BalanceChanged` for each account on which something changed.
+Every answer is followed by a `BalanceChanged` for each account that changed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -110,7 +110,7 @@ def _spending(load: LoadPlan, message: Incoming[SpendUnits]) -> None:
 
 @needs(_spending)
 def spend_units(books: Books, message: Incoming[SpendUnits], moment: Moment) -> Outcome:
-    """Post units from the account, for what its holder used, to Popfax's consumption."""
+    """Post units from the account to Popfax's consumption, for what its holder used."""
     command, content = message.body, _content(message.body)
     known = books.transfers.find(command.spend_id)
     if books.is_hold(command.spend_id) or (known is not None and known.content != content):
@@ -238,7 +238,7 @@ def _is_capturable(hold: Hold, message: Incoming[CaptureHold]) -> bool:
 
 @needs(_hold)
 def release_hold(books: Books, message: Incoming[ReleaseHold], moment: Moment) -> Outcome:
-    """Give held units back. It may come before the reservation: then the hold's id is burned."""
+    """Release held units. If it comes before the reservation, the hold's id is burned."""
     command = message.body
     hold = books.holds.find(command.hold_id)
     code = _why_not_released(books, hold, message)
@@ -312,7 +312,7 @@ def post_transfers(books: Books, message: Incoming[PostTransfers], moment: Momen
 
 
 def _post(books: Books, command: PostTransfers, content: bytes, moment: Moment) -> tuple[Transfer, Outcome]:
-    """Decide a transfer, and write its entries if nothing is in its way. Give it, and what changed."""
+    """Decide a transfer, and write its entries unless it is refused. Return it, and the accounts that changed."""
     source, targets = books.account(command.source_id), [books.account(leg.account_id) for leg in command.legs]
     amounts = tuple(_amount(leg, target) for leg, target in zip(command.legs, targets, strict=True))
     code, total = _why_not_posted(source, targets, sum(amounts)), sum(amounts)
@@ -361,9 +361,9 @@ def _corrected(load: LoadPlan, message: Incoming[CorrectBalance]) -> None:
 
 @needs(_corrected)
 def correct_balance(books: Books, message: Incoming[CorrectBalance], moment: Moment) -> Outcome:
-    """Post what an operator says, unless too little is available; the audit keeps it either way.
+    """Post an operator's correction unless too few units are available; the audit records it either way.
 
-    Asked again it is told again as it was decided: there is nobody to be told of a conflict.
+    A repeated one is answered as it was decided: there is nobody to tell about a conflict.
     """
     command = message.body
     known = books.corrections.find(command.correction_id)
@@ -412,7 +412,7 @@ def _account(load: LoadPlan, message: Incoming[AccountExtended | AccountExpired 
 
 @needs(_account)
 def account_extended(books: Books, message: Incoming[AccountExtended], moment: Moment) -> Outcome:
-    """The account is active. An answer that is repeated after its time is over says nothing of today."""
+    """Mark the account as active, unless this is an old answer repeated after the account has expired again."""
     event = message.body
     if event.expires_at > moment.now:
         _mark(books, event.account_id, AccountState.ACTIVE)
@@ -421,14 +421,14 @@ def account_extended(books: Books, message: Incoming[AccountExtended], moment: M
 
 @needs(_account)
 def account_expired(books: Books, message: Incoming[AccountExpired], moment: Moment) -> Outcome:
-    """The account spends on its own extension alone."""
+    """Restrict the account's spending to its own extension."""
     _mark(books, message.body.account_id, AccountState.EXPIRED)
     return ()
 
 
 @needs(_account)
 def account_closed(books: Books, message: Incoming[AccountClosed], moment: Moment) -> Outcome:
-    """The account spends nothing and receives nothing, for ever."""
+    """Close the account, which can then neither spend nor receive, for good."""
     _mark(books, message.body.account_id, AccountState.CLOSED)
     return ()
 
@@ -448,14 +448,14 @@ def _post_own(books: Books, id_: UUID, account: Account, amount_units: int, own:
 
 
 def _post_one(books: Books, id_: UUID, account: Account, amount_units: int, moment: Moment) -> BalanceChanged:
-    """Write one account's side of a movement, negative for what leaves it."""
+    """Write one account's side of a movement, negative if units leave it."""
     after = moved(account, amount_units)
     books.entries.add(entry(id_, account, after, moment.now))
     return _changed(books, after)
 
 
 def _changed(books: Books, account: Account) -> BalanceChanged:
-    """Write an account on which something changed, and tell what is on it now."""
+    """Save a changed account, and return the event with its new balance."""
     books.accounts.put(account)
     return BalanceChanged(
         account_id=account.id,
@@ -466,7 +466,7 @@ def _changed(books: Books, account: Account) -> BalanceChanged:
 
 
 def _version(books: Books, account_id: UUID) -> int:
-    """Give from which version on a balance shows what is answered: today's, when it is answered again."""
+    """Return the version from which on a balance includes what is answered: today's, for a repeated answer."""
     return books.account(account_id).revision
 
 
@@ -475,10 +475,9 @@ def _text(code: LedgerCode | None) -> str | None:
 
 
 def _content(command: Message) -> bytes:
-    """Give what tells two commands with the same id apart.
+    """Return what distinguishes two commands with the same id.
 
-    An optional field that says nothing is left out: one that a later version adds leaves the content of what was there
-    before as it was.
+    Empty optional fields are left out, so that adding one later does not change the content of earlier commands.
     """
     silent = {name for name, default in _optional(type(command)) if getattr(command, name) == default}
     value = command.model_dump_json(exclude=silent).encode() if silent else command.to_json()

@@ -1,4 +1,4 @@
-"""What the ledger is told on no topic: an operator's word, put among its timers."""
+"""Messages that come from no topic: an operator's, delivered as a timer."""
 
 from typing import Annotated
 from uuid import UUID
@@ -16,10 +16,10 @@ def _not_zero(units: int) -> int:
 
 
 class CorrectBalance(Message, type="popfax.ledger.correct-balance", key="account_id"):
-    """An operator's message: post so many units to an account, or take them from it if negative.
+    """An operator's message: post that many units to an account, or take them from it if negative.
 
-    Whatever the account's state. It is refused, without effect but on the audit, with `id_conflict` (its id is that of
-    another movement) or `units_short`. `reason` and `operator` are for the audit alone: no event carries them.
+    The account's state does not matter. It is refused, with no effect but an audit row, with `id_conflict` (its id is
+    that of another movement) or `units_short`. `reason` and `operator` are only for the audit: no event carries them.
     """
 
     correction_id: UUID

@@ -22,24 +22,24 @@ class Books:
     entries: Appended[Entry]
 
     def account(self, id_: UUID) -> Account:
-        """Give an account; one that nobody spoke of before has nothing on it."""
+        """Return an account; one not mentioned before is empty."""
         return self.accounts.find(id_) or opened(id_)
 
     def is_hold(self, id_: UUID) -> bool:
-        """Say whether a hold has an id: then it can be no transfer's, for entries carry it."""
+        """Return whether the id is a hold's: it can't be a transfer's then, since entries carry it."""
         return self.holds.find(id_) is not None
 
     def is_transfer(self, id_: UUID) -> bool:
-        """Say whether a transfer has an id: then it can be no hold's."""
+        """Return whether the id is a transfer's: it can't be a hold's then."""
         return self.transfers.find(id_) is not None
 
     def changes(self) -> Sequence[Changes]:
-        """Give what is to be saved."""
+        """Return what is to be saved."""
         return (self.accounts, self.holds, self.transfers, self.corrections, self.entries)
 
 
 class LoadPlan:
-    """What a batch of the ledger needs. One id is one movement, of whatever kind: a hold, or a transfer."""
+    """What a batch of the ledger needs. An id is that of one movement, a hold or a transfer."""
 
     __slots__ = ("accounts", "corrections", "movements")
 
@@ -49,7 +49,7 @@ class LoadPlan:
         self.corrections: NeededRows[UUID, Correction] = NeededRows(CORRECTIONS)
 
     async def fetch(self, tx: Transaction) -> Books:
-        """Fetch it: one statement for each table that the batch touches, whatever its size."""
+        """Fetch it, with one statement per table that the batch touches."""
         return Books(
             accounts=await self.accounts.fetch(tx),
             holds=await tx.fetch(HOLDS, self.movements),

@@ -12,7 +12,7 @@ from services.ledger.domain import Account, AccountState, Correction, Entry, Hol
 metadata = sa.MetaData()
 add_messaging_tables(metadata)
 
-# Accounts are updated all the time and their columns have no index: with room on the page, an update stays on it (HOT).
+# Accounts are updated constantly and their columns have no index: with room on the page, an update stays there (HOT).
 _IN_PLACE = {"fillfactor": "60"}
 
 accounts = sa.Table(
@@ -24,7 +24,7 @@ accounts = sa.Table(
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Column("state", sa.Text, nullable=False, server_default=AccountState.ACTIVE.value),
     sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
-    # The handlers refuse first; these are for the day when one doesn't.
+    # The handlers refuse first; these are in case one doesn't.
     sa.CheckConstraint("held_units >= 0", name="held_not_negative"),
     sa.CheckConstraint("balance_units - held_units >= 0", name="available_not_negative"),
     info={"storage": _IN_PLACE},
@@ -59,7 +59,7 @@ transfers = sa.Table(
     sa.Column("seal", Bytes),
 )
 
-# The audit: a row for every correction that an operator asked for, done or refused.
+# The audit: a row for every correction requested by an operator, done or refused.
 corrections = sa.Table(
     "corrections",
     metadata,
@@ -85,7 +85,7 @@ entries = sa.Table(
     sa.Column("made_at", timestamp(), nullable=False),
     sa.CheckConstraint("after_units = before_units + amount_units", name="balances_add_up"),
 )
-# One entry for each version of an account: a lost update can't be written.
+# One entry per version of an account, so that a lost update can't be written.
 sa.Index(
     "entries_of_account",
     entries.c.account_id,

@@ -1,4 +1,4 @@
-"""Notifications' table of contents: which message is handled by what."""
+"""Notifications' table of contents: which handler handles which message."""
 
 from popfax_contracts.groups import (
     InvitationAccepted,
@@ -37,7 +37,7 @@ NOTIFICATIONS = Service(
         handles(PersonErased, handlers.person_erased),
         handles(MailBounced, handlers.mail_bounced),
         handles(MemberAccountCreated, handlers.member_account_created),
-        # What these are worth is in `letters`.
+        # The mails that these call for are in `letters`.
         handles(SendInvitation, handlers.write),
         handles(InvitationAccepted, handlers.write),
         handles(InvitationDeclined, handlers.write),

@@ -1,4 +1,4 @@
-"""Mails: what is to be told to whom, and how far it has got."""
+"""Mails: to whom, about what, and how far each has got."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -7,20 +7,20 @@ from typing import Any
 from uuid import UUID
 
 PASSWORD_LINK_LIFETIME = timedelta(days=7)
-"""How long the link in a welcome mail is good for."""
+"""How long the link in a welcome mail is valid."""
 
 STUCK_AFTER = timedelta(hours=1)
 """A mail that waits longer for somebody's record is shown as stuck, and the audit finds it."""
 
 SUBJECT_WAIT = timedelta(days=1)
-"""So long a mail waits for the record of whom it is about. Then it goes out and names nobody."""
+"""How long a mail waits for the record of the person it is about. Then it is sent without a name."""
 
 RECIPIENT_WAIT = timedelta(days=7)
-"""So long a mail waits for its recipient's record. Then it is abandoned: no link in a mail is good for longer."""
+"""How long a mail waits for its recipient's record. Then it is abandoned: no link in a mail is valid for longer."""
 
 
 class Template(StrEnum):
-    """The mails that we write. Each has its source of that name under `templates/`."""
+    """The kinds of mail. Each has its source of that name under `templates/`."""
 
     WELCOME = "welcome"
     RECEIPT = "receipt"
@@ -33,7 +33,7 @@ class Template(StrEnum):
     DETACHED = "detached"
     """To the member whose membership ended."""
     MEMBER_LEFT = "member_left"
-    """To the owner whose member is one no longer."""
+    """To the owner of the group that the member has left."""
     EXPIRING = "expiring"
     EXPIRED = "expired"
     EXTENDED = "extended"
@@ -43,35 +43,37 @@ class MailState(StrEnum):
     """How far a mail has got."""
 
     QUEUED = "queued"
-    """Committed for sending. It waits for its turn, and for the records of the people that it speaks of."""
+    """Committed for sending. It waits for its turn, and for the records of the people it mentions."""
     RENDERED = "rendered"
     """Its bytes are committed; between the first attempt and the last."""
     SENT = "sent"
-    """The mail server took it. Text, address and token are erased."""
+    """The mail server accepted it. Text, address and token are erased."""
     REFUSED = "refused"
     """The mail server refused it for good."""
     BOUNCED = "bounced"
     """It came back."""
     PARKED = "parked"
-    """Its bytes could not be made, or did not say what was meant: never sent, and kept for an operator."""
+    """It could not be rendered, or not as intended: never sent, and kept for an operator."""
     ABANDONED = "abandoned"
-    """Nobody was known under its recipient's id for as long as it waits. Its parameters, and any token, are erased."""
+    """Its recipient's record never arrived. Its parameters, and any token, are erased."""
     ERASED = "erased"
-    """Its recipient's account was closed before the mail was done with."""
+    """Its recipient's account was closed before it was sent."""
 
 
 WAITING = frozenset({MailState.QUEUED, MailState.RENDERED})
-"""What the sender still has to do with."""
+"""Mails that the sender still has to deal with."""
 
 UNDONE = WAITING | {MailState.PARKED}
-"""What may still be sent."""
+"""Mails that may still be sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """A mail to one person, perhaps about another (`about_id`). Its id, and so its Message-ID, follows from a fact.
+    """A mail to one person, perhaps about another (`about_id`).
 
-    `invitation_id` and `round` are those of an invitation; unlike `params`, they outlast its end.
+    Its id, and so its Message-ID, follows from what it reports.
+
+    `invitation_id` and `round` are those of an invitation; unlike `params`, they are kept after it has been sent.
     """
 
     id: UUID
@@ -88,7 +90,7 @@ class Mail:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What the sender wrote down of a mail. The handlers take text and address away, and leave the rest to it."""
+    """What the sender recorded about a mail. Handlers may erase text and address; the rest is the sender's."""
 
     mail_id: UUID
     rendered: bytes | None
@@ -102,7 +104,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who somebody is, as the directory has them."""
+    """A person's record from the directory."""
 
     id: UUID
     email: str
@@ -114,6 +116,6 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """Somebody whom nobody knows any more: nothing is written to them, and mails about them name nobody."""
+    """An erased person: nothing is sent to them, and mails about them carry no name."""
 
     id: UUID

@@ -1,4 +1,4 @@
-"""What notifications does with each message: it commits mails for sending. The sender takes it from there."""
+"""What notifications does with each message: it commits mails, which the sender then sends."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -14,7 +14,7 @@ from services.chassis.messages import Incoming, Outcome
 from services.chassis.service import Moment, needs
 from services.notifications.domain import PASSWORD_LINK_LIFETIME, Erased, Mail, MailState, Person
 from services.notifications.letters import Letter, letters
-from services.notifications.store import LoadPlan, Outtray
+from services.notifications.store import LoadPlan, OutgoingMails
 from services.notifications.tables import WAITING_ABOUT, WAITING_FOR
 
 
@@ -23,7 +23,7 @@ def _person(load: LoadPlan, message: Incoming[PersonRecorded]) -> None:
 
 
 @needs(_person)
-def person_recorded(tray: Outtray, message: Incoming[PersonRecorded], moment: Moment) -> Outcome:
+def person_recorded(tray: OutgoingMails, message: Incoming[PersonRecorded], moment: Moment) -> Outcome:
     """Learn who somebody is, and in which language to write to them."""
     p = message.body
     tray.people.put(Person(p.subscriber_id, p.email, p.first_name, p.last_name, p.language.value, p.fax_number))
@@ -40,8 +40,8 @@ def _erasure(load: LoadPlan, message: Incoming[PersonErased]) -> None:
 
 
 @needs(_erasure)
-def person_erased(tray: Outtray, message: Incoming[PersonErased], moment: Moment) -> Outcome:
-    """Forget somebody. What waits to be sent to them is dropped; what waits and names them is written again without."""
+def person_erased(tray: OutgoingMails, message: Incoming[PersonErased], moment: Moment) -> Outcome:
+    """Erase a person. Waiting mails to them are dropped; those that name them are rendered again without the name."""
     gone = message.body.subscriber_id
     tray.people.remove(gone)
     if tray.erased.find(gone) is None:
@@ -62,8 +62,8 @@ def _bounced(load: LoadPlan, message: Incoming[MailBounced]) -> None:
 
 
 @needs(_bounced)
-def mail_bounced(tray: Outtray, message: Incoming[MailBounced], moment: Moment) -> Outcome:
-    """Note that a mail came back, and tell whoever it concerns; one that is to be tried again is not."""
+def mail_bounced(tray: OutgoingMails, message: Incoming[MailBounced], moment: Moment) -> Outcome:
+    """Record that a mail was returned, and announce it unless it will be tried again."""
     mail = tray.mails.find(message.body.mail_id)
     if mail is None:
         return [
@@ -93,7 +93,7 @@ def _letters(load: LoadPlan, message: Incoming[Message]) -> None:
 
 
 @needs(_letters)
-def member_account_created(tray: Outtray, message: Incoming[MemberAccountCreated], moment: Moment) -> Outcome:
+def member_account_created(tray: OutgoingMails, message: Incoming[MemberAccountCreated], moment: Moment) -> Outcome:
     """Welcome the new member, with a link to choose a password, and give the owner a receipt."""
     welcome, receipt = letters(message.body)
     _write(tray, receipt, moment.now)
@@ -112,20 +112,20 @@ def member_account_created(tray: Outtray, message: Incoming[MemberAccountCreated
 
 
 @needs(_letters)
-def write(tray: Outtray, message: Incoming[Message], moment: Moment) -> Outcome:
-    """Write the mails that a fact is worth, and nothing else."""
+def write(tray: OutgoingMails, message: Incoming[Message], moment: Moment) -> Outcome:
+    """Write the mails that a message calls for."""
     for letter in letters(message.body):
         _write(tray, letter, moment.now)
     return ()
 
 
-def _write(tray: Outtray, letter: Letter, now: datetime) -> bool:
-    """Put a mail into the tray; give False for one that was there, or whose recipient is nobody any more."""
+def _write(tray: OutgoingMails, letter: Letter, now: datetime) -> bool:
+    """Add a mail; return False if it exists already, or its recipient has been erased."""
     if tray.mails.find(letter.id) is not None or tray.erased.find(letter.recipient_id) is not None:
         return False
     params = dict(letter.params)
     if params.get("group_name") and letter.about_id is not None and tray.erased.find(letter.about_id) is not None:
-        params["group_name"] = None  # as good as its owner's name, and it came after they were erased
+        params["group_name"] = None  # as telling as its owner's name, and it came after they were erased
     tray.mails.put(
         Mail(
             letter.id,
@@ -143,8 +143,8 @@ def _write(tray: Outtray, letter: Letter, now: datetime) -> bool:
     return True
 
 
-def _take_text_away(tray: Outtray, mail_id: UUID) -> None:
-    """Drop a mail's bytes and the address on them, if it has any. One that still waits is rendered anew."""
+def _take_text_away(tray: OutgoingMails, mail_id: UUID) -> None:
+    """Erase a mail's bytes and address, if it has any. If it is still waiting, it is rendered again."""
     delivery = tray.deliveries.find(mail_id)
     if delivery is not None and delivery.rendered is not None:
         tray.deliveries.put(replace(delivery, rendered=None, recipient=None))

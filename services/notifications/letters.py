@@ -1,6 +1,6 @@
-"""Which mails a fact brings about: to whom, about whom, with which parameters.
+"""Which mails an event calls for: to whom, about whom, with which parameters.
 
-A mail's id follows from the fact, not from the message that tells it: a fact told twice brings one mail.
+A mail's id follows from what it reports, not from the message: an event reported twice leads to one mail.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,10 @@ _MAILS = UUID("c3f7a1de-5b1c-5e0a-9d43-2f7f6d0b8a15")
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A mail that a fact brings about. `fact` tells it from every other fact that mails of this template tell of."""
+    """A mail that an event calls for.
+
+    `fact` distinguishes what it reports from everything else reported with its template.
+    """
 
     template: Template
     fact: str
@@ -41,12 +44,12 @@ class Letter:
 
     @property
     def id(self) -> UUID:
-        """Give the mail's id."""
+        """Return the mail's id."""
         return derive(_MAILS, f"{self.template}/{self.fact}/{self.recipient_id}")
 
 
 def letters(message: Message) -> Sequence[Letter]:
-    """Give the mails that a message is worth; none for most."""
+    """Return the mails that a message calls for; for most messages, none."""
     write = _LETTERS.get(type(message))
     return write(message) if write else ()
 
@@ -84,7 +87,7 @@ def _invitation_expired(event: InvitationExpired) -> Sequence[Letter]:
 
 
 def _member_account_created(event: MemberAccountCreated) -> Sequence[Letter]:
-    """The welcome's link is made when the mail is: it is a secret."""
+    """Return the welcome mail, whose link is made when it is rendered, since it is secret."""
     receipt = {"plan": event.plan, "price_units": event.price_units}
     fact = str(event.member_id)
     return [
@@ -94,7 +97,7 @@ def _member_account_created(event: MemberAccountCreated) -> Sequence[Letter]:
 
 
 def _member_left(event: MemberLeft) -> Sequence[Letter]:
-    """Whoever's account was closed is not written to: nobody knows any more who they were."""
+    """Return the mails about the end, none to a person whose account was closed: who they were is erased."""
     fact, params = f"{event.group_id}/{event.epoch}/{event.member_id}", {"via": event.via}
     to_member = Letter(Template.DETACHED, fact, event.member_id, event.owner_id, params)
     to_owner = Letter(Template.MEMBER_LEFT, fact, event.owner_id, event.member_id, params)
@@ -141,7 +144,7 @@ def _account_extended(event: AccountExtended) -> Sequence[Letter]:
 
 
 def _stamp(moment: datetime) -> str:
-    """One moment has one spelling, whoever's clock told it."""
+    """Return the one spelling of a point in time."""
     return moment.astimezone(UTC).isoformat()
 
 

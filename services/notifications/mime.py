@@ -1,9 +1,9 @@
-"""A mail's bytes: written line by line, and read back before anything is done with them.
+"""A mail's bytes: written line by line, and parsed back before they are used.
 
-Python's `email` folds what is long, and not always rightly: a display name of 78 characters without a space becomes an
-empty line, where the headers end (CPython gh-142006), so that what somebody chose as a name begins the body. So headers
-are folded here: a name is an encoded word (RFC 2047) wherever it isn't short and plain, and no line is as long as its
-text. Whether that is right no longer depends on trust: bytes that do not say what was meant are never sent.
+Python's `email` folds long headers, not always correctly: a display name of 78 characters without a space becomes an
+empty line, which ends the headers (CPython gh-142006), so that what somebody chose as a name begins the body. So
+headers are folded here: a name that is not short and plain becomes encoded words (RFC 2047), and no line depends on the
+text's length. Nor is this taken on trust: bytes that do not parse back as intended are never sent.
 """
 
 import re
@@ -20,7 +20,7 @@ from email.policy import SMTPUTF8
 from typing import Any
 
 MAX_LINE = 998
-"""Octets that a line may have, its end left out (RFC 5322)."""
+"""Octets that a line may have, without its end (RFC 5322)."""
 
 _LINE = 76
 _WORD = 45
@@ -32,7 +32,7 @@ _PLAIN = re.compile(r"[ -~]*")
 
 
 class Unsound(Exception):
-    """The bytes of a mail do not say what was meant. The text says what differs, and quotes nothing."""
+    """A mail's bytes do not parse back as intended. The text says what differs, and quotes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Mailbox:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a mail is meant to say. `headers` are those that our own code makes, in visible ASCII."""
+    """A mail's intended content. `headers` are those that our own code makes, in visible ASCII."""
 
     sender: Mailbox
     to: Mailbox
@@ -57,7 +57,7 @@ class Content:
 
 
 def write(content: Content) -> bytes:
-    """Return a mail's bytes, the same for the same content. Raises `Unsound` if they would say anything else."""
+    """Return a mail's bytes, the same for the same content. Raises `Unsound` if they don't parse back as intended."""
     headers = {
         "From": _mailbox("From", content.sender),
         "To": _mailbox("To", content.to),
@@ -82,7 +82,7 @@ def write(content: Content) -> bytes:
 
 
 def _part(kind: str, text: str) -> bytes:
-    """Write a part in ASCII and short lines, whatever it says."""
+    """Write a part in ASCII and short lines, whatever its text."""
     head = f'Content-Type: text/{kind}; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'
     return head.encode() + b2a_qp(text.replace("\n", "\r\n").encode(), istext=True)
 
@@ -104,7 +104,7 @@ def _text(header: str, text: str) -> str:
 
 
 def _fits(header: str, value: str, text: str) -> bool:
-    """Say whether a value can stand as it is: plain, nothing like an encoded word, no space lost, and on one line."""
+    """Return whether a value needs no encoding: plain, unlike an encoded word, without spaces to lose, and short."""
     return (
         bool(_PLAIN.fullmatch(text))
         and "=?" not in text
@@ -129,7 +129,7 @@ def _encoded_words(text: str) -> Iterator[str]:
 
 
 def check(written: bytes, content: Content, names: list[str]) -> None:
-    """Raise `Unsound` unless bytes are lines of a mail that has these headers and says what is meant, and no more."""
+    """Raise `Unsound` unless the bytes are exactly a mail with these headers and the intended content."""
     _expect(not re.search(rb"\r(?!\n)|(?<!\r)\n|\0", written), "a line's end within a line")
     lines = written.split(b"\r\n")
     _expect(max(map(len, lines)) <= MAX_LINE, "a line too long")
@@ -141,7 +141,7 @@ def check(written: bytes, content: Content, names: list[str]) -> None:
         _check_meaning(Parser().parsestr(written.decode()), content)
     except Unsound:
         raise
-    except Exception as error:  # whatever the parser stumbles over, others would too
+    except Exception as error:  # whatever confuses this parser would confuse others too
         raise Unsound("unreadable") from error
 
 
@@ -164,7 +164,7 @@ def _read(name: str, value: str) -> Any:
 
 
 def _only(header: str, value: str) -> Mailbox | None:
-    """Read the one mailbox of a header. Of a name in several words Python's own reading has too many spaces."""
+    """Read a header's only mailbox. Python's own parser puts too many spaces into a name of several words."""
     addresses: tuple[Address, ...] = _read(header, value).addresses
     name = _FOLD.sub("", value).rpartition("<")[0].rstrip(" ")
     quoted = name.startswith('"')

@@ -1,4 +1,4 @@
-"""From a mail's facts to its bytes: a subject, a text and an HTML part, in the recipient's language."""
+"""From a mail's values to its bytes: a subject, a text and an HTML part, in the recipient's language."""
 
 import re
 from collections.abc import Callable
@@ -25,7 +25,7 @@ PLAN_NAMES = {
     "fr": {"send_receive": "Envoyez et Recevez", "send_only": "Envoi Seul"},
     "en": {"send_receive": "Send and Receive", "send_only": "Send Only"},
 }
-"""Plans as people know them. One without a name here is called by its own."""
+"""Plans' names as people know them. A plan that is not listed here goes by its code."""
 
 
 _TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -33,30 +33,30 @@ _RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
 
 
 class Name(str):
-    """What somebody is called, kept from changing the direction of the sentence around it.
+    """A person's name, isolated so that it can't change the direction of the sentence around it.
 
-    As text it is between U+2068 and U+2069, if anything in it is written from right to left: a program that does not
-    know these shows a box, which most names are spared. In HTML it is a `<bdi>`. Names of older rules may hold
-    characters that turn text; those are left out.
+    In text it is put between U+2068 and U+2069, if anything in it is written right to left: software that does not know
+    these characters shows a box, which most names are spared. In HTML it is a `<bdi>`. Names accepted under older rules
+    may contain direction-changing characters; those are left out.
     """
 
     __slots__ = ()
 
     def __new__(cls, name: str) -> Self:
-        """Make one of a name as it is stored."""
+        """Make one from a stored name."""
         plain = _TURNING.sub("", name)
         turns = any(bidirectional(character) in _RIGHT_TO_LEFT for character in plain)
         return super().__new__(cls, f"\u2068{plain}\u2069" if turns else plain)
 
     def __html__(self) -> str:
-        """Return it as Jinja2 puts it into HTML."""
+        """Return its HTML, for Jinja2."""
         return Markup("<bdi>{}</bdi>").format(self.strip("\u2068\u2069"))
 
 
 def render(mail: Mail, to: Person, about: Person | None, settings: NotificationsSettings) -> bytes:
-    """Make the bytes of a mail to somebody, `about` somebody: None if that is nobody, or nobody any more.
+    """Render a mail to somebody, `about` somebody: None if it is about nobody, or about an erased person.
 
-    The same arguments give the same bytes. Raises `mime.Unsound` if these would say anything but what is meant.
+    The same arguments give the same bytes. Raises `mime.Unsound` if these don't parse back as intended.
     """
     parts = _parts(mail.template, to.language)
     facts = _facts(mail, to, about, parts.nobody, settings)
@@ -81,9 +81,9 @@ def render(mail: Mail, to: Person, about: Person | None, settings: Notifications
 def _facts(
     mail: Mail, to: Person, about: Person | None, nobody: str, settings: NotificationsSettings
 ) -> dict[str, Any]:
-    """Give what a template may speak of: the mail's parameters, and what we know of the people.
+    """Return a template's variables: the mail's parameters, and what is known of the people.
 
-    `About` is `about` at the beginning of a sentence: they differ when it is somebody whose name nobody knows any more.
+    `About` is `about` at the beginning of a sentence: they differ for somebody whose name has been erased.
     """
     facts = {
         **mail.params,
@@ -133,7 +133,7 @@ def _environment(language: str, escapes: bool) -> jinja2.Environment:
 
 
 def _filters(language: str) -> dict[str, Callable[..., str]]:
-    """Give what a template says things with: as people of that language write them."""
+    """Return the filters of a template, which format values as that language does."""
     locale = Locale(language)
 
     def number(value: int) -> str:
@@ -149,7 +149,7 @@ def _filters(language: str) -> dict[str, Callable[..., str]]:
         return PLAN_NAMES[language].get(plan, plan)
 
     return {
-        "bare": str,  # of a name: without markup
+        "bare": str,  # a name's, without markup
         "number": number,
         "counted": counted,
         "units": lambda value: f"{number(value)}\u00a0POP",

@@ -1,14 +1,13 @@
 """The sender: renders mails, commits them, sends them, and records what the server said.
 
-A mail's bytes are committed before the server is spoken to, with a Message-ID that follows from the mail's cause, so
-every attempt sends the same. A crash between the server's answer and our record leaves `in_flight_since` behind:
-whether that mail arrived can't be known, and as little when the connection breaks before the answer. So it is counted
-and shown as uncertain, and sent again under the same Message-ID, by which a mail server or client can tell that it is
-one mail.
+A mail's bytes are committed before the server is contacted, with a Message-ID derived from the mail's cause, so that
+every attempt sends the same. A crash between the server's answer and our record leaves `in_flight_since` behind: it
+can't be known whether that mail arrived, nor can it if the connection breaks before the answer. So the mail is counted
+and shown as uncertain, and sent again under the same Message-ID, by which a mail server or client can recognise it.
 
-A mail whose bytes can't be made, or are found to say anything but what was meant, is parked with a code and never sent.
-One whose people nobody has told of waits for them, but not for ever (`domain`): without its recipient's record it is
-abandoned in the end, without that of whom it is about it goes out and names nobody.
+A mail that can't be rendered, or does not parse back as intended, is parked with a code and never sent. A mail waits
+for the records of its people, but not forever (`domain`): without its recipient's record it is abandoned in the end,
+without that of the person it is about it is sent without a name.
 """
 
 import asyncio
@@ -53,7 +52,7 @@ UNCERTAIN = Counter("popfax_mails_uncertain_total", "Mails sent again because a 
 EXCHANGE_TIMEOUT_S = 20.0
 
 RECORD_AGAIN_S = 1.0
-"""How long it waits until it tries again to write down what the server said."""
+"""The pause before recording the server's answer is tried again."""
 
 
 @dataclass(slots=True)
@@ -68,9 +67,9 @@ class Due:
 
 @dataclass(slots=True)
 class Answer:
-    """What came of an attempt. `final` is False for what is worth another.
+    """The outcome of an attempt. `final` is False if another one is worth while.
 
-    `uncertain` is True when the server was given the mail and its answer was not heard.
+    `uncertain` is True if the server got the mail and no answer arrived.
     """
 
     mail: Due
@@ -96,7 +95,7 @@ async def send_mails(engine: AsyncEngine, settings: NotificationsSettings, outag
 
 
 async def send_due(engine: AsyncEngine, settings: NotificationsSettings, outages: Outages | None = None) -> int:
-    """Do one round; give how many mails it took on. Raises `Outage` and `Conflict` before anything was sent."""
+    """Do one round; return how many mails it took on. Raises `Outage` or `Conflict` before anything was sent."""
     database = PostgresDatabase(engine)
     async with database.begin() as tx:
         due = await _take(tx.connection, settings, datetime.now(UTC))
@@ -109,7 +108,7 @@ async def send_due(engine: AsyncEngine, settings: NotificationsSettings, outages
 async def _until_recorded(
     database: PostgresDatabase, answers: Sequence[Answer], settings: NotificationsSettings, outages: Outages
 ) -> None:
-    """Write down what the server said, however long the database takes: what is not recorded is sent again."""
+    """Record the server's answers, however long the database takes: what is not recorded is sent again."""
     while True:
         try:
             with outages.watching("mails"):
@@ -134,7 +133,7 @@ def _tell(answers: Sequence[Answer]) -> None:
 
 
 async def _take(connection: AsyncConnection, settings: NotificationsSettings, now: datetime) -> list[Due]:
-    """Take the mails whose turn it is and whose people are known; render the new ones; mark all as in flight."""
+    """Take the mails that are due and whose people are known; render the new ones; mark all as in flight."""
     due = {
         "now": now,
         "at_once": settings.mails_at_once,
@@ -181,7 +180,7 @@ async def _take(connection: AsyncConnection, settings: NotificationsSettings, no
 
 
 async def _give_up(connection: AsyncConnection, rows: Sequence[Any], directory: "_Directory", now: datetime) -> None:
-    """Drop what is to somebody erased, and abandon what is to somebody whom nobody has told of in all this time."""
+    """Drop mails to erased people, and abandon mails to people whose records never arrived."""
     dropped = [row.id for row in rows if row.recipient_id in directory.erased]
     if dropped:
         await connection.execute(_DROP, {"p_ids": dropped, "p_state": MailState.ERASED.value})
@@ -194,9 +193,9 @@ async def _give_up(connection: AsyncConnection, rows: Sequence[Any], directory: 
 
 
 async def _before(connection: AsyncConnection, rows: Sequence[Any]) -> dict[UUID, Delivery]:
-    """Give what is written down of mails that are locked by now.
+    """Return the deliveries of mails that are locked by now.
 
-    In a query of its own: the one that locks them may see what an erasure took away before it had the lock.
+    In a separate query: the one that locks them may still see what an erasure removed before the lock was granted.
     """
     if not rows:
         return {}
@@ -208,15 +207,15 @@ async def _before(connection: AsyncConnection, rows: Sequence[Any]) -> dict[UUID
 
 @dataclass(slots=True)
 class _Directory:
-    """What is known of the people of some mails, and stays so until the transaction ends."""
+    """What is known about the people of some mails, which can't change until the transaction ends."""
 
     people: dict[UUID, Person]
     erased: set[UUID]
     unknown: set[UUID]
-    """Nobody has told of them. Who is left out because their record is being changed is not among them."""
+    """People without a record. Those left out because their record is being changed are not among them."""
 
     def has(self, row: Any, now: datetime) -> bool:
-        """Whether a mail can be rendered: its recipient is somebody, and whom it is about was, or never will be."""
+        """Return whether a mail can be rendered: recipient and subject are known, or the latter never will be."""
         return row.recipient_id in self.people and (
             row.about_id is None
             or row.about_id in self.people
@@ -226,10 +225,10 @@ class _Directory:
 
 
 async def _look_up(connection: AsyncConnection, rows: Sequence[Any]) -> _Directory:
-    """Look up whom mails go to and speak of, and keep them from being erased before the bytes are committed.
+    """Look up the people of mails, and keep them from being erased before the bytes are committed.
 
-    Somebody whose record is being changed right now is left out: their mails' turn comes again. To wait would be to
-    wait for who may be waiting for those mails.
+    People whose record is being changed right now are left out, since their mails will be due again. Waiting for that
+    change could deadlock, as it may be waiting for those mails.
     """
     ids = {id_ for row in rows for id_ in (row.recipient_id, row.about_id) if id_ is not None}
     if not ids:
@@ -245,7 +244,7 @@ async def _look_up(connection: AsyncConnection, rows: Sequence[Any]) -> _Directo
 
 
 def _due(row: Any, known: Delivery, directory: _Directory, settings: NotificationsSettings) -> Due | str:
-    """Return a mail with its bytes; a code, and a line in the log, if they can't be made: a bug, and of one mail."""
+    """Return a mail with its bytes. If it can't be rendered, which is a bug in one mail, log that and return a code."""
     attempts = known.attempts + 1
     if known.rendered is not None and known.recipient is not None:
         return Due(row.id, known.recipient, known.rendered, attempts)
@@ -266,7 +265,7 @@ def _uncertain(mail_id: UUID) -> None:
 
 
 async def _deliver(due: Sequence[Due], settings: NotificationsSettings) -> list[Answer]:
-    """Hand mails to the server over one connection. Whatever happens to it, each mail gets its answer."""
+    """Send mails over one connection. Whatever happens to it, each mail gets an answer."""
     client = aiosmtplib.SMTP(
         hostname=settings.smtp_host,
         port=settings.smtp_port,
@@ -277,7 +276,7 @@ async def _deliver(due: Sequence[Due], settings: NotificationsSettings) -> list[
         password=settings.smtp_password.get_secret_value() if settings.smtp_password else None,
     )
     answers = []
-    # The lease outlasts the round: none is begun in its second half, and each is bounded by a quarter of it.
+    # The lease outlasts the round: no mail is begun in its second half, and each may take a quarter of it.
     deadline = asyncio.get_running_loop().time() + settings.mail_lease_s / 2
     for mail in due:
         late = asyncio.get_running_loop().time() > deadline
@@ -298,7 +297,7 @@ async def _attempt(client: aiosmtplib.SMTP, mail: Due, settings: NotificationsSe
         return Answer(mail, True, True, text)
     except (aiosmtplib.SMTPResponseException, aiosmtplib.SMTPRecipientsRefused) as error:
         code = error.code if isinstance(error, aiosmtplib.SMTPResponseException) else error.recipients[0].code
-        # Before the mail was spoken of (the greeting, the login), a refusal is the server's or ours, not the mail's.
+        # Before the mail was mentioned (greeting, login), a refusal is due to the server or us, not to the mail.
         return Answer(mail, False, handed_over and 500 <= code < 600, f"{code}")  # the text may quote the address
     except (aiosmtplib.SMTPNotSupported, ValueError) as error:  # the server, or nobody, can write to such an address
         return Answer(mail, False, True, type(error).__name__)
@@ -310,10 +309,10 @@ async def _attempt(client: aiosmtplib.SMTP, mail: Due, settings: NotificationsSe
 async def _record(
     connection: AsyncConnection, answers: Sequence[Answer], settings: NotificationsSettings, now: datetime
 ) -> list[Answer]:
-    """Write down what the server said, and return what counted. A mail that is done loses its text and its address.
+    """Record the server's answers, and return those that counted. A finished mail loses its text and its address.
 
-    The mails are locked first, in the order of their ids, as by whoever erases their people. The number of the attempt
-    is the lease's fence: whoever was paused until another one took the mail must not end the other one's flight.
+    The mails are locked first, in the order of their ids, as erasing people does. The number of the attempt is the
+    lease's fence: a sender that was paused until another took the mail must not end the other's attempt.
     """
     ids = [answer.mail.id for answer in answers]
     await connection.execute(_LOCK, {"p_ids": ids})
@@ -339,14 +338,14 @@ async def _record(
 
 
 def _storable(answer: str) -> str:
-    """Return a server's answer as PostgreSQL's text can hold it: a server may say anything."""
+    """Return a server's answer in a form that PostgreSQL's text can hold, since a server may send anything."""
     return answer[:200].encode("ascii", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
 _ids = sa.any_(sa.bindparam("p_ids", type_=ARRAY(sa.Uuid)))
 
 
-# Somebody is known who is, or was, in the directory. For nobody else a mail waits for ever.
+# A person is known who is, or was, in the directory.
 _about, _to_nobody, _about_nobody = people.alias("about"), erased.alias("to_nobody"), erased.alias("about_nobody")
 _DUE = (
     sa.select(*MAILS.columns)
@@ -397,13 +396,13 @@ _NOTE = _none_yet.on_conflict_do_update(
     index_elements=["mail_id"], set_={"last_answer": _none_yet.excluded.last_answer}
 )
 
-# One row of parameters a mail: psycopg sends them in one pipeline.
+# One row of parameters per mail: psycopg sends them in one pipeline.
 _heard = sa.update(deliveries).where(deliveries.c.mail_id == sa.bindparam("p_id"))
 _heard = _heard.values(in_flight_since=None, last_answer=sa.bindparam("p_answer"))
 _ENDED = _heard.values(rendered=None, recipient=None, sent_at=sa.bindparam("p_sent_at"))
 _PUT_OFF = _heard.values(uncertain=deliveries.c.uncertain + sa.bindparam("p_uncertain"))
 _this = sa.update(mails).where(mails.c.id == sa.bindparam("p_id"))
-# What was erased meanwhile, or has come back already, stays so.
+# What was erased meanwhile, or has already bounced, stays so.
 _DONE = _this.values(state=sa.bindparam("p_state"), params={}).where(mails.c.state == MailState.RENDERED.value)
 _PARK = _this.values(state=MailState.PARKED.value)
 _LATER = _this.values(next_attempt_at=sa.bindparam("p_next"))

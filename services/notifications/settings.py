@@ -1,4 +1,4 @@
-"""What notifications needs to be told beside what every service does."""
+"""Notifications' settings, besides those of every service."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from services.chassis.settings import ProtectedUrl, ServiceSettings
 
 
 class NotificationsSettings(ServiceSettings):
-    """The mail server, and the addresses that mails come from and link to."""
+    """The mail server, and the addresses from which mails come and to which they link."""
 
     smtp_host: str = Field(description="the mail server")
     smtp_port: int = Field(25, ge=1, le=65535, description="its port")

@@ -1,9 +1,9 @@
-"""The sources of the mails: one TOML file each, in which every sentence stands in both languages.
+"""The sources of mails: one TOML file each, with every sentence in both languages.
 
-A source is a list of blocks (title, text, note, figure, button, fact). From the same blocks come the text part and,
-through MJML, the HTML part, both as Jinja2 templates: what differs from mail to mail is filled in later, so MJML works
-once for each mail and language. A translator writes plain sentences: `**…**` is bold, and French gets its no-break
-spaces here. A block with `when` is there only if that holds.
+A source is a list of blocks (title, text, note, figure, button, fact). The same blocks become the text part and,
+through MJML, the HTML part, both as Jinja2 templates: what differs from mail to mail is filled in later, so MJML runs
+once for each source and language. A translator writes plain sentences: `**…**` is bold, and French no-break spaces are
+added here. A block with `when` is included only if that is true.
 """
 
 import re
@@ -32,7 +32,7 @@ _AFTER = re.compile(r"(?<=«) ")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A mail in one language, as Jinja2 templates. `nobody` is what somebody erased is called in it."""
+    """A mail in one language, as Jinja2 templates. `nobody` is what an erased person is called in it."""
 
     subject: str
     text: str
@@ -42,7 +42,7 @@ class Source:
 
 @cache
 def source(template: Template, language: str) -> Source:
-    """Read a mail's source. Raises KeyError for a language that it is not written in."""
+    """Read a mail's source. Raises `KeyError` for a language that it lacks."""
     mail = tomllib.loads((files(__package__) / "templates" / f"{template}.toml").read_text(encoding="utf-8"))
     own = {name: _typeset(mail[name][language], language) for name in ("subject", "preview", "why")}
     blocks = list(_with_tables([_block(block, language) for block in mail["block"]]))
@@ -59,18 +59,18 @@ def _block(block: dict[str, Any], language: str) -> dict[str, Any]:
 
 
 def _typeset(sentence: str, language: str) -> str:
-    """Put the spaces where French wants them unbreakable."""
+    """Make spaces no-break where French requires it."""
     return _AFTER.sub("\u00a0", _BEFORE.sub("\u00a0", sentence)) if language == "fr" else sentence
 
 
 def _text(blocks: Sequence[dict[str, Any]], why: str, language: str) -> str:
-    """Make the text part: paragraphs, with an empty line between any two."""
+    """Return the text part: paragraphs separated by empty lines."""
     parts = [_if(block["when"], "\n" + _plain(block, COLON[language])) for block in blocks]
     return _BOLD.sub(r"\1", "".join(parts)) + f"\n{SIGNATURE[language]}\n\n--\n{why}\n"
 
 
 def _plain(block: dict[str, Any], colon: str) -> str:
-    """Give a block as it stands in the text part: whole lines."""
+    """Return a block's lines in the text part."""
     if block["kind"] == "facts":
         return "".join(_if(fact["when"], f"{fact['text']}{colon}{fact['value']}\n") for fact in block["facts"])
     if block["kind"] == "button":
@@ -83,10 +83,10 @@ def _if(when: str | None, part: str) -> str:
 
 
 def _html(blocks: Sequence[dict[str, Any]], own: dict[str, str], language: str) -> str:
-    """Make the HTML part, through MJML. Its placeholders pass through that as the text that they are.
+    """Return the HTML part, compiled by MJML, through which placeholders pass as plain text.
 
-    The title becomes an attribute, too, where MJML's port makes an escape of a no-break space, which no browser reads;
-    and no markup can stand there.
+    The title also becomes an attribute, in which MJML's port writes a no-break space as an escape that no browser
+    reads, and which can't contain markup.
     """
     own = {**own, "subject": _PLACEHOLDER.sub(r"{{ (\1) | bare }}", own["subject"]).replace("\u00a0", " ")}
     return mjml2html(
@@ -103,7 +103,7 @@ def _html(blocks: Sequence[dict[str, Any]], own: dict[str, str], language: str) 
 
 
 def _with_tables(blocks: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Put facts that follow each other into one table."""
+    """Put consecutive facts into one table."""
     for is_fact, run in groupby(blocks, lambda block: block["kind"] == "fact"):
         if is_fact:
             yield {"kind": "facts", "when": None, "facts": list(run)}
@@ -112,7 +112,7 @@ def _with_tables(blocks: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _marked(sentence: str) -> Markup:
-    """Make HTML of a sentence. Its placeholders stay what they are, quotes and all."""
+    """Convert a sentence to HTML, leaving placeholders as they are, quotes included."""
     text = str(escape(sentence)).replace("&#39;", "'")
     return Markup(_BOLD.sub(r"<strong>\1</strong>", text))  # noqa: S704 - escaped above
 

@@ -12,8 +12,8 @@ from services.notifications.tables import DELIVERIES, ERASED, MAILS, PEOPLE
 
 
 @dataclass(frozen=True, slots=True)
-class Outtray:
-    """The people that a batch names, the mails that it makes, and those that it takes something away from."""
+class OutgoingMails:
+    """The people that a batch names, the mails that it makes, and those from which it removes something."""
 
     people: Rows[UUID, Person]
     erased: Rows[UUID, Erased]
@@ -21,15 +21,15 @@ class Outtray:
     deliveries: Rows[UUID, Delivery]
 
     def changes(self) -> Sequence[Changes]:
-        """Give what is to be saved."""
+        """Return what is to be saved."""
         return (self.people, self.erased, self.mails, self.deliveries)
 
 
 class LoadPlan:
-    """What a batch of notifications needs: a mail that a fact has brought about already, those that wait of the erased.
+    """What a batch of notifications needs: mails that exist already, and the waiting mails of erased people.
 
-    A mail that another batch is just writing to, or about, somebody erased here is missed. The sender, which looks
-    people up when it renders, drops the first and names nobody in the second.
+    A mail that another batch is just writing to, or about, a person erased here is missed. The sender, which looks
+    people up when it renders, drops the former and uses no name in the latter.
     """
 
     def __init__(self) -> None:
@@ -37,12 +37,12 @@ class LoadPlan:
         self.erased: NeededRows[UUID, Erased] = NeededRows(ERASED)
         self.mails: NeededRows[UUID, Mail] = NeededRows(MAILS)
         self.takes_text_away = False
-        """Whether any mail of the batch may lose its text: which, only the rows say."""
+        """Whether any mail of the batch may lose its text; only the rows say which."""
 
-    async def fetch(self, tx: Transaction) -> Outtray:
-        """Fetch it: one statement for each table, and one for each way in which mails may be somebody's."""
+    async def fetch(self, tx: Transaction) -> OutgoingMails:
+        """Fetch it, with one statement per table, and one for each way in which a mail can concern a person."""
         people = await self.people.fetch(tx)
         erased = await self.erased.fetch(tx, for_update=False)
         mails = await self.mails.fetch(tx)
         deliveries = await tx.fetch(DELIVERIES, self.mails if self.takes_text_away else ())
-        return Outtray(people, erased, mails, deliveries)
+        return OutgoingMails(people, erased, mails, deliveries)

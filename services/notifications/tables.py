@@ -43,7 +43,7 @@ mails = sa.Table(
 )
 sa.Index("mails_due", mails.c.next_attempt_at, postgresql_where=mails.c.state.in_(["queued", "rendered"]))
 
-# How a mail's delivery goes: a row is made when the mail is rendered. Whoever writes one has locked its mail.
+# A mail's delivery: the row is inserted when the mail is rendered, and written only with the mail locked.
 deliveries = sa.Table(
     "deliveries",
     metadata,
@@ -51,7 +51,7 @@ deliveries = sa.Table(
     sa.Column("rendered", Bytes),
     sa.Column("recipient", sa.Text),
     sa.Column("attempts", sa.Integer, nullable=False),
-    # Set, and committed, before the server is spoken to; cleared with its answer. Still there later: we don't know.
+    # Set, and committed, before the server is contacted; cleared with its answer. If it is still set later: uncertain.
     sa.Column("in_flight_since", timestamp()),
     sa.Column("uncertain", sa.Integer, nullable=False),
     sa.Column("last_answer", sa.Text),
@@ -70,6 +70,6 @@ DELIVERIES: Mapped[UUID, Delivery] = Mapped(
 )
 
 WAITING_FOR = RowSet(MAILS, "recipient_id", state=UNDONE)
-"""The mails that may still be sent to somebody."""
+"""The mails that may still be sent to a person."""
 WAITING_ABOUT = RowSet(MAILS, "about_id", state=UNDONE)
-"""The mails that may still be sent to others and are about somebody."""
+"""The mails about a person that may still be sent to others."""

@@ -1,8 +1,8 @@
 """Loads plans, options and fax numbers from a file, at deployment: `python -m services.provisioning.catalogue [FILE]`.
 
-Plans and options that are new or changed are published through the outbox; the running service's relay sends them. What
-is not in the file any more stays as it was: `on_sale = false` takes it off sale. A file with anything in it that is not
-understood, or can't be, is not loaded at all: each such thing has its line, with its key, and the exit code is 1.
+New or changed plans and options are published through the outbox; the running service's relay sends them. What is no
+longer in the file stays as it was; `on_sale = false` takes it off sale. A file with any unknown key or invalid value is
+not loaded at all: each fault has its line, with its key, and the exit code is 1.
 """
 
 import asyncio
@@ -37,13 +37,13 @@ _PUBLICATION = UUID("0d9a6f0b-4c3a-5d5e-9b0d-3f1f6a7c2e11")
 
 
 class Entry(BaseModel):
-    """A part of the file. It has nothing that we do not know: a word misspelt would be a word ignored."""
+    """A part of the file. Unknown keys are refused: a misspelt one would otherwise be ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PlanEntry(Entry):
-    """A plan as the file has it. Off sale it is for those who have it, and extend it at this price."""
+    """A plan in the file. If it is off sale, those who have it keep it, and extend it at this price."""
 
     price_units: Units
     validity_months: Months
@@ -52,21 +52,21 @@ class PlanEntry(Entry):
 
 
 class OptionEntry(Entry):
-    """An option as the file has it. Off sale it is for those who have it."""
+    """An option in the file. If it is off sale, those who have it keep it."""
 
     price_units: Units
     on_sale: Annotated[bool, Field(strict=True)] = True
 
 
 class NumberRange(Entry):
-    """So many consecutive numbers, in E.164."""
+    """A range of consecutive numbers, in E.164."""
 
     first: PhoneNumber
     count: Annotated[int, Field(strict=True, gt=0, le=1_000_000)]
 
     @property
     def numbers(self) -> range:
-        """The numbers, as such."""
+        """Return the numbers."""
         first = int(self.first[1:])
         return range(first, first + self.count)
 
@@ -95,7 +95,7 @@ class Catalogue(Entry):
 
 
 class BadCatalogue(Exception):
-    """A file that is not loaded: a line for each thing that is wrong with it."""
+    """A file that is not loaded, with a line for each fault."""
 
 
 def read(path: Path) -> Catalogue:
@@ -112,12 +112,12 @@ def read(path: Path) -> Catalogue:
 
 
 def _key(location: tuple[int | str, ...]) -> str:
-    """Name a place as TOML does; the number of a range counts from 1."""
+    """Name a place as TOML does; ranges are counted from 1."""
     return ".".join(str(part + 1 if isinstance(part, int) else part) for part in location if part != "[key]") or "."
 
 
 def _why(error: ErrorDetails) -> str:
-    """Say what is wrong, and with what: nothing in the file is personal."""
+    """Say what is wrong and quote it: nothing in the file is personal data."""
     if error["type"] == "extra_forbidden":
         return "is not known here"
     if error["type"] == "missing":
@@ -127,7 +127,7 @@ def _why(error: ErrorDetails) -> str:
 
 
 async def store(catalogue: Catalogue, engine: AsyncEngine, now: datetime) -> list[str]:
-    """Bring the database in line with the file, and publish what changed; gives its names."""
+    """Bring the database in line with the file, and publish what changed; return the names of that."""
     async with engine.begin() as connection:
         tx = await PostgresTransaction.on(connection)
         plans = await tx.fetch(PLANS, catalogue.plans)
@@ -151,7 +151,7 @@ async def store(catalogue: Catalogue, engine: AsyncEngine, now: datetime) -> lis
 
 
 def add_numbers(numbers: NumberRange) -> sa.Executable:
-    """Make the statement that adds a range to the pool; numbers that are there already stay as they are."""
+    """Return the statement that adds a range to the pool; existing numbers stay as they are."""
     series = sa.func.generate_series(numbers.numbers[0], numbers.numbers[-1]).table_valued("n").render_derived()
     number = sa.literal("+").concat(sa.cast(series.c.n, sa.Text))
     rows = sa.select(number, sa.literal(NumberState.FREE.value))
@@ -169,7 +169,7 @@ def _plan_published(plan: Plan) -> PlanPublished:
 
 
 def _cause(message: Message, now: datetime) -> Incoming[Message]:
-    """Give what a publication answers: this deployment, as if it were a message."""
+    """Return the cause of a publication: this deployment, as if it were a message."""
     id_ = derive(_PUBLICATION, f"{message!r}/{now.isoformat()}")
     record = StoredRecord(id_, None, "deployment", 0, 0, None, None, ())
     return Incoming(id_, message, record, str(id_))

@@ -1,4 +1,4 @@
-"""Provisioning's table of contents: which message is handled by what."""
+"""Provisioning's table of contents: which handler handles which message."""
 
 from popfax_contracts.ledger import HoldCaptured, HoldReleased, UnitsRefused, UnitsReserved
 from popfax_contracts.provisioning import (
@@ -44,7 +44,7 @@ PROVISIONING = Service(
         handles(UnitsRefused, SAGAS.reply),
         handles(HoldCaptured, SAGAS.reply),
         handles(HoldReleased, SAGAS.reply),
-        # ... its deadline, and what an operator may ask of it.
+        # ... its deadline, and an operator's interventions.
         handles(SagaDeadline, SAGAS.deadline),
         handles(RetrySaga, SAGAS.retry),
         handles(CancelSaga, SAGAS.cancel),

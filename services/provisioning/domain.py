@@ -11,13 +11,13 @@ from uuid import UUID
 from popfax_contracts.codes import ProvisioningCode
 
 MILESTONES_DAYS = (30, 7, 1)
-"""So many days before its end an account's holder is told of it."""
+"""How many days before it expires an account's holder is warned."""
 
 LAST_YEAR = 2199
-"""The last that a message can speak of (`popfax_contracts.fields.END_OF_TIME`)."""
+"""The last year that a message can contain (`popfax_contracts.fields.END_OF_TIME`)."""
 
 REST = timedelta(days=90)
-"""How long a fax number that was somebody's is nobody's."""
+"""How long a fax number rests before somebody else can get it."""
 
 
 class NumberState(StrEnum):
@@ -26,7 +26,7 @@ class NumberState(StrEnum):
     FREE = "free"
     ASSIGNED = "assigned"
     RESTING = "resting"
-    """Its holder's account is closed, and what is still sent to it must reach nobody else."""
+    """Its holder's account is closed, and faxes still sent to it must reach nobody else."""
 
 
 class AccountState(StrEnum):
@@ -36,7 +36,7 @@ class AccountState(StrEnum):
     EXPIRED = "expired"
     """It keeps its units, and can be extended."""
     CLOSED = "closed"
-    """For ever, and nobody knows any more whose it was."""
+    """For good; whose it was is erased."""
 
 
 class Action(StrEnum):
@@ -51,9 +51,9 @@ class Action(StrEnum):
 class Subscriber:
     """A subscriber and their account. `plan` and `expires_at` are None for one that never expires.
 
-    Who they are, and where their calls go, is None once the account is closed. `registration` tells apart what is
-    registered under one id; it is None for an account that somebody else paid. `reminded_days` is the nearest milestone
-    that needs no telling any more: it was told, or had passed already when this time of the account began.
+    Personal fields and the forwarding number are None once the account is closed. `registration` distinguishes
+    registrations under one id; it is None for an account paid for by somebody else. `reminded_days` is the nearest
+    milestone that needs no warning any more: it was sent, or had already passed when this period began.
     """
 
     id: UUID
@@ -73,18 +73,18 @@ class Subscriber:
     registration: bytes | None = None
 
     def lasting(self, expires_at: datetime | None, now: datetime) -> Self:
-        """Give the account with a time that begins now. Only the milestones that lie ahead will be told."""
+        """Return the account with a period that begins now. Only milestones that lie ahead will be announced."""
         passed = [days for days in MILESTONES_DAYS if expires_at is not None and expires_at - timedelta(days) <= now]
         return replace(self, state=AccountState.ACTIVE, expires_at=expires_at, reminded_days=min(passed, default=None))
 
     def next_due(self) -> datetime | None:
-        """Give the moment at which something is to be told of the account's end, which may have passed."""
+        """Return when the next announcement of the account's expiry is due, which may be in the past."""
         if self.state is not AccountState.ACTIVE or self.expires_at is None:
             return None
         return self.expires_at - timedelta(next(iter(self._untold()), 0))
 
     def due_days(self, now: datetime) -> Sequence[int]:
-        """Give the milestones that are to be told by now, the farthest first."""
+        """Return the milestones that are due by now, the farthest first."""
         if self.expires_at is None:
             return ()
         return [days for days in self._untold() if self.expires_at - timedelta(days) <= now]
@@ -93,7 +93,7 @@ class Subscriber:
         return [days for days in MILESTONES_DAYS if self.reminded_days is None or days < self.reminded_days]
 
     def closed(self, now: datetime) -> Self:
-        """Give the account without its holder. Plan and end stay: they are in answers that may be asked for again."""
+        """Return the account without its holder. Plan and expiry stay, for answers that may have to be repeated."""
         return replace(
             self,
             email=None,
@@ -108,7 +108,7 @@ class Subscriber:
         )
 
     def why_not(self, action: Action, forward_to: str | None) -> ProvisioningCode | None:
-        """Say why nothing of this kind can be bought for the account, whatever it costs."""
+        """Return why this can't be bought for the account, whatever its price; None if it can."""
         if self.state is AccountState.CLOSED:
             return ProvisioningCode.ACCOUNT_CLOSED
         if action is Action.EXTENSION:
@@ -123,7 +123,7 @@ class Subscriber:
 def months_later(start: datetime, months: int) -> datetime | None:
     """Return the same day and time so many calendar months later, in UTC; None beyond the last year.
 
-    Of a day that the month does not have it is the month's last day, from which the next time counts: what begins on
+    If the month lacks that day, it is the month's last day, from which the next period counts: what begins on
     29 February 2028 ends on 28 February 2029, and extended, on 28 February 2030.
     """
     start = start.astimezone(UTC)
@@ -136,7 +136,7 @@ def months_later(start: datetime, months: int) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An e-mail address that a live account has: nobody else can have it."""
+    """The e-mail address of a live account, which nobody else can have."""
 
     email: str
     subscriber_id: UUID
@@ -144,9 +144,9 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An account creation that was asked for, and its outcome for ever: created (`code` is None) or refused.
+    """A requested account creation and its final outcome: created (`code` is None) or refused.
 
-    `expires_at` is the end that the account was given then, whatever it is now.
+    `expires_at` is the expiry date that the account was given then, whatever it is now.
     """
 
     id: UUID
@@ -159,10 +159,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
-    """Something that somebody wants to buy for an account, and its outcome for ever: done, or refused (`code`).
+    """A purchase for an account and its final outcome: done, or refused (`code`).
 
-    It has none yet while its saga runs: `decided_at` is None. `price_units` is None where it is paid with money.
-    `expires_at` is the end that the account got from this very extension, known once it is given.
+    `decided_at` is None while its saga runs. `price_units` is None if it is paid for with money. `expires_at` is the
+    expiry date that this very extension led to, known once it is applied.
     """
 
     id: UUID
@@ -175,17 +175,17 @@ class Purchase:
     decided_at: datetime | None = None
 
     def refused(self, code: str, now: datetime) -> Self:
-        """Give it with its end: nothing was bought."""
+        """Return the purchase as refused."""
         return replace(self, code=code, decided_at=now)
 
     def done(self, now: datetime) -> Self:
-        """Return it with its outcome: the account has what was bought, and it is paid."""
+        """Return the purchase as done: applied and paid for."""
         return replace(self, decided_at=now)
 
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """Money that the platform received, and the purchase that it paid for: no other, ever."""
+    """A payment received by the platform, and the one purchase that it paid for."""
 
     reference: str
     purchase_id: UUID
@@ -193,23 +193,23 @@ class Payment:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an account can be had for."""
+    """A plan and its price."""
 
     plan: str
     price_units: int
     validity_months: int
     fax_number: bool
     on_sale: bool = True
-    """Whether new accounts can have it. Who has it keeps it, and extends it at its price."""
+    """Whether new accounts can have it. Those who have it keep it, and extend it at its price."""
 
     def expiry(self, start: datetime) -> datetime | None:
-        """Return the end of an account that begins at `start`; None where no message could tell it."""
+        """Return the expiry date of an account that begins at `start`; None if it is too late for any message."""
         return months_later(start, self.validity_months)
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What the options pack, or call forwarding, can be had for."""
+    """The price of the options pack or of call forwarding."""
 
     option: str
     price_units: int

@@ -44,7 +44,7 @@ from services.provisioning.domain import (
     Request,
     Subscriber,
 )
-from services.provisioning.sagas.paid_action import PAID_ACTION, give, outcome, refusal
+from services.provisioning.sagas.paid_action import PAID_ACTION, apply_purchase, outcome, refusal
 from services.provisioning.store import ACTIONS, LoadPlan, Registry, saga_of
 from services.provisioning.timers import ExpiryDue, NumberRested, arm, rest_of
 
@@ -65,7 +65,7 @@ def _registration(load: LoadPlan, message: Incoming[RegisterSubscriber]) -> None
 
 @needs(_registration)
 def register_subscriber(registry: Registry, message: Incoming[RegisterSubscriber], moment: Moment) -> Outcome:
-    """Make known who signed up with Popfax itself."""
+    """Record and announce somebody who signed up with Popfax itself."""
     command, content = message.body, _content(message.body)
     known = registry.subscribers.find(command.subscriber_id)
     if known is not None:
@@ -168,7 +168,7 @@ def _cancellation(load: LoadPlan, message: Incoming[CancelProvisioning]) -> None
 
 @needs(_cancellation)
 def cancel_provisioning(registry: Registry, message: Incoming[CancelProvisioning], moment: Moment) -> Outcome:
-    """Say which of the two won: the account that is there, or this cancellation, which burns the request."""
+    """Answer which of the two came first: the account, or this cancellation, which burns the request."""
     command = message.body
     request = registry.requests.find(command.request_id)
     if request is None:
@@ -180,7 +180,7 @@ def cancel_provisioning(registry: Registry, message: Incoming[CancelProvisioning
 
 
 def _outcome(registry: Registry, request: Request, command_type: str) -> Message:
-    """Give the answer that a request was given, again, whatever the account is now."""
+    """Return a request's recorded answer, whatever the account's state now."""
     if request.code is not None:
         return _refused(request.id, request.account_id, ProvisioningCode(request.code), command_type)
     return AccountProvisioned(
@@ -232,7 +232,7 @@ def enable_call_forwarding(registry: Registry, message: Incoming[EnableCallForwa
 
 
 def _buy(registry: Registry, message: Incoming[Purchasing], forward_to: str | None, moment: Moment) -> Outcome:
-    """Give at once what is paid with money; open the paid-action saga for what is paid with units."""
+    """Apply at once what is paid for with money; open the paid-action saga for what is paid for with units."""
     command = message.body
     action = ACTIONS[type(command)]
     asked = Purchase(command.request_id, command.account_id, action, command.price_units, _content(command))
@@ -240,7 +240,7 @@ def _buy(registry: Registry, message: Incoming[Purchasing], forward_to: str | No
     if known is not None:
         if (known.action, known.content) != (asked.action, asked.content):
             return [refusal(asked, ProvisioningCode.ID_CONFLICT)]
-        return [outcome(known)] if known.decided_at is not None else ()  # while its saga runs, that will answer
+        return [outcome(known)] if known.decided_at is not None else ()  # the saga will answer while it runs
     code = _why_not_buy(registry, message, asked, forward_to, moment)
     if code is not None:
         refused = asked.refused(code.value, moment.now)
@@ -251,18 +251,18 @@ def _buy(registry: Registry, message: Incoming[Purchasing], forward_to: str | No
         data = command.model_dump(mode="json", exclude_none=True) | {"action": action.value}
         return PAID_ACTION.begin(registry.sagas, saga_of(command.request_id), data, message, moment)
     assert command.payment_reference is not None, "what is not paid with units is paid with money"
-    given = give(registry, asked, forward_to, moment)
-    assert not isinstance(given, ProvisioningCode), "it was looked at just now"
+    applied = apply_purchase(registry, asked, forward_to, moment)
+    assert not isinstance(applied, ProvisioningCode), "it was checked just now"
     registry.payments.put(Payment(command.payment_reference, command.request_id))
     done = registry.purchases[command.request_id].done(moment.now)
     registry.purchases.put(done)
-    return [outcome(done), *given]
+    return [outcome(done), *applied]
 
 
 def _why_not_buy(
     registry: Registry, message: Incoming[Purchasing], asked: Purchase, forward_to: str | None, moment: Moment
 ) -> ProvisioningCode | None:
-    """Look in the order that the contract promises. The saga looks at the account again, but never at the price."""
+    """Check in the order that the contract promises. The saga checks the account again, but never the price."""
     account = registry.subscribers.find(asked.account_id)
     if account is None:
         return ProvisioningCode.UNKNOWN_ACCOUNT
@@ -304,7 +304,7 @@ def _other_address(load: LoadPlan, message: Incoming[ChangeEmail]) -> None:
 
 @needs(_other_address)
 def change_email(registry: Registry, message: Incoming[ChangeEmail], moment: Moment) -> Outcome:
-    """Give an account another address, and let go of the one that it had."""
+    """Change an account's address, and free the old one."""
     command = message.body
     account = _changeable(registry, message)
     if isinstance(account, ProvisioningCode):
@@ -319,7 +319,7 @@ def change_email(registry: Registry, message: Incoming[ChangeEmail], moment: Mom
 
 
 def _changeable(registry: Registry, message: Incoming[Changing]) -> Subscriber | ProvisioningCode:
-    """Give the account that its holder may change, or say why not."""
+    """Return the account that its holder may change, or why not."""
     account = registry.subscribers.find(message.body.account_id)
     if account is None:
         return ProvisioningCode.UNKNOWN_ACCOUNT
@@ -346,7 +346,7 @@ def _end(load: LoadPlan, message: Incoming[CloseAccount]) -> None:
 
 @needs(_end)
 def close_account(registry: Registry, message: Incoming[CloseAccount], moment: Moment) -> Outcome:
-    """Close an account for good, and forget whose it was."""
+    """Close an account for good, and erase whose it was."""
     command = message.body
     account = _changeable(registry, message)
     closed = AccountClosed(account_id=command.account_id)
@@ -368,7 +368,7 @@ def close_account(registry: Registry, message: Incoming[CloseAccount], moment: M
 
 @needs(_account)
 def expiry_due(registry: Registry, message: Incoming[ExpiryDue], moment: Moment) -> Outcome:
-    """Tell what is due of an account's end, however late: each milestone once, and then the end itself."""
+    """Announce what is due about an account's expiry, however late: each milestone once, then the expiry itself."""
     account = registry.subscribers.find(message.body.account_id)
     if account is None or account.state is not AccountState.ACTIVE or account.expires_at is None:
         return ()  # it was closed meanwhile
@@ -393,7 +393,7 @@ def _number(load: LoadPlan, message: Incoming[NumberRested]) -> None:
 
 @needs(_number)
 def number_rested(registry: Registry, message: Incoming[NumberRested], moment: Moment) -> Outcome:
-    """Put a number back among the free ones."""
+    """Return a number to the pool."""
     number = registry.fax_numbers[message.body.number]
     if number.state is NumberState.RESTING:
         registry.fax_numbers.put(replace(number, state=NumberState.FREE))
@@ -416,5 +416,5 @@ def _person(subscriber: Subscriber) -> PersonRecorded:
 
 
 def _content(command: Command) -> bytes:
-    """Give what tells two requests with the same id apart. What was left out is left out: fields may be added."""
+    """Return what distinguishes two requests with the same id. Omitted fields are left out, so fields may be added."""
     return blake2b(command.model_dump_json(exclude_none=True).encode(), digest_size=16).digest()

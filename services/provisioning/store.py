@@ -41,14 +41,14 @@ ACTIONS: Mapping[type[Command], Action] = {
     AddOptionsPack: Action.OPTIONS_PACK,
     EnableCallForwarding: Action.CALL_FORWARDING,
 }
-"""What each command buys."""
+"""The action that each command pays for."""
 
 _PAID_ACTION = UUID("e3a81c67-4b0f-5d29-8e35-72c6f9d014ab")
 
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """The rows that a batch names, those that they lead to, and as many free numbers as it may need."""
+    """The rows that a batch names, the rows that these lead to, and as many free numbers as it may need."""
 
     sagas: Rows[UUID, SagaRow]
     purchases: Rows[UUID, Purchase]
@@ -62,31 +62,31 @@ class Registry:
     free_numbers: Supply[FaxNumber]
 
     def assign_number(self, subscriber_id: UUID) -> str:
-        """Give a free number away, for as long as the account lives."""
+        """Assign a free number, for as long as the account lives."""
         number = replace(self.free_numbers.take(), state=NumberState.ASSIGNED, subscriber_id=subscriber_id)
         self.fax_numbers.put(number)
         return number.number
 
     def price_units(self, action: Action, account: Subscriber) -> int | None:
-        """Give today's price of something for an account, None where it is not on sale.
+        """Return the current price of an action for an account, None if it is not on sale.
 
-        A plan that new accounts can't have any more is extended all the same, by who has it.
+        A plan that new accounts can't have any more can still be extended by those who have it.
         """
         on_sale = self.plans[account.plan] if action is Action.EXTENSION and account.plan else self.options.find(action)
         return None if on_sale is None else on_sale.price_units
 
     def is_off_sale(self, action: Action) -> bool:
-        """Say whether nobody can have it any more, whatever it is paid with."""
+        """Return whether it can't be bought any more, whatever the means of payment."""
         option = self.options.find(action)
         return option is not None and not option.on_sale
 
     def extended(self, account: Subscriber, now: datetime) -> datetime | None:
-        """Return the end of an account's next time, from its end or from now; None beyond what messages can tell."""
+        """Return an account's next expiry date, counted from the current one or from now; None if it is too late."""
         assert account.plan is not None, "an account without a plan is not extended"
         return self.plans[account.plan].expiry(max(now, account.expires_at or now))
 
     def changes(self) -> Sequence[Changes]:
-        """Give what is to be saved."""
+        """Return what is to be saved."""
         return (
             self.sagas,
             self.purchases,
@@ -99,7 +99,7 @@ class Registry:
 
 
 class LoadPlan:
-    """What a batch of provisioning needs. Accounts that it touches need their plans, too."""
+    """What a batch of provisioning needs. The accounts that it touches need their plans too."""
 
     def __init__(self) -> None:
         self.sagas: NeededRows[UUID, SagaRow] = NeededRows(SAGAS)
@@ -107,19 +107,19 @@ class LoadPlan:
         self.payments: NeededRows[str, Payment] = NeededRows(PAYMENTS)
         self.subscribers: NeededRows[UUID, Subscriber] = NeededRows(SUBSCRIBERS)
         self.leaving: set[UUID] = set()
-        """Accounts that are about to give up an address, and perhaps a number."""
+        """Accounts that will give up an address, and perhaps a number."""
         self.addresses: NeededRows[str, Address] = NeededRows(ADDRESSES)
         self.requests: NeededRows[UUID, Request] = NeededRows(REQUESTS)
         self.plans: NeededRows[str, Plan] = NeededRows(PLANS)
         self.options: NeededRows[str, Option] = NeededRows(OPTIONS)
         self.fax_numbers: NeededRows[str, FaxNumber] = NeededRows(FAX_NUMBERS)
         self.new_accounts: list[str] = []
-        """The plans of accounts that are to be created: each may need a free number."""
+        """The plans of accounts to be created, each of which may need a free number."""
 
     async def fetch(self, tx: Transaction) -> Registry:
-        """Fetch it: one statement for each table, whatever the batch's size.
+        """Fetch it, with one statement per table.
 
-        Each table's keys may follow from the tables before it, and those are locked by then.
+        A table's keys may follow from rows of earlier tables, which are locked by then.
         """
         sagas = await self.sagas.fetch(tx)
         purchases = await self.purchases.fetch(tx)
@@ -152,5 +152,5 @@ class LoadPlan:
 
 
 def saga_of(request_id: UUID) -> UUID:
-    """Give the id of the saga that a purchase with units runs, and of its hold."""
+    """Return the id of the saga, and of the hold, of a purchase with units."""
     return derive_own(_PAID_ACTION, request_id.hex)

@@ -33,7 +33,7 @@ subscribers = sa.Table(
     sa.Column("registration", Bytes),
 )
 
-# The primary key is what makes an address unique: of two transactions that find it free, one is told that it is not.
+# The primary key makes an address unique: of two transactions that find it free, one fails.
 addresses = sa.Table(
     "addresses",
     metadata,
@@ -65,7 +65,7 @@ purchases = sa.Table(
     sa.Column("decided_at", timestamp()),
 )
 
-# As with addresses: of two purchases that claim one payment at the same time, one is told that it is used.
+# Likewise, of two purchases that claim one payment at the same time, one fails.
 payments = sa.Table(
     "payments",
     metadata,

@@ -1,4 +1,4 @@
-"""What provisioning tells itself, later: its timers and their messages."""
+"""Provisioning's timers and their messages."""
 
 from uuid import UUID
 
@@ -12,19 +12,19 @@ _REST = UUID("b7d40c95-1e6a-5f38-8c02-93a5d6e1f274")
 
 
 class ExpiryDue(Message, type="popfax.provisioning.expiry-due", key="account_id"):
-    """Something is to be told of the account's end, unless it was extended or closed meanwhile."""
+    """An announcement of the account's expiry is due, unless it was extended or closed meanwhile."""
 
     account_id: UUID
 
 
 class NumberRested(Message, type="popfax.provisioning.number-rested", key="number"):
-    """A fax number has rested for long enough to be somebody else's."""
+    """A fax number has rested long enough to be given to somebody else."""
 
     number: str
 
 
 def arm(account: Subscriber) -> SetTimer | ClearTimer:
-    """Set the account's one timer to whatever is next, or clear it where nothing is."""
+    """Set the account's timer to what is due next, or clear it if nothing is."""
     timer, due_at = derive(_EXPIRY, account.id.hex), account.next_due()
     if due_at is None:
         return ClearTimer(timer)
@@ -32,5 +32,5 @@ def arm(account: Subscriber) -> SetTimer | ClearTimer:
 
 
 def rest_of(number: str) -> UUID:
-    """Give the id of the timer that ends a number's rest."""
+    """Return the id of the timer that ends a number's rest."""
     return derive(_REST, number)

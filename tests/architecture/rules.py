@@ -37,6 +37,7 @@ NOT_BUSINESS = frozenset(
         "group.instance.id",
         "GroupCoordinator",
         "aiokafka.consumer.group_coordinator",
+        "LoadPlan",  # what a batch needs
         "plan_cache_mode",
         "force_custom_plan",  # PostgreSQL's query plans
         "a stable name of this replica (static membership)",  # of Kafka's consumer group
@@ -97,7 +98,7 @@ def impure_handlers(tree: Path) -> list[str]:
 
 
 def handler_modules(tree: Path) -> list[Path]:
-    """Give the modules that decide: handlers, domains, what becomes of decisions, and the sagas' files."""
+    """Return the modules that decide: handlers, domains, what becomes of decisions, and the sagas' files."""
     services = tree / "services"
     rooms = ("handlers.py", "handlers/*.py", "transitions.py", "domain.py", "sagas/*.py")
     found = [path for name in SERVICES for room in rooms for path in services.glob(f"{name}/{room}")]
@@ -167,7 +168,7 @@ for name in sys.argv[1:]:
 
 
 def _spoken(module: ast.Module) -> Iterator[tuple[int, str]]:
-    """Give a module's names and strings, without its prose (docstrings, comments)."""
+    """Yield a module's names and strings, without its prose (docstrings, comments)."""
     prose = {id(string) for node in ast.walk(module) for string in _docstrings(node)}
     for node in ast.walk(module):
         line = getattr(node, "lineno", 0)
@@ -179,7 +180,7 @@ def _spoken(module: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def _docstrings(node: ast.AST) -> Iterator[ast.Constant]:
-    """Give the strings that are statements: docstrings, and what is said below a constant."""
+    """Yield the strings that are statements: docstrings, and what is said below a constant."""
     for statement in getattr(node, "body", ()) if isinstance(getattr(node, "body", ()), list) else ():
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             yield statement.value

@@ -150,7 +150,7 @@ def _append(tree: Path, file: str, line: str) -> None:
 
 
 def _lint(tree: Path) -> dict[str, str]:
-    """Run import-linter on a tree; give each contract's verdict."""
+    """Run import-linter on a tree; return each contract's verdict."""
     done = subprocess.run(
         [LINT_IMPORTS, "--no-cache", "--no-logo"],
         cwd=tree,

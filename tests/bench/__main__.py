@@ -216,7 +216,7 @@ class Bench:
         ends: Sequence[tuple[Topic, Sequence[type[Message]]]],
         rate: int | None = None,
     ) -> tuple[float, list[float]]:
-        """Publish commands and wait for all their ends; gives the time that took, and each command's latency.
+        """Publish commands and wait for all their ends; return the time that took, and each command's latency.
 
         Raises `RuntimeError` when one was refused: every command here is made to succeed.
         """

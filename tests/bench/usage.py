@@ -17,7 +17,7 @@ class Usage:
     cpu_s: dict[str, float]
 
     def since(self, before: "Usage") -> dict[str, float]:
-        """Give what was used between two looks."""
+        """Return what was used between two looks."""
         return {name: spent - before.cpu_s.get(name, 0.0) for name, spent in self.cpu_s.items()}
 
 
@@ -46,7 +46,7 @@ class Meter:
         return Usage(found)
 
     def memory_mb(self) -> dict[str, float]:
-        """Give the resident memory of each, in MB. PostgreSQL's processes share one buffer pool, counted once."""
+        """Return the resident memory of each, in MB. PostgreSQL's processes share one buffer pool, counted once."""
         return {name: round(self._memory(root, name) / 1e6) for name, root in self._roots.items()}
 
     def _memory(self, root: psutil.Process, name: str) -> float:
@@ -57,7 +57,7 @@ class Meter:
         return sum(info.rss - info.shared for info in infos) + max((info.shared for info in infos), default=0)
 
     def _tree(self, name: str, root: psutil.Process) -> list[psutil.Process]:
-        """Give a process and, unless it is the load, which is this one, all below it."""
+        """Return a process and, unless it is the load, which is this one, all below it."""
         try:
             return [root] if name == "load" else [root, *root.children(recursive=True)]
         except psutil.NoSuchProcess:

@@ -79,7 +79,7 @@ class Seen:
     headers: Headers
 
     def header(self, name: str) -> str:
-        """Give a header's text, empty if it has none."""
+        """Return a header's text, empty if it has none."""
         return next(((value or b"").decode(errors="replace") for key, value in self.headers if key == name), "")
 
     @property
@@ -102,7 +102,7 @@ class Seen:
         return self.kind == model.TYPE
 
     def __getitem__(self, name: str) -> Any:
-        """Give a field of its value."""
+        """Return a field of its value."""
         return json.loads(self.value or b"{}")[name]
 
 
@@ -116,7 +116,7 @@ class Wire:
         self._failed: list[str] = []
 
     def send(self, message: Message, actor: UUID | None = None, id_: UUID | None = None, **headers: str) -> str:
-        """Publish a message without waiting; give its id, which is also what answers are correlated by."""
+        """Publish a message without waiting; return its id, which is also what answers are correlated by."""
         made = str(id_ or uuid4())
         given = {
             "ce_specversion": "1.0",
@@ -169,7 +169,7 @@ class Log:
         self._consumer.assign([TopicPartition(topic, number, at) for (topic, number), at in self.start.items()])
 
     def read(self, timeout_s: float = 0.1) -> list[Seen]:
-        """Read what has come; give all that was seen so far."""
+        """Read what has come; return all that was seen so far."""
         for message in self._consumer.consume(2000, timeout_s):
             if message.error() is None:
                 place = (message.topic() or "", message.partition() or 0, message.offset() or 0)
@@ -190,7 +190,7 @@ class Log:
         return self.seen
 
     def wait(self, count: int, wanted: Callable[[Seen], bool], timeout_s: float = TIMEOUT_S) -> list[Seen]:
-        """Wait until at least so many records are as wanted; give them."""
+        """Wait until at least so many records are as wanted; return them."""
         found: list[Seen] = []
         checked = 0
         deadline = time.monotonic() + timeout_s
@@ -217,7 +217,7 @@ def admin(broker: Broker) -> AdminClient:
 
 
 def ends_of(broker: Broker, topics: Iterable[Topic]) -> dict[tuple[str, int], int]:
-    """Give where each partition ends now. By a client of its own: one that knew the broker before it was killed asks
+    """Return where each partition ends now. By a client of its own: one that knew the broker before it was killed asks
     with the leader's old epoch, and is refused.
     """
     latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -271,7 +271,7 @@ class World:
         self._urls = {principal: self.stack.postgres.url(principal) for principal in SERVICES}
 
     def client(self, subscriber_id: UUID) -> Client:
-        """Give somebody at groups' address, with a token of the stand-in for the platform's login."""
+        """Return somebody at groups' address, with a token of the stand-in for the platform's login."""
         host, _, port = self.product.services[Principal.GROUPS].url.removeprefix("http://").partition(":")
         return Client(host, int(port), self.stack.keys.token(subscriber_id))
 
@@ -312,7 +312,7 @@ class World:
         return CreateMemberAccount.model_validate(snapshot | changed)
 
     def create(self, owner: Owner, email: str = "", **changed: Any) -> str:
-        """Ask for a member's account; give the command's id."""
+        """Ask for a member's account; return the command's id."""
         return self.wire.send(self.command(owner, email, **changed), actor=owner.id)
 
     def ask(self, body: Message, *answers: type[Message], actor: UUID | None = None) -> Seen:
@@ -322,7 +322,7 @@ class World:
         return self.answers([id_], *answers)[id_]
 
     def invite(self, owner: Owner, invited: Owner) -> tuple[UUID, str]:
-        """Have an owner invite a subscriber; give the invitation's id and the token of its newest mail."""
+        """Have an owner invite a subscriber; return the invitation's id and the token of its newest mail."""
         body = InviteByEmail(group_id=group_of(owner.id), email=invited.email)
         before = len(self.tokens(invited))
         sent = self.ask(body, InvitationSent, InvitationRefused, actor=owner.id)
@@ -331,7 +331,7 @@ class World:
         return UUID(sent["invitation_id"]), self.tokens(invited)[-1]
 
     def tokens(self, invited: Owner) -> list[str]:
-        """Give the tokens of the invitations that somebody got by mail, oldest first."""
+        """Return the tokens of the invitations that somebody got by mail, oldest first."""
         texts = [str(mail.get_body(("plain",))) for mail in self.mails_to(invited.email)]
         return [token for text in texts for token in re.findall(r"token=3?D?([0-9a-f]{64})", text.replace("=\n", ""))]
 
@@ -381,7 +381,7 @@ class World:
             return connection.execute(query.encode(), parameters or None).fetchall()
 
     def available(self, owner: Owner) -> int:
-        """Give what an owner can spend."""
+        """Return what an owner can spend."""
         query = "SELECT balance_units - held_units FROM accounts WHERE id = %s"
         found = self.rows(Principal.LEDGER, query, owner.id)
         return int(found[0][0]) if found else 0
@@ -392,12 +392,12 @@ class World:
         assert self.rows(Principal.LEDGER, query, hold_id) == [(hold_id,)]
 
     def parked(self) -> dict[Principal, list[Any]]:
-        """Give what each service has put aside: topic, partition, position, code."""
+        """Return what each service has put aside: topic, partition, position, code."""
         query = "SELECT topic, partition, position, code FROM parked ORDER BY seq"
         return {service: self.rows(service, query) for service in SERVICES}
 
     def mails_to(self, email: str) -> list[EmailMessage]:
-        """Give the mails that an address got."""
+        """Return the mails that an address got."""
         return [mail for mail in read_mails(self.stack.mail.mails) if email in str(mail["to"])]
 
     def is_settled(self) -> bool:

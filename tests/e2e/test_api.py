@@ -7,7 +7,7 @@ from tests.integration.serving import Answer, Client
 
 
 def _ended(client: Client, posted: Answer) -> tuple[str, str | None]:
-    """Wait until a command has ended; give its state, and how it was answered or why it was refused."""
+    """Wait until a command has ended; return its state, and how it was answered or why it was refused."""
     assert posted.status == 202, posted.text
     location = posted.headers["location"]
     wait(lambda: client.get(location).json["state"] != "pending", f"the end of {location}")

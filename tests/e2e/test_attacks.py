@@ -91,7 +91,7 @@ class Attack:
     """The types of the messages that the outcome waits for."""
 
     def guesses(self, posted: UUID) -> list[str]:
-        """Give all ids that may follow from the command's: by today's rule, and by that of id and ordinal alone."""
+        """Return all ids that may follow from the command's: by today's rule, and by that of id and ordinal alone."""
         today, once = [posted], [posted]
         found = [str(posted)]
         for topic in self.way:
@@ -148,7 +148,7 @@ def _use_up(wire: Wire, owner: Owner, ids: Sequence[str]) -> None:
 
 
 def _end(world: World, client: Client, posted: Answer) -> dict[str, object]:
-    """Wait until a posted command has ended; give what its poster reads of it."""
+    """Wait until a posted command has ended; return what its poster reads of it."""
     assert posted.status == 202, posted.text
     id_ = posted.json["id"]
     ended = "SELECT 1 FROM commands WHERE id = %s AND state <> 'pending'"
@@ -211,12 +211,12 @@ def test_an_idempotency_key_is_one_persons_alone(world: World) -> None:
 
 
 def _with_id(body: Command, name: str, id_: UUID) -> bytes:
-    """Give a command's value with an id in it that its model would not let anybody choose."""
+    """Return a command's value with an id in it that its model would not let anybody choose."""
     return json.dumps(json.loads(body.to_json()) | {name: str(id_)}).encode()
 
 
 def _claims(owner: Owner) -> Iterator[tuple[Command, str, type[Message]]]:
-    """Give the commands in whose values a client chooses an id, the id's name, and what refuses one of ours."""
+    """Yield the commands in whose values a client chooses an id, the id's name, and what refuses one of ours."""
     yield CreditUnits(credit_id=uuid4(), account_id=owner.id, amount_units=5), "credit_id", LedgerCommandMalformed
     yield _spend(owner, uuid4()), "spend_id", LedgerCommandMalformed
     pack = AddOptionsPack(request_id=uuid4(), account_id=owner.id, price_units=1)

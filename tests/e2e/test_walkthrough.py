@@ -59,7 +59,7 @@ def steps_of(document: str) -> list[Step]:
 
 
 def unmet(expected: list[str], output: str) -> str | None:
-    """Give the first expected line that the output has not, at its place; None if it has them all."""
+    """Return the first expected line that the output has not, at its place; None if it has them all."""
     lines = iter([" ".join(line.split()) for line in output.splitlines()])
     for line in expected:
         pattern = re.compile(".*".join(map(re.escape, " ".join(line.split()).split(DIFFERS))))
@@ -126,7 +126,7 @@ class Shell:
         )
 
     def run(self, command: str) -> str:
-        """Run a command; gives what it printed. Fails with the command."""
+        """Run a command; return what it printed. Fails with the command."""
         assert self._bash.stdin is not None
         assert self._bash.stdout is not None
         self._bash.stdin.write(f"{command}\nprintf '\\n%s %s\\n' {_MARK} $?\n")

@@ -129,7 +129,7 @@ async def count(engine: AsyncEngine, table: str) -> int:
 
 @contextmanager
 def scratch_database(stack: Stack, principal: Principal | None = None) -> Iterator[str]:
-    """A database of a test's own, with a service's migrations and the table of effects; gives its URL."""
+    """A database of a test's own, with a service's migrations and the table of effects; return its URL."""
     name = f"test_{uuid4().hex}"
     admin = stack.postgres.superuser_url
     execute(admin, f"CREATE DATABASE {name}")

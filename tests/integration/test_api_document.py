@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from deploy.local.stack import Stack
 from popfax_contracts.topics import Principal
 from services.chassis import postgres
+from services.groups.commands import POSTABLE
 from services.groups.settings import GroupsSettings
 from services.groups.web.api import api
 from services.groups.web.context import web_context
@@ -98,6 +99,14 @@ def test_whatever_is_asked_is_answered_as_documented(nobody: Client, operation: 
 
 def _can_be_wrong(operation: Any) -> bool:
     return bool(operation.body or operation.query or operation.path_parameters)
+
+
+def test_each_posted_command_says_what_answers_it_and_what_each_code_means() -> None:
+    paths = _document()["paths"]
+    for name, model in POSTABLE.items():
+        told = paths[f"/commands/{name}"]["post"]["description"]
+        assert [event for event in model.outcomes() if f"`{event.__name__}`" not in told] == []
+        assert [code for code in model.CODES if f"`{code}`: {code.meaning}" not in told] == []
 
 
 def test_an_undocumented_answer_is_found(nobody: Client) -> None:

@@ -27,6 +27,7 @@ from deploy.operator.cli.errors import Exit
 from deploy.operator.kafka import ADMIN
 from deploy.paths import STATE
 from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.codes import GroupsCode
 from popfax_contracts.ledger import CreditUnits
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import LEDGER_COMMANDS, Principal
@@ -137,6 +138,17 @@ class TestSend:
         done = CliRunner().invoke(app, ["messages", "--json"])
         assert {"create-member-account", "credit-units"} <= {each["name"] for each in json.loads(done.stdout)}
         assert "price_units" in CliRunner().invoke(app, ["send", "--list"]).stdout
+
+    def test_says_what_answers_a_command(self) -> None:
+        listed = json.loads(CliRunner().invoke(app, ["messages", "--json"]).stdout)
+        told = next(each for each in listed if each["name"] == "leave-group")
+        assert told["answers"] == ["popfax.groups.member-left.v1"]
+        assert told["refusal"] == "popfax.groups.leave-refused.v1"
+        assert told["codes"] == {"not_member": GroupsCode.NOT_MEMBER.meaning}
+        lines = CliRunner().invoke(app, ["messages"]).stdout
+        assert "done: MemberLeft" in lines
+        assert "refused: LeaveRefused" in lines
+        assert GroupsCode.NOT_OWNER.meaning in lines
 
 
 class TestConnection:

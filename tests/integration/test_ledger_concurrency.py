@@ -222,7 +222,7 @@ async def test_replicas_that_spend_and_transfer_at_once_never_use_a_unit_twice(
 
 
 async def _told(engine: AsyncEngine, account: UUID) -> int:
-    """Give the highest version of a balance that was told."""
+    """Return the highest version of a balance that was told."""
     query = sa.select(OUTBOX.c.value).where(OUTBOX.c.type == BalanceChanged.TYPE, OUTBOX.c.key == str(account))
     async with engine.connect() as connection:
         values = (await connection.execute(query.order_by(OUTBOX.c.seq))).scalars().all()

@@ -29,7 +29,7 @@ async def _blocked(line: Line, *accounts: UUID, behind: int, first: int = 1) -> 
 
 
 async def _drain(line: Line) -> list[int]:
-    """Retry until nothing is left to try; gives how many each batch tried."""
+    """Retry until nothing is left to try; return how many each batch tried."""
     tried = []
     while count := await retry_requested(line.shell):
         tried.append(count)

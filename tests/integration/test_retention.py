@@ -66,7 +66,7 @@ def config_of(kind: str, **changed: str) -> dict[str, str]:
 
 
 def send(broker: KafkaBroker, topic: str, *records: tuple[bytes, bytes | None, int]) -> list[KafkaError | None]:
-    """Send records with a moment each, in one batch; gives what became of them."""
+    """Send records with a moment each, in one batch; return what became of them."""
     producer = Producer({**broker.client_config(ADMIN), "linger.ms": 500, "log_level": 0})
     found: list[KafkaError | None] = []
     for key, value, at_ms in records:
@@ -91,7 +91,7 @@ def kept(broker: KafkaBroker, topic: str, partition: int = 0) -> Kept:
 
 
 def wait_until(holds: Callable[[], bool]) -> float:
-    """Wait until something holds; gives how long that took."""
+    """Wait until something holds; return how long that took."""
     began = time.monotonic()
     while not holds():
         assert time.monotonic() - began < PATIENCE_S, "not in time"

@@ -88,7 +88,7 @@ class Post:
         await self.tell(owner, member, created(owner, member))
 
     async def send_all(self) -> int:
-        """Do rounds until nothing is due; give how many mails they took on."""
+        """Do rounds until nothing is due; return how many mails they took on."""
         taken = 0
         while found := await send_due(self.engine, self.settings):
             taken += found

@@ -24,10 +24,11 @@ from popfax_contracts.message import Command
 from popfax_contracts.topics import LEDGER_COMMANDS, SERVICES, Principal
 from services.chassis import postgres
 from services.chassis.database import Conflict, Database, Parked, Why
+from services.chassis.loading import NeededRows
 from services.chassis.memory import MemoryDatabase, MemoryTransaction
 from services.chassis.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_message_id
 from services.chassis.postgres import INBOX, OUTBOX, PARKED, PARKED_KEYS, TIMER, PostgresDatabase
-from services.chassis.rows import AppendOnly, Mapped, NotLoaded
+from services.chassis.rows import AppendOnly, Mapped, NotLoaded, RowSet
 from services.chassis.sagas import CancelSaga, SagaDeadline, SagaRow, Status
 from services.chassis.shell import FromKafka, Shell
 from services.groups import domain as groups
@@ -127,7 +128,7 @@ Stores = Callable[[Principal], Store]
 
 @pytest_asyncio.fixture(params=["memory", "postgres"])
 async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
-    """Gives a service's empty database."""
+    """Yield a service's empty database."""
     if request.param == "memory":
         kept = {service: InMemory() for service in SERVICES}
         yield kept.__getitem__
@@ -345,6 +346,40 @@ async def test_fetch_gives_what_is_there_and_what_is_not_and_refuses_what_was_no
         with pytest.raises(NotLoaded):
             rows.find(C)
         assert (await tx.fetch(ACCOUNTS, ())).loaded() == []
+
+
+OF_SUBSCRIBER = RowSet(INVITATIONS, "subscriber_id", state=[groups.InvitationState.PENDING])
+
+
+async def test_a_set_is_whole_follows_the_batch_and_can_be_read_only_if_it_was_asked_for(stores: Stores) -> None:
+    store, (pending, ended) = stores(Principal.GROUPS), ROWS["invitation"]
+    other, late = replace(pending, id=B, group_id=A), replace(pending, id=C, group_id=C)
+    await write(store, pending, other)
+    async with store.database.begin() as tx:
+        wanted = NeededRows(INVITATIONS, [C])
+        wanted.add_all(OF_SUBSCRIBER, A)
+        wanted.add_all(OF_SUBSCRIBER, B)
+        rows = await wanted.fetch(tx)
+        assert rows.all(OF_SUBSCRIBER, A) == [pending, other]
+        assert rows.all(OF_SUBSCRIBER, B) == []
+        rows.put(late)
+        rows.put(ended)
+        assert rows.all(OF_SUBSCRIBER, A) == [other, late]
+        rows.remove(B)
+        assert rows.all(OF_SUBSCRIBER, A) == [late]
+        for unasked in ((OF_SUBSCRIBER, C), (RowSet(INVITATIONS, "subscriber_id"), A), (RowSet(INVITATIONS), None)):
+            with pytest.raises(NotLoaded):
+                rows.all(*unasked)
+
+
+async def test_a_row_leads_to_others_once_it_is_there(store: Store) -> None:
+    await write(store, ledger.Account(A, 1, 0, 1))
+    found: list[Any] = []
+    async with store.database.begin() as tx:
+        wanted = NeededRows(ACCOUNTS)
+        wanted.then(A, found.append)
+        wanted.then(B, found.append)
+        assert (await wanted.fetch(tx)).loaded() == found == [ledger.Account(A, 1, 0, 1)]
 
 
 async def test_a_batch_is_inserted_updated_and_removed_at_once(store: Store) -> None:

@@ -67,7 +67,7 @@ class Bus:
         return any(headers.items() <= dict(record.headers).items() for record in records)
 
     def records(self) -> Iterator[BusRecord]:
-        """Give all records, partition by partition."""
+        """Yield all records, partition by partition."""
         for log in self.logs.values():
             yield from log
 
@@ -89,7 +89,7 @@ class Consumer:
                 self.positions[topic.name, partition] = self.committed[topic.name, partition] = 0
 
     def waiting(self, step: int) -> list[Place]:
-        """Give the partitions that have something to read now."""
+        """Return the partitions that have something to read now."""
         return [
             place
             for place, position in self.positions.items()

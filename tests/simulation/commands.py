@@ -115,41 +115,41 @@ class Cast:
         self.options = {name: Option(name, self.random.choice(PRICES)) for name in on_sale}
 
     def uuid(self) -> UUID:
-        """Give an id that a client makes."""
+        """Return an id that a client makes."""
         return UUID(int=self.random.getrandbits(128), version=4)
 
     def owner(self) -> UUID:
-        """Give one of the owners."""
+        """Return one of the owners."""
         return self.random.choice(self.owners)
 
     def owner_with_members(self) -> UUID:
-        """Give an owner whose group has members, if there is one."""
+        """Return an owner whose group has members, if there is one."""
         owners = sorted({m.owner_id for m in self.memberships() if m.active} & set(self.owners))
         return self.random.choice(owners) if owners else self.owner()
 
     def rows(self, service: Principal, mapped: Mapped[Any, R]) -> list[R]:
-        """Give a table's rows, in the same order in every run."""
+        """Return a table's rows, in the same order in every run."""
         return sorted(self.look(service, mapped), key=attrgetter(mapped.key_column.name))
 
     def accounts(self) -> list[Subscriber]:
-        """Give the accounts that there are, closed ones included."""
+        """Return the accounts that there are, closed ones included."""
         return self.rows(Principal.PROVISIONING, SUBSCRIBERS)
 
     def account(self) -> UUID:
-        """Give anybody's account."""
+        """Return anybody's account."""
         accounts = self.accounts()
         return self.random.choice(accounts).id if accounts else self.owner()
 
     def memberships(self) -> list[Membership]:
-        """Give what is, and was, between groups and subscribers."""
+        """Return what is, and was, between groups and subscribers."""
         return self.rows(Principal.GROUPS, MEMBERSHIPS)
 
     def mostly(self, usual: R, *others: R) -> R:
-        """Give what is usual, now and then something else."""
+        """Return what is usual, now and then something else."""
         return usual if self.random.random() < 0.8 else self.random.choice(others)
 
     def recent(self) -> BusRecord | None:
-        """Give a record that has just been published, on whatever topic, or an earlier one."""
+        """Return a record that has just been published, on whatever topic, or an earlier one."""
         logs = [log for log in self.bus.logs.values() if log]
         if not logs:
             return None
@@ -157,7 +157,7 @@ class Cast:
         return self.mostly(log[-1], *log)
 
     def token(self) -> SendInvitation | None:
-        """Give a mail of an invitation, the last one or an earlier one."""
+        """Return a mail of an invitation, the last one or an earlier one."""
         sent = [
             record.value
             for record in self.bus.records()
@@ -575,7 +575,7 @@ def _disguised(cast: Cast, command: Sent) -> Sent:
 
 
 def _ids_after(record: BusRecord) -> list[bytes]:
-    """Give the ids that follow from a record: its own, what its consequences are called, and what they make."""
+    """Return the ids that follow from a record: its own, what its consequences are called, and what they make."""
     headers = dict(record.headers)
     id_ = headers.get("ce_id") or b"nothing"
     who = message_id(record.topic, headers.get("ce_source") or b"", id_)

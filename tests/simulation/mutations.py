@@ -21,6 +21,7 @@ from popfax_contracts.groups import (
     MemberAccountRefused,
     MemberRef,
     MembershipEnded,
+    TransferUnits,
 )
 from popfax_contracts.ids import derive
 from popfax_contracts.ledger import (
@@ -31,6 +32,7 @@ from popfax_contracts.ledger import (
     PostTransfers,
     ReleaseHold,
     ReserveUnits,
+    SpendRefused,
     SpendUnits,
     TransfersPosted,
     UnitsReserved,
@@ -47,6 +49,7 @@ from popfax_contracts.provisioning import (
     ProvisionAccount,
 )
 from services.chassis.database import Transaction
+from services.chassis.loading import NeededRows
 from services.chassis.memory import MemoryTransaction
 from services.chassis.messages import Incoming, Outcome, SetTimer
 from services.chassis.sagas import SagaDeadline, Status
@@ -75,7 +78,7 @@ class Mutation:
     source: type[FromKafka] = FromKafka
 
     def world(self, seed: int) -> World:
-        """Give the product with this mistake, for one seed."""
+        """Return the product with this mistake, for one seed."""
         return World(seed, self.services, self.database, self.source)
 
 
@@ -83,6 +86,19 @@ def _with(service: Service, handlers: Mapping[type[Message], Decide | AnyHandler
     """Return the product with some handlers of one service exchanged."""
     mutated = exchanged(service, handlers)
     return Mutation([mutated if each is service else each for each in SERVICES])
+
+
+def _naming_no_sets(service: Service, model: type[Message], table: str) -> Mutation:
+    """Return the product with one handler's needs less the sets of rows that they name of a table."""
+    handler = service.handlers[model]
+
+    def needs(load: Any, message: Incoming[Any]) -> None:
+        wanted: NeededRows[Any, Any] = getattr(load, table)
+        by_others = {rowset: set(values) for rowset, values in wanted.asked.items()}
+        handler.needs(load, message)
+        wanted.asked = by_others
+
+    return _with(service, {model: replace(handler, needs=needs)})
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------
@@ -278,6 +294,14 @@ def expired_and_still_spending(books: Books, message: Incoming[AccountExpired], 
     return ()
 
 
+def undeclared_code(books: Books, message: Incoming[SpendUnits], moment: Moment) -> Outcome:
+    """Somebody renamed a code where it is returned, and nowhere else."""
+    outcome = LEDGER.handlers[SpendUnits](books, message, moment)
+    return [
+        each.model_copy(update={"code": "no_units"}) if isinstance(each, SpendRefused) else each for each in outcome
+    ]
+
+
 def untold_balance(books: Books, message: Incoming[SpendUnits], moment: Moment) -> Outcome:
     outcome = LEDGER.handlers[SpendUnits](books, message, moment)
     return [effect for effect in outcome if not isinstance(effect, BalanceChanged)]
@@ -358,6 +382,13 @@ class BlindDatabase(FaultyDatabase):
             tx.contents.blocked.clear()
 
 
+NOT_NAMED: Final[Mapping[str, Mutation]] = {
+    "a transfer to all names no members": _naming_no_sets(GROUPS, TransferUnits, "memberships"),
+    "the end of an account names no memberships": _naming_no_sets(GROUPS, AccountClosed, "memberships"),
+    "an erasure names no mails that wait": _naming_no_sets(NOTIFICATIONS, PersonErased, "mails"),
+}
+"""Needs that leave a set out. What is read of it raises, the first time that it is read."""
+
 MUTATIONS: Final[Mapping[str, Mutation]] = {
     "a release that comes first burns nothing": _with(LEDGER, {ReleaseHold: release_burns_nothing}),
     "a capture is done as often as it is asked for": _with(LEDGER, {CaptureHold: capture_again_and_again}),
@@ -380,6 +411,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "a closed account keeps its address": _with(PROVISIONING, {CloseAccount: address_stays_taken}),
     "something is given and not paid": _with(PROVISIONING, {UnitsReserved: given_and_not_paid}),
     "an expired account spends": _with(LEDGER, {AccountExpired: expired_and_still_spending}),
+    "a command is refused with a code that it does not declare": _with(LEDGER, {SpendUnits: undeclared_code}),
     "a balance is not told": _with(LEDGER, {SpendUnits: untold_balance}),
     "a member is welcomed twice": _with(NOTIFICATIONS, {MemberAccountCreated: welcomed_twice}),
     "a person is never forgotten": _with(NOTIFICATIONS, {PersonErased: never_forgotten}),

@@ -102,7 +102,7 @@ class Posts:
                 yield "who the new member is"
 
     def unended(self) -> list[str]:
-        """Give what was posted and has not ended, or is still waited for; but what is parked waits for its operator."""
+        """Return what was posted and has not ended, or is still awaited, except what is parked."""
         records = (row.parked.record for row in self._groups.contents.parked.values())
         parked = {value for record in records for name, value in record.headers if name == "ce_id"}
         pending = [each for each in _rows(self._groups, COMMANDS).values() if each.state is CommandState.PENDING]

@@ -20,7 +20,7 @@ def silence_logs() -> None:
 
 
 def replay(seed: int, console: Console) -> list[str]:
-    """Run a seed again and print all of it; give what was found."""
+    """Run a seed again and print all of it; return what was found."""
     table = Table("step", "time", "who", "does", "what", title=f"seed {seed}", box=None, title_justify="left")
 
     def tell(does: str, who: str, what: Any) -> None:
@@ -44,7 +44,7 @@ def _record(record: BusRecord) -> str:
 
 
 def _fields(value: bytes | None) -> str:
-    """Give the fields, ids shortened to what tells them apart."""
+    """Return the fields, ids shortened to what tells them apart."""
     try:
         fields = json.loads(value or b"")
     except ValueError:

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from deploy.operator import snapshots
-from tests.simulation.mutations import MUTATIONS
+from tests.simulation.mutations import MUTATIONS, NOT_NAMED
 from tests.simulation.story import silence_logs
 from tests.simulation.world import World
 
@@ -39,7 +39,7 @@ def quiet() -> Iterator[None]:
 
 
 def run_seeds(seeds: range, until: float) -> tuple[int, dict[int, list[str]]]:
-    """Run seeds until the time is over; give how many were run, and what each failing one found."""
+    """Run seeds until the time is over; return how many were run, and what each failing one found."""
     found: dict[int, list[str]] = {}
     done = 0
     for seed in seeds:
@@ -73,6 +73,15 @@ def test_finds_the_bug_that(name: str) -> None:
     mutation = MUTATIONS[name]
     found_by = next((seed for seed in range(SEEDS_FOR_A_MUTATION) if mutation.world(seed).run()), None)
     assert found_by is not None, f"{SEEDS_FOR_A_MUTATION} seeds did not notice: {name}"
+
+
+@pytest.mark.parametrize("name", NOT_NAMED)
+def test_a_set_that_is_not_named_raises_the_first_time_that_it_is_read(name: str) -> None:
+    worlds = (NOT_NAMED[name].world(seed) for seed in range(SEEDS_FOR_A_MUTATION))
+    world = next(world for world in worlds if world.run())
+    failures = [failure for node in world.nodes for failure in node.shell.failures]
+    assert failures
+    assert all("NotLoaded" in failure for failure in failures), "nothing else failed, so nothing wrong was saved"
 
 
 def test_reading_causes_before_their_effects_would_raise_false_alarms(monkeypatch: pytest.MonkeyPatch) -> None:

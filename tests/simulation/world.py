@@ -103,7 +103,7 @@ class VirtualClock:
         self._random = random
 
     def moment(self) -> Moment:
-        """Give the present moment, a little after the one before."""
+        """Return the present moment, a little after the one before."""
         self.now += timedelta(milliseconds=1)
         return Moment(self.now, self._random.randbytes)
 
@@ -146,7 +146,7 @@ class WatchedShell(Shell):
         self._all_types = self._types
 
     def forget_a_type(self, random: Random) -> str:
-        """Become an older version, which can't read one of its commands; give which."""
+        """Become an older version, which can't read one of its commands; return which."""
         known = [model.TYPE for model in self.service.handlers if any(topic.commands for topic in model.TOPICS)]
         forgotten = random.choice(known) if known else ""
         self._types = {type_: model for type_, model in self._all_types.items() if forgotten != model.TYPE}
@@ -251,7 +251,7 @@ class World:
         return self.findings
 
     def _outlived(self) -> list[str]:
-        """Give what time should have ended, and has not."""
+        """Return what time should have ended, and has not."""
         invitations = self._rows(Principal.GROUPS, INVITATIONS)
         accounts = self._rows(Principal.PROVISIONING, SUBSCRIBERS)
         found = [
@@ -604,7 +604,7 @@ def _poisonable(handler: AnyHandler, poisoned: Collection[Key]) -> Decide:
 
 
 def _cause(body: Message, correlation_id: str, id_: UUID, actor: UUID | None = None) -> Incoming[Message]:
-    """Give what stands for an operator's word: it has an id and an envelope, and comes off no topic."""
+    """Return what stands for an operator's word: it has an id and an envelope, and comes off no topic."""
     return Incoming(id_, body, StoredRecord(id_, None, TIMERS, 0, 0, None, None, ()), correlation_id, actor)
 
 

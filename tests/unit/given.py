@@ -41,7 +41,7 @@ TABLES: dict[type[Any], Mapped[Any, Any]] = {
 
 
 def id_of(name: str) -> UUID:
-    """Give an id that a test can call by its name."""
+    """Return an id that a test can call by its name."""
     return uuid5(_NAMES, name)
 
 
@@ -94,13 +94,13 @@ class Scene:
         return self
 
     def rows(self) -> list[Any]:
-        """Give every row that there is."""
+        """Return every row that there is."""
         contents = self.database.contents
         tables = [list(rows.values()) for rows in contents.tables.values()]
         return [row for rows in [*tables, *contents.appended.values()] for row in rows]
 
     def only(self, kind: type[Any]) -> Any:
-        """Give the only row of a kind."""
+        """Return the only row of a kind."""
         (row,) = [row for row in self.rows() if isinstance(row, kind)]
         return row
 

@@ -532,7 +532,7 @@ def test_units_that_a_batch_brings_can_be_spent_in_it() -> None:
 
 
 def answers(scene: Scene) -> list[Message]:
-    """Give what was answered, without what is told of the balances."""
+    """Return what was answered, without what is told of the balances."""
     return [effect for effect in scene.effects if isinstance(effect, Event) and not isinstance(effect, BalanceChanged)]
 
 

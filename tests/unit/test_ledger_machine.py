@@ -158,7 +158,7 @@ class Ledger(RuleBasedStateMachine):
             assert _codes(answers) == [_cancelled(outcome) or "id_conflict"]
 
     def _send(self, body: Message, actor: UUID | None = None) -> list[Message]:
-        """Let a message come; give its answers, and hold what is told of the balances against the books."""
+        """Let a message come; return its answers, and hold what is told of the balances against the books."""
         effects = self.scene.when(body, actor=actor).effects
         told = [effect for effect in effects if isinstance(effect, BalanceChanged)]
         for change in told:
@@ -176,7 +176,7 @@ class Ledger(RuleBasedStateMachine):
             self.states[event.account_id] = state
 
     def _holder(self, number: int, otherwise: UUID) -> UUID:
-        """Give the account of a hold, and now and then another: most should be of what is held."""
+        """Return the account of a hold, and now and then another: most should be of what is held."""
         holders = (hold.account_id for hold in self._all(Hold) if hold.id == _hold(number) and number % 4)
         return next(holders, otherwise)
 
@@ -224,7 +224,7 @@ def _codes(answers: list[Message]) -> list[str]:
 
 
 def _versions(effects: Iterable[object]) -> Iterator[tuple[UUID, int]]:
-    """Give the versions of balances that answers name."""
+    """Yield the versions of balances that answers name."""
     for effect in effects:
         if isinstance(effect, TransfersPosted):
             yield effect.source_id, effect.version
@@ -234,7 +234,7 @@ def _versions(effects: Iterable[object]) -> Iterator[tuple[UUID, int]]:
 
 
 def _lasting(answers: list[Message]) -> list[object]:
-    """Give answers without the versions, which go on while the answer stays."""
+    """Return answers without the versions, which go on while the answer stays."""
     left_out: Any = {"version": True, "legs": {"__all__": {"version"}}}
     return [(type(answer), answer.model_dump(exclude=left_out)) for answer in answers]
 

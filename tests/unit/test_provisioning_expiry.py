@@ -140,7 +140,7 @@ class Life:
         self._sent = 0
 
     def send(self, body: Message, actor: UUID | None = None) -> list[Message]:
-        """Let the platform ask for something; give the answers."""
+        """Let the platform ask for something; return the answers."""
         self._sent += 1
         headers: list[tuple[str, bytes | None]] = [
             ("ce_id", str(id_of(f"message {self._sent}")).encode()),
@@ -153,7 +153,7 @@ class Life:
         return self._told()
 
     def wait_until(self, moment: datetime) -> list[Message]:
-        """Let the clock jump, and the timers fire; give what was told."""
+        """Let the clock jump, and the timers fire; return what was told."""
         self.clock.now = moment
         while drive(fire_due(self.shell)):
             pass

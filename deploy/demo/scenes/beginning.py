@@ -38,7 +38,7 @@ def _are_both_plans(records: list[Seen]) -> bool:
 
 
 def owner(stage: Stage) -> tuple[str | None, str | None]:
-    """Let Anne sign up, buy units, and name her group; gives its name before and after."""
+    """Let Anne sign up, buy units, and name her group; return its name before and after."""
     anne = stage.cast.anne
     stage.tell.scene(f"{anne.name} signs up, buys {BOUGHT_UNITS} Pop units, and has a group")
     stage.tell.heading()

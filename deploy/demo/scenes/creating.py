@@ -54,7 +54,7 @@ def too_expensive(stage: Stage) -> Creation:
 
 
 def two_at_once(stage: Stage) -> tuple[Creation, Creation]:
-    """Let two owners want one address, and one of them win; gives the winner's creation, and the other's."""
+    """Let two owners want one address, and one of them win; return the winner's creation, and the other's."""
     bruno, chloe = stage.cast.bruno, stage.cast.chloe
     stage.tell.scene("Elsewhere, two owners want the same e-mail address at the same moment")
     stage.sign_up(bruno, chloe, units=BOUGHT_UNITS)
@@ -132,13 +132,13 @@ def _read_back(stage: Stage, sent: Sent, trail: Trail, owner: Person, member: Pe
 
 
 def _mails_about(stage: Stage, owner: Person, member: Person) -> list[str]:
-    """Give who got a mail of a creation: the member's are all of it, and of the owner's those that name the member."""
+    """Return who got a mail of a creation: all of the member's, and of the owner's those that name the member."""
     receipts = [mail for mail in stage.reader.mails_to([owner.email]) if member.name in str(mail["Subject"])]
     return [*stage.mails(member), *(owner.first_name for _ in receipts)]
 
 
 def _hold_of(stage: Stage, sent: Sent) -> UUID | None:
-    """Give the id of a creation's hold: its saga's."""
+    """Return the id of a creation's hold: its saga's."""
     saga = stage.reader.saga(str(sent.id))
     return saga.id if saga else None
 

@@ -44,7 +44,7 @@ def _end(entry: HistoryEntry) -> str:
 
 
 def members(stage: Stage) -> tuple[tuple[str, ...], bool]:
-    """Read the topic of memberships as a new subscriber would; gives Anne's members, and whether groups agrees."""
+    """Read the topic of memberships as a new subscriber would; return Anne's members, and whether groups agrees."""
     stage.tell.scene("A new subscriber of the memberships reads today’s")
     today: dict[UUID, MembershipRecorded] = {}
     config = stage.connection.kafka(Principal.PLATFORM)

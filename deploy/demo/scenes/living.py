@@ -162,7 +162,7 @@ def _join(stage: Stage, owner: Person, member: Person) -> None:
 
 
 def _states(stage: Stage, who: Person, state: str) -> tuple[str, ...]:
-    """Wait until all who keep an account's state have this one; give what they have."""
+    """Wait until all who keep an account's state have this one; return what they have."""
     wait_until(lambda: stage.reader.states(who.id) == (state,) * STATES, TIMEOUT_S)
     return stage.reader.states(who.id)
 

@@ -37,12 +37,12 @@ _MADE: Mapping[type[Command], tuple[str, ...]] = {
 
 
 def words(type_: str) -> str:
-    """Give a message type in plain words: `popfax.ledger.units-reserved.v1` is "units reserved"."""
+    """Return a message type in plain words: `popfax.ledger.units-reserved.v1` is "units reserved"."""
     return short_name(type_).replace("-", " ")
 
 
 def short_name(type_: str) -> str:
-    """Give the one part of a message type that tells it from its neighbours."""
+    """Return the one part of a message type that tells it from its neighbours."""
     return re.sub(r"\.v\d+$", "", type_).rsplit(".", 1)[-1]
 
 
@@ -65,7 +65,7 @@ def find(name: str) -> type[Command]:
 
 
 def fields_of(model: type[Command]) -> list[tuple[str, str]]:
-    """Give a command's fields, each with what it takes, in words."""
+    """Return a command's fields, each with what it takes, in words."""
     notes = {name: "may be left out" for name, field in model.model_fields.items() if not field.is_required()}
     notes |= dict.fromkeys(_MADE.get(model, ()), "made if left out")
     if "group_id" in model.model_fields:

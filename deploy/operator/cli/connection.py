@@ -36,7 +36,7 @@ class Connection:
         self._engines: dict[Principal, sa.Engine] = {}
 
     def kafka(self, user: str) -> dict[str, str]:
-        """Give confluent-kafka's configuration for a principal, or for the administrator."""
+        """Return confluent-kafka's configuration for a principal, or for the administrator."""
         prefix = f"{user.upper()}_KAFKA"
         return client_config(
             self._value(f"{prefix}_BOOTSTRAP"),
@@ -51,7 +51,7 @@ class Connection:
         return self.kafka(ADMIN)
 
     def database_url(self, service: Principal) -> str:
-        """Give a service's database."""
+        """Return a service's database."""
         return self._value(f"{service.upper()}_DATABASE_URL")
 
     def rows(self, service: Principal, statement: sa.Executable) -> Sequence[Any]:

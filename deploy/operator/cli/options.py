@@ -28,5 +28,5 @@ Subscriber = Annotated[UUID, typer.Argument(metavar="ID", help="The subscriber's
 
 
 def services(only: Principal | None) -> tuple[Principal, ...]:
-    """Give the services that have a database, or the one that was asked for."""
+    """Return the services that have a database, or the one that was asked for."""
     return SERVICES if only is None else tuple(each for each in SERVICES if each is only)

@@ -327,7 +327,7 @@ def _show_selected(selections: Sequence[Selection], json: bool) -> None:
 
 
 def _follow(connection: Connection, selections: Sequence[Selection], timeout: float, *, quiet: bool) -> int:
-    """Show how the retries get on until none waits, or nothing has happened for `timeout` seconds; give what waits."""
+    """Show the progress of retries until none waits, or nothing happens for `timeout` seconds; return what waits."""
     total = left = sum(each.waiting(connection) for each in selections)
     moved_at = time.monotonic()
     with Progress(console=err, disable=quiet or not err.is_terminal, transient=True) as progress:
@@ -389,7 +389,7 @@ def _summary(found: Found) -> dict[str, Any]:
 
 
 def _text(value: bytes | None) -> str | None:
-    """Give bytes as text if they are some that can be shown, else as hexadecimal."""
+    """Return bytes as text if they are some that can be shown, else as hexadecimal."""
     if value is None:
         return None
     try:

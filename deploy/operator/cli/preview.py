@@ -137,7 +137,7 @@ class Sample:
 
 
 def samples(language: Language) -> Iterator[Sample]:
-    """Give every mail, in each of its forms."""
+    """Yield every mail, in each of its forms."""
     for form, cause in CAUSES:
         for letter in letters(cause):
             name = ".".join(filter(None, (letter.template, form, language)))

@@ -60,7 +60,7 @@ class Found:
         return row.ended_at is None and definition is not None and now - row.opened_at > definition.deadline
 
     def data(self) -> Mapping[str, Any]:
-        """Give what it remembers, without what its definition calls personal; nothing of one that is unknown."""
+        """Return what it remembers, without what its definition calls personal; nothing of one that is unknown."""
         if self.definition is None:
             return {}
         return {name: value for name, value in self.row.data.items() if name not in self.definition.forget}

@@ -96,7 +96,7 @@ def _build(model: type[Command], pairs: list[str], actor: UUID | None, json: boo
 
 
 def _answers_of(command: Command) -> Topic:
-    """Give the topic of a command's outcome: the events of the service that it was sent to.
+    """Return the topic of a command's outcome: the events of the service that it was sent to.
 
     What other services say on the way, in the same correlation, is on other topics, and no outcome.
     """
@@ -105,7 +105,7 @@ def _answers_of(command: Command) -> Topic:
 
 
 def _await(watch: Watch, sent: Sent, timeout_s: float) -> list[Seen]:
-    """Give the first event of a command's correlation, and those that the same handler said with it."""
+    """Return the first event of a command's correlation, and those that the same handler said with it."""
     first = next(iter(_of(sent, watch.until(time.monotonic() + timeout_s))), None)
     if first is None:
         return []

@@ -126,7 +126,7 @@ class Watch:
         self._consumer.assign(places)
 
     def poll(self, timeout_s: float) -> Seen | None:
-        """Give the next record, None if there is none in time. Raises Unreachable."""
+        """Return the next record, None if there is none in time. Raises Unreachable."""
         message = self._consumer.poll(timeout_s)
         if message is None:
             return None
@@ -137,13 +137,13 @@ class Watch:
         return _seen(message)
 
     def until(self, deadline: float) -> Iterable[Seen]:
-        """Give what comes until a deadline (of `time.monotonic`)."""
+        """Yield what comes until a deadline (of `time.monotonic`)."""
         while (left := deadline - time.monotonic()) > 0:
             if (seen := self.poll(min(left, _POLL_S))) is not None:
                 yield seen
 
     def to_end(self, timeout_s: float) -> list[Seen]:
-        """Give what there is by now, or as much of it as can be read in time. Raises Unreachable."""
+        """Return what there is by now, or as much of it as can be read in time. Raises Unreachable."""
         ends = self._ends()
         found: list[Seen] = []
         deadline = time.monotonic() + timeout_s
@@ -171,7 +171,7 @@ class Watch:
         return [TopicPartition(topic.name, number) for number in found.partitions]
 
     def _ends(self) -> list[TopicPartition]:
-        """Give where each partition that holds anything ends now."""
+        """Return where each partition that holds anything ends now."""
         places = self._consumer.assignment()
         bounds = [self._consumer.get_watermark_offsets(place, timeout=_REQUEST_TIMEOUT_S) for place in places]
         return [

@@ -209,7 +209,7 @@ def _unasked_outcomes(asked: Counter[str], told: Mapping[str, list[str]]) -> Ite
 
 
 def _bought_with_units(records: Iterable[Logged]) -> Mapping[str, Sequence[str]]:
-    """Give the request ids of the purchases with units, by their correlation ids."""
+    """Return the request ids of the purchases with units, by their correlation ids."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for record in records:
         if record.topic == PROVISIONING_COMMANDS.name and record.type in _PURCHASES:
@@ -346,7 +346,7 @@ def _tells_token(record: Logged) -> bool:
 
 
 def _fields(value: Any) -> Iterator[tuple[str, Any]]:
-    """Give the names of all fields, at every depth, each with its value."""
+    """Yield the names of all fields, at every depth, each with its value."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield name, inner

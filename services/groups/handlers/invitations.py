@@ -106,7 +106,7 @@ def decline_invitation(roster: Roster, message: Incoming[DeclineInvitation], mom
 def _answerable(
     roster: Roster, message: Incoming[AcceptInvitation | DeclineInvitation], moment: Moment
 ) -> tuple[Invitation | None, Outcome]:
-    """Give the invitation if it can be answered, else what to say. One whose time is up, its timer being late, ends."""
+    """Return the invitation if it can be answered, otherwise the refusal. One whose time is up ends."""
     command = message.body
     invitation = roster.invitations.find(command.invitation_id)
     code = _why_not_answered(message, invitation)

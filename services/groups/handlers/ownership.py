@@ -17,6 +17,6 @@ def why_not_owner(roster: Roster, message: Incoming[Any], group_id: UUID) -> Gro
 
 
 def owner_of(message: Incoming[Any]) -> UUID:
-    """Give the actor, whom `why_not_owner` has found to be the owner."""
+    """Return the actor, whom `why_not_owner` has found to be the owner."""
     assert message.actor is not None, "an owner is somebody"
     return message.actor

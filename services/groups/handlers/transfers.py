@@ -74,8 +74,8 @@ def _ask(transfer: Transfer, member_ids: Iterable[UUID], moment: Moment) -> Outc
 def _transfer(
     load: LoadPlan, message: Incoming[TransferDue | RetryTransfer | TransfersPosted | TransfersRefused]
 ) -> None:
-    load.transfers.add(message.body.transfer_id)
-    load.history.add_all(LINES_ABOUT, message.body.transfer_id)
+    id_ = message.body.transfer_id
+    load.transfers.then(id_, lambda _: load.history.add_all(LINES_ABOUT, id_))
 
 
 @needs(_transfer)

@@ -34,7 +34,7 @@ def reserve_units(saga: SagaRow) -> ReserveUnits:
 
 
 def release_hold(saga: SagaRow) -> ReleaseHold:
-    """Give the owner the held units back."""
+    """Return the owner the held units back."""
     return ReleaseHold(hold_id=saga.id, account_id=owner(saga))
 
 
@@ -104,7 +104,7 @@ def refuse(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
 
 
 def owner(saga: SagaRow) -> UUID:
-    """Give who pays."""
+    """Return who pays."""
     return UUID(saga.data["owner_id"])
 
 

@@ -96,14 +96,14 @@ _AT_ONCE = 10_000
 
 
 def timer_of(id_: UUID, expires_at: datetime, reminded_days: int | None) -> dict[str, Any]:
-    """Give an account's timer as a handler would have set it, had there been one."""
+    """Return an account's timer as a handler would have set it, had there been one."""
     due_at = expires_at - timedelta(days=_NEXT_DAYS[reminded_days])
     value = f'{{"account_id":"{id_}"}}'.encode()
     return {"id": uuid5(_EXPIRY, id_.hex), "due_at": due_at, "key": str(id_), "value": value}
 
 
 def registration_of(id_: UUID, email: str, first_name: str, last_name: str, language: str) -> dict[str, Any]:
-    """Give what tells a registration from another with the same id, as a handler would have kept it."""
+    """Return what tells a registration from another with the same id, as a handler would have kept it."""
     told = {"subscriber_id": str(id_), "email": email, "first_name": first_name, "last_name": last_name}
     content = json.dumps(told | {"language": language}, ensure_ascii=False, separators=(",", ":"))
     return {"id": id_, "registration": blake2b(content.encode(), digest_size=16).digest()}

@@ -1,4 +1,4 @@
-"""The saga that provisioning runs: a file which begins with the table of its steps."""
+"""Provisioning's saga; its file begins with the table of its steps."""
 
 from services.chassis.sagas import Sagas
 from services.provisioning.sagas.paid_action import PAID_ACTION

@@ -1,7 +1,8 @@
-"""The paid-action saga: a holder buys something for their account and pays it with the account's own units.
+"""The paid-action saga: a holder buys something for their account and pays with the account's own units.
 
-The units are held, what was bought is given, and then the hold is captured; what can't be given any more is not paid.
-The hold's id is the saga's. What is paid with money is given at once, by the same `give`, without a saga.
+The units are held, the purchase is applied, and then the hold is captured; what can't be applied any more is not paid
+for. The hold's id is the saga's. A purchase paid for with money is applied at once, by the same function, without a
+saga.
 """
 
 from dataclasses import replace
@@ -29,7 +30,7 @@ from services.provisioning.timers import arm
 
 
 def reserve_units(saga: SagaRow) -> ReserveUnits:
-    """Hold the price on the account. Units of an expired one pay for its extension, and for nothing else."""
+    """Hold the price on the account. An expired account's units pay only for its extension."""
     return ReserveUnits(
         hold_id=saga.id,
         account_id=account_id(saga),
@@ -39,7 +40,7 @@ def reserve_units(saga: SagaRow) -> ReserveUnits:
 
 
 def release_hold(saga: SagaRow) -> ReleaseHold:
-    """Give the held units back."""
+    """Release the held units."""
     return ReleaseHold(hold_id=saga.id, account_id=account_id(saga))
 
 
@@ -48,10 +49,10 @@ def _giving(load: LoadPlan, saga: SagaRow) -> None:
     load.subscribers.add(account_id(saga))
 
 
-def give_what_is_held_for(state: Registry, saga: SagaRow, moment: Moment) -> Outcome | str:
-    """Give what was bought, unless the account has changed too much meanwhile. The price stays as it was shown."""
-    given = give(state, _purchase(state, saga), saga.data.get("forward_to"), moment)
-    return given.value if isinstance(given, ProvisioningCode) else given
+def apply_held_purchase(state: Registry, saga: SagaRow, moment: Moment) -> Outcome | str:
+    """Apply the purchase, unless the account has changed too much meanwhile. The price stays as shown."""
+    applied = apply_purchase(state, _purchase(state, saga), saga.data.get("forward_to"), moment)
+    return applied.value if isinstance(applied, ProvisioningCode) else applied
 
 
 def capture_hold(saga: SagaRow) -> CaptureHold:
@@ -65,7 +66,7 @@ def _bought(load: LoadPlan, saga: SagaRow) -> None:
 
 @needs(_bought)
 def complete(state: Registry, saga: SagaRow, moment: Moment) -> Outcome:
-    """It is given and paid."""
+    """Record that it is applied and paid for."""
     done = _purchase(state, saga).done(moment.now)
     state.purchases.put(done)
     return [outcome(done)]
@@ -73,14 +74,14 @@ def complete(state: Registry, saga: SagaRow, moment: Moment) -> Outcome:
 
 @needs(_bought)
 def refuse(state: Registry, saga: SagaRow, moment: Moment) -> Outcome:
-    """Nothing happened: nothing was given, and nothing paid."""
+    """Record that nothing was applied, and nothing paid."""
     refused = _purchase(state, saga).refused(saga.code or ProvisioningCode.CANCELLED.value, moment.now)
     state.purchases.put(refused)
     return [outcome(refused)]
 
 
 def account_id(saga: SagaRow) -> UUID:
-    """Give the account that pays, and gets."""
+    """Return the account that pays and benefits."""
     return UUID(saga.data["account_id"])
 
 
@@ -88,10 +89,13 @@ def _purchase(state: Registry, saga: SagaRow) -> Purchase:
     return state.purchases[UUID(saga.data["request_id"])]
 
 
-def give(registry: Registry, purchase: Purchase, forward_to: str | None, moment: Moment) -> Outcome | ProvisioningCode:
-    """Give an account what was bought for it, and set its timer; or say why that can't be, and change nothing.
+def apply_purchase(
+    registry: Registry, purchase: Purchase, forward_to: str | None, moment: Moment
+) -> Outcome | ProvisioningCode:
+    """Apply a purchase to its account and set the account's timer; or return why not, and change nothing.
 
-    The purchase keeps the end that an extension gave: by the time that it is paid, another may have been given too.
+    The purchase keeps the expiry date that an extension led to: by the time it is paid for, another may have been
+    applied.
     """
     account = registry.subscribers[purchase.account_id]
     code = account.why_not(purchase.action, forward_to)
@@ -114,7 +118,7 @@ def give(registry: Registry, purchase: Purchase, forward_to: str | None, moment:
 
 
 def outcome(purchase: Purchase) -> Message:
-    """Give the answer to whoever bought, the same however often."""
+    """Return the answer to the buyer, which is the same however often it is given."""
     if purchase.code is not None:
         return refusal(purchase, purchase.code)
     ids, price = {"request_id": purchase.id, "account_id": purchase.account_id}, purchase.price_units
@@ -131,7 +135,7 @@ _COMMANDS = {action: command for command, action in ACTIONS.items()}
 
 
 def refusal(purchase: Purchase, code: str) -> PaidActionRefused:
-    """Say that nothing was bought, and why."""
+    """Return the refusal, with its code."""
     return PaidActionRefused(
         request_id=purchase.id,
         account_id=purchase.account_id,
@@ -153,7 +157,7 @@ PAID_ACTION = Saga(
             undo=release_hold,
             undone=HoldReleased,
         ),
-        LocalPivot("give", apply=give_what_is_held_for, needs=_giving),  # it is given, or the account says why not
+        LocalPivot("give", apply=apply_held_purchase, needs=_giving),  # it is applied, or the account is why not
         Step("capture hold", ask=capture_hold, reference="hold_id", done=HoldCaptured),
     ),
     completed=complete,

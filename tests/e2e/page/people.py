@@ -45,7 +45,7 @@ class Person:
     def email(self) -> str:
         """An address that nobody else has."""
         plain = re.sub(r"[^a-z]", "", self.last_name.lower())
-        return f"{plain or 'x'}.{self.mark}@example.com"
+        return f"{plain[:50] or 'x'}.{self.mark}@example.com"
 
 
 def settle_in(world: World, *people: Person) -> None:
@@ -76,7 +76,7 @@ def settle_in(world: World, *people: Person) -> None:
 
 
 def invite(world: World, owner: Person, *people: Person) -> dict[UUID, UUID]:
-    """Have an owner invite people; give the invitations' ids by whom they are for."""
+    """Have an owner invite people; return the invitations' ids by whom they are for."""
     asked = [world.wire.send(InviteByEmail(group_id=group_of(owner.id), email=each.email), owner.id) for each in people]
     world.wire.flush()
     sent = world.answers(asked, InvitationSent).values()
@@ -107,5 +107,5 @@ def rename(world: World, owner: Person, name: str) -> None:
 
 
 def units_of(world: World, person: Person) -> int:
-    """Give what groups shows as somebody's units."""
+    """Return what groups shows as somebody's units."""
     return int(world.rows(Principal.GROUPS, "SELECT available_units FROM subscribers WHERE id = %s", person.id)[0][0])

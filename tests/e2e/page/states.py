@@ -189,6 +189,7 @@ def _too_many(visit: Visit, _: Cast) -> None:
         while visit.page.request.get(f"{visit.url}/name").status != HTTPStatus.TOO_MANY_REQUESTS:
             pass
         visit.open()
+    visit.wrongs.clear()  # a page that was let through on the way may have been refused its stream of changes
 
 
 def _nothing(visit: Visit, _: Cast) -> None:

@@ -4,6 +4,7 @@ import re
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from http import HTTPStatus
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 from uuid import uuid4
@@ -101,13 +102,13 @@ class Client:
                 return error.code, error.read().decode()
 
     def proof(self) -> str:
-        """Give what our forms carry."""
+        """Return what our forms carry."""
         found = re.search(r'name="proof" value="([^"]+)"', self.ask("/")[1])
         assert found
         return found[1]
 
     def events(self) -> Iterator[str]:
-        """Give what the stream of changes says, line by line."""
+        """Yield what the stream of changes says, line by line."""
         request = urllib.request.Request(f"{self.url}/events", headers={"Cookie": str(self.cookie)})
         with urllib.request.urlopen(request, timeout=20) as answer:
             for line in answer:
@@ -239,6 +240,22 @@ def test_a_page_written_into_a_name_stays_text(stage: World, visit: Visiting) ->
     at = visit(owner)
     expect(at.page.locator("h1")).to_have_text(owner.name)
     assert at.page.locator("h1 img, h1 script").count() == 0
+
+
+def test_says_how_long_to_wait_when_it_was_too_much(stage: World, visit: Visiting) -> None:
+    owner = Person("Anne", "Pressée")
+    settle_in(stage, owner)
+    at = visit(owner)
+    at.expected.add(429)
+    toast = at.page.locator("#toasts").get_by_text(re.compile(r"^C’était trop à la fois. Attendez \d+\W+secondes?,"))
+    while toast.count() == 0:  # each second some more is allowed again
+        while at.page.request.get(f"{at.url}/name").status != HTTPStatus.TOO_MANY_REQUESTS:
+            pass
+        at.press("Transferts", "#history", role="link")
+        at.page.wait_for_timeout(200)
+    expect(toast).to_be_visible()
+    expect(at.page.locator("#toasts")).not_to_contain_text("connexion")
+    expect(at.page.locator("h1")).to_have_text(owner.name)
 
 
 def test_says_so_when_the_product_does_not_answer(visit: Visiting, cast: Cast, product: Product) -> None:

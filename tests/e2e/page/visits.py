@@ -72,7 +72,7 @@ class Visit:
             self.page.locator("#members").get_by_label(re.compile(f"^\\W*\\w*{re.escape(name)}")).check()
 
     def barriers(self) -> list[str]:
-        """Give what axe finds that somebody could stumble over."""
+        """Return what axe finds that somebody could stumble over."""
         if not self.page.evaluate("'axe' in window"):
             self.page.evaluate(AXE.read_text())
         found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
