@@ -1,7 +1,7 @@
 """Units: what the ledger is asked, and what it answers.
 
 Amounts are whole Pop units. Every command names the id of what it makes (`credit_id`, `hold_id`, `transfer_id`,
-`spend_id`), chosen by whoever asks: the same id with the same content gets the same outcome again, and with other
+`spend_id`), chosen by the requester: the same id with the same content gets the same outcome again, and with other
 content it is refused with `id_conflict`.
 
 Balances are published on `popfax.ledger.balances` alone, which few may read. An event that changed a balance names the

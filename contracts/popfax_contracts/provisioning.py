@@ -1,7 +1,7 @@
 """Accounts: what provisioning is asked, what it answers, and the two compacted topics that it keeps for others.
 
 An account is a subscriber's, and has their id. It is `active`, `expired` (it keeps its units, and can be extended) or
-`closed`, which is for ever.
+`closed`, which is final.
 """
 
 from typing import Annotated, Self

@@ -61,7 +61,7 @@ def erased_within() -> timedelta:
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A Kafka topic. A `compacted` one keeps the newest record of each key for ever, others keep all for `RETENTION`.
+    """A Kafka topic. A `compacted` one keeps the newest record of each key forever, others keep all for `RETENTION`.
 
     A topic of `commands` has one reader, who is asked for what is on it.
     """

@@ -5,7 +5,7 @@ jsoncompat does the comparing: it proves that every value of one schema is a val
 - Old readers read today's records: today's schema within the released one. It refuses what is taken away or widened
   (a removed field, a value more in an enumeration), and lets optional fields be added.
 - Today's readers read old records: what an old writer wrote, hence its schema closed, within today's. It refuses what
-  is demanded anew or narrowed.
+  is newly required or narrowed.
 
 The library does not compare patterns and formats. A string that has one is compared as a text of its own, so that any
 change of it is refused.

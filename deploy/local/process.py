@@ -300,7 +300,7 @@ def _kill_tree(process: psutil.Process) -> None:
 
 
 def _gone(process: psutil.Process) -> bool:
-    """Whether it has ended. A zombie has: where nobody reaps orphans it stays one for ever."""
+    """Whether it has ended. A zombie has: where nobody reaps orphans it stays one forever."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -61,7 +61,7 @@ class Broker(Part, Protocol):
 
 
 class Database(Part, Protocol):
-    """A PostgreSQL server with one role and one database a service."""
+    """A PostgreSQL server with one role and one database per service."""
 
     @property
     def superuser_url(self) -> str:

@@ -103,7 +103,7 @@ def _through(column: str, schema: ModuleType, other: str, key: str, *columns: st
     return whose
 
 
-PLUMBING: Mapping[str, Held | NotHeld] = {
+CHASSIS: Mapping[str, Held | NotHeld] = {
     "outbox": Held(
         _speaks("actor", "key", "value"),
         "type key value correlation_id actor made_at",
@@ -237,7 +237,7 @@ NOT_INCLUDED: Mapping[str, str] = {
 
 def tables_of(service: Principal) -> Mapping[str, Held | NotHeld]:
     """Return all tables of a service, the chassis's included."""
-    return {**TABLES[service], **PLUMBING}
+    return {**TABLES[service], **CHASSIS}
 
 
 def statements(service: Principal, person: Person) -> Iterator[tuple[str, Held, sa.Select[Any]]]:

@@ -40,7 +40,7 @@ RELAY_LEADER = Gauge(
 RELAY_UNKNOWN = Counter(
     "popfax_relay_unknown_types_total", "Times the relay held the outbox before a type that it does not know"
 )
-RELAY_FAILURES = Counter("popfax_relay_failures_total", "Times the relay had to start anew")
+RELAY_FAILURES = Counter("popfax_relay_failures_total", "Times the relay had to restart")
 TIMERS_FIRED = Counter("popfax_timers_fired_total", "Timers that were due and handed to their handlers")
 PARTITION_FAULTS = Counter(
     "popfax_partition_faults_total",

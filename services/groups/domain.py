@@ -31,7 +31,7 @@ class AccountState(StrEnum):
     EXPIRED = "expired"
     """It keeps its units, and can be extended."""
     CLOSED = "closed"
-    """For ever."""
+    """Final: a closed account is never opened again."""
 
 
 class InvitationState(StrEnum):
@@ -151,7 +151,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """All there is between a group and a subscriber, in one row for ever.
+    """All there is between a group and a subscriber, in one row forever.
 
     So there is one membership, and one invitation that is pending (`invitation_id`), by construction. `epoch` counts
     the times in the group, the present one included.

@@ -99,7 +99,7 @@ class Roster:
         return None if id_ is None else self.commands.find(id_)
 
     def members(self, group_id: UUID) -> list[Membership]:
-        """Return the members of a group, in one order for ever."""
+        """Return the members of a group, in one order forever."""
         return self.memberships.all(MEMBERS, group_id)
 
     def changes(self) -> Sequence[Changes]:

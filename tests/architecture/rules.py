@@ -43,7 +43,7 @@ NOT_BUSINESS = frozenset(
         "a stable name of this replica (static membership)",  # of Kafka's consumer group
     }
 )
-"""Names and strings of the plumbing in which a word of the business means something else."""
+"""Names and strings of the chassis in which a word of the business means something else."""
 
 IO_MODULES = frozenset(
     {
@@ -77,7 +77,7 @@ IO_MODULES = frozenset(
 
 
 def business_words(tree: Path) -> list[str]:
-    """Find names and strings in the plumbing that speak of the business."""
+    """Find names and strings in the chassis that speak of the business."""
     return [
         f"{path.relative_to(tree)}:{line}: {text}"
         for path in sorted((tree / "services" / "chassis").rglob("*.py"))

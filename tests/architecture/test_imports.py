@@ -75,7 +75,7 @@ def test_rule_is_kept(rule: Rule) -> None:
 def test_every_exception_for_the_plumbing_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     for exception in rules.NOT_BUSINESS:
         monkeypatch.setattr(rules, "NOT_BUSINESS", rules.NOT_BUSINESS - {exception})
-        assert rules.business_words(CHECKOUT) != [], f"nothing in the plumbing says {exception!r} any more"
+        assert rules.business_words(CHECKOUT) != [], f"nothing in the chassis says {exception!r} any more"
         monkeypatch.undo()
 
 

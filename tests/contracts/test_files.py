@@ -122,7 +122,7 @@ WRONG: list[tuple[str, Callable[[Any], object], str]] = [
     (
         "popfax.groups.invite-by-email.v1",
         lambda d: d["value"].update(email="somebody@a-real-place.org"),
-        "somebody@a-real-place.org is not an address of ours",
+        "somebody@a-real-place.org is not an example domain",
     ),
 ]
 """What is wrong with an example, and what is said of it."""

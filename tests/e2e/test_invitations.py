@@ -180,7 +180,7 @@ def test_closing_an_account_ends_all_that_it_had_with_groups_and_forgets_the_per
 
 
 def _tables_with(world: World, service: Principal, text: str) -> list[str]:
-    """Return the tables of a service that hold a text anywhere, as bytes too, the plumbing's included."""
+    """Return the tables of a service that hold a text anywhere, as bytes too, the chassis's included."""
     tables = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
     holds = "SELECT 1 FROM {} t WHERE t::text LIKE %s OR t::text LIKE %s"
     patterns = f"%{text}%", f"%{text.encode().hex()}%"

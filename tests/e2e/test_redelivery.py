@@ -36,7 +36,7 @@ READERS: dict[str, list[Principal]] = {
 
 
 def _facts(world: World) -> dict[str, list[object]]:
-    """All that the services have written but the plumbing's own: what a repetition must leave as it is."""
+    """All that the services have written but the chassis's own: what a repetition must leave as it is."""
     tables = {
         Principal.LEDGER: ("accounts", "holds", "transfers", "entries"),
         Principal.PROVISIONING: ("subscribers", "addresses", "requests", "purchases", "sagas", "fax_numbers", "timers"),
@@ -155,7 +155,7 @@ def test_an_unreadable_record_is_parked_by_its_readers_and_the_rest_flows_on(wor
             continue
         codes = sorted(code for name, _, _, code in new if name == topic.name)
         types = handled[readers.index(service)]
-        # On a topic of others, a type that is none of ours is nothing to us.
+        # On a topic of others, a type that groups does not handle is ignored.
         expected = ["unknown_type"] * topic.partitions + (["malformed_command"] if known in types else [])
         assert codes == sorted(expected), service
         assert len(new) == len(codes)

@@ -20,7 +20,7 @@ from tests.integration.recorder import scratch_database
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet() -> None:
-    """Services' code that runs in the tests' own process logs what matters: a line a message would bury it."""
+    """Services' code that runs in the tests' own process logs what matters: a line per message would bury it."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 

@@ -109,7 +109,7 @@ def _gives_up_within_s(connection: socket.socket, send: Callable[[int], None]) -
         except OSError:
             break
     else:
-        pytest.fail("it waits for ever")
+        pytest.fail("it waits forever")
     return time.monotonic() - begun
 
 

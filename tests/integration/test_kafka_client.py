@@ -1,4 +1,4 @@
-"""What Kafka and its client really do: codecs, bad bytes, topics made again, a frozen broker, a name that is taken."""
+"""What Kafka and its client really do: codecs, bad bytes, recreated topics, a frozen broker, a name that is taken."""
 
 import asyncio
 import json
@@ -69,7 +69,7 @@ async def _are(engine: AsyncEngine, wanted: int) -> bool:
 
 @pytest.fixture
 def fresh(fragile: Stack) -> Stack:
-    """The stack whose servers may be ended, with the topic made again: empty, and no offsets of the group's."""
+    """The stack whose servers may be ended, with the topic recreated: empty, and no offsets of the group's."""
     _make_anew(fragile)
     return fragile
 

@@ -140,7 +140,7 @@ class Leaks:
 
 class TestProducer:
     async def test_sends_nothing_more_once_it_is_stopped(self, fragile: Stack) -> None:
-        """aiokafka's own stop waits for the broker for ever, and when it is cancelled its sender lives on."""
+        """aiokafka's own stop waits for the broker forever, and when it is cancelled its sender lives on."""
         leaks = Leaks()
         log, key = Log(fragile.kafka, [GROUPS_MEMBERS]), str(uuid4()).encode()
         producer = await kafka.producer(settings(fragile, "", Principal.GROUPS))

@@ -154,7 +154,7 @@ def test_a_record_among_newer_ones_is_deleted_in_time(broker: KafkaBroker) -> No
 async def test_an_erased_value_on_a_quiet_partition_is_gone_once_its_writer_marks_it(
     broker: KafkaBroker, ledger_engine: AsyncEngine
 ) -> None:
-    """Through the outbox and the relay, as in the product; without markers it would stay for ever."""
+    """Through the outbox and the relay, as in the product; without markers it would stay forever."""
     topic = make(broker, LEDGER_BALANCES.name, config_of("compacted"), LEDGER_BALANCES.partitions)
     unmarked = make(broker, "unmarked", config_of("compacted"))
     for each in (topic, unmarked):

@@ -107,7 +107,7 @@ class InPostgres:
             return found
 
 
-PLUMBING = (INBOX, OUTBOX, TIMER, PARKED, PARKED_KEYS)
+CHASSIS_TABLES = (INBOX, OUTBOX, TIMER, PARKED, PARKED_KEYS)
 OWNERS: dict[str, Principal] = {
     mapped.row.__module__: principal
     for principal in SERVICES
@@ -140,14 +140,14 @@ async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
             engines.push_async_callback(engine.dispose)
             own = [m.table for m in TABLES.values() if OWNERS[m.row.__module__] is service]
             emptied = InPostgres(engine)
-            await emptied.clear([*PLUMBING, *own])
+            await emptied.clear([*CHASSIS_TABLES, *own])
             found[service] = emptied
         yield found.__getitem__
 
 
 @pytest.fixture
 def store(stores: Stores) -> Store:
-    """The ledger's database: its plumbing is everybody's."""
+    """The ledger's database: its chassis tables are like everybody's."""
     return stores(Principal.LEDGER)
 
 

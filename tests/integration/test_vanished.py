@@ -62,7 +62,7 @@ async def _answering(driver: Driver) -> None:
 
 
 async def test_locks_are_free_soon_when_the_host_of_their_holder_vanished(stack: Stack) -> None:
-    """Whatever it was doing: without its session's settings, up to 60 s, 300 s and for ever."""
+    """Whatever it was doing: without its session's settings, up to 60 s, 300 s and forever."""
     with scratch_database(stack, Principal.LEDGER) as url:
         engine = postgres.engine(url)
         doings = {"effects": _idle, "inbox": _running, "outbox": _answering}

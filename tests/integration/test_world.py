@@ -111,7 +111,7 @@ FAULTS: dict[str, tuple[str, str, Cause]] = {
         "ALTER TABLE effects RENAME gone TO amount_units",
         Cause.SCHEMA,
     ),
-    "a missing plumbing table": (
+    "a missing chassis table": (
         "ALTER TABLE outbox RENAME TO gone",
         "ALTER TABLE gone RENAME TO outbox",
         Cause.SCHEMA,

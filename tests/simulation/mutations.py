@@ -323,7 +323,7 @@ def never_forgotten(tray: Any, message: Incoming[PersonErased], moment: Moment) 
     return outcome
 
 
-# --- the plumbing -----------------------------------------------------------------------------------------------------
+# --- the chassis ------------------------------------------------------------------------------------------------------
 
 
 class _ForgetfulTransaction(MemoryTransaction):
@@ -407,7 +407,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "a transfer is done before it is to be seen": _with(GROUPS, {TransfersPosted: done_before_it_is_seen}),
     "an account is created before its payment is to be seen": _with(GROUPS, {HoldCaptured: created_before_it_is_paid}),
     "a closed account stays a member": _with(GROUPS, {AccountClosed: closed_and_still_a_member}),
-    "an account's timer is not set anew": _with(PROVISIONING, {ExpiryDue: never_expires}),
+    "an account's timer is not set again": _with(PROVISIONING, {ExpiryDue: never_expires}),
     "a closed account keeps its address": _with(PROVISIONING, {CloseAccount: address_stays_taken}),
     "something is given and not paid": _with(PROVISIONING, {UnitsReserved: given_and_not_paid}),
     "an expired account spends": _with(LEDGER, {AccountExpired: expired_and_still_spending}),

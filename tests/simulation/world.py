@@ -574,7 +574,7 @@ class World:
             drive(retry_requested(node.shell))
 
     def _retry_mended(self, node: Node) -> bool:
-        """Retry what failed, once it would no more. What can't be read stays parked for ever."""
+        """Retry what failed, once it would no more. What can't be read stays parked forever."""
         if node.poisoned or node.shell.outdated:
             return False
         failed = [id_ for id_, row in node.database.contents.parked.items() if row.parked.why is not Why.UNDECODABLE]

@@ -192,7 +192,7 @@ def test_opens_a_saga_that_asks_for_the_units_and_sets_a_deadline() -> None:
 
 HOLDER = replace(subscriber(BOB), email="new@example.org")
 MEMBER_ALREADY = Membership(membership_of(GROUP, BOB), GROUP, ADA, BOB, True, 1, None, NOW, None)
-DEARER = Plan("send_receive", 21, 12)
+RAISED = Plan("send_receive", 21, 12)
 CLOSED = Group(GROUP, ADA, "", False, NOW)
 
 # Each has what the codes after it need as well: the first that is found is told.
@@ -202,8 +202,8 @@ REFUSALS: list[tuple[str, list[Any], UUID | None]] = [
     ("not_owner", [PLAN], None),
     ("group_closed", [CLOSED, HOLDER, MEMBER_ALREADY], ADA),
     ("unknown_plan", [HOLDER, MEMBER_ALREADY], ADA),
-    ("not_on_sale", [replace(DEARER, on_sale=False), HOLDER, MEMBER_ALREADY], ADA),
-    ("price_changed", [DEARER, HOLDER, MEMBER_ALREADY], ADA),
+    ("not_on_sale", [replace(RAISED, on_sale=False), HOLDER, MEMBER_ALREADY], ADA),
+    ("price_changed", [RAISED, HOLDER, MEMBER_ALREADY], ADA),
     ("already_member", [PLAN, HOLDER, MEMBER_ALREADY], ADA),
     ("email_taken", [PLAN, HOLDER], ADA),
 ]
@@ -231,8 +231,8 @@ def test_one_quota_is_for_invitations_and_accounts_together_and_counts_what_is_a
     scene.when(incoming(InviteByEmail(group_id=GROUP, email="nobody@example.org"), ADA, id_of("fourth"))).then(
         InvitationRefused(group_id=GROUP, code="quota_owner_day", command_type=InviteByEmail.TYPE)
     )
-    dearer = replace(PLAN, price_units=21)
-    given(service, dearer, Tally(sent_invitations_tally(ADA), 0, NOW.date(), 3)).when(ASKED).then(
+    raised = replace(PLAN, price_units=21)
+    given(service, raised, Tally(sent_invitations_tally(ADA), 0, NOW.date(), 3)).when(ASKED).then(
         refused("price_changed")
     )
 

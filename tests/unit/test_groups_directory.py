@@ -225,7 +225,7 @@ STATES: list[tuple[list[Message], AccountState, datetime | None]] = [
     ([EXTENDED, AccountExpired(account_id=ADA, expires_at=YEAR), EXTENDED], ENDED, YEAR),
     ([PROVISIONED, CLOSE], CLOSED, NOW),
     ([EXPIRED, CLOSE], CLOSED, NOW),
-    # Closed is for ever.
+    # Closed is final.
     ([CLOSE, REGISTERED], CLOSED, None),
     ([CLOSE, PROVISIONED], CLOSED, None),
     ([CLOSE, EXTENDED], CLOSED, None),

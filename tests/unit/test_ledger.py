@@ -255,15 +255,15 @@ ANOTHERS: list[tuple[ReserveUnits | CaptureHold | ReleaseHold, type[Refusal], st
 
 @pytest.mark.parametrize("state", HoldState)
 @pytest.mark.parametrize(("command", "refusal", "code"), ANOTHERS)
-@pytest.mark.parametrize("asker", [Principal.GROUPS, Principal.PROVISIONING])
+@pytest.mark.parametrize("requester", [Principal.GROUPS, Principal.PROVISIONING])
 def test_a_hold_is_closed_by_its_holder_alone(
-    asker: Principal, command: Command, refusal: type[Refusal], code: str, state: HoldState
+    requester: Principal, command: Command, refusal: type[Refusal], code: str, state: HoldState
 ) -> None:
     """Whatever became of it: a stranger learns nothing of it, and changes nothing."""
-    holder = Principal.PROVISIONING if asker is Principal.GROUPS else Principal.GROUPS
+    holder = Principal.PROVISIONING if requester is Principal.GROUPS else Principal.GROUPS
     rows = [account(ADA, 100, 10 if state is HoldState.OPEN else 0), replace(hold(state), holder=holder.value)]
     refused = refusal(hold_id=HOLD, account_id=ADA, code=code, command_type=command.TYPE)
-    given(LEDGER, *rows).when(incoming(command, writer=asker)).then(refused).leaves(*rows)
+    given(LEDGER, *rows).when(incoming(command, writer=requester)).then(refused).leaves(*rows)
 
 
 @pytest.mark.parametrize("holder", [Principal.GROUPS, Principal.PROVISIONING])
@@ -636,7 +636,7 @@ LIVES: list[tuple[str, AccountState, Sequence[Message], AccountState]] = [
     ("expires, then is extended", ACTIVE, [EXPIRY, EXTENDED], ACTIVE),
     ("is closed", ACTIVE, [CLOSING], CLOSED),
     ("is closed when expired", EXPIRED, [CLOSING], CLOSED),
-    ("is closed for ever", CLOSED, [EXTENDED, EXPIRY, EXTENDED], CLOSED),
+    ("is closed forever", CLOSED, [EXTENDED, EXPIRY, EXTENDED], CLOSED),
 ]
 
 

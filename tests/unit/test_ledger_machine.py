@@ -133,7 +133,7 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(account=people, really=st.integers(0, 4))
     def close(self, account: UUID, really: int) -> None:
-        if really == 0:  # seldom: it is for ever, and little happens afterwards
+        if really == 0:  # rarely: it is final, and little happens afterwards
             self._live(AccountClosed(account_id=account), AccountState.CLOSED)
 
     # --- what must come of it ---

@@ -146,7 +146,7 @@ BATCHES: dict[str, tuple[Service, list[Message], list[str]]] = {
         [TransferUnits(group_id=GROUP, mode="amount", amount_units=1, members="all")],
         ["find commands by id", "lock groups", "find memberships by group_id, active", "lock transfers"],
     ),
-    "a transfer is none of ours": (
+    "a transfer is not the group's": (
         GROUPS,
         [TransfersPosted(transfer_id=uuid4(), source_id=ADA, legs=(), total_units=0, version=1)],
         ["find commands by id", "lock transfers"],

@@ -168,7 +168,7 @@ OTHERS: list[dict[str, Any]] = [
 
 
 def test_another_record_is_another_even_in_the_same_place() -> None:
-    """A topic that was deleted and made again has other records where the old ones stood."""
+    """A topic that was deleted and recreated has other records where the old ones stood."""
     ids = {position_id(replace(RECORD, **changes)) for changes in [{}, *OTHERS]}
     assert len(ids) == len(OTHERS) + 1
 

@@ -106,10 +106,10 @@ def test_a_plan_off_sale_is_for_those_who_have_it() -> None:
     given(PROVISIONING, OFF_SALE).when(command).then(
         AccountRefused(**ids, code="not_on_sale", command_type=command.TYPE)
     )
-    dearer = replace(OFF_SALE, price_units=11)
-    scene = given(PROVISIONING, dearer, ACCOUNT).when(extend(price_units=11), actor=ADA)
+    raised = replace(OFF_SALE, price_units=11)
+    scene = given(PROVISIONING, raised, ACCOUNT).when(extend(price_units=11), actor=ADA)
     assert not any(getattr(each, "code", None) for each in scene.effects), "at the price that was published last"
-    given(PROVISIONING, dearer, ACCOUNT).when(extend(), actor=ADA).then(refused(extend(), "price_changed"))
+    given(PROVISIONING, raised, ACCOUNT).when(extend(), actor=ADA).then(refused(extend(), "price_changed"))
 
 
 def test_a_plan_off_sale_is_learnt_and_not_offered() -> None:

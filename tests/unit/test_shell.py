@@ -463,8 +463,8 @@ TOLD: dict[str, tuple[list[list[Message]], list[Message]]] = {
     # What the messages of a batch return, and what is published of it.
     "of one message the last": ([[told(1), told(2)]], [told(2)]),
     "of several messages the last one's": ([[told(1)], [told(2)], [told(3)]], [told(3)]),
-    "one a key": ([[told(1)], [told(7, OTHER_KEY)], [told(2)]], [told(2), told(7, OTHER_KEY)]),
-    "one a topic, though the key is the same": ([[told(1)], [limit(1)]], [told(1), limit(1)]),
+    "one per key": ([[told(1)], [told(7, OTHER_KEY)], [told(2)]], [told(2), told(7, OTHER_KEY)]),
+    "one per topic, though the key is the same": ([[told(1)], [limit(1)]], [told(1), limit(1)]),
     "everything on other topics, in order": (
         [[CREDITED, told(1), CREDITED], [told(2), CREDITED]],
         [CREDITED] * 3 + [told(2)],

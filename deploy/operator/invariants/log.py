@@ -223,7 +223,7 @@ def _bought_with_units(records: Iterable[Logged]) -> Mapping[str, Sequence[str]]
 
 
 def _purchases(records: Iterable[Logged], bought: Mapping[str, Sequence[str]]) -> Iterator[Violation]:
-    """A request that is made again while its saga runs is answered with the first one's answer, and not once more."""
+    """A request repeated while its saga runs gets the first one's answer, and no other."""
     asked: Counter[str] = Counter()
     told: Counter[str] = Counter()
     malformed: set[str] = set()

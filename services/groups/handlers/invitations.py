@@ -179,7 +179,7 @@ def _invitation_of_mail(load: LoadPlan, message: Incoming[MailUndeliverable]) ->
 
 @needs(_invitation_of_mail)
 def mail_undeliverable(roster: Roster, message: Incoming[MailUndeliverable], moment: Moment) -> Outcome:
-    """End an invitation whose last mail came back. An earlier mail's fate says nothing of the last one."""
+    """End an invitation whose last mail came back. What happened to an earlier mail does not matter."""
     told = message.body
     if told.invitation_id is None:
         return ()

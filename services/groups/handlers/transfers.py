@@ -116,7 +116,7 @@ def _leg(transfer: Transfer, member_id: UUID) -> Leg:
 
 @needs(_transfer)
 def transfers_posted(roster: Roster, message: Incoming[TransfersPosted], moment: Moment) -> Outcome:
-    """Tell both sides what a transfer of ours came to."""
+    """Tell both sides the outcome of a transfer."""
     transfer = roster.transfers.find(message.body.transfer_id)
     if transfer is None or transfer.state is not TransferState.PENDING:
         return ()

@@ -39,7 +39,7 @@ def command_of(model: type[Command], fields: Mapping[str, Any], actor_id: UUID) 
 def id_for(key: str | None, actor_id: UUID) -> UUID:
     """Return a command's id: one that follows from the actor and their idempotency key; any other without a key.
 
-    A key is one person's: it says nothing of anybody else's commands, and is never an id itself.
+    A key is one person's: it has nothing to do with anybody else's commands, and is never an id itself.
     """
     return uuid4() if key is None else derive_own(actor_id, f"command/{key}")
 

@@ -39,7 +39,7 @@ class Account(View):
     """What the caller's own account says."""
 
     state: AccountState
-    expires_at: AwareDatetime | None = Field(description="until when the account works; none is for ever")
+    expires_at: AwareDatetime | None = Field(description="when the account expires; null if never")
     available_units: int = Field(description="what can be spent now, as the ledger last told")
 
 

@@ -25,7 +25,7 @@ from tests.integration.serving import Client
 
 BATCH = 2000
 PROMPT_S = 5.0
-"""The longest that a page may take, on a machine that is busy with others. A frozen worker would take for ever."""
+"""The longest that a page may take, on a machine that is busy with others. A frozen worker would take forever."""
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ class Guard:
 
 
 class Static(StaticFiles):
-    """The static files: an address that names a version may be kept for ever."""
+    """The static files: an address that names a version may be kept forever."""
 
     def __init__(self) -> None:
         super().__init__(directory=HERE / "static")

@@ -159,6 +159,6 @@ def isolate(name: str) -> str:
 
 @cache
 def static(path: str) -> str:
-    """Return the address of a static file: it changes with its content, so it may be cached for ever."""
+    """Return the address of a static file: it changes with its content, so it may be cached forever."""
     content = (HERE / "static" / path).read_bytes()
     return f"/static/{path}?v={sha256(content).hexdigest()[:12]}"
