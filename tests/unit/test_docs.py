@@ -1,4 +1,4 @@
-"""What the documents say must be what the code does: settings, records of decisions, the container's broker."""
+"""What the documents say is what the code does: generated tables, links, names, decisions, the container's broker."""
 
 import ast
 import re
