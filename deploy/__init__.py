@@ -1,1 +1,1 @@
-"""Everything around the services: the command line, the topics, the local stack, images and compose files."""
+"""What stands around the services: a room for each purpose (docs/adr/0042-rooms-and-images.md)."""
