@@ -47,15 +47,19 @@ class WholeRun:
     def __init__(self, wanted: Collection[Reached], modules: Collection[Path]) -> None:
         self._wanted = set(wanted)
         self._modules = set(modules)
+        self._is_chosen = False
         self._is_whole = False
         self._reached: set[Reached] = set()
         self.missing: list[str] = []
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """See whether all tests of the modules are going to run."""
-        option = session.config.option
-        chosen = option.keyword or option.markexpr or any("::" in each for each in session.config.args)
+        chosen = self._is_chosen or any("::" in each for each in session.config.args)
         self._is_whole = not chosen and self._modules <= {item.path for item in session.items}
+
+    def pytest_deselected(self) -> None:
+        """Note that some tests were left out, by whatever option."""
+        self._is_chosen = True
 
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """Take what a worker has reached."""

@@ -137,7 +137,8 @@ def test_a_whole_run_that_leaves_a_code_out_fails(tmp_path: Path) -> None:
 def test_a_run_of_some_tests_does_not(tmp_path: Path) -> None:
     write(tmp_path, "one", "one")
     write(tmp_path, "two", "one")
-    assert run(tmp_path, 0, "test_one.py") == (0, [])
+    for some in (["test_one.py"], ["-k", "test_it and not test_two"], ["test_one.py::test_it", "test_two.py"]):
+        assert run(tmp_path, 0, *some) == (0, [])
     assert run(tmp_path, 0) == (1, ["another: refused"])
 
 

@@ -1412,6 +1412,12 @@ def test_sees_nothing_wrong_in_a_sound_log() -> None:
     assert check_log(sound_log().records) == []
 
 
+def test_judges_no_refusal_that_somebody_wrote_to_a_topic_of_commands() -> None:
+    log = sound_log().records
+    forged = Logged(RenameGroup.TOPICS[0].name, 0, len(log), "k", "f1", LeaveRefused.TYPE, "f1", None, b"anything")
+    assert Invariant.REFUSAL_UNDECLARED not in {violation.code for violation in check_log([*log, forged])}
+
+
 BROKEN_LOGS: list[tuple[str, Callable[[Log], Any], Invariant]] = [
     ("a command has no outcome", lambda log: log.add(CreateMemberAccount, "c4", "c4"), Invariant.OUTCOME_MISSING),
     ("a command has two outcomes", lambda log: log.add(MemberAccountRefused, "e4", "c1"), Invariant.OUTCOME_TWICE),

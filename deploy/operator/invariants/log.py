@@ -122,7 +122,8 @@ def _contents(records: Iterable[Logged], first: Mapping[Identity, Logged]) -> It
 def _refusals(records: Iterable[Logged]) -> Iterator[Violation]:
     for record in records:
         model = MESSAGES.get(record.type)
-        if model is not None and issubclass(model, Refusal):
+        # What stands on a topic of commands was written by somebody else, who may write anything.
+        if model is not None and issubclass(model, Refusal) and record.topic not in _COMMANDS:
             fields = json.loads(record.value)
             command_type, code = fields["command_type"], fields["code"]
             if not is_declared(model, command_type, code):
