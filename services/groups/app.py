@@ -27,7 +27,7 @@ async def forget_commands(engine: AsyncEngine, settings: GroupsSettings, _: Outa
 
 
 async def forget_sessions(engine: AsyncEngine, _: GroupsSettings, __: Outages) -> None:
-    """Forget visits whose tokens are good no longer."""
+    """Forget sessions whose tokens are no longer valid."""
     await prune(engine, sessions.c.forget_at, timedelta())
 
 

@@ -1,6 +1,6 @@
-"""What people see of groups over HTTP: the query API, and the page on top of it.
+"""What groups serves over HTTP: the query API, and the page on top of it.
 
-Owns nothing: it reads groups' own database (`queries`), and what somebody asks for leaves through the outbox, to be
-decided by the handlers like everything else (`commands`). May know web frameworks, which nothing else of groups may;
-`app` alone may import it. Never shows anybody what is the owner's, but the owner: every query begins with who asks.
+It owns nothing. It reads groups' own database (`queries`); a posted command leaves through the outbox (`posting`), and
+the handlers decide it like any other. It may import web frameworks, which nothing else in groups may, and only `app`
+imports it. Only owners see what is theirs: every query begins with the caller.
 """

@@ -1,4 +1,4 @@
-"""What routes stand on, whether they answer programs or people: who asks, what there is, and what is asked for."""
+"""What all routes share, of the API and of the page: callers, reads, and the posting of commands."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -26,7 +26,7 @@ class WebContext:
     feed: Feed
     limits: Limits
     committed: Callable[[], None]
-    """Tells the relay that there is something to publish."""
+    """Tells the relay of this process, if it has one, that there is something to publish."""
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -35,7 +35,7 @@ class WebContext:
             yield connection
 
     async def post(self, command: Command, actor_id: UUID, id_: UUID) -> None:
-        """Put a command on its way; raises `posting.IdConflict`."""
+        """Post a command; raises `posting.IdConflict`."""
         await posting.post(self.engine, command, actor_id, id_)
         self.committed()
 

@@ -1,4 +1,4 @@
-"""How often somebody may ask: counted in this process's memory, so that N replicas allow N times as much."""
+"""Rate limits, counted in this process's memory: N processes that serve allow N times as much."""
 
 import math
 import time
@@ -20,7 +20,7 @@ _IPV6_NETWORK_BITS = 64
 
 
 class TooMany(Exception):
-    """It was asked too often. In `retry_after_s` seconds some of it is forgotten."""
+    """There were too many requests. In `retry_after_s` seconds there is room for more."""
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(f"again in {retry_after_s} s")

@@ -1,4 +1,4 @@
-"""Commands that are posted: into the outbox, with a row that says what becomes of each, in one transaction."""
+"""Posting commands: into the outbox, together with a row that keeps the outcome, in one transaction."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -45,7 +45,7 @@ def id_for(key: str | None, actor_id: UUID) -> UUID:
 
 
 async def post(engine: AsyncEngine, command: Command, actor_id: UUID, id_: UUID) -> None:
-    """Put a command on its way, once, however often it is posted. Raises `IdConflict`."""
+    """Post a command, once, however often it is sent. Raises `IdConflict`."""
     assert type(command) in POSTABLE.values(), "nobody would note what becomes of it"
     now = datetime.now(UTC)
     value = command.to_json()

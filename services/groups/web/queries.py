@@ -313,7 +313,7 @@ def _newest(group_id: UUID, kind: Kind | None, after: Cursor | None, limit: int)
 
 
 async def fingerprints(connection: AsyncConnection, subscriber_ids: Collection[UUID]) -> Mapping[UUID, str]:
-    """Return for each of these a word that is another one as soon as what they are shown has changed."""
+    """Return, by subscriber, a fingerprint of all that they are shown: it changes whenever that does."""
     ids = list(subscriber_ids)
     rows = await connection.execute(_FINGERPRINTS, {"ids": ids, "group_ids": [group_of(id_) for id_ in ids]})
     return {row.id: f"{row.fingerprint & 0xFFFFFFFFFFFFFFFF:016x}" for row in rows}

@@ -1,6 +1,7 @@
-"""Visits to the page. A token of the platform's begins one and is spent; whoever logs out ends it, on all replicas.
+"""Sessions of the page. A token of the platform's begins one and is spent; logging out ends it, on all replicas.
 
-A visitor has a secret of their own, of which a hash is kept. Rows stay as long as their tokens would be good.
+The visitor holds a secret, and the database a hash of it. A row stays as long as its token would be valid. Closing the
+account ends all of its holder's sessions.
 """
 
 from collections.abc import Collection
@@ -19,15 +20,15 @@ from services.groups.tables import sessions, subscribers
 from services.groups.web.auth import LEEWAY_S, Caller, fingerprint
 
 LONGEST = timedelta(hours=12)
-"""How long a visit lasts at most, however long the token that began it would be good."""
+"""How long a session lasts at most, however long its token would be valid."""
 
 
 class TokenSpent(Exception):
-    """A visit was begun with this token already."""
+    """A session was begun with this token already."""
 
 
 async def begin(engine: AsyncEngine, token: str, caller: Caller) -> tuple[str, Caller]:
-    """Begin a visit with a token that `caller` came with; return the visitor's secret. Raises `TokenSpent`."""
+    """Begin a session with the caller's token; return the visitor's secret, and the caller. Raises `TokenSpent`."""
     secret, now = token_urlsafe(32), datetime.now(UTC)
     until = min(caller.until, now + LONGEST)
     row = {
@@ -46,27 +47,27 @@ async def begin(engine: AsyncEngine, token: str, caller: Caller) -> tuple[str, C
 
 
 async def caller(connection: AsyncConnection, secret: str) -> Caller | None:
-    """Return whose visit it is, None if it is over."""
+    """Return whose session it is; None if it is over."""
     query = sa.select(sessions.c.subscriber_id, sessions.c.until).where(sessions.c.id == _hash(secret), *_GOES_ON)
     row = (await connection.execute(query)).one_or_none()
     return None if row is None else Caller(row.subscriber_id, row.until, _hash(secret))
 
 
 async def is_spent(connection: AsyncConnection, token: str) -> bool:
-    """Return whether a visit was begun with a token."""
+    """Return whether a session was begun with a token."""
     query = sa.select(sa.exists().where(sessions.c.token == fingerprint(token)))
     return bool((await connection.execute(query)).scalar_one())
 
 
 async def end(engine: AsyncEngine, secret: str) -> None:
-    """End a visit."""
+    """End a session."""
     ended = sa.update(sessions).where(sessions.c.id == _hash(secret), *_GOES_ON).values(ended_at=sa.func.now())
     async with engine.begin() as connection:
         await connection.execute(ended)
 
 
 async def going_on(connection: AsyncConnection, ids: Collection[bytes]) -> set[bytes]:
-    """Return those of these visits that are not over."""
+    """Return those of these sessions that are not over."""
     wanted = sa.bindparam("ids", list(ids), type_=ARRAY(Bytes()))
     query = sa.select(sessions.c.id).where(sessions.c.id == sa.any_(wanted), *_GOES_ON)
     return set((await connection.execute(query)).scalars())

@@ -143,7 +143,7 @@ class Choice:
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """Return them as checkboxes send them."""
+        """Return the members as checkboxes send them."""
         return tuple(f"{member.member_id.hex}.{member.epoch}" for member in self.members)
 
 
@@ -164,17 +164,17 @@ class Quote:
 
     @property
     def gains(self) -> Mapping[UUID, int]:
-        """Return what each would get."""
+        """Return what each member would get, in units."""
         if self.mode == "top_up_to":
             return {each.member_id: max(0, self.amount_units - each.available_units) for each in self.choice.members}
         return dict.fromkeys((each.member_id for each in self.choice.members), self.amount_units)
 
     @property
     def cost(self) -> int:
-        """Return what it costs."""
+        """Return what the transfer costs, in units."""
         return sum(self.gains.values())
 
     @property
     def left(self) -> int:
-        """Return what is left after it; below zero it is what is missing."""
+        """Return the units left after the transfer; below zero, those that are missing."""
         return self.available_units - self.cost

@@ -1,4 +1,4 @@
-"""Waits for what becomes of a command, for whoever can't ask again by themselves."""
+"""Waits for a command's outcome, on behalf of browsers that can't poll by themselves."""
 
 import asyncio
 from uuid import UUID
@@ -12,7 +12,7 @@ _POLL_S = 0.1
 
 
 async def wait_for(context: WebContext, id_: UUID, actor_id: UUID) -> queries.Command | None:
-    """Return a command that has ended, or None if it has not in good time."""
+    """Return a command once it has ended; None if it has not within `PATIENCE_S`, or is not the caller's."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + PATIENCE_S
     while clock() < deadline:
