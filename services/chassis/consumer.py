@@ -193,7 +193,7 @@ class Consumer:
         return Client(self._config, logger=logging.getLogger("librdkafka"))
 
     def _on_statistics(self, statistics: str) -> None:
-        self._state.take(statistics)  # looked up each time: joining anew replaces it
+        self._state.take(statistics)  # looked up each time: rejoining replaces it
 
     def _end(self, failure: BaseException | None) -> None:
         assert self._ended is not None

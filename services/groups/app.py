@@ -22,7 +22,7 @@ from services.groups.web.app import web
 
 
 async def forget_commands(engine: AsyncEngine, settings: GroupsSettings, _: Outages) -> None:
-    """Forget posted commands whose message ids are forgotten, too."""
+    """Delete posted commands that are older than the inbox."""
     await prune(engine, commands.c.asked_at, retention(settings))
 
 
@@ -37,7 +37,7 @@ async def measure_sagas(engine: AsyncEngine, _: GroupsSettings, __: Outages) -> 
 
 
 async def measure_transfers(engine: AsyncEngine, _: GroupsSettings, __: Outages) -> None:
-    """Measure the transfers that wait for the ledger."""
+    """Measure the transfers that are waiting for the ledger."""
     await measure_open(engine, "transfer", transfers.c.asked_at, transfers.c.state == TransferState.PENDING.value)
 
 
@@ -45,7 +45,7 @@ BACKGROUND = [forget_commands, forget_sessions, measure_sagas, measure_transfers
 
 
 def main() -> None:
-    """Read the settings, and do what they say until told to stop."""
+    """Read the settings, and run until told to stop."""
     asked = load_settings(WebSettings, GROUPS.principal)
     if asked.role is Role.WEB:
         serve(GROUPS.principal, asked, web)

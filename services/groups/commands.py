@@ -1,12 +1,12 @@
 """Commands that were posted over HTTP: what answers each, and the row that says what became of it.
 
 Whoever posts a command can't follow Kafka. Every message carries the id of the command that began it, so what handlers
-return is looked through for the answer in one place, here. The platform's own commands have no row, and cost nothing.
+return is searched for the answer in one place, here. The platform's own commands have no row, and cost nothing.
 
-Done means that whoever asked sees it. What groups learns of balances and of people comes over other topics than the
-answer, and between two topics there is no order: so the answer names what it changed, up to which version, and the
-command is pending until groups has that. The subscribers' rows, which every balance locks anyway, say who waits for
-what; the command's own counts what is missing.
+Done means that the caller can see it. Balances and people's records arrive on other topics than the answer, and there
+is no order between topics: so the answer names what it changed, up to which version, and the command is pending until
+groups has received that. The subscribers' rows, which every balance locks anyway, say which command waits for what; the
+command's own row counts what is missing.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -35,7 +35,7 @@ from services.groups.domain import Change, PostedCommand, Subscriber, saga_asked
 
 
 def short_name(type_: str) -> str:
-    """Return what a type is called in an address: `popfax.groups.invite-by-email.v1` is `invite-by-email`."""
+    """Return a type's short name, for addresses: `popfax.groups.invite-by-email.v1` is `invite-by-email`."""
     return type_.split(".")[2]
 
 
@@ -58,7 +58,7 @@ ANSWERING: frozenset[type[Message]] = frozenset(
 """What may bring the answer: the command itself, what can't be read of it, or the last reply of what it began."""
 
 _KEPT = ("invitation_id", "member_id", "transfer_id", "total_units")
-"""What is kept of an answer beside its type: ids, so that whoever asked can go on."""
+"""What is kept of an answer besides its type: ids with which the caller can continue."""
 
 
 def saga_of_posted(id_: UUID) -> UUID:
@@ -86,20 +86,20 @@ _CHANGES: Mapping[type[Message], Callable[[Any], list[Change]]] = {
     HoldReleased: _changed_by_hold,
     MemberAccountCreated: _changed_by_creation,
 }
-"""What a reply, or an answer, says has changed that another topic tells. All else is in groups' own hands."""
+"""Which changes a reply or an answer reports that arrive on another topic. Everything else is in groups' own tables."""
 
 SHOWING: frozenset[type[Message]] = frozenset({BalanceChanged, PersonRecorded, AccountClosed})
-"""What shows a change, or says that it never will be shown. Their key is the subscriber's id."""
+"""The messages with which a change arrives, or that say that it never will. Their key is the subscriber's id."""
 
 
 def changed_by(message: Message) -> list[Change]:
-    """Return what a message says has changed and another topic tells."""
+    """Return the changes that a message reports and another topic brings."""
     find = _CHANGES.get(type(message))
     return [] if find is None else find(message)
 
 
 def awaiting(subscribers: Iterable[Subscriber]) -> set[UUID]:
-    """Return the commands that wait to see something of these."""
+    """Return the commands that are waiting for a change of these subscribers."""
     return {Change.parse(each.id, line)[0] for each in subscribers for line in each.awaited}
 
 
@@ -112,7 +112,7 @@ class HasCommands(Protocol):
 
     @property
     def subscribers(self) -> Rows[UUID, Subscriber]:
-        """Return the subscribers of whom a batch may tell something."""
+        """Return the subscribers whose changes a batch may bring."""
 
     def posted(self, correlation_id: str) -> PostedCommand | None:
         """Return the command that began a message, if it was posted."""
@@ -121,8 +121,8 @@ class HasCommands(Protocol):
         """Return a subscriber, known or not."""
 
 
-class WantsCommands(Protocol):
-    """The load of a service to which commands can be posted."""
+class NeedsCommands(Protocol):
+    """The load plan of a service to which commands can be posted."""
 
     @property
     def answering(self) -> list[Incoming[Message]]:
@@ -130,7 +130,7 @@ class WantsCommands(Protocol):
 
 
 def answered(handlers: Mapping[type[Message], AnyHandler]) -> dict[type[Message], AnyHandler]:
-    """Return the same handlers, which also note what became of a posted command, and when it is to be seen."""
+    """Return the same handlers, which also record the outcome of a posted command, and when it can be seen."""
     return {
         model: noting(handler) if model in ANSWERING else _showing(handler) if model in SHOWING else handler
         for model, handler in handlers.items()
@@ -138,10 +138,10 @@ def answered(handlers: Mapping[type[Message], AnyHandler]) -> dict[type[Message]
 
 
 def noting(handler: AnyHandler) -> AnyHandler:
-    """Return a handler, which also notes what became of a posted command.
+    """Return a handler that also records the outcome of a posted command.
 
-    Anybody may write a correlation id into a command of theirs: it says whose command began a message only together
-    with the actor, whom every message carries on.
+    Anybody may put any correlation id into a command: it says whose command began a message only together with the
+    actor, which every message carries.
     """
 
     def handle(state: HasCommands, message: Incoming[Any], moment: Moment) -> Outcome:
@@ -156,7 +156,7 @@ def noting(handler: AnyHandler) -> AnyHandler:
                     break
         return outcome
 
-    def with_command(load: WantsCommands, message: Incoming[Any]) -> None:
+    def with_command(load: NeedsCommands, message: Incoming[Any]) -> None:
         handler.needs(load, message)
         load.answering.append(message)
 
@@ -164,7 +164,7 @@ def noting(handler: AnyHandler) -> AnyHandler:
 
 
 def _await(state: HasCommands, command: PostedCommand, changes: Iterable[Change]) -> int:
-    """Write a command down wherever one of its changes is still to be seen; return how many those are."""
+    """Record a command wherever one of its changes has not arrived yet; return how many those are."""
     unseen = [change for change in changes if not state.subscriber(change.subscriber_id).shows(change)]
     for change in unseen:
         known = state.subscriber(change.subscriber_id)
@@ -184,13 +184,15 @@ def _showing(handler: AnyHandler) -> AnyHandler:
 
 
 def _tell(state: HasCommands, known: Subscriber, moment: Moment) -> None:
-    """Cross off what is to be seen of a subscriber now. A command of which that was the last thing has ended."""
+    """Cross off the changes of a subscriber that have arrived. A command whose last change that was is complete."""
     unseen = []
     for line in known.awaited:
         command_id, change = Change.parse(known.id, line)
         if not known.shows(change):
             unseen.append(line)
-        elif (command := state.commands.find(command_id)) is not None:  # it may be forgotten, after a very long time
+        elif (
+            command := state.commands.find(command_id)
+        ) is not None:  # it may have been pruned, after a very long time
             state.commands.put(command.awaiting(command.awaits - 1, moment.now))
     state.subscribers.put(replace(known, awaited=tuple(unseen)))
 

@@ -1,4 +1,4 @@
-"""Groups' table of contents: which message is handled by what."""
+"""Groups' table of contents: which handler handles which message."""
 
 from dataclasses import replace
 from functools import partial
@@ -95,7 +95,7 @@ GROUPS = Service(
             handles(AccountRefused, SAGAS.reply),
             handles(HoldCaptured, SAGAS.reply),
             handles(HoldReleased, SAGAS.reply),
-            # ... its deadline, and what an operator may ask of it.
+            # ... its deadline, and an operator's interventions.
             handles(SagaDeadline, SAGAS.deadline),
             handles(RetrySaga, SAGAS.retry),
             handles(CancelSaga, SAGAS.cancel),
@@ -117,5 +117,5 @@ GROUPS = Service(
 
 
 def with_quotas(quotas: Quotas) -> Service:
-    """Return the service with other quotas than the usual ones."""
+    """Return the service with quotas other than the default ones."""
     return replace(GROUPS, load=partial(LoadPlan, quotas))

@@ -15,17 +15,17 @@ INVITATION_LIFETIME = timedelta(days=7)
 """How long an invitation can be answered, counted from its last mail."""
 
 ASKED_AGAIN = timedelta(minutes=1)
-"""How long the ledger's answer to a transfer is waited for before it is asked again."""
+"""How long to wait for the ledger's answer to a transfer before it is requested again."""
 
 ASKED_AGAIN_AT_LEAST = timedelta(hours=1)
-"""The longest time between two such requests: each waits as long as all before it together."""
+"""The longest time between two such requests: each pause is as long as all earlier ones together."""
 
 TRANSFER_DEADLINE = timedelta(minutes=5)
-"""A transfer that waits for longer counts as stuck."""
+"""A transfer that has been waiting for longer counts as stuck."""
 
 
 class AccountState(StrEnum):
-    """What a subscriber's account can do."""
+    """The state of a subscriber's account."""
 
     ACTIVE = "active"
     EXPIRED = "expired"
@@ -35,7 +35,7 @@ class AccountState(StrEnum):
 
 
 class InvitationState(StrEnum):
-    """How far an invitation has got. Only a pending one can be answered; the others are ends."""
+    """The state of an invitation. Only a pending one can be answered; the others are final."""
 
     PENDING = "pending"
     ACCEPTED = "accepted"
@@ -46,12 +46,12 @@ class InvitationState(StrEnum):
 
     @property
     def refusal(self) -> GroupsCode:
-        """Return the code with which an answer that comes after the end is refused."""
+        """Return the code with which an answer after the end is refused."""
         return GroupsCode(f"invitation_{self.value}")
 
 
 class TransferState(StrEnum):
-    """How far a transfer has got."""
+    """The state of a transfer."""
 
     PENDING = "pending"
     """The ledger was asked."""
@@ -60,7 +60,7 @@ class TransferState(StrEnum):
 
 
 class CommandState(StrEnum):
-    """How far a posted command has got."""
+    """The state of a posted command."""
 
     PENDING = "pending"
     DONE = "done"
@@ -75,13 +75,13 @@ class Kind(StrEnum):
     """An account that was to be created for a new member."""
     MEMBERSHIP = "membership"
     TRANSFER = "transfer"
-    """What one member was to get of a transfer."""
+    """One member's part of a transfer."""
     NAME = "name"
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The one group that a subscriber owns. Until it is `renamed` it is called what its owner is called."""
+    """The one group that a subscriber owns. Until it is `renamed` it has its owner's name."""
 
     id: UUID
     owner_id: UUID
@@ -92,10 +92,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Subscriber:
-    """What groups knows of somebody: who they are, and what their account says.
+    """What groups knows about a subscriber: who they are, and the state of their account.
 
-    The former is None before it is told, and again after the account is closed. `awaited` is what posted commands wait
-    to see here, a line each: see `Change`.
+    Personal fields are None until the directory's record arrives, and after the account is closed. `awaited` lists the
+    changes for which posted commands are waiting, one line each: see `Change`.
     """
 
     id: UUID
@@ -110,7 +110,7 @@ class Subscriber:
     awaited: tuple[str, ...] = ()
 
     def shows(self, change: "Change") -> bool:
-        """Say whether a change is to be seen. Of an account that is closed nothing more will come."""
+        """Return whether a change has arrived. For a closed account nothing more will."""
         if self.state is AccountState.CLOSED:
             return True
         if change.balance_version is None:
@@ -120,21 +120,21 @@ class Subscriber:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a command changed of a subscriber, and another topic tells: who they are, or, with a version, their balance.
+    """A subscriber's change that another topic brings: who they are or, with a version, their balance.
 
-    A newer version shows it as well.
+    A newer version includes it too.
     """
 
     subscriber_id: UUID
     balance_version: int | None
 
     def line(self, command_id: UUID) -> str:
-        """Return what is kept with the subscriber while a command waits for the change."""
+        """Return the line that is kept in the subscriber's row while a command waits for the change."""
         return f"{command_id} {'' if self.balance_version is None else self.balance_version}"
 
     @classmethod
     def parse(cls, subscriber_id: UUID, line: str) -> "tuple[UUID, Change]":
-        """Return the command that waits, and for what."""
+        """Return the waiting command, and the change."""
         command_id, _, version = line.partition(" ")
         return UUID(command_id), cls(subscriber_id, int(version) if version else None)
 
@@ -151,10 +151,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """All there is between a group and a subscriber, in one row forever.
+    """The relation between a group and a subscriber, in one permanent row.
 
-    So there is one membership, and one invitation that is pending (`invitation_id`), by construction. `epoch` counts
-    the times in the group, the present one included.
+    So there can be only one membership and one pending invitation (`invitation_id`), by construction. `epoch` counts
+    the subscriber's successive memberships in the group, including the current one.
     """
 
     id: UUID
@@ -167,16 +167,16 @@ class Membership:
     joined_at: datetime | None
     ended_at: datetime | None
     shown_name: str | None = None
-    """What the owner saw of a former member when the membership ended; None of a member, of whom they see what is."""
+    """What the owner saw of a former member when the membership ended; None for a current member."""
     shown_email: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """An invitation of a subscriber into a group. `round` counts its mails; only the last one's token is good.
+    """An invitation of a subscriber into a group. `round` counts its mails; only the last one's token is valid.
 
-    `email` is the address that the owner gave, and all that they see of somebody who has not accepted; None when the
-    person is erased.
+    `email` is the address that the owner typed, and all they see of somebody who has not accepted; None once the person
+    is erased.
     """
 
     id: UUID
@@ -192,13 +192,13 @@ class Invitation:
     email: str | None = None
 
     def is_opened_by(self, token: str) -> bool:
-        """Say whether a token, in hexadecimal, is the one in the last mail."""
+        """Return whether a token, in hexadecimal, is the one in the last mail."""
         return compare_digest(self.token_hash, hash_token(bytes.fromhex(token)))
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many invitations somebody has made, or got: those that are pending, and those of one day (UTC)."""
+    """How many invitations somebody has sent, or received: pending ones, and those of one day (UTC)."""
 
     id: UUID
     pending: int
@@ -225,7 +225,7 @@ class Quotas:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Units that an owner gives to members: asked of the ledger, then done or refused."""
+    """Units that an owner transfers to members: requested from the ledger, then done or refused."""
 
     id: UUID
     group_id: UUID
@@ -245,8 +245,8 @@ class Transfer:
 class HistoryEntry:
     """A line of a group's history: who did what to whom, when, and what came of it.
 
-    `at` never changes, so pages ordered by it stay as they are; `outcome` does, when what was begun ends.
-    `reference_id` is the invitation, saga, membership or transfer that it tells of.
+    `at` never changes, so pages ordered by it don't shift; `outcome` changes when the thing ends. `reference_id` is the
+    invitation, saga, membership or transfer concerned.
     """
 
     id: UUID
@@ -264,11 +264,11 @@ class HistoryEntry:
 
 @dataclass(frozen=True, slots=True)
 class PostedCommand:
-    """A command that somebody posted over HTTP, and what became of it.
+    """A command that was posted over HTTP, and its outcome.
 
-    `content_hash` tells a repetition from another command under the same id. `code` says why it was refused; `result`
-    names the event that answered, and the ids in it. It is pending until all that it changed is to be seen: once it is
-    answered, `awaits` counts the changes that are not.
+    `content_hash` distinguishes a repetition from another command with the same id. `code` says why it was refused;
+    `result` names the event that answered it, and the ids in that. It is pending until everything it changed can be
+    seen: once it is answered, `awaits` counts the changes that have not arrived.
     """
 
     id: UUID
@@ -284,11 +284,11 @@ class PostedCommand:
 
     @property
     def is_answered(self) -> bool:
-        """Say whether its outcome is known, to be seen or not."""
+        """Return whether its outcome is known, visible or not."""
         return self.state is not CommandState.PENDING or self.awaits > 0
 
     def awaiting(self, changes: int, now: datetime) -> "PostedCommand":
-        """Return the answered command while so many changes are still to be seen; without any, it has ended."""
+        """Return the answered command while it awaits that many changes; with none, it is complete."""
         if changes:
             return replace(self, awaits=changes)
         state = CommandState.DONE if self.code is None else CommandState.REFUSED
@@ -301,22 +301,22 @@ def saga_asked_by(message_id: UUID) -> UUID:
 
 
 def membership_of(group_id: UUID, member_id: UUID) -> UUID:
-    """Return the id of what is between a group and a subscriber."""
+    """Return the id of a subscriber's membership in a group."""
     return derive(group_id, member_id.hex)
 
 
 def account_of(saga_id: UUID) -> UUID:
-    """Return the id of the account that a saga creates: derived, so that asking twice creates one."""
+    """Return the id of the account that a saga creates: derived, so that asking twice creates only one."""
     return derive_own(saga_id, "account")
 
 
 def history_of_membership(membership_id: UUID, epoch: int) -> UUID:
-    """Return the id of the line that tells of one of a subscriber's times in a group."""
+    """Return the id of the history line of one of a subscriber's successive memberships in a group."""
     return derive(membership_id, f"epoch/{epoch}")
 
 
 def history_of_leg(transfer_id: UUID, member_id: UUID) -> UUID:
-    """Return the id of the line that tells what one member got of a transfer."""
+    """Return the id of the history line of one member's part of a transfer."""
     return derive(transfer_id, member_id.hex)
 
 

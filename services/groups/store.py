@@ -49,7 +49,7 @@ from services.groups.tables import (
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """All that a batch names, and what follows from it; and how many invitations are allowed."""
+    """The rows that a batch names, the rows that these lead to, and the quotas."""
 
     quotas: Quotas
     sagas: Rows[UUID, SagaRow]
@@ -70,19 +70,19 @@ class Roster:
         return self.subscribers.find(id_) or unknown_subscriber(id_)
 
     def holder(self, email: str) -> UUID | None:
-        """Return who has an address that a command names.
+        """Return the holder of an address that a command names.
 
-        Records of different people come in any order, so two may name it for a moment: then it is one of them.
+        Records of different people arrive in any order, so two may briefly have it: then it is one of them.
         """
         return min((each.id for each in self.subscribers.all(WITH_EMAIL, email)), default=None)
 
     def membership(self, group_id: UUID, owner_id: UUID, subscriber_id: UUID) -> Membership:
-        """Return what is between an owner's group and a subscriber."""
+        """Return a subscriber's membership in an owner's group."""
         known = self.memberships.find(membership_of(group_id, subscriber_id))
         return known or no_membership(group_id, owner_id, subscriber_id)
 
     def group(self, group_id: UUID, owner_id: UUID) -> Group:
-        """Return an owner's group, which has no name before it is told who they are."""
+        """Return an owner's group, which has no name until the owner's record arrives."""
         return self.groups.find(group_id) or Group(group_id, owner_id, "", False, None)
 
     def is_closed(self, group_id: UUID) -> bool:
@@ -99,7 +99,7 @@ class Roster:
         return None if id_ is None else self.commands.find(id_)
 
     def members(self, group_id: UUID) -> list[Membership]:
-        """Return the members of a group, in one order forever."""
+        """Return the members of a group, always in the same order."""
         return self.memberships.all(MEMBERS, group_id)
 
     def changes(self) -> Sequence[Changes]:
@@ -121,8 +121,8 @@ class Roster:
 class LoadPlan:
     """What a batch of groups needs.
 
-    Tables are locked in one order, by all alike. Whoever ends what belongs to a subscriber or a group locks those
-    first, and so does whoever adds to it: then nothing that is added can be missed.
+    Every transaction locks the tables in the same order. One that ends everything of a subscriber or a group locks that
+    row first, and so does one that adds to it, so that no addition can be missed.
     """
 
     def __init__(self, quotas: Quotas) -> None:
@@ -140,26 +140,26 @@ class LoadPlan:
         self.transfers: NeededRows[UUID, Transfer] = NeededRows(TRANSFERS)
         self.history: NeededRows[UUID, HistoryEntry] = NeededRows(HISTORY)
         self.addressed: list[tuple[UUID, str]] = []
-        """Groups, and the addresses that they mean to take in."""
+        """Groups, and the addresses of people who may join them."""
         self.taking: list[tuple[str, UUID]] = []
-        """Addresses, and who takes them in this very batch: a holder by the time that another message's turn comes."""
+        """Addresses that somebody takes in this very batch, and who: the holder when a later message is handled."""
         self.answering: list[Incoming[Message]] = []
         """What may answer a posted command."""
 
     def take_in(self, group_id: UUID, email: str) -> None:
-        """Name what is between a group and whoever has an address."""
+        """Name the membership between a group and an address's holder."""
         self.subscribers.add_all(WITH_EMAIL, email)
         self.addressed.append((group_id, email))
 
     def end_group(self, group_id: UUID) -> None:
-        """Name a group with all that belongs to it."""
+        """Name a group and everything that belongs to it."""
         self.groups.add(group_id)
         self.memberships.add_all(MEMBERS, group_id)
         self.invitations.add_all(PENDING_OF_GROUP, group_id)
         self.ending_groups.add(group_id)
 
     async def fetch(self, tx: Transaction) -> Roster:
-        """Fetch it: one statement for each table, and a few more where a batch means rows without naming them."""
+        """Fetch it, with one statement per table, and a few more for rows that a batch does not name by key."""
         posted = await self._find_posted(tx)
         sagas = await self.sagas.fetch(tx)
         self._follow_invitations(await tx.fetch(INVITATIONS, self.invitations, for_update=False))
@@ -192,7 +192,7 @@ class LoadPlan:
     async def _find_posted(self, tx: Transaction) -> dict[str, UUID | None]:
         """Return the commands that the batch may answer, by correlation id: None for one that was not posted.
 
-        What a posted command changed is looked for, and perhaps awaited, where it is shown.
+        The changes of a posted command are looked up, and perhaps awaited, in the subscribers' rows.
         """
         texts = {message.correlation_id for message in self.answering}
         ids = {id_ for text in texts if (id_ := _uuid(text)) is not None}
@@ -203,14 +203,14 @@ class LoadPlan:
         return {text: known.get(text) for text in texts}
 
     async def _find_what_ends(self, tx: Transaction) -> None:
-        """Find the invitations of who is erased and of groups that close. Those that end need what they are between."""
+        """Find the invitations of erased people and of closing groups. Those that end need their memberships."""
         await self.invitations.find(tx)
         if self.ending_groups:
             ending = await tx.fetch(INVITATIONS, self.invitations, for_update=False)
             self._follow_invitations(ending)
 
     def _follow_invitations(self, invitations: Rows[UUID, Invitation]) -> None:
-        """An invitation that is answered, or ends, touches all that it is between."""
+        """Add the memberships of invitations that are answered, or end."""
         for invitation in invitations.loaded():
             self.subscribers.add(invitation.subscriber_id)
             self.groups.add(invitation.group_id)
@@ -220,7 +220,7 @@ class LoadPlan:
             )
 
     def _follow_addresses(self, subscribers: Rows[UUID, Subscriber]) -> None:
-        """Whoever has an address, or takes it in this batch, is who is taken in."""
+        """Resolve addresses to their holders, including those who take one in this batch."""
         taking: dict[str, set[UUID]] = {}
         for email, subscriber_id in self.taking:
             taking.setdefault(email, set()).add(subscriber_id)
@@ -231,7 +231,7 @@ class LoadPlan:
                 self.tallies.add(received_invitations_tally(subscriber_id))
 
     def _follow_memberships(self, memberships: Rows[UUID, Membership]) -> None:
-        """A membership may end, and an invitation that is pending with it."""
+        """Add the pending invitations of memberships, which may end together."""
         for membership in memberships.loaded():
             if membership.active:
                 self.history.add(history_of_membership(membership.id, membership.epoch))
@@ -257,7 +257,7 @@ def invitation_of(message: Incoming[Message]) -> UUID:
 
 
 def renaming_of(message: Incoming[Message]) -> UUID:
-    """Return the id of the line of the history that a command that renames writes."""
+    """Return the id of the history line that a renaming command writes."""
     return message.derive("history")
 
 

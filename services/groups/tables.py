@@ -35,7 +35,7 @@ groups = sa.Table(
     sa.Column("closed_at", timestamp()),
 )
 
-# Updated with every balance, and none of the columns that change then has an index: with room, it stays on its page.
+# Updated with every balance, and no column that changes then has an index: with room, a row stays on its page (HOT).
 subscribers = sa.Table(
     "subscribers",
     metadata,
@@ -52,7 +52,7 @@ subscribers = sa.Table(
     info={"storage": {"fillfactor": "60"}},
 )
 
-# Not unique: two people's records come in any order, and both may name one address for a moment.
+# Not unique: two people's records arrive in any order, and both may briefly have the same address.
 sa.Index("subscribers_by_email", subscribers.c.email)
 
 plans = sa.Table(
@@ -78,7 +78,7 @@ memberships = sa.Table(
     sa.Column("ended_at", timestamp()),
     sa.Column("shown_name", sa.Text),
     sa.Column("shown_email", sa.Text),
-    # The handlers see to it; this is for the day when one doesn't.
+    # The handlers ensure it; this is in case one doesn't.
     sa.CheckConstraint("NOT active OR invitation_id IS NULL", name="member_or_invited"),
 )
 
@@ -133,7 +133,7 @@ transfers = sa.Table(
     sa.Column("ended_at", timestamp()),
     sa.Column("requests", sa.Integer, nullable=False, server_default="1"),
 )
-# Only the open ones are looked for; the ended ones are the bulk.
+# Only open ones are looked up, while most have ended.
 sa.Index("transfers_open", transfers.c.asked_at, postgresql_where=transfers.c.state == "pending")
 
 history = sa.Table(
@@ -172,7 +172,7 @@ commands = sa.Table(
 )
 sa.Index("commands_pending", commands.c.actor_id, postgresql_where=commands.c.state == "pending")
 
-# Nothing that opens a visit is kept: a hash of the visitor's secret, and one of the token that is spent.
+# No secret is stored: only a hash of the visitor's secret, and one of the spent token.
 sessions = sa.Table(
     "sessions",
     metadata,
@@ -207,15 +207,15 @@ SAGAS: Mapped[UUID, SagaRow] = Mapped(
 )
 
 WITH_EMAIL = RowSet(SUBSCRIBERS, "email")
-"""Who has an address. Records of different people come in any order, so two may have it for a moment."""
+"""The holders of an address. Records of different people arrive in any order, so two may briefly have it."""
 MEMBERS = RowSet(MEMBERSHIPS, "group_id", active=[True])
-"""The memberships of a group that are active."""
+"""The active memberships of a group."""
 MEMBERSHIPS_OF = RowSet(MEMBERSHIPS, "member_id")
-"""All that there is between a subscriber and the groups of others, active or not."""
+"""A subscriber's memberships in others' groups, active or not."""
 INVITATIONS_OF = RowSet(INVITATIONS, "subscriber_id")
-"""The invitations that a subscriber ever got."""
+"""All invitations that a subscriber has ever received."""
 PENDING_OF_GROUP = RowSet(INVITATIONS, "group_id", state=[InvitationState.PENDING])
 """The invitations into a group that can still be answered."""
 ALL_PLANS = RowSet(PLANS)
 LINES_ABOUT = RowSet(HISTORY, "reference_id")
-"""The lines of the history that tell of one thing: of a transfer, one for each member."""
+"""The history lines about one thing: about a transfer, one per member."""

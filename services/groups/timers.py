@@ -1,4 +1,4 @@
-"""What groups tells itself, later: the messages of its timers."""
+"""The messages of groups' timers."""
 
 from uuid import UUID
 
@@ -12,12 +12,12 @@ class InvitationDue(Message, type="popfax.groups.invitation-due", key="invitatio
 
 
 class TransferDue(Message, type="popfax.groups.transfer-due", key="transfer_id"):
-    """The ledger should have answered by now: it is asked again, unless it has."""
+    """The ledger should have answered by now; unless it has, it is asked again."""
 
     transfer_id: UUID
 
 
 class RetryTransfer(Message, type="popfax.groups.retry-transfer", key="transfer_id"):
-    """An operator's message: ask the ledger again now. It gives the same answer again."""
+    """An operator's message: ask the ledger again now. It repeats its answer."""
 
     transfer_id: UUID

@@ -12,6 +12,7 @@ BREACHES = [
     ("Rows that others hold, at a pinch.", "preferably"),
     ("The timer is set anew.", "again"),
     ("A topic that was deleted and\n    made again.", "recreated"),
+    ("The inbox, which\n# forgets one day, let it through.", "retention"),
     ("It happens seldom.", "rarely"),
     ("A plan that is dearer.", "expensive"),
     ("It waits for ever.", "forever"),

@@ -16,6 +16,7 @@ PHRASES = {
     r"\bat a pinch\b": "“preferably”, or say when",
     r"\banew\b": "“again”, “recreated”",
     r"\bmade again\b": "“recreated”",
+    r"\bforgets one day\b": "“redelivered after the inbox's retention”",
     r"\bseldom\b": "“rarely”",
     r"\bdearer\b": "“more expensive”",
     r"\bfor ever\b": "“forever”, or “final”",

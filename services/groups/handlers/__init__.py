@@ -1,4 +1,4 @@
-"""What groups does with each message that is not a saga's reply: one function a message, one module a subject.
+"""What groups does with each message that is not a saga's reply: one function per message, one module per subject.
 
 Each begins with its checks, in the order that the contract promises; what follows from them is in `transitions`.
 """

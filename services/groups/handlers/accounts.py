@@ -1,4 +1,4 @@
-"""Accounts: creating one for a new member, and what groups learns of everybody's."""
+"""Accounts: creating one for a new member, and what groups learns about everybody's."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -38,10 +38,10 @@ def _creation(load: LoadPlan, message: Incoming[CreateMemberAccount]) -> None:
 
 @needs(_creation)
 def create_member_account(roster: Roster, message: Incoming[CreateMemberAccount], moment: Moment) -> Outcome:
-    """Open the account-creation saga, unless we can see already that it would be refused."""
+    """Open the account-creation saga, unless it is already clear that it would be refused."""
     command = message.body
     if roster.sagas.find(saga_of(message)) is not None:
-        return ()  # a repetition that the inbox, which forgets one day, let through: the saga answers, or has answered
+        return ()  # redelivered after the inbox's retention: the saga answers, or has answered
     code = _why_not(roster, message, moment)
     if code is not None:
         return [MemberAccountRefused(group_id=command.group_id, code=code, command_type=command.TYPE)]
@@ -52,7 +52,7 @@ def create_member_account(roster: Roster, message: Incoming[CreateMemberAccount]
 
 
 def _why_not(roster: Roster, message: Incoming[CreateMemberAccount], moment: Moment) -> GroupsCode | None:
-    """Look in the order that the contract promises. Provisioning looks at plan, price and address again: it decides."""
+    """Check in the order that the contract promises. Provisioning checks plan, price and address again, and decides."""
     command = message.body
     if (code := why_not_owner(roster, message, command.group_id)) is not None:
         return code
@@ -79,7 +79,7 @@ def _plan(load: LoadPlan, message: Incoming[PlanPublished]) -> None:
 
 @needs(_plan)
 def plan_published(roster: Roster, message: Incoming[PlanPublished], moment: Moment) -> Outcome:
-    """Learn today's price of a plan, and whether it is on sale."""
+    """Record a plan's current price, and whether it is on sale."""
     plan = message.body
     roster.plans.put(Plan(plan.plan, plan.price_units, plan.validity_months, plan.on_sale))
     return ()
@@ -94,7 +94,7 @@ def _account(
 
 @needs(_account)
 def balance_changed(roster: Roster, message: Incoming[BalanceChanged], moment: Moment) -> Outcome:
-    """Learn what is on an account. What is older than what is known already changes nothing."""
+    """Record an account's balance, unless a newer one is known."""
     told = message.body
     known = roster.subscriber(told.account_id)
     if told.version > known.balance_version:
@@ -108,7 +108,7 @@ def _registered(load: LoadPlan, message: Incoming[SubscriberRegistered]) -> None
 
 @needs(_registered)
 def subscriber_registered(roster: Roster, message: Incoming[SubscriberRegistered], moment: Moment) -> Outcome:
-    """Learn until when the account of somebody who signed up with Popfax itself works."""
+    """Record the expiry date of an account whose holder signed up with Popfax itself."""
     return _lasts(roster, message.body.subscriber_id, message.body.expires_at)
 
 
@@ -119,19 +119,19 @@ def _provisioned(load: LoadPlan, message: Incoming[AccountProvisioned]) -> None:
 
 @needs(_provisioned)
 def account_provisioned(roster: Roster, message: Incoming[AccountProvisioned], moment: Moment) -> Outcome:
-    """Learn until when a new account works; it may be the reply that a saga waits for."""
+    """Record a new account's expiry date; it may be the reply that a saga is waiting for."""
     _lasts(roster, message.body.account_id, message.body.expires_at)
     return SAGAS.reply(roster, message, moment)
 
 
 @needs(_account)
 def account_extended(roster: Roster, message: Incoming[AccountExtended], moment: Moment) -> Outcome:
-    """Learn until when an account works now."""
+    """Record an account's new expiry date."""
     return _lasts(roster, message.body.account_id, message.body.expires_at)
 
 
 def _lasts(roster: Roster, id_: UUID, expires_at: datetime | None) -> Outcome:
-    """An answer may be given again long after, and says what was true then: only a later end is news."""
+    """Record an expiry date if it is later: an answer repeated long afterwards says what was true at the time."""
     known = roster.subscriber(id_)
     is_later = expires_at is not None and (known.expires_at is None or expires_at > known.expires_at)
     if is_later and known.state is not AccountState.CLOSED:
@@ -141,7 +141,7 @@ def _lasts(roster: Roster, id_: UUID, expires_at: datetime | None) -> Outcome:
 
 @needs(_account)
 def account_expired(roster: Roster, message: Incoming[AccountExpired], moment: Moment) -> Outcome:
-    """Learn that an account has ended."""
+    """Record that an account has expired."""
     known = roster.subscriber(message.body.account_id)
     if known.state is not AccountState.CLOSED:
         roster.subscribers.put(replace(known, state=AccountState.EXPIRED, expires_at=message.body.expires_at))
@@ -155,7 +155,7 @@ def _closed(load: LoadPlan, message: Incoming[AccountClosed]) -> None:
 
 @needs(_closed)
 def account_closed(roster: Roster, message: Incoming[AccountClosed], moment: Moment) -> Outcome:
-    """End all that a subscriber had with groups: memberships, invitations, the group of their own; and forget them."""
+    """End everything of a subscriber's: memberships, invitations and their own group; and erase who they were."""
     id_ = message.body.account_id
     group_id = group_of(id_)
     known = roster.subscriber(id_)

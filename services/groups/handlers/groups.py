@@ -20,14 +20,14 @@ def _renaming(load: LoadPlan, message: Incoming[RenameGroup]) -> None:
 
 @needs(_renaming)
 def rename_group(roster: Roster, message: Incoming[RenameGroup], moment: Moment) -> Outcome:
-    """Call the group what its owner wants; from now on it does not follow their own name."""
+    """Rename the group, which from now on no longer follows its owner's name."""
     command = message.body
     code = why_not_owner(roster, message, command.group_id)
     if code is not None:
         return [RenameRefused(group_id=command.group_id, code=code, command_type=command.TYPE)]
     owner_id, line_id = owner_of(message), renaming_of(message)
     if roster.history.find(line_id) is not None:
-        return ()  # a repetition that the inbox, which forgets one day, let through: a newer name stays
+        return ()  # redelivered after the inbox's retention: a newer name stays
     roster.groups.put(replace(roster.group(command.group_id, owner_id), name=command.name, renamed=True))
     roster.history.put(
         HistoryEntry(
@@ -56,9 +56,9 @@ def _person(load: LoadPlan, message: Incoming[PersonRecorded]) -> None:
 
 @needs(_person)
 def person_recorded(roster: Roster, message: Incoming[PersonRecorded], moment: Moment) -> Outcome:
-    """Learn who somebody is; their group follows their name until it is renamed.
+    """Record who somebody is; their group follows their name until it is renamed.
 
-    Of somebody whose account is closed already nothing is learned any more.
+    Nothing is recorded about somebody whose account is already closed.
     """
     person = message.body
     known = roster.subscriber(person.subscriber_id)
@@ -85,6 +85,6 @@ def _erased(load: LoadPlan, message: Incoming[PersonErased]) -> None:
 
 @needs(_erased)
 def person_erased(roster: Roster, message: Incoming[PersonErased], moment: Moment) -> Outcome:
-    """Forget who somebody was."""
+    """Erase who somebody was."""
     transitions.erase_person(roster, message.body.subscriber_id)
     return ()

@@ -1,4 +1,4 @@
-"""Invitations: made, answered, taken back, run out, come back. Exactly one end wins, whatever the order."""
+"""Invitations: sent, answered, revoked, expired, bounced. Exactly one ending wins, whatever the order."""
 
 from uuid import UUID
 
@@ -40,7 +40,7 @@ def invite_by_email(roster: Roster, message: Incoming[InviteByEmail], moment: Mo
     """Invite the subscriber who has the address, or say what an account for it would cost."""
     command = message.body
     if roster.invitations.find(invitation_of(message)) is not None:
-        return ()  # a repetition that the inbox, which forgets one day, let through: it was sent, and may have ended
+        return ()  # redelivered after the inbox's retention: it was sent, and may have ended
     holder_id = roster.holder(command.email)
     code = (
         why_not_owner(roster, message, command.group_id)
@@ -58,7 +58,7 @@ def invite_by_email(roster: Roster, message: Incoming[InviteByEmail], moment: Mo
 def _why_not_invited(
     roster: Roster, message: Incoming[InviteByEmail], holder_id: UUID | None, moment: Moment
 ) -> GroupsCode | None:
-    """Look in the order that the contract promises. An address that nobody has counts against the owner's day alone."""
+    """Check in the order that the contract promises. An unknown address counts only against the owner's quota."""
     quotas, owner_id = roster.quotas, owner_of(message)
     if holder_id is None:
         return None
@@ -98,7 +98,7 @@ def accept_invitation(roster: Roster, message: Incoming[AcceptInvitation], momen
 
 @needs(_invitation)
 def decline_invitation(roster: Roster, message: Incoming[DeclineInvitation], moment: Moment) -> Outcome:
-    """End the invitation, as the invited subscriber wants."""
+    """Decline an invitation for the invited subscriber."""
     invitation, refusal = _answerable(roster, message, moment)
     return refusal if invitation is None else transitions.decline(roster, invitation, moment)
 
@@ -123,7 +123,7 @@ def _answerable(
 def _why_not_answered(
     message: Incoming[AcceptInvitation | DeclineInvitation], invitation: Invitation | None
 ) -> GroupsCode | None:
-    """The token speaks for the invited subscriber; without it they must be the actor. Nobody else will do."""
+    """Return why an invitation can't be answered: it takes its token, or the invited subscriber as the actor."""
     token, actor = message.body.token, message.actor
     if invitation is None:
         return GroupsCode.UNKNOWN_INVITATION
@@ -141,7 +141,7 @@ def _revocation(load: LoadPlan, message: Incoming[RevokeInvitation]) -> None:
 
 @needs(_revocation)
 def revoke_invitation(roster: Roster, message: Incoming[RevokeInvitation], moment: Moment) -> Outcome:
-    """Take an invitation back, as the owner wants."""
+    """Revoke an invitation for its owner."""
     command = message.body
     invitation = roster.invitations.find(command.invitation_id)
     code = why_not_owner(roster, message, command.group_id) or _why_not_revoked(command, invitation)

@@ -26,7 +26,7 @@ def _members(load: LoadPlan, message: Incoming[DetachMembers]) -> None:
 
 @needs(_members)
 def detach_members(roster: Roster, message: Incoming[DetachMembers], moment: Moment) -> Outcome:
-    """End the memberships that the owner names, each for itself."""
+    """End the memberships that the owner names, each independently."""
     command = message.body
     code = why_not_owner(roster, message, command.group_id)
     if code is not None:
@@ -64,5 +64,5 @@ def leave_group(roster: Roster, message: Incoming[LeaveGroup], moment: Moment) -
 
 
 def _is_meant(member: Membership, epoch: int | None) -> bool:
-    """A message that names an epoch, and comes late, must not touch the membership that followed."""
+    """Return whether a message means this membership: a late one that names an epoch must not touch a later one."""
     return member.active and epoch in (None, member.epoch)

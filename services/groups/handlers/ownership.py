@@ -10,7 +10,7 @@ from services.groups.store import Roster
 
 
 def why_not_owner(roster: Roster, message: Incoming[Any], group_id: UUID) -> GroupsCode | None:
-    """Say why the actor may not do what an owner may, None if they may."""
+    """Return why the actor may not act as the owner, None if they may."""
     if message.actor is None or group_of(message.actor) != group_id:
         return GroupsCode.NOT_OWNER
     return GroupsCode.GROUP_CLOSED if roster.is_closed(group_id) else None

@@ -1,4 +1,4 @@
-"""Units from an owner to members: groups says who may get them, the ledger whether they are there."""
+"""Units from an owner to members: groups decides who may get them, the ledger whether there are enough."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -29,10 +29,10 @@ def _transfer_and_members(load: LoadPlan, message: Incoming[TransferUnits]) -> N
 
 @needs(_transfer_and_members)
 def transfer_units(roster: Roster, message: Incoming[TransferUnits], moment: Moment) -> Outcome:
-    """Ask the ledger for a transfer to those who are members now."""
+    """Request a transfer to the current members from the ledger."""
     command, id_ = message.body, transfer_of(message)
     if roster.transfers.find(id_) is not None:
-        return ()  # a repetition that the inbox, which forgets one day, let through: the ledger answers it, or has
+        return ()  # redelivered after the inbox's retention: the ledger answers it, or has
     if (code := why_not_owner(roster, message, command.group_id)) is not None:
         return [_refused(command.group_id, id_, code)]
     member_ids = _meant(roster, command)
@@ -80,7 +80,7 @@ def _transfer(
 
 @needs(_transfer)
 def ask_again(roster: Roster, message: Incoming[TransferDue | RetryTransfer], moment: Moment) -> Outcome:
-    """Ask the ledger once more for what it has not answered: the request or the answer may be lost."""
+    """Ask the ledger again for what it has not answered: the request or the answer may have been lost."""
     transfer = roster.transfers.find(message.body.transfer_id)
     if transfer is None or transfer.state is not TransferState.PENDING:
         return ()
@@ -98,7 +98,7 @@ def _meant(roster: Roster, command: TransferUnits) -> tuple[UUID, ...]:
 def _why_not(
     roster: Roster, command: TransferUnits, member_ids: tuple[UUID, ...]
 ) -> tuple[GroupsCode | None, tuple[UUID, ...]]:
-    """Say why not, and who is no member."""
+    """Return why not, and who is not a member."""
     memberships = ((id_, roster.memberships.find(membership_of(command.group_id, id_))) for id_ in member_ids)
     outsiders = tuple(id_ for id_, membership in memberships if membership is None or not membership.active)
     if outsiders:

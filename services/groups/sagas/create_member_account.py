@@ -1,4 +1,4 @@
-"""The account-creation saga: an owner creates a member's account and pays it with their own Pop units.
+"""The account-creation saga: an owner creates a member's account and pays for it with their own Pop units.
 
 Never an account without its payment, never a payment without its account: the units are held before the account is
 asked for, captured once it is there, and released if it is refused. The hold's id and the request's id are the saga's.
@@ -34,7 +34,7 @@ def reserve_units(saga: SagaRow) -> ReserveUnits:
 
 
 def release_hold(saga: SagaRow) -> ReleaseHold:
-    """Return the owner the held units back."""
+    """Release the owner's held units."""
     return ReleaseHold(hold_id=saga.id, account_id=owner(saga))
 
 
@@ -54,7 +54,7 @@ def provision_account(saga: SagaRow) -> ProvisionAccount:
 
 
 def cancel_provisioning(saga: SagaRow) -> CancelProvisioning:
-    """Call the account off; the answer says whether it was there already."""
+    """Call the account off; the answer says whether it had already been created."""
     return CancelProvisioning(request_id=saga.id, account_id=account_of(saga.id))
 
 
@@ -77,7 +77,7 @@ def _membership(load: LoadPlan, saga: SagaRow) -> None:
 
 @needs(_membership)
 def add_membership(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
-    """The account exists and is paid: it is a member at once."""
+    """Make the holder of the new account, which is paid for, a member."""
     group_id, owner_id, member_id = UUID(saga.data["group_id"]), owner(saga), account_of(saga.id)
     transitions.end_creation(state, saga.id, member_id, None, moment)
     created = MemberAccountCreated(
@@ -92,7 +92,7 @@ def add_membership(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
 
 @needs(_line)
 def refuse(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
-    """Nothing happened: no account, no payment, no membership."""
+    """Record and announce that nothing was created or paid."""
     transitions.end_creation(state, saga.id, None, saga.code, moment)
     return [
         MemberAccountRefused(
@@ -104,7 +104,7 @@ def refuse(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
 
 
 def owner(saga: SagaRow) -> UUID:
-    """Return who pays."""
+    """Return the owner, who pays."""
     return UUID(saga.data["owner_id"])
 
 
