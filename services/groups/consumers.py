@@ -49,9 +49,9 @@ from popfax_contracts.topics import (
 )
 from services.chassis.sagas import CancelSaga, RetrySaga, SagaDeadline
 from services.chassis.service import Service, contents, handles, tell
-from services.groups import handlers
 from services.groups.commands import answered, noting
 from services.groups.domain import Quotas
+from services.groups.handlers import accounts, groups, invitations, memberships, transfers
 from services.groups.sagas import SAGAS
 from services.groups.store import LoadPlan
 from services.groups.timers import InvitationDue, RetryTransfer, TransferDue
@@ -71,27 +71,27 @@ GROUPS = Service(
     handlers=answered(
         contents(
             # The group, its members.
-            handles(RenameGroup, handlers.rename_group),
-            handles(DetachMembers, handlers.detach_members),
-            handles(LeaveGroup, handlers.leave_group),
+            handles(RenameGroup, groups.rename_group),
+            handles(DetachMembers, memberships.detach_members),
+            handles(LeaveGroup, memberships.leave_group),
             # Invitations, and what may end one that nobody answers.
-            handles(InviteByEmail, handlers.invite_by_email),
-            handles(AcceptInvitation, handlers.accept_invitation),
-            handles(DeclineInvitation, handlers.decline_invitation),
-            handles(RevokeInvitation, handlers.revoke_invitation),
-            handles(InvitationDue, handlers.invitation_due),
-            handles(MailUndeliverable, handlers.mail_undeliverable),
+            handles(InviteByEmail, invitations.invite_by_email),
+            handles(AcceptInvitation, invitations.accept_invitation),
+            handles(DeclineInvitation, invitations.decline_invitation),
+            handles(RevokeInvitation, invitations.revoke_invitation),
+            handles(InvitationDue, invitations.invitation_due),
+            handles(MailUndeliverable, invitations.mail_undeliverable),
             # Units for members.
-            handles(TransferUnits, handlers.transfer_units),
-            handles(TransfersPosted, handlers.transfers_posted),
-            handles(TransfersRefused, handlers.transfers_refused),
-            handles(TransferDue, handlers.ask_again),
-            handles(RetryTransfer, handlers.ask_again),
+            handles(TransferUnits, transfers.transfer_units),
+            handles(TransfersPosted, transfers.transfers_posted),
+            handles(TransfersRefused, transfers.transfers_refused),
+            handles(TransferDue, transfers.ask_again),
+            handles(RetryTransfer, transfers.ask_again),
             # An account for a new member: the saga's replies, in the order of its steps ...
-            handles(CreateMemberAccount, handlers.create_member_account),
+            handles(CreateMemberAccount, accounts.create_member_account),
             handles(UnitsReserved, SAGAS.reply),
             handles(UnitsRefused, SAGAS.reply),
-            handles(AccountProvisioned, handlers.account_provisioned),
+            handles(AccountProvisioned, accounts.account_provisioned),
             handles(AccountRefused, SAGAS.reply),
             handles(HoldCaptured, SAGAS.reply),
             handles(HoldReleased, SAGAS.reply),
@@ -100,14 +100,14 @@ GROUPS = Service(
             handles(RetrySaga, SAGAS.retry),
             handles(CancelSaga, SAGAS.cancel),
             # What is known of everybody: who they are, what their account says, today's prices.
-            handles(PersonRecorded, handlers.person_recorded),
-            handles(PersonErased, handlers.person_erased),
-            handles(SubscriberRegistered, handlers.subscriber_registered),
-            handles(AccountExtended, handlers.account_extended),
-            handles(AccountExpired, handlers.account_expired),
-            handles(AccountClosed, handlers.account_closed),
-            handles(BalanceChanged, handlers.balance_changed),
-            handles(PlanPublished, handlers.plan_published),
+            handles(PersonRecorded, groups.person_recorded),
+            handles(PersonErased, groups.person_erased),
+            handles(SubscriberRegistered, accounts.subscriber_registered),
+            handles(AccountExtended, accounts.account_extended),
+            handles(AccountExpired, accounts.account_expired),
+            handles(AccountClosed, accounts.account_closed),
+            handles(BalanceChanged, accounts.balance_changed),
+            handles(PlanPublished, accounts.plan_published),
         )
     ),
     load=partial(LoadPlan, Quotas()),

@@ -74,7 +74,7 @@ from services.chassis.sagas import SagaRow, Status
 from services.chassis.service import AnyHandler, Moment, Service
 from services.chassis.shell import FromKafka, Shell
 from services.chassis.timers import fire_due
-from services.groups import handlers, transitions
+from services.groups import transitions
 from services.groups.consumers import with_quotas
 from services.groups.domain import (
     AccountState,
@@ -92,6 +92,7 @@ from services.groups.domain import (
     received_invitations_tally,
     sent_invitations_tally,
 )
+from services.groups.handlers import invitations, memberships
 from services.groups.store import Roster
 from services.groups.timers import InvitationDue
 from tests.simulation.bus import BusRecord
@@ -572,7 +573,7 @@ def _ends_what_has_ended(roster: Roster, message: Incoming[Any], moment: Moment)
 
 
 def _leaves_the_line_open(roster: Roster, message: Incoming[Any], moment: Moment) -> Outcome:
-    outcome = handlers.leave_group(roster, message, moment)
+    outcome = memberships.leave_group(roster, message, moment)
     for entry in roster.history.loaded():
         if entry.outcome == "left":
             roster.history.put(replace(entry, outcome="active", ended_at=None))
@@ -580,8 +581,8 @@ def _leaves_the_line_open(roster: Roster, message: Incoming[Any], moment: Moment
 
 
 WRONG: dict[str, tuple[type[Message], Decide]] = {
-    "no tombstone": (LeaveGroup, _without(handlers.leave_group, lambda e: isinstance(e, MembershipEnded))),
-    "no timer": (InviteByEmail, _without(handlers.invite_by_email, lambda e: isinstance(e, SetTimer))),
+    "no tombstone": (LeaveGroup, _without(memberships.leave_group, lambda e: isinstance(e, MembershipEnded))),
+    "no timer": (InviteByEmail, _without(invitations.invite_by_email, lambda e: isinstance(e, SetTimer))),
     "two ends": (MailUndeliverable, _ends_what_has_ended),
     "a history that is behind": (LeaveGroup, _leaves_the_line_open),
     "an address that is not forgotten": (PersonErased, lambda roster, message, moment: ()),

@@ -94,6 +94,9 @@ PENDING: Mapping[str, str] = {
 }
 """What is going on while a command is on its way."""
 
+SOME_PENDING = N_("This is being done…")
+"""The same for a command that only `/v1` takes."""
+
 DONE: Mapping[str, str] = {
     "rename-group": N_("The group has its new name."),
     "invite-by-email": N_("The invitation is on its way."),
@@ -106,6 +109,9 @@ DONE: Mapping[str, str] = {
     "transfer-units": N_("The units are transferred."),
 }
 """What has become of it."""
+
+SOME_DONE = N_("This is done.")
+"""The same for a command that only `/v1` takes."""
 
 STEPS: Mapping[str, str] = {
     "reserve units": N_("Set the units aside"),

@@ -18,7 +18,7 @@ from services.groups.web import queries
 from services.groups.web.page.forms import BadForm
 from services.groups.web.page.visit import Answer, Visit
 from services.groups.web.page.waiting import wait_for
-from services.groups.web.page.words import DONE, PENDING, STEPS
+from services.groups.web.page.words import DONE, PENDING, SOME_DONE, SOME_PENDING, STEPS
 from services.groups.web.posting import command_of
 
 REGIONS: Mapping[str, str] = {
@@ -77,19 +77,24 @@ async def _show_outcome(visit: Visit, id_: UUID) -> Response:
     return await visit.show(await _outcome(visit, command))
 
 
+def _region(command: queries.Command) -> str:
+    """Return where the answer appears: one that no form of the page asked for, where the next thing would be done."""
+    return REGIONS.get(command.type, "flow")
+
+
 async def _outcome(visit: Visit, command: queries.Command) -> Answer:
     given = visit.form.some(*CARRIED)
     values = {
         "command": command,
-        "region": REGIONS[command.type],
+        "region": _region(command),
         "given": given,
-        "pending": visit.speech.say(PENDING[command.type]),
+        "pending": visit.speech.say(PENDING.get(command.type, SOME_PENDING)),
         "is_slow": datetime.now(UTC) - command.asked_at > USUAL,
     }
     if command.type == "create-member-account":
         return _creation(command, values)
     if command.state is CommandState.PENDING:
-        return Answer(REGIONS[command.type], "answers/pending.html", values)
+        return Answer(_region(command), "answers/pending.html", values)
     if command.state is CommandState.REFUSED:
         return _refused(visit, command)
     return await _done(visit, command, given)
@@ -103,7 +108,7 @@ def _creation(command: queries.Command, values: Mapping[str, Any]) -> Answer:
     else:
         behind = names.index(command.step) if command.step in names else 0
     return Answer(
-        REGIONS[command.type],
+        _region(command),
         "flow/progress.html",
         {**values, "steps": STEPS, "behind": behind},
         has_news=command.state is not CommandState.PENDING,
@@ -116,11 +121,11 @@ def _refused(visit: Visit, command: queries.Command) -> Answer:
         return Answer("title", "title_form.html", {"name": visit.form.one("name"), "error": why})
     if command.type == "invite-by-email":
         return Answer("flow", "flow/invite.html", {"email": visit.form.one("email"), "error": why, "sent_to": ""})
-    return Answer(REGIONS[command.type], "answers/refused.html", {"why": why}, has_news=True)
+    return Answer(_region(command), "answers/refused.html", {"why": why}, has_news=True)
 
 
 async def _done(visit: Visit, command: queries.Command, given: Mapping[str, str]) -> Answer:
-    said = visit.speech.say(DONE[command.type])
+    said = visit.speech.say(DONE.get(command.type, SOME_DONE))
     if _needs_account(command):
         return await plans(visit, given)
     if command.type == "rename-group":
@@ -130,7 +135,7 @@ async def _done(visit: Visit, command: queries.Command, given: Mapping[str, str]
     if command.type == "invite-by-email":
         sent = {"email": "", "error": "", "sent_to": given.get("email", "")}
         return Answer("flow", "flow/invite.html", sent, has_news=True)
-    return Answer(REGIONS[command.type], "answers/done.html", {"said": said}, said, has_news=True)
+    return Answer(_region(command), "answers/done.html", {"said": said}, said, has_news=True)
 
 
 async def plans(visit: Visit, given: Mapping[str, str]) -> Answer:
