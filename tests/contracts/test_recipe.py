@@ -14,7 +14,7 @@ RECIPE = (CHECKOUT / "docs" / "new-message.md").read_text()
 
 MOST_BY_HAND = 5
 
-GENERATED = ("contracts/schemas/", "contracts/asyncapi/", "contracts/popfax_contracts/version.py", "docs/commands.md")
+GENERATED = ("contracts/schemas/", "contracts/asyncapi/", "contracts/popfax_contracts/version.py", "docs/")
 
 TRIED = """\
 from popfax_contracts.groups import GroupRenamed, RenameRefused, ResetGroupName
