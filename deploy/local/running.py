@@ -30,7 +30,7 @@ def running(directory: Path, console: Console, *, fresh: bool) -> Iterator[tuple
     Whatever asks us to end (Ctrl-C, a closed terminal) is a KeyboardInterrupt, once: the second does not disturb the
     stopping, which is bounded in time.
     """
-    with _one_interrupt():
+    with _one_interrupt(), _said():
         progress = Progress(console)
         product = Product(Stack(directory, fresh=fresh, progress=progress), progress)
         try:
@@ -45,8 +45,6 @@ def running(directory: Path, console: Console, *, fresh: bool) -> Iterator[tuple
                     connected.close()
                     file.unlink(missing_ok=True)
                     progress.stopping()
-        except StackError as error:
-            raise Unreachable(str(error)) from error
         finally:
             (directory / FILE_NAME).unlink(missing_ok=True)
 
@@ -103,6 +101,15 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._status.stop()
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """Let what goes wrong with the stack end the command in a line, as everything else does."""
+    try:
+        yield
+    except StackError as error:
+        raise Unreachable(str(error)) from error
 
 
 @contextmanager

@@ -123,6 +123,15 @@ def test_a_directory_that_can_not_be_made_is_one_line() -> None:
     assert "/proc/nowhere" in done.stderr
 
 
+def test_a_port_that_is_none_is_one_line(tmp_path: Path) -> None:
+    command, environment = [POPFAX, "up", "--directory", str(tmp_path)], {**os.environ, "POPFAX_KAFKA_PORT": "kafka"}
+    done = subprocess.run(
+        command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
+    assert "POPFAX_KAFKA_PORT" in done.stderr
+
+
 _SWALLOWING = """
 import os, signal, sys
 

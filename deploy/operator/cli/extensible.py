@@ -10,9 +10,12 @@ from deploy.operator.cli import importing
 from deploy.operator.cli.errors import Failure
 
 COMMANDS = "popfax.commands"
-"""The entry points that are commands of `popfax`. Those of its group `person` are in `popfax.commands.person`."""
+"""The entry points that are commands of `popfax`."""
 
-LOCAL = frozenset({"demo", "link", "up"})
+PERSON = "popfax.commands.person"
+"""The entry points that are commands of `popfax person`."""
+
+LOCAL = {COMMANDS: frozenset({"demo", "up"}), PERSON: frozenset({"link"})}
 """What the local product adds, for whoever asks for it where that is not installed."""
 
 
@@ -30,7 +33,7 @@ class Extensible(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command, None if nobody knows it. Raises Failure when it is not installed here."""
         found = super().get_command(ctx, cmd_name) or self._added(cmd_name)
-        if found is None and cmd_name in LOCAL:
+        if found is None and cmd_name in LOCAL[self.entry_points]:
             raise Failure(f"{cmd_name} needs the local product: `make setup` in a checkout of the project installs it")
         return found
 

@@ -9,7 +9,7 @@ import typer
 
 from deploy.operator.cli.connection import Connection, connect
 from deploy.operator.cli.errors import Failure
-from deploy.operator.cli.extensible import COMMANDS, Extensible
+from deploy.operator.cli.extensible import PERSON, Extensible
 from deploy.operator.cli.options import EnvFile, Subscriber
 from deploy.operator.cli.output import print_json
 from deploy.operator.personal import NOT_INCLUDED, SCHEMAS, Person, exported, statements
@@ -18,7 +18,7 @@ from services.provisioning.tables import subscribers
 
 
 class _Person(Extensible):
-    entry_points = f"{COMMANDS}.person"
+    entry_points = PERSON
 
 
 app = typer.Typer(cls=_Person, help="Look at what is kept of a person.", no_args_is_help=True)
