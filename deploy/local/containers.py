@@ -43,7 +43,7 @@ exec /opt/kafka/bin/kafka-server-start.sh {_KAFKA_SCRATCH}/server.properties
 
 
 class ContainerStack(Stack):
-    """A Stack whose Kafka and PostgreSQL are containers. Its start is a StackError without a Docker engine."""
+    """A Stack whose Kafka and PostgreSQL are containers. Raises StackError on start if there is no Docker engine."""
 
     def _make_kafka(self, port: Port) -> Broker:
         return KafkaContainer(self.directory / "kafka", port)

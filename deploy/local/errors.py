@@ -2,7 +2,7 @@
 
 
 class StackError(Exception):
-    """The local stack can't do what it was asked for. The message is one readable line."""
+    """The local stack can't do what was asked. The message is one readable line."""
 
 
 class PortTakenError(StackError):

@@ -27,7 +27,7 @@ from deploy.local.errors import StackError
 from deploy.local.paths import JARS
 
 ENDPOINT = "org.apache.kafka:kafka_2.13:4.3.0+org.slf4j:slf4j-simple:2.0.17"
-"""What is asked for. All else follows from it, and is listed in the lock."""
+"""The requested artifacts. Everything else follows from them, and is listed in the lock."""
 
 LOCK = Path(__file__).with_name("kafka-jars.sha256")
 

@@ -25,7 +25,7 @@ from services.groups.web.keys import DEVELOPMENT
 
 AUDIENCE = "popfax-groups"
 LIFETIME = timedelta(hours=12)
-"""How long a link logs somebody in, and how long they are known then."""
+"""How long a link is valid, and how long the session lasts."""
 
 _ALGORITHM = "ES256"
 
@@ -46,7 +46,7 @@ class DevelopmentKeys:
         return path
 
     def token(self, subscriber_id: UUID, lifetime: timedelta = LIFETIME) -> str:
-        """Make a token that speaks for somebody."""
+        """Make a token for a person."""
         assert self.key_set.exists()
         made = json.loads(self._private.read_text())
         now = datetime.now(UTC)

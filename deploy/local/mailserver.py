@@ -40,7 +40,7 @@ class KeepOnDisk:
         content = envelope.original_content or b""
         await asyncio.to_thread(keep, content, self._directory)
         if (self._directory / HANG_AFTER_DATA).exists():
-            cast(asyncio.Transport, server.transport).abort()  # what is answered below goes nowhere
+            cast(asyncio.Transport, server.transport).abort()  # what is written below goes nowhere
         return "250 2.0.0 kept"
 
 

@@ -1,4 +1,4 @@
-"""Where the local stack keeps what it makes, all of it inside the checkout, and how a path is told."""
+"""Where the local stack keeps its files, all of them inside the checkout, and how a path is shown."""
 
 import stat
 from pathlib import Path
@@ -10,7 +10,7 @@ JARS = STATE / "jars"
 
 
 def private_directory(path: Path, passable: bool = False) -> None:
-    """Make a directory that nobody else can list or enter, or make one so that is there.
+    """Create a directory that nobody else can list or enter, or make an existing one so.
 
     With `passable` others who know a name in it may enter if they can already: PostgreSQL runs as another user.
     """

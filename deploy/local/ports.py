@@ -108,7 +108,7 @@ def is_free(number: int) -> bool:
 
 
 def answers(number: int) -> bool:
-    """Whether somebody listens on this port of the loopback interface."""
+    """Return whether something listens on this port of the loopback interface."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.settimeout(0.5)
         return probe.connect_ex((LOOPBACK, number)) == 0

@@ -38,7 +38,7 @@ SETTINGS: Mapping[str, str] = {
 """The server's settings: durable, and modest in memory."""
 
 _UNPRIVILEGED = "nobody"
-"""Whom the server runs as when we are root, which it refuses to be. It is on every system, so none has to be made."""
+"""The user as whom the server runs if we are root, as whom it refuses to run. Every system has this user."""
 
 _INIT_TIMEOUT_S = 60.0
 _START_TIMEOUT_S = 30.0
@@ -112,7 +112,7 @@ class PostgresServer:
         return answers(port) and lets_in(database_url(port, SUPERUSER, self._passwords[SUPERUSER], "postgres"))
 
     def _initialise_once(self) -> None:
-        """Make the data directory, unless that was done. What was interrupted is done again from nothing."""
+        """Create the data directory, unless it exists. An interrupted attempt is started over."""
         initialised = self._directory / "initialised"
         if initialised.exists():
             return

@@ -23,7 +23,7 @@ _KILL_TIMEOUT_S = 10.0
 _POLL_S = 0.02
 _LOOK_S = 1.0
 _AT_WORK = 0.03
-"""Whoever has had this share of a core is at work: what waits and looks about takes less."""
+"""A process that has used this share of a core is at work: one that only waits and polls uses less."""
 _MOST_S = 600.0
 """What works this long, and gets nowhere, works for nothing."""
 _SAME_PROCESS_WITHIN_S = 2.0
@@ -58,7 +58,7 @@ class Patience:
         self._cpu_s = _cpu_s(self._pid)
 
     def is_over(self) -> bool:
-        """Say whether there is nothing to be waited for any more."""
+        """Return whether waiting is pointless by now."""
         now = time.monotonic()
         if (passed := now - self._looked) >= _LOOK_S:
             used = _cpu_s(self._pid)
@@ -118,7 +118,7 @@ def run(
 
 
 def end_recorded(directory: Path) -> None:
-    """End all that earlier runs left running, as told by the records in `directory` and the directories below it."""
+    """End everything that earlier runs left running, according to the records in and below `directory`."""
     for record in sorted(directory.glob(f"*{_RECORD_SUFFIX}")) + sorted(directory.glob(f"*/*{_RECORD_SUFFIX}")):
         if process := _recorded(record):
             _kill_tree(process)
@@ -126,7 +126,7 @@ def end_recorded(directory: Path) -> None:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
+    """Return the last non-empty line of a log."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
     return lines[-1].strip()[:300] if lines else "it said nothing"
 
@@ -164,7 +164,7 @@ class Child:
         environment: Mapping[str, str] | None = None,
         held: Iterable[signal.Signals] = (),
     ) -> None:
-        """Start it, in `directory` (its own unless told), after ending what an earlier run left of it.
+        """Start it, in `directory` (by default its own), after ending what an earlier run left of it.
 
         `death_signal` is what it gets when this process dies; `held` are signals that wait until it lets them through.
         Its output is added to the log.
@@ -269,7 +269,7 @@ def _holding(signals: Iterable[signal.Signals]) -> Iterator[None]:
 
 
 def _private(log: Path) -> BinaryIO:
-    """A log opened to add to it, which nobody else may read."""
+    """Open a log for appending, which nobody else may read."""
     return os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
 
 
@@ -300,7 +300,7 @@ def _kill_tree(process: psutil.Process) -> None:
 
 
 def _gone(process: psutil.Process) -> bool:
-    """Whether it has ended. A zombie has: where nobody reaps orphans it stays one forever."""
+    """Return whether it has ended. A zombie has, and stays one where nothing reaps orphans."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -66,7 +66,7 @@ class ServiceProcess:
         self._child.wait_ready(self.ready, _READY_TIMEOUT_S)
 
     def ready(self) -> bool:
-        """Say whether it says that it is ready."""
+        """Return whether it reports that it is ready."""
         try:
             with urllib.request.urlopen(f"{self.url}/ready", timeout=2) as answer:  # noqa: S310  (loopback)
                 return bool(all(json.load(answer).values()))
@@ -88,7 +88,7 @@ class ServiceProcess:
         environment = self._stack.service_environment(self.principal) | {
             f"{prefix}_{name.upper()}": value for name, value in settings.items()
         }
-        if settings.get("role") == "web":  # it needs no Kafka, and so is told of none
+        if settings.get("role") == "web":  # it needs no Kafka, and so gets no settings for it
             environment = {key: value for key, value in environment.items() if "_KAFKA_" not in key}
         environment[f"{prefix}_HTTP_PORT"] = str(port)
         environment["PYTHONPATH"] = f"{self._code}{os.pathsep}{self._code / 'contracts'}"
@@ -126,7 +126,7 @@ class Product:
             raise StackError(f"the broker is not as it should be: {differences[0]}")
 
     def launch_services(self, **settings: str) -> None:
-        """Start all four without waiting: a service waits by itself for what `prepare` brings."""
+        """Start all four without waiting: each service waits by itself for what `prepare` provides."""
         for service in self.services.values():
             service.launch(**settings)
 

@@ -1,4 +1,4 @@
-"""The local product for as long as a command runs: its start told part by part, its end whatever happens."""
+"""Runs the local product for as long as a command runs: reports its start, and ensures its end."""
 
 import signal
 import time

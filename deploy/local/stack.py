@@ -181,7 +181,7 @@ class Stack:
 
 
 def remove_abandoned(state: Path, prefix: str) -> None:
-    """Delete the stacks in `state` whose names begin with `prefix`, but not those that a living process uses."""
+    """Delete the stacks in `state` whose names begin with `prefix`, except those that a living process uses."""
     for directory in state.glob(f"{prefix}*/"):
         try:
             lock = _acquire(directory)
@@ -193,7 +193,7 @@ def remove_abandoned(state: Path, prefix: str) -> None:
 
 
 def _acquire(directory: Path) -> TextIO:
-    """Make a directory ours. The kernel ends our claim when this process dies, however it dies. Raises StackError."""
+    """Lock a directory for us, until this process dies, however it dies. Raises StackError."""
     private_directory(directory, passable=True)
     lock = os.fdopen(os.open(directory / _LOCK, os.O_WRONLY | os.O_CREAT, 0o600), "w")
     try:

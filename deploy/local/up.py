@@ -59,7 +59,7 @@ def addresses(product: Product) -> dict[str, str]:
 
 
 def links(product: Product, people: Iterable[tuple[str, UUID]]) -> list[tuple[str, str]]:
-    """Return the links that log people in to the page, by their names. Whoever has one is that person: here alone."""
+    """Return login links to the page, by people's names. Anyone who has one is that person; only for local use."""
     url = product.services[Principal.GROUPS].url
     return [(name, product.stack.keys.login_link(url, id_)) for name, id_ in people]
 
