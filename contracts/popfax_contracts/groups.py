@@ -241,8 +241,8 @@ class DetachMembers(
     """End the memberships of some members of the actor's group. Accounts and units stay theirs.
 
     Each member has an outcome of their own in `MembersDetached`, and a `MemberLeft` follows for each membership that
-    ended. Name the epochs where they are known: a command that arrives late then leaves later memberships alone. The
-    command is refused as a whole.
+    ended. Name the epochs where they are known: a command that arrives late then leaves later memberships alone. If
+    the command is refused, nobody is detached.
     """
 
     group_id: UUID

@@ -146,7 +146,10 @@ class Command(View):
     id: UUID
     type: str = Field(description="as it was posted, such as `invite-by-email`")
     state: CommandState
-    code: str | None = Field(description="why it was refused: one of the codes that the command's description lists")
+    code: str | None = Field(
+        description="why it was refused: a code that the command's description lists, `malformed_command`, or `dropped`"
+        " by an operator; more may come"
+    )
     step: str | None = Field(description="what an account's creation waits for")
     result: dict[str, Any] | None = Field(description="`event`: how it was answered; and the ids that the answer names")
     asked_at: AwareDatetime
