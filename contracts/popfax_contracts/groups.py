@@ -140,7 +140,7 @@ class RenameGroup(
     refusal=RenameRefused,
     codes=_OWNERS_ALONE,
 ):
-    """Give the actor's group a name. Until then it has its owner's name."""
+    """Name the actor's group. Until then it has its owner's name."""
 
     group_id: UUID
     name: GroupName
@@ -528,7 +528,7 @@ class TransferUnits(
         GroupsCode.UNITS_SHORT,
     ),
 ):
-    """Give units of the actor's to members of their group, for good: either all of them get theirs, or none does.
+    """Transfer units from the actor to members of their group, for good: either all of them get theirs, or none does.
 
     In mode `amount` each gets `amount_units`. In mode `top_up_to` each gets what brings their available units up to
     `amount_units`, and nothing if they have as much already. `members` are distinct members, or `all`. A

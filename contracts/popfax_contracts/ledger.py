@@ -220,7 +220,7 @@ class ReleaseHold(
         LedgerCode.HOLD_CAPTURED,
     ),
 ):
-    """Give held units back.
+    """Return held units to the account.
 
     Releasing a hold that was never reserved succeeds and burns its id: a reservation that arrives late is refused.
     """

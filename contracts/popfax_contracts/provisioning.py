@@ -365,7 +365,7 @@ class ChangeEmail(
         ProvisioningCode.EMAIL_TAKEN,
     ),
 ):
-    """Give an account another e-mail address. The one that it had is free again.
+    """Change an account's e-mail address. The previous one is free again.
 
     When it is done, the directory has the new address.
     """
