@@ -47,7 +47,7 @@ _LONGEST = (
 """What takes longest of the rest: begun last, it would be waited for alone."""
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in this hook, too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have several processes share the tests by file, or by what files share, and the longest first."""
     shared: dict[Path, str] = {}

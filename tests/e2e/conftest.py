@@ -11,7 +11,7 @@ from tests.conftest import make_stack
 from tests.e2e.driver import SETTINGS, World
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def product() -> Iterator[Product]:
     """All of it, running. Who stops or kills a part starts it again."""
     made = Product(make_stack(STATE / f"test-{os.getpid()}-e2e"))

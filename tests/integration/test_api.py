@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -258,15 +258,15 @@ def test_nobody_is_let_in_without_a_token(nobody: Client) -> None:
 @pytest.mark.parametrize(
     ("bearer", "code"),
     [
-        (token(ADA.id, exp=1), "token_expired"),
-        (token(ADA.id, aud="other"), "wrong_audience"),
-        (token(ADA.id, "ec-mallory", kid="ec"), "wrong_signature"),
-        ("eyJhbGciOiJub25lIn0.e30.", "algorithm_not_allowed"),
-        ("nonsense", "malformed_token"),
+        (lambda: token(ADA.id, exp=1), "token_expired"),
+        (lambda: token(ADA.id, aud="other"), "wrong_audience"),
+        (lambda: token(ADA.id, "ec-mallory", kid="ec"), "wrong_signature"),
+        (lambda: "eyJhbGciOiJub25lIn0.e30.", "algorithm_not_allowed"),
+        (lambda: "nonsense", "malformed_token"),
     ],
 )
-def test_a_bad_token_is_refused_with_its_reason(nobody: Client, bearer: str, code: str) -> None:
-    refused = nobody.with_(bearer).get("/v1/group")
+def test_a_bad_token_is_refused_with_its_reason(nobody: Client, bearer: Callable[[], str], code: str) -> None:
+    refused = nobody.with_(bearer()).get("/v1/group")
     assert refused.problem == (401, code)
     assert refused.headers["www-authenticate"] == f'Bearer error="invalid_token", error_description="{code}"'
 

@@ -24,6 +24,7 @@ from deploy.local.running import write_settings
 from deploy.operator.cli import connection
 from deploy.operator.cli.app import app
 from deploy.operator.cli.errors import Exit
+from deploy.operator.cli.output import out
 from deploy.operator.kafka import ADMIN
 from deploy.paths import STATE
 from popfax_contracts.catalogue import MESSAGES
@@ -51,7 +52,7 @@ class Cli:
     file: Path
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> Result:
-        return CliRunner().invoke(app, [*arguments, "--env-file", str(self.file)], input=stdin, env={"COLUMNS": "200"})
+        return CliRunner().invoke(app, [*arguments, "--env-file", str(self.file)], input=stdin)
 
     def json(self, *arguments: str, expect: Exit = Exit.OK) -> Any:
         done = self(*arguments, "--json")
@@ -71,7 +72,8 @@ def cli() -> Iterator[Cli]:
     """A product of this module's own: its tests put messages aside, and stop a service."""
     stack = make_stack(STATE / f"test-cli-{time.time_ns()}")
     try:
-        with Product(stack) as product:
+        with Product(stack) as product, pytest.MonkeyPatch.context() as patched:
+            patched.setattr(out, "_width", 200)  # wide, whatever COLUMNS says: no cell is wrapped
             running = Cli(product, write_settings(stack.directory, stack))
             assert wait_until(lambda: len(running.rows(Principal.GROUPS, sa.select(plans))) == 2, ANSWER_WITHIN_S)
             yield running
