@@ -34,7 +34,7 @@ test: $(STAMP)
 	$(BIN)/pytest $(T)
 else
 test: check ## Run all checks and all tests (T=path: one; STACK=containers: in containers)
-	$(BIN)/pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 endif
 
 bench: $(STAMP) ## Measure

@@ -4,9 +4,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from deploy.local.stack import Ports, Stack, StackError, remove_abandoned
 from deploy.operator import topics
@@ -32,38 +34,55 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         remove_abandoned(STATE, "test-")
 
 
-_SHARED = ("product", "fragile")
-"""Fixtures that are dear to make and to keep: whatever uses one runs in one process, which makes it once."""
-
+_OWN_PRODUCT = ("test_demo.py", "test_walkthrough.py")
+_FRAGILE = ("test_consumer.py", "test_kafka_client.py", "test_outbox.py", "test_relay_fence.py")
 _LONGEST = (
-    "e2e/test_walkthrough.py",
-    "integration/test_audit.py",
-    "integration/test_cli.py",
-    "integration/test_versions.py",
-    "simulation/test_simulation.py",
-    "e2e/test_demo.py",
-    "integration/test_endings.py",
+    "test_walkthrough.py",
+    "test_audit.py",
+    "test_cli.py",
+    "test_versions.py",
+    "test_simulation.py",
+    "test_demo.py",
+    "test_endings.py",
 )
-"""What takes longest of the rest: begun last, it would be waited for alone."""
+"""The files that take longest, and make servers of their own: begun last, one of them would be waited for alone."""
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in this hook, too
+def group_of(file: Path) -> str:
+    """Return the group of a file: several processes share the tests by group.
+
+    A product, or a stack whose servers may be killed, is dear to make and to keep: all that use it are one group.
+    """
+    if "e2e" in file.parts and file.name not in _OWN_PRODUCT:
+        return "product"
+    return "fragile" if file.name in _FRAGILE else str(file)
+
+
+class ByGroup(LoadFileScheduling):  # type: ignore[misc]
+    """Hands out tests by group (xdist's own groups come to nothing with pytest 9.2, which has other node ids)."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(Path(nodeid.split("::", 1)[0]))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup | None:
+    """Hand out tests by group where xdist was asked to by file."""
+    return ByGroup(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have several processes share the tests by file, or by what files share, and the longest first."""
-    shared: dict[Path, str] = {}
+    """Put the groups first, then what takes longest. Raises for a test that is not in the group of what it uses."""
     for item in items:
-        for fixture in _SHARED:
-            if fixture in getattr(item, "fixturenames", ()):
-                shared.setdefault(item.path, fixture)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(shared.get(item.path, item.path.stem)))
-    items.sort(key=lambda item: _turn(item.path, shared.get(item.path)))
+        for fixture in ("product", "fragile"):
+            if fixture in getattr(item, "fixturenames", ()) and group_of(item.path) != fixture:
+                raise pytest.UsageError(f"{item.nodeid} uses {fixture}, and is not in its group")
+    items.sort(key=lambda item: _turn(item.path))
 
 
-def _turn(path: Path, shared: str | None) -> int:
-    if shared is not None:
-        return _SHARED.index(shared) - len(_SHARED)
-    return next((turn for turn, name in enumerate(_LONGEST) if path.match(name)), len(_LONGEST))
+def _turn(file: Path) -> int:
+    if (group := group_of(file)) in ("product", "fragile"):
+        return -1 if group == "fragile" else -2
+    return _LONGEST.index(file.name) if file.name in _LONGEST else len(_LONGEST)
 
 
 @pytest.fixture(scope="session")
