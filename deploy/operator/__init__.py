@@ -1,1 +1,1 @@
-"""The operator's tools: the command line (`cli`), and what it works with."""
+"""The operator's tools: the command line (`cli`), and what it is built on."""

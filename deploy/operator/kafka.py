@@ -1,4 +1,4 @@
-"""How a client reaches the broker, whoever it is, and whether the broker answers it."""
+"""Client configurations for the broker, and whether the broker answers them."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 ADMIN = "admin"
-"""The super user: the broker itself, and whoever administers it."""
+"""The super user: the broker itself and its administrators."""
 
 MECHANISM = "SCRAM-SHA-512"
 
@@ -19,13 +19,13 @@ def client_config(bootstrap: str, user: str, password: str, security: str = PLAI
         "bootstrap.servers": bootstrap,
         "security.protocol": security,
         "sasl.mechanism": MECHANISM,
-        "sasl.username": str(user),  # a Principal, being more than a string, is not taken everywhere
+        "sasl.username": str(user),  # confluent-kafka doesn't take a subclass of str such as Principal everywhere
         "sasl.password": password,
     }
 
 
 def answers_authenticated(config: Mapping[str, str], timeout_s: float) -> bool:
-    """Return whether a broker answers a request that is made with this client configuration."""
+    """Return whether a broker answers an authenticated request within `timeout_s` seconds."""
     quiet = {"log_level": 0, "reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 200}
     try:
         AdminClient({**config, **quiet}).list_topics(timeout=timeout_s)

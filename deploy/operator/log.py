@@ -12,23 +12,23 @@ from services.chassis.messages import StoredRecord
 
 _AT_ONCE = 2_000
 _POLL_S = 0.1
-"""The client waits so long for as many: until then it gives back nothing, however little is left to come."""
+"""How long the client waits to fill a batch of records, in seconds. It returns a partial one only then."""
 
 _WITHIN_S = 30.0
-"""So long nothing may come while the end of a partition has not been told."""
+"""How long to wait without any record while a partition's end is not reached, in seconds."""
 
 _GROUP = "popfax-audit"
-"""A name that the client wants: the group is never joined, and nothing is committed."""
+"""The group id that the client requires: the group is never joined, and nothing is committed."""
 
 
 class Reader:
-    """Reads some topics to the end that they have by then, and later on to the end that they have by then.
+    """Reads topics up to their present end; a later call goes on from there up to the new end.
 
-    A partition's records come in their order. Memory is bounded, whatever the topics hold.
+    Each partition's records come in order. Memory is bounded, whatever the size of the topics.
     """
 
     def __init__(self, config: Mapping[str, Any], topics: Sequence[Topic], progress: Callable[[int], None]) -> None:
-        """Nothing is read yet. `config` is confluent-kafka's, of somebody who may read the topics."""
+        """Read nothing yet. `config` is the confluent-kafka configuration of a user who may read the topics."""
         self._config = {**config, "group.id": _GROUP, "enable.auto.commit": False, "enable.partition.eof": True}
         self._config |= {"isolation.level": "read_committed", "queued.max.messages.kbytes": 16_384}
         self._next = {
@@ -37,7 +37,7 @@ class Reader:
         self._progress = progress
 
     def read(self) -> Iterator[Logged]:
-        """Read on to the end. Raises `KafkaException` when nothing comes, and no end either."""
+        """Yield the records up to the present end. Raises `KafkaException` when neither records nor the end come."""
         consumer = Consumer(self._config)
         left = set(self._next)
         try:
@@ -67,6 +67,6 @@ class Reader:
 
 
 def _logged(message: Any) -> Logged | None:
-    """Read one, None for what has no envelope: that is nobody's message."""
+    """Read a record; None if it has no envelope, and so is not a message."""
     place = (message.topic(), message.partition(), message.offset())
     return logged(StoredRecord(None, None, *place, message.key(), message.value(), message.headers() or ()))  # type: ignore[arg-type]

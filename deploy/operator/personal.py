@@ -1,7 +1,7 @@
-"""Where the four services keep what is about a person: every table, its columns, and which rows are whose.
+"""Where the four services keep personal data: every table, its columns, and whose each row is.
 
-A person's export is read off this; a test compares it with the services' schemas, so that no new table and no new
-column can be left out unseen.
+A person's export follows this. A test compares it with the services' schemas, so no new table or column can be
+forgotten.
 """
 
 import json
@@ -31,14 +31,14 @@ SCHEMAS: Mapping[Principal, ModuleType] = {
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Whose data is looked for; the address is None once it is erased."""
+    """The person whose data is wanted. The address is None once it is erased."""
 
     id: UUID
     email: str | None
 
     @property
     def marks(self) -> Sequence[str]:
-        """Return what stands in a message that is about them."""
+        """Return the texts that a message about this person contains."""
         own = (str(self.id), self.id.hex, str(group_of(self.id)), self.email)
         return [each for each in own if each]
 
@@ -48,10 +48,10 @@ Whose = Callable[[sa.Table, Person], sa.ColumnElement[bool]]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A table that holds something about people.
+    """A table that holds personal data.
 
-    `shown` are the columns that are exported, `hidden` those that are not: secrets, hashes, the chassis's own. Of the
-    columns in `others` each is about who stands in another column, and left out unless that is the person.
+    `shown` are the columns that are exported, `hidden` those that are not: secrets, hashes, the chassis's own.
+    `others` maps a column to the column of the person whom it is about; it is exported to that person only.
     """
 
     whose: Whose
@@ -62,14 +62,14 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class NotHeld:
-    """A table that holds nothing about people: why, and the columns of which that is true."""
+    """A table that holds no personal data: the reason, and the columns for which it holds."""
 
     why: str
     columns: str
 
 
 def _has(*columns: str) -> Whose:
-    """Rows in one of whose columns the person's id stands."""
+    """Match rows that have the person's id in one of the columns."""
     return lambda table, person: sa.or_(*(table.c[name] == person.id for name in columns))
 
 
@@ -78,7 +78,7 @@ def _has_or_own_group(*columns: str, group: str) -> Whose:
 
 
 def _speaks(actor: str | None, *texts: str) -> Whose:
-    """Rows of messages: the person asks for it, or is named anywhere in it."""
+    """Match rows of messages that the person sent, or that name them anywhere."""
 
     def whose(table: sa.Table, person: Person) -> sa.ColumnElement[bool]:
         named = [_within(table.c[name], mark) for name in texts for mark in person.marks]
@@ -94,7 +94,7 @@ def _within(column: sa.Column[Any], mark: str) -> sa.ColumnElement[bool]:
 
 
 def _through(column: str, schema: ModuleType, other: str, key: str, *columns: str) -> Whose:
-    """Rows that belong to the person's rows of another table."""
+    """Match rows that belong to the person's rows of another table."""
 
     def whose(table: sa.Table, person: Person) -> sa.ColumnElement[bool]:
         owner = schema.metadata.tables[other]
@@ -232,7 +232,7 @@ NOT_INCLUDED: Mapping[str, str] = {
     "other people": "names and addresses of others, in rows that are about both",
     "logs and backups": "are the operator's; logs name ids alone",
 }
-"""What is about a person and not in their export, and why."""
+"""Personal data that is not in an export, and why."""
 
 
 def tables_of(service: Principal) -> Mapping[str, Held | NotHeld]:
@@ -241,7 +241,7 @@ def tables_of(service: Principal) -> Mapping[str, Held | NotHeld]:
 
 
 def statements(service: Principal, person: Person) -> Iterator[tuple[str, Held, sa.Select[Any]]]:
-    """Yield for each table of a service what reads the person's rows."""
+    """Yield for each table of a service the statement that selects the person's rows."""
     for name, held in tables_of(service).items():
         if isinstance(held, Held):
             table = SCHEMAS[service].metadata.tables[name]
@@ -250,7 +250,7 @@ def statements(service: Principal, person: Person) -> Iterator[tuple[str, Held, 
 
 
 def exported(row: Mapping[str, Any], held: Held, person: Person) -> dict[str, Any]:
-    """Return a row as it is exported: without what is another's, and without what opens anything."""
+    """Return a row as it is exported: without other people's data and without secrets."""
     about_others = {column for column, subject in held.others.items() if row[subject] != person.id}
     return {name: _plain(value) for name, value in row.items() if name not in about_others}
 

@@ -1,4 +1,4 @@
-"""Reads the snapshots that invariants are checked on: of the services' databases, or of the simulation's in memory."""
+"""Reads the snapshots that invariants are checked on, from the services' databases or the simulation's in memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -72,7 +72,7 @@ READS: Sequence[tuple[Principal, Mapping[str, Mapped[Any, Any]], bool]] = (
     (Principal.LEDGER, _OF_LEDGER, True),
     (Principal.PROVISIONING, _OF_PROVISIONING, True),
 )
-"""What is read as of one moment each, in this order of moments, and whether the chassis's tables are read with it.
+"""The groups of tables that are each read as of one moment, earliest first; and whether with the chassis's tables.
 
 Effects before their causes, so that a running product never looks broken. A mail that is seen has its membership, its
 transfer or its purchase; a membership that began with an account, a transfer that is done and a purchase that is paid
@@ -81,15 +81,15 @@ have their entries; a capture has its account, or the saga of its purchase: what
 
 Tables = dict[tuple[Principal, str], Iterable[Any]]
 Progress = Callable[[int], None]
-"""Hears how many more rows were read."""
+"""Called with the number of rows read since the last call."""
 
 
 @contextmanager
 def snapshots(urls: Mapping[Principal, str], progress: Progress = lambda _: None) -> Iterator[Snapshot]:
-    """Open a snapshot of each database, in the order of `READS`; it can be read until the context ends.
+    """Open a snapshot of each database, in the order of `READS`, readable until the context ends.
 
-    They are taken within milliseconds of each other, before anything is read. Nothing is written, and while they last
-    the databases keep what is deleted meanwhile. Raises SQLAlchemy's errors.
+    They are taken within milliseconds of each other, before anything is read. Nothing is written. While
+    they are open, the databases keep rows deleted meanwhile. Raises SQLAlchemy's errors.
     """
     with ExitStack() as stack:
         tables: Tables = {}
@@ -139,22 +139,22 @@ def _assembled(tables: Tables) -> Snapshot:
 # --- PostgreSQL -------------------------------------------------------------------------------------------------------
 
 _AT_ONCE = 2_000
-"""So many rows come from the server at a time."""
+"""How many rows are fetched from the server at a time."""
 
 
 class Unknown(str):
-    """What stands where an enum's value should, and is none that this version knows."""
+    """A text in an enum's column that is not a member in this version."""
 
     __slots__ = ()
 
     @property
     def value(self) -> str:
-        """The text, as an enum's member has it."""
+        """The text, under the name that an enum's member has for it."""
         return str(self)
 
 
 class Stored(Generic[R]):
-    """A table in PostgreSQL as of one moment: the server sorts, and its rows pass one after the other."""
+    """A table in PostgreSQL as of one moment: sorted by the server, and read row by row."""
 
     def __init__(
         self,
@@ -173,13 +173,13 @@ class Stored(Generic[R]):
         return self._read(sa.select(*self._columns.values()))
 
     def by(self, columns: Sequence[str]) -> Iterator[R]:
-        """Read in the order of some columns the rows that have a value in each of them."""
+        """Read the rows that have a value in each of these columns, in the order of the columns."""
         wanted = [self._columns[name] for name in columns]
         query = sa.select(*self._columns.values()).where(*(column.is_not(None) for column in wanted))
         return self._read(query.order_by(*map(_as_python_orders, wanted)))
 
     def distinct(self, column: str) -> Iterable[Any]:
-        """Return the values of a column, each once."""
+        """Return the distinct values of a column."""
         return list(self._connection.execute(sa.select(self._columns[column]).distinct()).scalars())
 
     def count(self) -> int:
@@ -203,7 +203,7 @@ def counted(rows: Iterable[Any]) -> int:
 
 
 def _as_python_orders(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-    """Texts by code point, as Python compares them, and not as somebody's language does."""
+    """Sort texts by code point, as Python does, rather than by the database's collation."""
     return column.collate("C") if isinstance(column.type, sa.Text) else column
 
 
@@ -217,7 +217,7 @@ def _snapshot(url: str) -> Iterator[sa.Connection]:
         connect_args={"connect_timeout": 5, "options": "-c timezone=UTC -c default_transaction_read_only=on"},
     )
     with engine.connect() as connection:
-        connection.execute(sa.select(1))  # the snapshot is of the first statement's moment
+        connection.execute(sa.select(1))  # the first statement fixes the snapshot's moment
         yield connection
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-# The package re-exports these names, and documents them here, without saying so in the way that mypy wants.
+# The package re-exports these names and documents them, but not in a form that mypy accepts.
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AclBinding,
     AclBindingFilter,
@@ -35,7 +35,7 @@ _REQUEST_TIMEOUT_S = 15.0
 _POLL_S = 0.1
 
 STALLED_S = 60.0
-"""How long a broker may take over what it is asked for without getting on."""
+"""How long a broker may make no progress with a request, in seconds."""
 
 
 class Kind(StrEnum):
@@ -50,12 +50,12 @@ class Kind(StrEnum):
 
 
 MISSING = frozenset({Kind.MISSING_TOPIC, Kind.MISSING_ACL})
-"""What `apply` puts right."""
+"""The differences that `apply` can put right."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing on the broker that is not as `popfax_contracts.topics` has it."""
+    """A difference between the broker and `popfax_contracts.topics`."""
 
     kind: Kind
     subject: str
@@ -92,7 +92,7 @@ class Acl:
     host: str = "*"
 
     def covers(self, name: str) -> bool:
-        """Say whether it is about the resource of this name."""
+        """Return whether it applies to the resource of this name."""
         return name.startswith(self.name) if self.pattern == "PREFIXED" else self.name in (name, "*")
 
     def __str__(self) -> str:
@@ -103,7 +103,7 @@ class Acl:
 
 
 def compare(admin_config: Mapping[str, str], durability: Durability = ONE_BROKER) -> list[Difference]:
-    """What differs on the broker. `admin_config` is a super user's client configuration.
+    """Return what differs on the broker. `admin_config` is a super user's client configuration.
 
     Raises confluent_kafka.KafkaException when the broker doesn't answer in time or refuses.
     """
@@ -127,10 +127,10 @@ def _users(acls: Iterable[Acl], topic: str, permission: str) -> frozenset[str]:
 
 
 def apply(admin_config: Mapping[str, str], durability: Durability = ONE_BROKER) -> list[Difference]:
-    """Create the missing topics and ACLs, and wait until the broker goes by them. Returns what still differs.
+    """Create the missing topics and ACLs, wait until the broker applies them, and return what still differs.
 
-    Harmless when repeated, and when two do it at once. A slow broker gets the time that it needs, for as long as it
-    gets on. Raises `Stalled` when it does not for a minute, and confluent_kafka.KafkaException when it refuses.
+    Safe to repeat and to run concurrently. A slow broker gets as long as it needs while it makes progress. Raises
+    `Stalled` when it makes none for a minute, and confluent_kafka.KafkaException when it refuses.
     """
     client, patience = _client(admin_config), _Patience()
     while True:
@@ -140,7 +140,7 @@ def apply(admin_config: Mapping[str, str], durability: Durability = ONE_BROKER) 
             if not missing:
                 return differences
             patience.look(len(missing), str(missing[0]))
-            # Again and again: what is there already stays as it is, and what a slow broker did not take it takes now.
+            # Repeated: what exists stays as it is, and what a slow broker did not accept before is asked for again.
             _create_topics(client, {each.subject for each in missing if each.kind is Kind.MISSING_TOPIC}, durability)
             _create_acls(client, {each.subject for each in missing if each.kind is Kind.MISSING_ACL})
         except KafkaException as error:
@@ -151,18 +151,18 @@ def apply(admin_config: Mapping[str, str], durability: Durability = ONE_BROKER) 
 
 
 class Stalled(Exception):
-    """The broker does not get on with what it is asked for. The message says what is missing."""
+    """The broker makes no progress. The message says what is missing."""
 
 
 class _Patience:
-    """Lasts for as long as fewer and fewer things are missing."""
+    """Lasts as long as the number of missing things keeps falling."""
 
     def __init__(self) -> None:
         self._fewest: int | None = None
         self._since = time.monotonic()
 
     def look(self, missing: int | None, what: str) -> None:
-        """See how many things are missing (None: the broker did not say). Raises `Stalled`."""
+        """Note how many things are missing (None: the broker did not say). Raises `Stalled`."""
         if missing is not None and (self._fewest is None or missing < self._fewest):
             self._fewest, self._since = missing, time.monotonic()
         if time.monotonic() - self._since > STALLED_S:
@@ -181,18 +181,18 @@ _PASSING = frozenset(
 
 
 def _is_passing(error: KafkaException) -> bool:
-    """Say whether the same request may succeed a moment later."""
+    """Return whether the same request may succeed a moment later."""
     return error.args[0].retriable() or error.args[0].code() in _PASSING
 
 
 def expected_config(topic: Topic, durability: Durability) -> dict[str, str]:
-    """The settings that a topic has."""
+    """Return the settings that a topic should have."""
     common = {
         "min.insync.replicas": str(durability.min_insync_replicas),
         "max.message.bytes": str(MAX_MESSAGE_BYTES),
-        # What a sender's clock says must neither have a record deleted early nor its batch refused.
+        # A sender's wrong clock must neither delete a record early nor have its batch refused.
         "message.timestamp.type": "LogAppendTime",
-        # Cut in time, and by the same amount everywhere: `kept_at_most` and `erased_within` rest on it.
+        # Segments roll by time, equally on all topics: `kept_at_most` and `erased_within` depend on it.
         "segment.ms": _ms(COMPACTION_LAG if topic.compacted else SEGMENT),
         "segment.jitter.ms": "0",
     }
@@ -202,7 +202,7 @@ def expected_config(topic: Topic, durability: Durability) -> dict[str, str]:
         "cleanup.policy": "compact",
         "min.compaction.lag.ms": "0",
         "max.compaction.lag.ms": _ms(COMPACTION_LAG),
-        # A reader that was away this long still finds the tombstone.
+        # A reader that was away for this long still finds the tombstone.
         "delete.retention.ms": _ms(RETENTION),
     }
 
@@ -212,7 +212,7 @@ def _ms(duration: timedelta) -> str:
 
 
 def expected_acls() -> set[Acl]:
-    """Every permission there is."""
+    """Return every permission that should exist."""
     return {acl for topic in TOPICS for acl in _topic_acls(topic)} | {acl for each in Principal for acl in _own(each)}
 
 
@@ -225,7 +225,7 @@ def _topic_acls(topic: Topic) -> Iterator[Acl]:
 
 
 def _own(principal: Principal) -> Iterator[Acl]:
-    """A principal's consumer group has its name, and so has its transactional id (a relay's fence)."""
+    """Yield a principal's permissions on its consumer group and its transactional id (the fence), both of its name."""
     yield Acl(f"User:{principal}", "READ", "GROUP", str(principal))
     yield Acl(f"User:{principal}", "WRITE", "TRANSACTIONAL_ID", str(principal))
 
@@ -238,7 +238,7 @@ def _compare_topics(client: AdminClient, durability: Durability) -> Iterator[Dif
     present = client.list_topics(timeout=_REQUEST_TIMEOUT_S).topics
     configs = _configs(client, [topic.name for topic in TOPICS if topic.name in present])
     for topic in TOPICS:
-        # A topic that was deleted a moment ago can still be listed, and have no configuration any more.
+        # A topic that was just deleted can still be listed, but no longer has a configuration.
         if topic.name not in present or topic.name not in configs:
             yield Difference(Kind.MISSING_TOPIC, topic.name)
             continue
@@ -279,7 +279,7 @@ def _configs(client: AdminClient, names: Iterable[str]) -> dict[str, dict[str, s
 
 
 def _acls(client: AdminClient) -> set[Acl]:
-    # None means any; the package's annotations forget that.
+    # None means any, which the package's annotations omit.
     everything = AclBindingFilter(
         ResourceType.ANY,
         None,  # type: ignore[arg-type]
@@ -318,7 +318,7 @@ def _create_acls(client: AdminClient, subjects: set[str]) -> None:
 
 
 def _result(future: "Future[Any]", unless: int) -> Any:
-    """The result, or None when it failed with the error code `unless`. Other errors are raised."""
+    """Return the result, or None when it failed with the error code `unless`. Other errors are raised."""
     try:
         return future.result()
     except KafkaException as error:
@@ -328,7 +328,7 @@ def _result(future: "Future[Any]", unless: int) -> Any:
 
 
 def to_binding(acl: Acl) -> AclBinding:
-    """The permission as confluent-kafka has it."""
+    """Return the permission as confluent-kafka represents it."""
     return AclBinding(
         ResourceType[acl.resource],
         acl.name,
@@ -353,7 +353,7 @@ def _from_binding(binding: AclBinding) -> Acl:
 
 
 def _name(value: Enum | str | int) -> str:
-    """An enum member's name. confluent-kafka takes names and numbers too, but answers with members."""
+    """Return an enum member's name. confluent-kafka accepts names and numbers too, but answers with members."""
     if not isinstance(value, Enum):
         raise TypeError(f"{value!r} is no enum member")
     return value.name

@@ -1,4 +1,4 @@
-"""`popfax`: the command line of whoever runs the product. One module a command, and what they share."""
+"""`popfax`: the operator's command line. One module per command, and the code that they share."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run it. Its imports take a second, and on a busy machine several: Ctrl-C may come meanwhile."""
+    """Run the command line. Importing takes a second or more, so Ctrl-C may arrive in the middle of it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with importing():
         from deploy.operator.cli.app import main as run  # noqa: PLC0415
@@ -25,9 +25,9 @@ def main() -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """While this lasts, Ctrl-C ends the process at once.
+    """End the process at once if Ctrl-C arrives inside this context.
 
-    An exception would surface in the middle of some import, which may take it for its own: and we would go on.
+    A KeyboardInterrupt would be raised inside an import, and the importing module might swallow it.
     """
     earlier = signal.signal(signal.SIGINT, _end)
     try:

@@ -1,4 +1,4 @@
-"""`python -m deploy.operator.cli`: where no package is installed, as in the operator's image."""
+"""`python -m deploy.operator.cli`: the same command line where no package is installed, as in the operator's image."""
 
 from deploy.operator.cli import main
 

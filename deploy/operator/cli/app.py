@@ -1,4 +1,4 @@
-"""The root of the command line: its commands, and how what goes wrong becomes a line and an exit code."""
+"""The root of the command line: its commands, and how errors become one line and an exit code."""
 
 import sys
 from errno import EPIPE
@@ -20,7 +20,7 @@ _EXITS = (
 
 
 class _Root(Extensible):
-    """Ends a command that can't go on with one line, and the exit code that says which kind of end it is."""
+    """Turns a failed command's exception into one line and the exit code for its kind."""
 
     entry_points = COMMANDS
 
@@ -34,9 +34,9 @@ class _Root(Extensible):
         except KafkaException as error:
             complain(str(unreachable(error)))
             raise typer.Exit(Exit.UNREACHABLE) from error
-        except OSError as error:  # a time-out is one, too
+        except OSError as error:  # TimeoutError is an OSError too
             if error.errno == EPIPE:
-                raise  # whoever read what we say has had enough, which is no failure
+                raise  # the reader of a pipe stopped reading: not a failure
             complain(what_failed(error))
             raise typer.Exit(Exit.UNREACHABLE) from error
         except KeyboardInterrupt:
@@ -73,5 +73,5 @@ app.add_typer(mail.app, name="mail")
 def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
-        cast(Any, stream).reconfigure(errors="replace")  # a terminal without "✓" shows "?", and no traceback
+        cast(Any, stream).reconfigure(errors="replace")  # "?" where a terminal has no "✓", not a traceback
     app(prog_name="popfax")

@@ -44,7 +44,7 @@ def audit(
             records = told(reader.read())
         now = datetime.now(UTC)
         with open_snapshots(connection, progress) as snapshot:
-            # What is told between this and the snapshots may be more than they have.
+            # Records published between this and the snapshots may be newer than the snapshots.
             moving = {(record.topic, record.key) for record in reader.read()} if reader is not None else set()
             for part, violations in parts(snapshot, Lateness(settled, now - timedelta(seconds=stuck_after))):
                 progress.begin(part)

@@ -1,4 +1,4 @@
-"""What `popfax audit` and `popfax ledger verify` share: snapshots, progress, and how what was found is told."""
+"""What `popfax audit` and `popfax ledger verify` share: snapshots, progress, and the report of violations."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ from deploy.operator.invariants import Snapshot, Violation
 from deploy.operator.snapshots import READS, snapshots
 
 SHOWN = 100
-"""So many violations a table shows; JSON has `KEPT`, and both say how many there are."""
+"""The most violations that a table shows. JSON shows up to `KEPT`; both give the total."""
 
 KEPT = 1_000
 
@@ -24,7 +24,7 @@ _LINE_EVERY_S = 10.0
 
 
 class Progress:
-    """Says on stderr how far a long look has got: on a terminal all the time, elsewhere a line every ten seconds."""
+    """Reports progress on stderr: continuously on a terminal, elsewhere one line every ten seconds."""
 
     def __init__(self) -> None:
         self._part = ""
@@ -34,7 +34,7 @@ class Progress:
 
     @contextmanager
     def shown(self) -> Iterator["Progress"]:
-        """Show it until the end."""
+        """Show progress until the context ends."""
         if self._status is None:
             yield self
             return
@@ -42,12 +42,12 @@ class Progress:
             yield self
 
     def begin(self, part: str) -> None:
-        """Go on with another part."""
+        """Begin the next part."""
         self._part = part
         self._say(_EVERY_S)
 
     def __call__(self, rows: int) -> None:
-        """Hear that so many more rows were read."""
+        """Count this many more rows as read."""
         self._rows += rows
         self._say(_EVERY_S if self._status is not None else _LINE_EVERY_S)
 
@@ -65,7 +65,7 @@ class Progress:
 
 @contextmanager
 def open_snapshots(connection: Connection, progress: Progress | None = None) -> Iterator[Snapshot]:
-    """Open snapshots of all four services. Raises Unreachable, also for what goes wrong while they are read."""
+    """Open snapshots of all four services. Raises Unreachable, also for errors while they are read."""
     urls = {principal: connection.database_url(principal) for principal, _, _ in READS}
     try:
         with snapshots(urls, progress or (lambda _: None)) as snapshot:
@@ -78,7 +78,7 @@ def open_snapshots(connection: Connection, progress: Progress | None = None) -> 
 
 
 class Found:
-    """What was found: the first ones, and how many there are."""
+    """The violations that were found: the first ones, and the number of all."""
 
     def __init__(self) -> None:
         self.first: list[Violation] = []
@@ -93,7 +93,7 @@ class Found:
 
 
 def conclude(counts: Mapping[str, int], found: Found, sound: str, json: bool) -> None:
-    """Say what was looked at and what is wrong with it, or that it is `sound`; exit with 1 if anything is wrong."""
+    """Print what was checked and its violations, or `sound` if there are none. Exits with 1 if there are any."""
     if json:
         kept = [{"code": each.code, "subject": each.subject, "detail": each.detail} for each in found.first]
         print_json({**counts, "violations": kept, "violations_total": found.count})

@@ -1,4 +1,4 @@
-"""Finds a Chromium: an installed one, or one that Playwright has fetched."""
+"""Finds a Chromium: an installed one, or one that Playwright has downloaded."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ _NAMES = ("chrome", "Chromium")
 
 
 def find() -> str | None:
-    """Return a browser's program, None if there is none."""
+    """Return the path of a browser's executable, None if there is none."""
     named = os.environ.get(VARIABLE)
     if named:
         return shutil.which(named)

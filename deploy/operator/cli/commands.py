@@ -1,4 +1,4 @@
-"""The commands that the platform may send: found by name, and made of fields as somebody typed them."""
+"""The commands that the platform may send: found by name, and built from fields that somebody typed."""
 
 import difflib
 import json
@@ -33,7 +33,7 @@ _MADE: Mapping[type[Command], tuple[str, ...]] = {
     AddOptionsPack: ("request_id",),
     EnableCallForwarding: ("request_id",),
 }
-"""The ids of what a command makes: whoever sends it chooses them, and so do we, when they are left out."""
+"""The ids that a command's sender chooses for what it creates. Those left out are generated here."""
 
 
 def words(type_: str) -> str:
@@ -42,7 +42,7 @@ def words(type_: str) -> str:
 
 
 def short_name(type_: str) -> str:
-    """Return the one part of a message type that tells it from its neighbours."""
+    """Return the part of a message type that identifies it: `units-reserved`."""
     return re.sub(r"\.v\d+$", "", type_).rsplit(".", 1)[-1]
 
 
@@ -65,7 +65,7 @@ def find(name: str) -> type[Command]:
 
 
 def fields_of(model: type[Command]) -> list[tuple[str, str]]:
-    """Return a command's fields, each with what it takes, in words."""
+    """Return a command's fields, each with a description of its values."""
     notes = {name: "may be left out" for name, field in model.model_fields.items() if not field.is_required()}
     notes |= dict.fromkeys(_MADE.get(model, ()), "made if left out")
     if "group_id" in model.model_fields:
@@ -78,7 +78,7 @@ def fields_of(model: type[Command]) -> list[tuple[str, str]]:
 
 
 def build(model: type[Command], pairs: Sequence[str], actor: UUID | None) -> Command:
-    """Make a command of `field=value` pairs. Raises UsageError on a pair that is none, InvalidFields on the rest."""
+    """Build a command from `field=value` pairs. Raises UsageError for a malformed pair, else InvalidFields."""
     values = dict(_pair(model, pair) for pair in pairs)
     for name in _MADE.get(model, ()):
         values.setdefault(name, str(uuid4()))
@@ -96,10 +96,10 @@ def build(model: type[Command], pairs: Sequence[str], actor: UUID | None) -> Com
 
 
 class InvalidFields(UsageError):
-    """Fields that a command can't have, each with what is wrong with it."""
+    """Invalid fields of a command, each with the reason."""
 
     def __init__(self, model: type[Command], errors: Sequence[tuple[str, str]]) -> None:
-        """Name the fields in the message; their contents stay out of it."""
+        """Name the fields in the message, without their values."""
         self.errors = list(errors)
         lines = "".join(f"\n  {field}: {error}" for field, error in errors)
         super().__init__(f"{short_name(model.TYPE)} can't be made:{lines}")
@@ -112,7 +112,7 @@ def _pair(model: type[Command], pair: str) -> tuple[str, Any]:
     field = model.model_fields.get(name)
     annotation = field.annotation if field is not None else None
     if annotation is str or (str in get_args(annotation) and text != "null"):
-        return name, text  # a name that looks like a number is a name
+        return name, text  # a string stays a string even if it looks like a number
     try:
         return name, json.loads(text)
     except ValueError:
@@ -125,7 +125,7 @@ def _errors(error: ValidationError) -> list[tuple[str, str]]:
 
 
 def _kind(schema: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
-    """Say in words what a JSON Schema takes."""
+    """Describe the values that a JSON Schema accepts."""
     if "$ref" in schema:
         return _kind(whole["$defs"][schema["$ref"].rsplit("/", 1)[-1]], whole)
     if "enum" in schema:

@@ -1,4 +1,4 @@
-"""How a command reaches the product: settings from a file, from the environment, or those of the running local one."""
+"""How a command reaches the product: by settings from a file, the environment, or the running local product."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ FILE_NAME = "popfax.env"
 
 _CONNECT_TIMEOUT_S = 5
 _MARKS = ("_DATABASE_URL", "_KAFKA_BOOTSTRAP")
-"""An environment that has a setting with one of these ends says where the product is."""
+"""Endings of settings' names: an environment with such a setting says where the product is."""
 
 
 class Connection:
@@ -43,15 +43,15 @@ class Connection:
             self._value(f"{prefix}_USERNAME"),
             self._value(f"{prefix}_PASSWORD"),
             self._values.get(f"{prefix}_SECURITY", PLAINTEXT),
-        ) | {"log_level": "0"}  # what matters comes back as an error
+        ) | {"log_level": "0"}  # librdkafka's log lines: errors are returned anyway
 
     @cached_property
     def admin(self) -> dict[str, str]:
-        """The administrator's configuration."""
+        """Return confluent-kafka's configuration for the administrator."""
         return self.kafka(ADMIN)
 
     def database_url(self, service: Principal) -> str:
-        """Return a service's database."""
+        """Return the URL of a service's database. Raises Unreachable if it is not set."""
         return self._value(f"{service.upper()}_DATABASE_URL")
 
     def rows(self, service: Principal, statement: sa.Executable) -> Sequence[Any]:
@@ -62,11 +62,11 @@ class Connection:
                 return found.all() if found.returns_rows else []
         except sa.exc.OperationalError as error:
             raise Unreachable(f"{service}'s database can't be reached ({self._source})") from error
-        except sa.exc.DBAPIError as error:  # a missing table or privilege: it is not as this version knows it
+        except sa.exc.DBAPIError as error:  # a missing table or privilege: not the schema that this version expects
             raise Unreachable(f"{service}'s database refuses: {type(error.orig).__name__} ({self._source})") from error
 
     def close(self) -> None:
-        """Let go of the databases."""
+        """Close the connections to the databases."""
         for engine in self._engines.values():
             engine.dispose()
 
@@ -90,15 +90,15 @@ class Connection:
 
 
 def require_kafka(config: Mapping[str, str]) -> None:
-    """Raise Unreachable unless a broker answers, sooner than an administrator's request would give up."""
+    """Raise Unreachable unless a broker answers, without waiting for an admin request to time out."""
     if not answers_authenticated(config, _CONNECT_TIMEOUT_S):
         raise Unreachable(f"Kafka does not answer at {config['bootstrap.servers']}")
 
 
 def connect(file: Path | None) -> Connection:
-    """Find the product: in `file`, else in the environment, else the local one that runs. Raises Unreachable.
+    """Find the product's settings: in `file`, else in the environment, else the running local product's.
 
-    One source alone is used: half a local product and half another would be a dangerous mixture.
+    Only one source is used, since mixing the settings of two products would be dangerous. Raises Unreachable.
     """
     made = _find(file)
     _made.append(made)
@@ -106,7 +106,7 @@ def connect(file: Path | None) -> Connection:
 
 
 def close_all() -> None:
-    """Let go of whatever a command has connected to."""
+    """Close every connection that a command has opened."""
     while _made:
         _made.pop().close()
 
@@ -126,7 +126,7 @@ def _find(file: Path | None) -> Connection:
 
 
 def unreachable(error: KafkaException) -> Unreachable:
-    """Say in words what confluent-kafka raises."""
+    """Turn confluent-kafka's exception into one with a readable message."""
     cause = error.args[0]
     text = cause.str() if isinstance(cause, KafkaError) else str(cause)
     return Unreachable(f"Kafka can't be reached, or refuses: {text}")

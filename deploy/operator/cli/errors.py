@@ -1,4 +1,4 @@
-"""What a command can't do, said in one line, and the exit codes that scripts go by."""
+"""Errors that end a command with one line, and the exit codes that scripts rely on."""
 
 from enum import IntEnum
 from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
@@ -11,27 +11,27 @@ class Exit(IntEnum):
     NO = 1
     """The answer is no: refused, violated, different, or not found."""
     USAGE = 2
-    """The command line asks for something that can't be."""
+    """The command line is invalid."""
     UNREACHABLE = 3
-    """Something can't be reached, or gave no answer in time."""
+    """Something can't be reached, or did not answer in time."""
     INTERRUPTED = 130
-    """Ctrl-C, as shells have it."""
+    """Ctrl-C: 128 + SIGINT, as shells report it."""
 
 
 class Failure(Exception):
-    """A command ends here. The message is one readable line."""
+    """Ends a command. The message is one readable line."""
 
     exit_code = Exit.NO
 
 
 class UsageError(Failure):
-    """What was asked for can't be."""
+    """The command line is invalid."""
 
     exit_code = Exit.USAGE
 
 
 class Unreachable(Failure):
-    """Something can't be reached, or gave no answer in time."""
+    """Something can't be reached, or did not answer in time."""
 
     exit_code = Exit.UNREACHABLE
 
@@ -41,7 +41,7 @@ _DENIED = frozenset({EACCES, EPERM, EROFS})
 
 
 def what_failed(error: OSError) -> str:
-    """Say in one line what the machine did not let us do, and what helps."""
+    """Say in one line what the operating system refused, and what to do about it."""
     where = f": {error.filename}" if error.filename else ""
     if error.errno in _FULL:
         return f"the disk is full{where}: make room, and try again (--directory is another place)"

@@ -1,4 +1,4 @@
-"""Commands that other rooms add to the operator's, as entry points: imported when they are asked for."""
+"""Commands that other packages add to the operator's, as entry points: imported only when they are used."""
 
 from importlib.metadata import entry_points
 from typing import Any, ClassVar
@@ -16,14 +16,14 @@ PERSON = "popfax.commands.person"
 """The entry points that are commands of `popfax person`."""
 
 LOCAL = {COMMANDS: frozenset({"demo", "up"}), PERSON: frozenset({"link"})}
-"""What the local product adds, for whoever asks for it where that is not installed."""
+"""The local product's commands, so that the error where it is not installed can say so."""
 
 
 class Extensible(TyperGroup):
-    """A group of commands with room for more."""
+    """A group of commands that entry points can extend."""
 
     entry_points: ClassVar[str]
-    """The group of entry points that are commands of this one."""
+    """The group of entry points that extends this one."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands that work here, the added ones first."""
@@ -31,7 +31,7 @@ class Extensible(TyperGroup):
         return [*(name for name in sorted(added) if self._added(name)), *super().list_commands(ctx)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command, None if nobody knows it. Raises Failure when it is not installed here."""
+        """Return a command, None if it is unknown. Raises Failure if it is known but not installed."""
         found = super().get_command(ctx, cmd_name) or self._added(cmd_name)
         if found is None and cmd_name in LOCAL[self.entry_points]:
             raise Failure(f"{cmd_name} needs the local product: `make setup` in a checkout of the project installs it")
@@ -41,7 +41,7 @@ class Extensible(TyperGroup):
         try:
             with importing():
                 functions = [each.load() for each in entry_points(group=self.entry_points, name=name)]
-        except ModuleNotFoundError:  # a package of the extra `local`
+        except ModuleNotFoundError:  # a dependency of the extra `local`
             return None
         if not functions:
             return None

@@ -1,6 +1,6 @@
 """How an operator's message reaches a running service: as a timer that is due now, in the service's own database.
 
-And how commands find what it is about, and wait for what comes of it.
+Also how commands find what the message is about, and wait for its effect.
 """
 
 import asyncio
@@ -21,20 +21,20 @@ from services.chassis.messages import Incoming, SetTimer, StoredRecord
 from services.chassis.postgres import PostgresDatabase, engine
 
 POLL_S = 0.1
-"""How often to look whether it was taken up."""
+"""How often to check whether the service has acted on it, in seconds."""
 
 T = TypeVar("T")
 
 
 def begins(column: sa.ColumnElement[Any], id_: str) -> sa.ColumnElement[bool]:
-    """Match the ids that begin like this. Raises UsageError for what is no beginning of an id."""
+    """Match the ids that begin with `id_`. Raises UsageError if no id can begin with it."""
     if not id_ or set(id_.lower()) - set("0123456789abcdef-"):
         raise UsageError(f"{id_!r} is no id")
     return sa.cast(column, sa.Text).startswith(id_.lower(), autoescape=True)
 
 
 def the_one(found: Sequence[T], what: str, id_: str) -> T:
-    """Return the only one that was found. Raises Failure where there is none, UsageError where there are several."""
+    """Return the only element. Raises Failure if there is none, UsageError if there are several."""
     if not found:
         raise Failure(f"there is no {what} {id_}")
     if len(found) > 1:
@@ -43,7 +43,7 @@ def the_one(found: Sequence[T], what: str, id_: str) -> T:
 
 
 def wait_for(look: Callable[[], T], moved: Callable[[T], bool], timeout_s: float) -> T:
-    """Look until it has moved. Returns what was seen last, then or at the timeout."""
+    """Call `look` until its result has `moved` or `timeout_s` seconds are over; return the last result."""
     deadline = time.monotonic() + timeout_s
     while not moved(seen := look()) and time.monotonic() <= deadline:
         time.sleep(POLL_S)
@@ -53,12 +53,12 @@ def wait_for(look: Callable[[], T], moved: Callable[[T], bool], timeout_s: float
 def hand_over(
     connection: Connection, service: Principal, message: Message, correlation_id: str, actor: UUID | None = None
 ) -> None:
-    """Put an operator's message among a service's timers: it takes it up when it runs. Raises Unreachable."""
+    """Set an operator's message as a timer of a service, which handles it when it runs. Raises Unreachable."""
     asyncio.run(_set_timer(connection.database_url(service), service, message, correlation_id, actor))
 
 
 async def _set_timer(url: str, service: Principal, message: Message, correlation_id: str, actor: UUID | None) -> None:
-    """Set a timer as a handler would. It has an id of its own: another, such as a saga's, is its deadline's."""
+    """Set a timer as a handler would, under a new id: the saga's own id is its deadline's."""
     record = StoredRecord(uuid4(), None, "operator", 0, 0, None, None, ())
     cause = Incoming[Message](record.row_id, message, record, correlation_id, actor)
     connected = engine(url, pool_size=1)

@@ -1,4 +1,4 @@
-"""`popfax ledger`: whether the books are right, and what an operator may post to them."""
+"""`popfax ledger`: verify the books, and post corrections to them."""
 
 import time
 from dataclasses import asdict
@@ -41,7 +41,7 @@ def verify(
     with Progress().shown() as progress, open_snapshots(connect(env_file), progress) as snapshot:
         progress.begin("books")
         found.add(check_ledger(snapshot.ledger))
-        # A hold is the ledger's, the saga that will close it is another's: the ledger alone can't tell an orphan.
+        # Holds are the ledger's, the sagas that close them other services': the ledger alone can't find orphans.
         progress.begin("holds")
         late = Lateness(settled=False, before=datetime.now(UTC) - timedelta(seconds=stuck_after))
         of_holds = chain(check_sagas(snapshot, late), check_purchases(snapshot, late))
@@ -51,7 +51,7 @@ def verify(
     conclude(counts, found, sound, json)
 
 
-# A negative amount is no option.
+# A negative amount must not be parsed as an option.
 @app.command(context_settings={"ignore_unknown_options": True})
 def correct(
     account: Annotated[UUID, typer.Argument(help="The account's id.")],

@@ -1,6 +1,6 @@
-"""`popfax mail`: how the mails to people get on. Nothing of what they say, or of whom they go to.
+"""`popfax mail`: the state of the mails, without their texts and recipients.
 
-What they look like, `popfax mail preview` shows.
+`popfax mail preview` shows what they look like.
 """
 
 import subprocess
@@ -111,7 +111,7 @@ _LISTED = (
 
 
 def _remark(row: Any) -> str:
-    """Say what a mail waits for, if anything."""
+    """Say what a mail is waiting for, if anything."""
     begin = "STUCK: " if row.stuck else ""
     if row.state == MailState.PARKED:
         return f"{begin}{row.last_answer}"
@@ -155,7 +155,7 @@ def preview(
     program = browser()
     if program is None:
         complain("no Chromium, Chrome or Playwright's Chromium is installed: no pictures are made")
-    # The settings of the mails alone: nothing is connected to.
+    # Only the settings that mails are rendered with: nothing is connected to.
     settings = NotificationsSettings.model_construct()
     try:
         pages = write_previews(directory, settings, program)

@@ -1,4 +1,4 @@
-"""How commands speak: tables for people, JSON for programs, one line on stderr for what went wrong."""
+"""The output of commands: tables for people, JSON for programs, one line on stderr for an error."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -10,21 +10,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Both look up the stream at each write, and so follow a test, or a redirection, that replaces it.
+# Both look up the stream at each write, so they follow a test or a redirection that replaces it.
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 SHORT_ID = 8
-"""How much of an id a table shows. Commands take that much of it, too."""
+"""How many characters of an id a table shows. Commands accept such a beginning of an id."""
 
 
 def print_json(value: Any) -> None:
-    """Print JSON, one document a call, never wrapped or coloured."""
+    """Print one JSON document, never wrapped or coloured."""
     out.file.write(json.dumps(value, default=_plain, indent=2, ensure_ascii=False) + "\n")
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table without a frame. A cell is shown as it is: what looks like markup is text."""
+    """Print a table without a frame. Cells are shown verbatim, even if they look like markup."""
     table = Table(
         box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0), show_header=any(map(str.strip, headings))
     )
@@ -42,7 +42,7 @@ def say(text: str, style: str = "") -> None:
 
 
 def complain(text: str) -> None:
-    """Print a line to stderr: what went wrong. Only its first word is styled: the rest may hold anything."""
+    """Print an error to stderr, in one line. Only its first word is styled: the rest may contain anything."""
     line = Text("popfax: ", style="bold red")
     err.print(line.append(text, style="not bold default"), soft_wrap=True)
 

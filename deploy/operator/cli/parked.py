@@ -1,4 +1,4 @@
-"""`popfax parked`: messages that a service put aside, and the two things that can be done with each."""
+"""`popfax parked`: messages that a service has parked, and the two things that can be done with each."""
 
 import asyncio
 import base64
@@ -30,12 +30,12 @@ app = typer.Typer(help="List, show, retry and drop the messages that were put as
 _POLL_S = 0.2
 
 DROPPED = "dropped"
-"""The code with which a posted command is refused whose message was dropped."""
+"""The code that refuses a posted command whose message was dropped."""
 
 _PENDING = sa.and_(commands.c.state == CommandState.PENDING.value, commands.c.awaits == 0)
 
 REQUESTED = sa.case((IN_LINE, PARKED_KEYS.c.retry_requested_at), else_=PARKED.c.retry_requested_at)
-"""When a retry was asked for: of a message, or of the key in whose line it stands."""
+"""When a retry was requested: of a message itself, or of the blocked key that it waits behind."""
 
 _SAME_KEY = sa.and_(PARKED_KEYS.c.topic == PARKED.c.topic, PARKED_KEYS.c.key == PARKED.c.key)
 ROWS = sa.select(
@@ -48,7 +48,7 @@ Limit = Annotated[int, typer.Option(min=1, help="At most so many of each service
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A parked message, and whose it is."""
+    """A parked message, and the service that parked it."""
 
     service: Principal
     row: Any
@@ -193,9 +193,9 @@ def _ask(found: Found) -> None:
 
 
 async def _drop(url: str, found: Found, posted: Any) -> bool:
-    """Take it away as a retry would, and handle nothing. Unblocks the key if nothing is left on it.
+    """Remove a message as a retry would, without handling it. Unblocks the key if nothing is left on it.
 
-    A posted command that it was ends with it: nothing else will ever answer that.
+    If it was a posted command, that command ends as refused: nothing else will ever answer it.
     """
     connected = engine(url, pool_size=1)
     try:
@@ -212,7 +212,7 @@ async def _drop(url: str, found: Found, posted: Any) -> bool:
 
 
 def _posted(connection: Connection, found: Found) -> Any:
-    """Return the row of the posted command that a parked message is, if it is pending; None for any other message."""
+    """Return the row of the posted command that a parked message carries, if it is pending; otherwise None."""
     if found.row.topic != GROUPS_COMMANDS_FROM_HTTP.name or found.service is not Principal.GROUPS:
         return None
     sent = dict(found.row.headers).get("ce_id")
@@ -222,7 +222,7 @@ def _posted(connection: Connection, found: Found) -> Any:
 
 
 def _left_behind(connection: Connection, found: Found) -> int:
-    """Count what stands in line behind a message; afterwards it would be too late, for a retry is quick."""
+    """Count the messages parked behind one. Call it before a retry, which may handle them at once."""
     same = (PARKED.c.topic == found.row.topic, PARKED.c.key == found.row.key, PARKED.c.why != Why.UNDECODABLE.value)
     others = sa.select(sa.func.count()).select_from(PARKED).where(*same, PARKED.c.id != found.row.id)
     count = connection.rows(found.service, others)
@@ -246,7 +246,7 @@ def _retry_one(connection: Connection, found: Found, timeout: float, json: bool)
 
 
 def _await_retry(connection: Connection, found: Found, deadline: float) -> tuple[str, Any]:
-    """Wait until it is gone ("handled") or its request is answered otherwise ("failed"); else it is "waiting"."""
+    """Wait until it is gone ("handled") or has failed again ("failed"); return "waiting" at the deadline."""
     while True:
         rows = connection.rows(found.service, ROWS.where(PARKED.c.id == found.row.id))
         if not rows:
@@ -260,20 +260,20 @@ def _await_retry(connection: Connection, found: Found, deadline: float) -> tuple
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What of one service is to be retried: messages that match, and what stands in line with them."""
+    """The messages of one service to be retried: those that match, and all others on the same keys."""
 
     service: Principal
     wanted: sa.ColumnElement[bool]
     keys: frozenset[tuple[str, bytes]]
-    """The lines."""
+    """The blocked keys."""
     ids: frozenset[UUID]
-    """The messages beside any line: they could not be read."""
+    """The messages that block no key: those that could not be read."""
     counts: Sequence[Any]
-    """How many there are of each topic, why and code."""
+    """How many messages there are of each topic, reason and code."""
 
     @property
     def total(self) -> int:
-        """How many messages that is."""
+        """The number of messages."""
         return sum(row.messages for row in self.counts)
 
     def request(self, connection: Connection) -> None:
@@ -283,12 +283,12 @@ class Selection:
                 connection.rows(self.service, statement)
 
     def waiting(self, connection: Connection) -> int:
-        """Count what was asked for and is not tried yet; new ones that have joined the lines, too."""
+        """Count the messages still to be tried, including those parked on the same keys meanwhile."""
         query = sa.select(sa.func.count()).select_from(ROWS.where(REQUESTED.is_not(None)).subquery())
         return int(connection.rows(self.service, query)[0][0]) if self.total else 0
 
     def failed(self, connection: Connection) -> list[Found]:
-        """Return those that have failed again, without what stands behind them."""
+        """Return the messages that have failed again, without those parked behind them."""
         rows = connection.rows(self.service, ROWS.where(PARKED.c.why != Why.BEHIND.value).order_by(PARKED.c.seq))
         return [Found(self.service, row) for row in rows if row.id in self.ids or (row.topic, row.key) in self.keys]
 
@@ -327,7 +327,7 @@ def _show_selected(selections: Sequence[Selection], json: bool) -> None:
 
 
 def _follow(connection: Connection, selections: Sequence[Selection], timeout: float, *, quiet: bool) -> int:
-    """Show the progress of retries until none waits, or nothing happens for `timeout` seconds; return what waits."""
+    """Show progress until no message waits, or none is handled for `timeout` seconds; return how many wait."""
     total = left = sum(each.waiting(connection) for each in selections)
     moved_at = time.monotonic()
     with Progress(console=err, disable=quiet or not err.is_terminal, transient=True) as progress:
@@ -389,7 +389,7 @@ def _summary(found: Found) -> dict[str, Any]:
 
 
 def _text(value: bytes | None) -> str | None:
-    """Return bytes as text if they are some that can be shown, else as hexadecimal."""
+    """Return bytes as text if they are printable, otherwise in hexadecimal."""
     if value is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""`popfax partitions`: partitions that stand still at a batch which can't be unpacked, and how to go on behind it."""
+"""`popfax partitions`: partitions that have stopped at an unreadable batch, and how to skip it."""
 
 import sys
 import time
@@ -123,7 +123,7 @@ def _await_end(connection: Connection, owner: Principal, stop: Any, deadline: fl
 
 
 def _first_readable(connection: Connection, topic: str, partition: int, position: int) -> int:
-    """Find where reading works again: a batch is fetched whole from any offset within it, so halving finds its end."""
+    """Find the first readable offset by bisection: every offset within a batch fetches the whole batch."""
     require_kafka(connection.admin)
     reader = Consumer(
         connection.admin | {"group.id": "popfax-partitions", "enable.auto.commit": "false", "check.crcs": "true"}
@@ -143,7 +143,7 @@ def _first_readable(connection: Connection, topic: str, partition: int, position
 
 
 def _reads(reader: Consumer, place: TopicPartition) -> bool:
-    """Whether the first thing that comes from an offset is a record. Silence is no answer: what can be read stays."""
+    """Return whether reading at an offset begins with a record. Raises Unreachable if nothing comes at all."""
     reader.assign([place])
     deadline = time.monotonic() + _PROBE_S
     while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""`popfax person`: what the four services keep of somebody."""
+"""`popfax person`: what the four services keep about a person."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -40,7 +40,7 @@ def export(id_: Subscriber, env_file: EnvFile = None) -> None:
 
 
 def _email(connection: Connection, id_: UUID) -> str | None:
-    """Return the address that the person has now: messages that wait may know them by nothing else."""
+    """Return the person's present address: some waiting messages identify them by nothing else."""
     found = connection.rows(Principal.PROVISIONING, sa.select(subscribers.c.email).where(subscribers.c.id == id_))
     return found[0].email if found else None
 

@@ -1,4 +1,4 @@
-"""Every mail as its reader would see it: made-up facts, real templates, files to look at."""
+"""Every mail as its reader would see it: made-up data, real templates, written to files."""
 
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +51,7 @@ PEOPLE: Mapping[UUID, Person] = {
         Person(LONG, f"{'x' * 64}@{'y' * 60}.example", "W" * 100, "i" * 100, "en", None),
     )
 }
-"""Long names, accents, one that looks like markup, one from right to left. Nobody knows who `NOBODY` was."""
+"""Names that are long, accented, like markup, or right to left. `NOBODY` is an erased person."""
 
 
 def _transferred(mode: str, *amounts: int) -> Message:
@@ -117,12 +117,12 @@ CAUSES: Sequence[tuple[str, Message]] = (
     ("units", AccountExtended(request_id=TRANSFER, account_id=MEMBER, expires_at=SOON, price_units=1200)),
     ("money", AccountExtended(request_id=TRANSFER, account_id=MEMBER, expires_at=SOON)),
 )
-"""What causes mails, each with what tells it from another cause of the same."""
+"""The events that cause mails, each with a suffix that tells two causes of one mail apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A mail as it would be sent, and whom it goes to and is about."""
+    """A mail as it would be sent, with its recipient and the person whom it is about."""
 
     name: str
     mail: Mail
@@ -137,7 +137,7 @@ class Sample:
 
 
 def samples(language: Language) -> Iterator[Sample]:
-    """Yield every mail, in each of its forms."""
+    """Yield every mail, in each of its variants."""
     for form, cause in CAUSES:
         for letter in letters(cause):
             name = ".".join(filter(None, (letter.template, form, language)))
@@ -153,11 +153,11 @@ def _mail(letter: Letter) -> Mail:
 
 
 WIDTHS = {"desktop": (800, 760), "phone": (390, 860)}
-"""The pictures' sizes."""
+"""The pictures' widths and heights, in pixels."""
 
 
 def write_previews(directory: Path, settings: NotificationsSettings, program: str | None) -> list[Path]:
-    """Write every mail in both languages as HTML and text, and with a browser as pictures, and an index of them."""
+    """Write every mail in both languages as HTML, text and, given a browser, pictures; and an index of them."""
     directory.mkdir(parents=True, exist_ok=True)
     pages: list[Path] = []
     rows: list[str] = []
@@ -179,7 +179,7 @@ def write_previews(directory: Path, settings: NotificationsSettings, program: st
 
 
 def _picture(program: str, page: Path) -> None:
-    """Take a page's pictures. A browser's window has a least width that a phone's is below: the page is in a frame."""
+    """Take a page's pictures. The page is in a frame, because a browser's window can't be as narrow as a phone's."""
     with TemporaryDirectory() as own:
         for name, (width, height) in WIDTHS.items():
             frame = Path(own) / f"{name}.html"
@@ -188,7 +188,7 @@ def _picture(program: str, page: Path) -> None:
                 [
                     program,
                     "--headless",
-                    "--no-sandbox",  # it can't have one in a container; the pages are our own, and fetch nothing
+                    "--no-sandbox",  # no sandbox in a container; the pages are our own and fetch nothing
                     "--disable-gpu",
                     "--hide-scrollbars",
                     f"--user-data-dir={own}/profile",

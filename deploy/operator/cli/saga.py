@@ -1,4 +1,4 @@
-"""`popfax saga`: what is open, what is stuck, and the two things that an operator can do about it."""
+"""`popfax saga`: open and stuck sagas, and the two things that an operator can do about them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -44,14 +44,14 @@ RUNNERS = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A saga, and who runs it."""
+    """A saga, and the service that runs it."""
 
     runner: Runner
     row: SagaRow
 
     @property
     def definition(self) -> Saga | None:
-        """Its definition; None for one of another version."""
+        """The saga's definition; None if this version has none."""
         return self.runner.sagas.definitions.get(self.row.name)
 
     def stuck(self, now: datetime) -> bool:
@@ -60,7 +60,7 @@ class Found:
         return row.ended_at is None and definition is not None and now - row.opened_at > definition.deadline
 
     def data(self) -> Mapping[str, Any]:
-        """Return what it remembers, without what its definition calls personal; nothing of one that is unknown."""
+        """Return the saga's data without its personal fields; nothing if its definition is unknown."""
         if self.definition is None:
             return {}
         return {name: value for name, value in self.row.data.items() if name not in self.definition.forget}
@@ -115,7 +115,7 @@ def _some(connection: Connection, runner: Runner, everything: bool, limit: int) 
 
 
 def _age(saga: Found) -> tuple[float, float]:
-    """Order by age: the open ones before all others, oldest first; then those that ended last."""
+    """Sort key: open sagas first, oldest first; then ended ones, latest first."""
     ended_at = saga.row.ended_at
     return (-ended_at.timestamp() if ended_at else -math.inf, saga.row.opened_at.timestamp())
 
@@ -168,7 +168,7 @@ def _intervene(
 
 
 def _await_change(connection: Connection, before: SagaRow, timeout_s: float) -> Found:
-    """Wait until the saga has moved: to its end, or to another place. Gives it as it is then, or at the timeout."""
+    """Wait until the saga has moved to another step or its end; return it as it is then, or at the timeout."""
 
     def moved(found: Found) -> bool:
         row = found.row

@@ -1,4 +1,4 @@
-"""`popfax send`: one command to the product, as the platform sends it, and what came of it."""
+"""`popfax send`: send one command as the platform does, and print its outcome."""
 
 import time
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from popfax_contracts.message import Command, Event, Refusal
 from popfax_contracts.topics import BY_NAME, Principal, Topic
 
 _COMPANIONS_S = 0.3
-"""How long to wait for what comes with the outcome: one handler may say several things at once."""
+"""How long to wait for further events of the outcome's handler, in seconds."""
 
 
 def messages(json: Json = False) -> None:
@@ -75,7 +75,7 @@ def send(
     command = _build(find(message), set_ or [], actor, json)
     connection = connect(env_file)
     config = connection.kafka(Principal.PLATFORM)
-    # Where reading begins is settled before the command is sent, so its outcome can't be missed.
+    # The position to read from is fixed before the command is sent, so its outcome can't be missed.
     with Watch(config, [_answers_of(command)], group=Principal.PLATFORM) as watch:
         (sent,) = Publisher(config).publish((command, actor))
         outcome = _await(watch, sent, timeout)
@@ -98,14 +98,14 @@ def _build(model: type[Command], pairs: list[str], actor: UUID | None, json: boo
 def _answers_of(command: Command) -> Topic:
     """Return the topic of a command's outcome: the events of the service that it was sent to.
 
-    What other services say on the way, in the same correlation, is on other topics, and no outcome.
+    Events of other services with the same correlation id are on other topics and are not its outcome.
     """
     service = command.topic_of(Principal.PLATFORM).service
     return BY_NAME[f"popfax.{service}.events"]
 
 
 def _await(watch: Watch, sent: Sent, timeout_s: float) -> list[Seen]:
-    """Return the first event of a command's correlation, and those that the same handler said with it."""
+    """Return the first event with a command's correlation id, and the others that its handler published."""
     first = next(iter(_of(sent, watch.until(time.monotonic() + timeout_s))), None)
     if first is None:
         return []

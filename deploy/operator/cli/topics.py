@@ -1,4 +1,4 @@
-"""`popfax topics`: what the code expects of the broker, and what the broker has."""
+"""`popfax topics`: the topics and permissions that the code expects, compared with the broker's."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -49,7 +49,7 @@ def topics(
 
 
 def _senders(writers: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
-    """Return who can send each type: whoever can write a topic that it may be on."""
+    """Return who can send each type: the principals that can write to one of its topics."""
     return {
         type_: sorted({writer for topic in MESSAGES[type_].TOPICS for writer in writers[topic.name]})
         for type_ in sorted(MESSAGES)

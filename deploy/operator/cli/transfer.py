@@ -1,4 +1,4 @@
-"""`popfax transfer`: which transfers the ledger has not answered, and how to ask it again now."""
+"""`popfax transfer`: transfers that the ledger has not answered, and how to ask it again now."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,18 +30,18 @@ _ROWS = sa.select(*TRANSFERS.columns, _MEMBERS.label("members"))
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A transfer, and to how many members it is."""
+    """A transfer, and the number of its members."""
 
     row: Transfer
     members: int
 
     @property
     def is_open(self) -> bool:
-        """Say whether the ledger has not answered."""
+        """Return whether the ledger has not answered yet."""
         return self.row.state is TransferState.PENDING
 
     def stuck(self, now: datetime) -> bool:
-        """Say whether it has been open for longer than any should be."""
+        """Return whether it has been open for longer than any transfer should be."""
         return self.is_open and now - self.row.asked_at > TRANSFER_DEADLINE
 
 
@@ -104,7 +104,7 @@ def retry(transfer: TransferId, timeout: Timeout = 5.0, json: Json = False, env_
 
 
 def _cause(connection: Connection, id_: UUID) -> tuple[str, UUID | None]:
-    """Return the correlation id and the actor of the command that began it: they lead the answer back to it."""
+    """Return the correlation id and the actor of the command that began the transfer, for its answer to carry."""
     query = sa.select(TIMER.c.correlation_id, TIMER.c.actor).where(TIMER.c.id == id_)
     rows = connection.rows(Principal.GROUPS, query)
     if not rows:

@@ -1,4 +1,4 @@
-"""Kafka as the command line uses it: publish one command, and watch what comes of it."""
+"""Kafka as the command line uses it: publishing commands, and watching for their effects."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ _DELIVERY_TIMEOUT_MS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A command on its way: its id, which is its correlation id as well."""
+    """A published command. Its id is its correlation id, too."""
 
     id: UUID
     command: Command
@@ -37,7 +37,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A record as it was read from Kafka."""
+    """A record read from Kafka."""
 
     topic: str
     at: datetime
@@ -47,7 +47,7 @@ class Seen:
     correlation_id: str
     causation_id: str
     body: Message | None
-    """None for a type or a value that this version can't read."""
+    """The message; None if this version can't read the type or the value."""
 
     @property
     def sender(self) -> str:
@@ -56,12 +56,12 @@ class Seen:
 
     @property
     def short_name(self) -> str:
-        """The one part of its type that tells it from its neighbours."""
+        """The part of its type that identifies it: `units-reserved`."""
         return short_name(self.type)
 
 
 class Publisher:
-    """Publishes commands as the platform does: keyed, idempotent, acknowledged by all."""
+    """Publishes commands as the platform does: keyed, idempotent, acknowledged by all in-sync replicas."""
 
     def __init__(self, config: Mapping[str, str]) -> None:
         """`config` is the platform's client configuration."""
@@ -70,7 +70,7 @@ class Publisher:
                 **config,
                 "acks": "all",
                 "enable.idempotence": True,
-                # As Java and aiokafka hash: every writer of a topic must partition a key alike.
+                # Java's and aiokafka's hash: all writers of a topic must put a key on the same partition.
                 "partitioner": "murmur2_random",
                 "message.timeout.ms": _DELIVERY_TIMEOUT_MS,
                 "linger.ms": 5,
@@ -78,7 +78,7 @@ class Publisher:
         )
 
     def publish(self, *commands: tuple[Command, UUID | None]) -> list[Sent]:
-        """Publish commands, each on behalf of an actor or of nobody, in one go. Raises Unreachable."""
+        """Publish commands together, each on behalf of an actor or of nobody. Raises Unreachable."""
         failures: list[KafkaError] = []
         sent = [Sent(uuid4(), command, actor) for command, actor in commands]
         for each in sent:
@@ -102,7 +102,7 @@ class Publisher:
 
 
 class Watch:
-    """Reads topics from now on, or from their beginning. Where "now" is is settled when this is made."""
+    """Reads topics from now on, or from their beginning. "Now" is the moment of construction."""
 
     def __init__(
         self, config: Mapping[str, str], topics: Iterable[Topic], *, group: str, from_beginning: bool = False
@@ -126,7 +126,7 @@ class Watch:
         self._consumer.assign(places)
 
     def poll(self, timeout_s: float) -> Seen | None:
-        """Return the next record, None if there is none in time. Raises Unreachable."""
+        """Return the next record, None if none comes within `timeout_s` seconds. Raises Unreachable."""
         message = self._consumer.poll(timeout_s)
         if message is None:
             return None
@@ -137,13 +137,13 @@ class Watch:
         return _seen(message)
 
     def until(self, deadline: float) -> Iterable[Seen]:
-        """Yield what comes until a deadline (of `time.monotonic`)."""
+        """Yield the records that arrive before a deadline (of `time.monotonic`, in seconds). Raises Unreachable."""
         while (left := deadline - time.monotonic()) > 0:
             if (seen := self.poll(min(left, _POLL_S))) is not None:
                 yield seen
 
     def to_end(self, timeout_s: float) -> list[Seen]:
-        """Return what there is by now, or as much of it as can be read in time. Raises Unreachable."""
+        """Return the records that exist now, or as many as can be read in `timeout_s` seconds. Raises Unreachable."""
         ends = self._ends()
         found: list[Seen] = []
         deadline = time.monotonic() + timeout_s
@@ -171,7 +171,7 @@ class Watch:
         return [TopicPartition(topic.name, number) for number in found.partitions]
 
     def _ends(self) -> list[TopicPartition]:
-        """Return where each partition that holds anything ends now."""
+        """Return the present end of each partition that holds any record."""
         places = self._consumer.assignment()
         bounds = [self._consumer.get_watermark_offsets(place, timeout=_REQUEST_TIMEOUT_S) for place in places]
         return [
@@ -213,7 +213,7 @@ def _body(type_: str, key: str | bytes | None, value: str | bytes | None) -> Mes
     model = MESSAGES.get(type_)
     try:
         return None if model is None else model.from_record(_bytes(key), _bytes(value))
-    except ValueError:  # pydantic's ValidationError is one
+    except ValueError:  # pydantic's ValidationError is a ValueError
         return None
 
 
