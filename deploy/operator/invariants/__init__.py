@@ -1,4 +1,4 @@
-"""What must be true of the whole product, written once.
+"""The product's invariants, each written once.
 
 The simulation, the end-to-end tests, `popfax audit` and `popfax ledger verify` use these checks. They are pure
 functions of a snapshot of the rows (`check_ledger`, `check`), of the records on the topics (`check_log`), or of both
@@ -7,7 +7,7 @@ functions of a snapshot of the rows (`check_ledger`, `check`), of the records on
 A check reads the rows about one thing together (see `rows`), so memory does not grow with the tables. While messages
 are in flight (`settled` is False), only what holds at every moment is checked: a later state implies the earlier ones.
 The databases' snapshots may then be of different moments, provided that these are in the order of
-`deploy.operator.snapshots`. Whatever began `before` a given moment and is not done has been in flight for too long.
+`deploy.operator.snapshots`. Whatever began `before` a given moment and is not done is a violation, too.
 """
 
 from collections.abc import Iterator
@@ -68,12 +68,12 @@ __all__ = [
 
 
 def check(snapshot: Snapshot, settled: bool, before: datetime | None = None) -> list[Violation]:
-    """Check everything that the databases tell."""
+    """Check everything that the databases' rows can show."""
     return [violation for _, found in parts(snapshot, Lateness(settled, before)) for violation in found]
 
 
 def parts(snapshot: Snapshot, late: Lateness) -> Iterator[tuple[str, Iterator[Violation]]]:
-    """Return the checks of everything that the databases tell, one after the other, each with what it is about."""
+    """Yield the checks of the databases one by one, each with the name of its subject."""
     yield "values", check_values(snapshot)
     yield "books", check_ledger(snapshot.ledger)
     yield "sagas", check_sagas(snapshot, late)

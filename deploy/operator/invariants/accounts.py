@@ -1,4 +1,4 @@
-"""Accounts as provisioning has them, and what the others know of them and of their holders."""
+"""Accounts in provisioning, and what the other services know about them and their holders."""
 
 from collections.abc import Iterable, Iterator
 from uuid import UUID
@@ -27,7 +27,7 @@ from services.provisioning.domain import (
 
 
 def check_accounts(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
-    """Check provisioning's rows against each other, and against what the others know of them."""
+    """Check provisioning's rows against each other and against the other services' rows."""
     own = snapshot.provisioning
     yield from each(
         together(
@@ -64,7 +64,7 @@ def _shared(own: ProvisioningSnapshot, column: str) -> Iterator[Group]:
 
 
 def _twice(_: str, subscribers: Iterator[Subscriber], code: Invariant) -> Iterator[Violation]:
-    """Say of an address or a number, which is not said, how many have it."""
+    """Say how many subscribers share an address or a number, without naming it."""
     ids = [subscriber.id for subscriber in subscribers]
     if len(ids) > 1:
         yield Violation(code, str(ids[0]), f"and {', '.join(map(str, ids[1:4]))}: {len(ids)} subscribers have the same")
@@ -128,7 +128,7 @@ def _itself(account: Subscriber) -> Iterator[Violation]:
 
 
 def _given(purchases: Iterable[Purchase], sagas: Iterable[SagaRow]) -> list[Purchase]:
-    """Return the purchases that have been given: with money at once, with units at the pivot of their sagas."""
+    """Return the purchases that took effect: with money at once, with units at their saga's pivot."""
     past_pivot = {id_in(saga, "request_id") for saga in sagas if is_given(saga)}
     return [each for each in purchases if is_done(each) or each.id in past_pivot]
 
@@ -142,7 +142,7 @@ def _begun(account: Subscriber, granted: list[Request]) -> Iterator[Violation]:
 
 
 def _ends_otherwise(account: Subscriber, granted: list[Request], given: list[Purchase]) -> str | None:
-    """Say how an account's end is not the one that it was given first, or by the last of its extensions."""
+    """Say how an account's end differs from the latest that its creation or its extensions gave it."""
     extensions = [each for each in given if each.action is Action.EXTENSION]
     ends = [each.expires_at for each in extensions if each.expires_at is not None]
     if len(ends) < len(extensions):
@@ -171,7 +171,7 @@ def _on_sale(name: str, plans: Iterator[Plan], accounts: Iterator[Subscriber]) -
             yield Violation(Invariant.UNKNOWN_VALUE, str(account.id), f"is on plan {name!r}, which there is not")
 
 
-# --- what the others know ---
+# --- what the other services know ---
 
 
 def _undone(mails: Iterable[Mail], column: str) -> Iterator[tuple[UUID, Mail]]:
@@ -210,7 +210,7 @@ def _balance(
 ) -> Iterator[Violation]:
     known = (shown.balance_version, shown.available_units) if shown is not None else (0, 0)
     now = (account.revision, account.available_units) if account is not None else (0, 0)
-    # In flight the ledger may be ahead; of the same version both say the same.
+    # In flight the ledger may be ahead; for the same version both must agree.
     if known != now and (late.settled or known[0] >= now[0]):
         detail = f"groups shows {known[1]} as of version {known[0]}, available {now[1]} as of {now[0]}"
         yield Violation(Invariant.BALANCE_STALE, str(id_), detail)
@@ -227,7 +227,7 @@ def _states(account: Subscriber, in_ledger: Account | None, in_groups: groups.Su
 
 
 def _directory(account: Subscriber, in_groups: groups.Subscriber | None, person: Person | None) -> Iterator[Violation]:
-    """Say which service knows somebody otherwise than provisioning does. No data."""
+    """Name the services whose data about a person differ from provisioning's, without the data."""
     who = (account.email, account.first_name, account.last_name, account.language)
     shown = in_groups and (in_groups.email, in_groups.first_name, in_groups.last_name, in_groups.language)
     written = person and (person.email, person.first_name, person.last_name, person.language, person.fax_number)
@@ -257,7 +257,7 @@ def _erased(
 
 
 def check_numbers(numbers: Iterable[FaxNumber]) -> Iterator[Violation]:
-    """Check each number of the pool: assigned to somebody, or nobody's."""
+    """Check each number of the pool: it has a subscriber exactly if it is assigned."""
     for number in numbers:
         if (number.state is NumberState.ASSIGNED) is (number.subscriber_id is None):
             detail = f"{number.state}, and its subscriber is {number.subscriber_id}"

@@ -1,4 +1,4 @@
-"""The compacted topics: whoever reads one from its start has what the databases say."""
+"""The compacted topics: reading one from its start yields what the databases say."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A record of a compacted topic, and what it tells, as a text: None for a tombstone."""
+    """A record of a compacted topic, with its content as text: None for a tombstone."""
 
     partition: int
     offset: int
@@ -34,15 +34,15 @@ class Told:
 
 
 def told(log: Iterable[Logged]) -> Keyed[Told]:
-    """Sort the records of compacted topics by key. Reads all of them at once, in bounded memory."""
+    """Sort the records of compacted topics by key. Reads the whole log at once, in bounded memory."""
     return in_order(((record.topic, record.key), _told(record)) for record in log if record.topic in _SAYS)
 
 
 def check_topics(records: Keyed[Told], snapshot: Snapshot, moving: Collection[Place] = ()) -> Iterator[Violation]:
-    """Check what was `told` against the databases.
+    """Check the records that `told` has sorted against the databases.
 
-    Of what was told before the databases were read, and not again until they had been, and is not in an outbox, the
-    newest record is what they say. The places of which more was told meanwhile are `moving`: nothing is said of them.
+    The newest record of each key must equal the row, unless another is still in an outbox. `moving` are the keys that
+    had further records while the databases were read: they are not checked.
     """
     return each(together(records, _are(snapshot), _unsent(snapshot)), _compared, moving)
 
@@ -69,11 +69,11 @@ def _compared(
         )
 
 
-# --- what is told, and what is ----------------------------------------------------------------------------------------
+# --- the records, and the rows ----------------------------------------------------------------------------------------
 
 
 def _told(record: Logged) -> Told:
-    """Read a record. What can't be read tells what nobody is."""
+    """Read a record. The text of an unreadable one equals no row's."""
     text: str | None = "what can't be read"
     model = _MODELS.get(record.type)
     if model is not None:
@@ -113,7 +113,7 @@ def _person(told: PersonRecorded) -> str:
 
 
 def _digest(*who: str | None) -> str:
-    """Stand for a person: who they are is written nowhere."""
+    """Return a digest of personal data, so that no violation contains the data itself."""
     return (
         "a person with the digest "
         + blake2b(repr([each and str(each) for each in who]).encode(), digest_size=8).hexdigest()
@@ -133,11 +133,11 @@ _SAYS: Mapping[str, Callable[[Any], str]] = {
 _MODELS: Mapping[str, type[Message]] = {
     type_: model for type_, model in MESSAGES.items() if any(topic.name in _SAYS for topic in model.TOPICS)
 }
-"""What is told there. A marker is a tombstone of nothing: nobody is told by it, and nothing is."""
+"""The messages of these topics. A marker is a tombstone whose key belongs to nothing, so it matches "no row"."""
 
 
 def _are(snapshot: Snapshot) -> Iterator[tuple[Place, str]]:
-    """Return what the databases say, in the order of topics and keys."""
+    """Yield what the databases say, in the order of topics and keys."""
     streams = {
         GROUPS_MEMBERS.name: _members(snapshot),
         LEDGER_BALANCES.name: _balances(snapshot),
@@ -179,7 +179,7 @@ def _options(snapshot: Snapshot) -> Keyed[str]:
 
 
 def _unsent(snapshot: Snapshot) -> Keyed[OutboxRow]:
-    """Return what waits in the outboxes for one of these topics, in the order of topics and keys."""
+    """Return the outboxes' messages for these topics, in the order of topics and keys."""
     services = (snapshot.groups, snapshot.ledger, snapshot.provisioning)
     return in_order(
         ((_MODELS[row.type].TOPICS[0].name, row.key), row)

@@ -1,4 +1,4 @@
-"""Groups alone: memberships, invitations, and the history that tells of them. All of it is true at every moment."""
+"""Groups alone: memberships, invitations and their history. All of this holds at every moment."""
 
 from collections.abc import Iterator
 from uuid import UUID
@@ -31,7 +31,7 @@ BEGINNINGS = ("account_created", "invitation_accepted")
 """How a membership begins."""
 
 ENDS = ("detached", "left", "account_closed", "group_closed")
-"""How it ends."""
+"""How a membership ends."""
 
 
 def check_groups(snapshot: GroupsSnapshot) -> Iterator[Violation]:
@@ -97,7 +97,7 @@ def _membership(
 
 
 def _not_derived(membership: Membership) -> str | None:
-    """Say how a membership can't be what it says: its ids follow from its owner's and its member's."""
+    """Say which of a membership's ids don't follow from its owner's and its member's."""
     if membership.group_id != group_of(membership.owner_id):
         return f"of {membership.owner_id}, and in the group {membership.group_id}"
     if membership.id != membership_of(membership.group_id, membership.member_id):
@@ -110,7 +110,7 @@ def _not_derived(membership: Membership) -> str | None:
 
 
 def _epochs(membership: Membership, told: dict[UUID, HistoryEntry], invited: list[Invitation]) -> Iterator[Violation]:
-    """Check that the history tells of each time in the group, and of how it began and ended."""
+    """Check that the history has each epoch of a membership, with its beginning and its end."""
     ids = [history_of_membership(membership.id, epoch) for epoch in range(1, membership.epoch + 1)]
     if told.keys() != set(ids):
         detail = f"{membership.epoch} times in the group, {len(told)} in its history"
@@ -189,7 +189,7 @@ def _invitation(id_: UUID, invitations: Iterator[Invitation], told: Iterator[His
 
 
 def _pending(snapshot: GroupsSnapshot) -> Iterator[tuple[UUID, Invitation]]:
-    """Return each pending invitation twice: under its owner's tally and under its subscriber's."""
+    """Yield each pending invitation twice: under its owner's tally and under its subscriber's."""
     for invitation in snapshot.invitations:
         if invitation.state is InvitationState.PENDING:
             yield sent_invitations_tally(invitation.owner_id), invitation
@@ -205,7 +205,7 @@ def _awaited(snapshot: GroupsSnapshot) -> Iterator[tuple[UUID, str]]:
 def _posted(id_: UUID, commands: Iterator[PostedCommand], lines: Iterator[str]) -> Iterator[Violation]:
     command, unseen = only(commands), sum(1 for _ in lines)
     if command is None:
-        return  # it was forgotten, after a very long time
+        return  # pruned long after it ended
     if unseen != command.awaits or (unseen and command.state is not CommandState.PENDING):
         detail = f"{command.state.value}, awaits {command.awaits}, {unseen} still to be shown"
         yield Violation(Invariant.COMMAND_UNSEEN, str(id_), detail)
@@ -218,7 +218,7 @@ def _tally(id_: UUID, invitations: Iterator[Invitation], tallies: Iterator[Tally
         yield Violation(Invariant.TALLY_MISMATCH, str(id_), f"{pending} pending, counted {counted}")
 
 
-# --- groups, and accounts that are closed ---
+# --- groups, and closed accounts ---
 
 
 def _group(
@@ -228,7 +228,7 @@ def _group(
     invitations: Iterator[Invitation],
     told: Iterator[HistoryEntry],
 ) -> Iterator[Violation]:
-    """Check what a group has: nobody's group has nothing, a closed one nothing that is open."""
+    """Check that no open membership or invitation is in an unknown or closed group, and the group's own lines."""
     group = only(groups)
     if group is not None and id_ != group_of(group.owner_id):
         yield Violation(Invariant.GROUP_MISMATCH, str(id_), f"is not the group of {group.owner_id}")

@@ -1,4 +1,4 @@
-"""The lines of the history by what they tell of: shared by the checks of what each kind tells."""
+"""The lines of the history by kind, for the checks of each kind."""
 
 from collections.abc import Iterable
 

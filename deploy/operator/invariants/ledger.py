@@ -1,4 +1,4 @@
-"""The ledger alone: the books. All of it is true at every moment."""
+"""The ledger alone: the books. All of this holds at every moment."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -28,10 +28,10 @@ _COUNTERPARTS = {
     TransferKind.CORRECTION: CORRECTIONS,
     TransferKind.TRANSFER: None,
 }
-"""Which of Popfax's own accounts a transfer of each kind is with; one between subscribers is with none."""
+"""The own account that is the other side of each kind of transfer. Those between subscribers have none."""
 
 _OUT_OF = {TransferKind.CREDIT: SALES, TransferKind.CORRECTION: CORRECTIONS}
-"""Which of Popfax's own accounts is named as the source of a transfer; another's source is a subscriber's account."""
+"""The own account that is the source of each kind of transfer. Other kinds come from a subscriber's account."""
 
 
 def check_ledger(snapshot: LedgerSnapshot) -> Iterator[Violation]:
@@ -57,7 +57,7 @@ def check_ledger(snapshot: LedgerSnapshot) -> Iterator[Violation]:
 
 
 class _Movements:
-    """Checks movement by movement, and keeps the sum of all of them."""
+    """Checks one movement at a time, and keeps the sum of all of them."""
 
     def __init__(self) -> None:
         self.total_units = 0
@@ -70,7 +70,7 @@ class _Movements:
         corrections: Iterator[Correction],
         entries: Iterator[Entry],
     ) -> Iterator[Violation]:
-        """Check what is known under one id: a transfer or a hold, and the entries that it made."""
+        """Check the rows of one id: a transfer or a hold, and its entries."""
         own = list(entries)
         transfer, hold, correction = only(transfers), only(holds), only(corrections)
         units = sum(entry.amount_units for entry in own)
@@ -89,7 +89,7 @@ class _Movements:
 
 
 def _transfer(transfer: Transfer, entries: list[Entry]) -> Iterator[Violation]:
-    """Check a transfer: its kind and its source say who its entries are with, its amounts what they bring."""
+    """Check that a transfer's entries have the accounts of its kind and its source, and its amounts."""
     id_, source = str(transfer.id), transfer.source_id
     if transfer.seal is not None and transfer.seal != transfer.digest():
         yield Violation(Invariant.SEAL_BROKEN, id_, "is not as it was when it was made")
@@ -104,7 +104,7 @@ def _transfer(transfer: Transfer, entries: list[Entry]) -> Iterator[Violation]:
     if transfer.kind is not TransferKind.TRANSFER and len(transfer.amounts_units) != 1:
         yield Violation(Invariant.TRANSFER_MISMATCH, id_, f"a {transfer.kind} of {len(transfer.amounts_units)} amounts")
     if transfer.code is not None:
-        return  # its entries, if it has any, are orphans
+        return  # if it has entries, they are orphans
     wanted = _COUNTERPARTS.get(transfer.kind)
     own = {entry.account_id for entry in entries} & OWN_ACCOUNTS
     if own != ({wanted} if wanted else set()):
@@ -153,7 +153,7 @@ def _correction(
 def _account(
     id_: UUID, accounts: Iterator[Account], holds: Iterator[Hold], entries: Iterator[Entry]
 ) -> Iterator[Violation]:
-    """Check an account against its holds and its entries, which may be millions: one passes after the other."""
+    """Check an account against its holds and its entries, which may be millions and are read one by one."""
     account = only(accounts)
     states, held = _held(holds)
     balance, count, broken = _chain(entries)
@@ -174,7 +174,7 @@ def _account(
         yield Violation(Invariant.OVERDRAWN, str(id_), detail)
     if account.held_units != held:
         yield Violation(Invariant.HELD_MISMATCH, str(id_), f"held {account.held_units}, its open holds say {held}")
-    # Each entry is a change, and so are the beginning of a hold and its release; its capture is an entry already.
+    # Each entry is a change, and so are opening and releasing a hold. A capture is counted as an entry already.
     changes = account.version + states[HoldState.OPEN] + states[HoldState.CAPTURED] + 2 * states[HoldState.RELEASED]
     if account.revision != changes:
         yield Violation(
@@ -183,7 +183,7 @@ def _account(
 
 
 def _held(holds: Iterator[Hold]) -> tuple[Counter[HoldState], int]:
-    """Return how many holds there are in each state, and how many units the open ones hold back."""
+    """Return the number of holds in each state, and the units of the open ones."""
     states, units = Counter[HoldState](), 0
     for hold in holds:
         states[hold.state] += 1
@@ -192,7 +192,7 @@ def _held(holds: Iterator[Hold]) -> tuple[Counter[HoldState], int]:
 
 
 def _chain(entries: Iterator[Entry]) -> tuple[int, int, str | None]:
-    """Return the sum of an account's entries, how many there are, and the first place where their chain breaks."""
+    """Return the sum of an account's entries, their number, and where their chain first breaks, if it does."""
     balance, count, broken = 0, 0, None
     for entry in entries:
         count += 1

@@ -1,4 +1,4 @@
-"""The log: the records of all topics, each partition in its order, and what they tell whom."""
+"""The log: the records of all topics, each partition in order, and who learns what from them."""
 
 import json
 import re
@@ -29,7 +29,7 @@ _COMMANDS = frozenset(topic.name for topic in TOPICS if topic.commands)
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """A record as it stands in a topic, with the part of its envelope that an invariant speaks of."""
+    """A record on a topic, with the part of its envelope that invariants refer to."""
 
     topic: str
     partition: int
@@ -44,7 +44,7 @@ class Logged:
 
 
 def logged(record: Record) -> Logged | None:
-    """Read a record off a topic; None for one without an envelope that can be used, of which nothing can be said."""
+    """Read a record; None if its envelope is unusable, so that nothing can be checked."""
     given = dict(record.headers)
     value = record.value
     if "ce_type" not in given or len(given) != len(record.headers):
@@ -67,7 +67,7 @@ def logged(record: Record) -> Logged | None:
 
 
 def check_log(log: Iterable[Logged]) -> list[Violation]:
-    """Check the records of all topics, each partition in its order, when nothing is in flight any more."""
+    """Check the records of all topics, each partition in order, once everything has settled."""
     records = list(log)
     first = _first_of_each_id(records)
     bought = _bought_with_units(first.values())
@@ -85,7 +85,7 @@ def check_log(log: Iterable[Logged]) -> list[Violation]:
 
 
 def check_tokens(log: Iterable[Logged], snapshot: Snapshot) -> list[Violation]:
-    """Check that an invitation is opened by the token that was mailed last."""
+    """Check that each invitation is opened by the token that was mailed last."""
     mailed: dict[str, tuple[int, str]] = {}
     for record in log:
         if record.type == notifications.SendInvitation.TYPE:
@@ -100,11 +100,11 @@ def check_tokens(log: Iterable[Logged], snapshot: Snapshot) -> list[Violation]:
 
 
 Identity = tuple[str, str, str]
-"""Who a message is: its topic, its source and its id."""
+"""What identifies a message: its topic, source and CloudEvents id."""
 
 
 def _first_of_each_id(records: Iterable[Logged]) -> dict[Identity, Logged]:
-    """Leave repetitions out: the first record of a message is the one that had the effect."""
+    """Leave out repetitions: the first record of a message is the one that took effect."""
     found: dict[Identity, Logged] = {}
     for record in records:
         found.setdefault((record.topic, record.source, record.id), record)
@@ -114,7 +114,7 @@ def _first_of_each_id(records: Iterable[Logged]) -> dict[Identity, Logged]:
 def _contents(records: Iterable[Logged], first: Mapping[Identity, Logged]) -> Iterator[Violation]:
     for record in records:
         original = first[record.topic, record.source, record.id]
-        # What others sent (commands) is theirs to repeat as they like; what we send must not change.
+        # Other senders may repeat their commands with changes; what the services publish must not change.
         if record.topic not in _COMMANDS and (record.value, record.key) != (original.value, original.key):
             yield Violation(Invariant.CONTENT_CHANGED, record.id, f"{record.type} published again with other content")
 
@@ -122,7 +122,7 @@ def _contents(records: Iterable[Logged], first: Mapping[Identity, Logged]) -> It
 def _refusals(records: Iterable[Logged]) -> Iterator[Violation]:
     for record in records:
         model = MESSAGES.get(record.type)
-        # What stands on a topic of commands was written by somebody else, who may write anything.
+        # Topics of commands are written by others, who may write anything.
         if model is not None and issubclass(model, Refusal) and record.topic not in _COMMANDS:
             fields = json.loads(record.value)
             command_type, code = fields["command_type"], fields["code"]
@@ -149,9 +149,9 @@ DIRECT_ANSWERS: Mapping[str, str] = {
     for events in (LEDGER_EVENTS, PROVISIONING_EVENTS)
     if topic.commands and topic.service is events.service
 }
-"""Topics whose commands are answered when they are handled, under the command's own key, and where.
+"""Topics whose commands are answered at once, under the command's own key, and the topics of the answers.
 
-All of them, but purchases with units: those are answered when they are paid.
+Purchases with units are the exception: they are answered once they are paid.
 """
 
 
@@ -160,14 +160,14 @@ def _types(*models: type[Message]) -> frozenset[str]:
 
 
 _ASKED = _types(*(event for model in COMMANDS.values() for event in model.outcomes()))
-"""What answers some command. All other events come of timers, of operators, or with an answer."""
+"""Events that answer a command. Others are caused by timers or operators, or accompany an answer."""
 
 OUTCOMES: Mapping[str, frozenset[str]] = {
     type_: _types(*model.outcomes())
     for type_, model in COMMANDS.items()
     if model.ANSWERS and not any(topic.name in DIRECT_ANSWERS for topic in model.TOPICS)
 }
-"""Commands that get one outcome, which carries their correlation id: at once, or when a saga or the ledger is done."""
+"""Commands with one outcome, which has their correlation id: at once, or when a saga or the ledger is done."""
 
 _BOUGHT = [model for model in COMMANDS.values() if model.REFUSAL is provisioning.PaidActionRefused]
 _PURCHASES = _types(*_BOUGHT)
@@ -190,7 +190,7 @@ def _outcomes(records: Iterable[Logged]) -> Iterator[Violation]:
             told[record.correlation_id].append(record.type)
     for id_ in sorted(asked):
         answered = sum(type_ in awaited[id_] for type_ in told[id_])
-        # One whose repetition is unreadable gets that answer too; one that is unreadable itself gets it alone.
+        # An unreadable command gets only the answer "malformed", a command with an unreadable repetition gets both.
         least = 0 if id_ in malformed else asked[id_]
         if answered < least:
             yield Violation(Invariant.OUTCOME_MISSING, id_, f"asked {asked[id_]} times, {answered} outcomes")
@@ -200,7 +200,7 @@ def _outcomes(records: Iterable[Logged]) -> Iterator[Violation]:
 
 
 _ALWAYS_ASKED = frozenset().union(*OUTCOMES.values()) - _types(groups.InvitationRevoked, groups.MemberLeft)
-"""Outcomes that nothing but a command brings about: these two have other causes, too."""
+"""Outcomes that only a command can cause. The two that are left out have other causes, too."""
 
 
 def _unasked_outcomes(asked: Counter[str], told: Mapping[str, list[str]]) -> Iterator[Violation]:
@@ -217,14 +217,14 @@ def _bought_with_units(records: Iterable[Logged]) -> Mapping[str, Sequence[str]]
             try:
                 fields = json.loads(record.value)
             except ValueError:
-                continue  # it can't be read, and is answered as such
+                continue  # unreadable, and answered as malformed
             if isinstance(fields, dict) and fields.get("price_units") is not None:
                 found[record.correlation_id].append(str(fields.get("request_id")))
     return found
 
 
 def _purchases(records: Iterable[Logged], bought: Mapping[str, Sequence[str]]) -> Iterator[Violation]:
-    """A request repeated while its saga runs gets the first one's answer, and no other."""
+    """Check purchases' outcomes. A request repeated while its saga runs has only the first one's."""
     asked: Counter[str] = Counter()
     told: Counter[str] = Counter()
     malformed: set[str] = set()
@@ -261,8 +261,8 @@ def _answers(records: Iterable[Logged], bought: Mapping[str, Sequence[str]]) -> 
         asked_on[DIRECT_ANSWERS[topic], key].add(topic)
     for (topic, key), ids in commands.items():
         place = DIRECT_ANSWERS[topic], key
-        # One that could not be read at first, and could when it was retried, is answered out of its turn. With what
-        # was asked on another topic there is no order; and of an id that was used on both nobody can say which it was.
+        # A command that became readable when it was retried is answered out of order. There is no order between
+        # topics, and the answer to an id that was used on two topics can't be attributed to either.
         elsewhere = {id_ for other in sorted(asked_on[place] - {topic}) for id_ in commands[other, key]}
         left_out = malformed | elsewhere
         readable = [id_ for id_ in ids if id_ not in left_out]
@@ -304,7 +304,7 @@ def _named_epochs(value: bytes) -> Mapping[str, int | None]:
     try:
         command = groups.DetachMembers.from_json(value)
     except ValueError:
-        return {}  # it can't be read, and ended nothing
+        return {}  # unreadable, so it ended no membership
     return {str(member.member_id): member.epoch for member in command.members}
 
 
@@ -324,7 +324,7 @@ def _exposures(records: Iterable[Logged]) -> Iterator[Violation]:
             continue
         if record.topic != PROVISIONING_DIRECTORY.name and _PERSON.search(record.value + b" " + record.key.encode()):
             yield Violation(Invariant.PERSON_EXPOSED, record.id, record.type)
-        # Most are cleared by a glance at the bytes; a word may still be a value's, so the rest are read.
+        # Searching the bytes clears most records. The rest are parsed, as the word may be in a value.
         told = any(word.encode() in record.value for word in _OWNERS_OWN)
         if told and record.topic != LEDGER_BALANCES.name:
             for name, _ in _fields(json.loads(record.value)):
@@ -333,7 +333,7 @@ def _exposures(records: Iterable[Logged]) -> Iterator[Violation]:
 
 
 def _tells_token(record: Logged) -> bool:
-    """Say whether a record carries what may be a token. The digest of one is none, and is called so."""
+    """Return whether a record may contain a token where it must not. A field of a token's digest doesn't count."""
     if (
         record.topic == NOTIFICATIONS_COMMANDS_FROM_GROUPS.name
         or record.type in _WITH_TOKEN

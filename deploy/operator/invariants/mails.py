@@ -1,4 +1,4 @@
-"""Mails: each fact brings those that it is worth, once, and its id follows from the fact."""
+"""Mails: each event that calls for mails has them, once, and a mail's id follows from its event."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -42,12 +42,12 @@ from services.notifications.letters import Letter, letters
 from services.provisioning.domain import MILESTONES_DAYS, AccountState, Action, Purchase, Subscriber
 
 _OF_ENDS = {Template.EXPIRED: 1, Template.EXPIRING: len(MILESTONES_DAYS)}
-"""Mails of an account's end, and how many an end brings at most. Which ends it had is not all on record."""
+"""Mails about an account's end, and the most per end. Not every end that an account had is on record."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Owed:
-    """A mail that a fact is worth, as far as an erased one still shows it."""
+    """A mail that an event calls for, with the fields that even an erased mail still has."""
 
     template: Template
     recipient_id: UUID
@@ -58,7 +58,7 @@ class _Owed:
 
 
 def check_mails(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
-    """Check that every mail has its reason, and that whatever is old enough and calls for a mail has one."""
+    """Check that every mail has its event, and that every event that is old enough has its mails."""
     yield from each(_compared(snapshot), _mail)
     yield from each(
         together(in_order(_missing(snapshot, late)), by(snapshot.provisioning.subscribers, "id")), _unwritten
@@ -84,7 +84,7 @@ def _compared(snapshot: Snapshot) -> Iterator[Group]:
 def _mail(id_: UUID, owed: Iterator[_Owed], mails: Iterator[Mail]) -> Iterator[Violation]:
     due, mail = only(owed), only(mails)
     if mail is None:
-        return  # see below
+        return  # `_missing` finds it
     if due is None:
         if mail.template not in _OF_ENDS:
             detail = f"{mail.template} to {mail.recipient_id} about {mail.about_id}, and no fact brings it"
@@ -97,7 +97,7 @@ def _mail(id_: UUID, owed: Iterator[_Owed], mails: Iterator[Mail]) -> Iterator[V
 
 
 def _missing(snapshot: Snapshot, late: Lateness) -> Iterator[tuple[UUID, tuple[UUID, _Owed]]]:
-    """Return the mails that should be there and are not, by their recipients."""
+    """Yield the mails that are missing, by their recipients."""
     for id_, (owed, mails) in _compared(snapshot):
         due = only(owed)
         if due is not None and only(mails) is None and late(due.since):
@@ -107,7 +107,7 @@ def _missing(snapshot: Snapshot, late: Lateness) -> Iterator[tuple[UUID, tuple[U
 def _unwritten(
     recipient_id: UUID, missing: Iterator[tuple[UUID, _Owed]], accounts: Iterator[Subscriber]
 ) -> Iterator[Violation]:
-    """Nobody is written to whose account is closed: nobody knows any more who they were."""
+    """Report missing mails, except to closed accounts, whose holders are erased."""
     account = only(accounts)
     if account is not None and account.state is AccountState.CLOSED:
         return
@@ -118,7 +118,7 @@ def _unwritten(
 def _of_ends(
     id_: UUID, mails: Iterator[Mail], accounts: Iterator[Subscriber], purchases: Iterator[Purchase]
 ) -> Iterator[Violation]:
-    """An account's end comes once more after each extension, and each is told once, if it comes."""
+    """Check that an account has no more mails about its end than its registration and extensions allow."""
     ends = (only(accounts) is not None) + sum(each.action is Action.EXTENSION for each in purchases)
     for template, count in Counter(mail.template for mail in mails).items():
         if count > (most := ends * _OF_ENDS[template]):
@@ -126,7 +126,7 @@ def _of_ends(
             yield Violation(code, str(id_), f"{count} mails: {template}, {most} due")
 
 
-# --- the mails that are called for ---
+# --- the mails that events call for ---
 
 
 def _owed(snapshot: Snapshot) -> Iterator[tuple[UUID, _Owed]]:
@@ -143,7 +143,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def _as(model: type[M], /, **fields: Any) -> M:
-    """Make a message without looking at what stands in it: what is wrong there is found elsewhere."""
+    """Build a message without validation: wrong values are found by other checks."""
     return model.model_construct(**fields)
 
 
@@ -151,7 +151,7 @@ _Told = Iterator[tuple[datetime | None, Message]]
 
 
 def _told(snapshot: Snapshot) -> _Told:
-    """Rebuild the events of the snapshot, as far as a mail's id and its people follow from them."""
+    """Rebuild the snapshot's events, as far as the mails' ids and people depend on them."""
     for purchase in snapshot.provisioning.purchases:
         if purchase.action is Action.EXTENSION and is_done(purchase):
             yield (
@@ -216,7 +216,7 @@ def _invitations(snapshot: Snapshot) -> _Told:
     for invitation in snapshot.groups.invitations:
         for number in range(1, invitation.round + 1):
             yield (
-                invitation.expires_at - INVITATION_LIFETIME,  # when the last one was
+                invitation.expires_at - INVITATION_LIFETIME,  # the time of the last one
                 _as(
                     SendInvitation,
                     invitation_id=invitation.id,

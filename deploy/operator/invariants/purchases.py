@@ -1,4 +1,4 @@
-"""What is bought for an account: given and paid, or neither."""
+"""Purchases for an account: in effect and paid, or neither."""
 
 from collections.abc import Iterator
 from uuid import UUID
@@ -15,7 +15,7 @@ from services.provisioning.store import saga_of
 
 
 def check_purchases(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
-    """Check purchases against the sagas that run them and the holds that pay them, and against payments in money."""
+    """Check purchases against their sagas and holds, and against payments in money."""
     own = snapshot.provisioning
     yield from each(
         together(
@@ -31,12 +31,12 @@ def check_purchases(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
 
 
 def is_done(purchase: Purchase) -> bool:
-    """Say whether it is given, and paid in whatever way."""
+    """Return whether a purchase is in effect and paid, in whatever way."""
     return purchase.decided_at is not None and purchase.code is None
 
 
 def is_given(saga: SagaRow) -> bool:
-    """Say whether what a saga is for has been given: it is past its pivot."""
+    """Return whether a saga's purchase is in effect: the saga is past its pivot."""
     running = saga.status is Status.RUNNING and PAID_ACTION.index(saga) > PAID_ACTION.pivot
     return running or saga.status is Status.COMPLETED
 
@@ -73,7 +73,7 @@ def _decided(purchase: Purchase, saga: SagaRow | None, hold: Hold | None, units:
             Invariant.PURCHASE_WITHOUT_PAYMENT, str(purchase.id), f"costs {purchase.price_units}, paid {units}"
         )
     if purchase.code is None or saga is None or (hold is not None and hold.state in NOTHING_HELD):
-        return  # most are refused before anything is asked of the ledger
+        return  # most are refused before the ledger is asked
     if hold is None:
         yield Violation(
             Invariant.REFUSED_NOT_RELEASED, str(saga.id), "refused, and the ledger does not know of its hold"
@@ -83,9 +83,9 @@ def _decided(purchase: Purchase, saga: SagaRow | None, hold: Hold | None, units:
 
 
 def _other_than(purchase: Purchase, saga: SagaRow | None) -> str | None:
-    """Say in what a purchase and its saga, which are written in one transaction, differ."""
+    """Say how a purchase differs from its saga, which is written in the same transaction."""
     if saga is None:
-        # Refused before its saga was opened.
+        # Without a saga it must have been refused.
         return None if purchase.code is not None else "to be paid with units, and no saga runs for it"
     wanted = (id_in(saga, "request_id"), id_in(saga, "account_id"), saga.data.get("price_units"))
     if wanted != (purchase.id, purchase.account_id, purchase.price_units):

@@ -1,6 +1,6 @@
 """Rows in the order of a key, and the rows of one key together: how an invariant reads tables of any size.
 
-An invariant speaks of one thing (a movement, an account, a saga) and of every row that tells of it. So each check is a
+An invariant is about one thing (a movement, an account, a saga) and all rows that refer to it. So each check is a
 merge join: streams in the order of that thing's id, taken together key by key, and a pure function of the rows of one
 key. What is in memory is one key's rows, whatever the tables' sizes.
 """
@@ -22,28 +22,28 @@ Keyed = Iterable[tuple[Any, R]]
 """Rows, each with its key, in the order of the keys."""
 
 RUN = 50_000
-"""So many rows are sorted in memory at once; more go through a file."""
+"""How many rows are sorted in memory at once; more go through a file."""
 
 _BLOCK = 500
-"""So many rows of a run are read back from the file at once."""
+"""How many rows of a run are read back from the file at once."""
 
 
 @runtime_checkable
 class Ordered(Protocol[R_co]):
-    """A table that is kept elsewhere, and can be read in any order, as often as wanted."""
+    """A table stored elsewhere, which can be read in any order and any number of times."""
 
     def __iter__(self) -> Iterator[R_co]:
         """Read all rows, in no order."""
 
     def by(self, columns: Sequence[str]) -> Iterator[R_co]:
-        """Read in the order of some columns the rows that have a value in each of them."""
+        """Read the rows that have a value in each of these columns, in the order of the columns."""
 
     def distinct(self, column: str) -> Iterable[Any]:
-        """Return the values of a column, each once."""
+        """Return the distinct values of a column."""
 
 
 def by(rows: Iterable[R], *columns: str) -> Keyed[R]:
-    """Return rows in the order of some columns, the first of which is the key; those without one are left out."""
+    """Return rows in the order of some columns, of which the first is the key. Rows without a key are left out."""
     key_of = attrgetter(columns[0])
     ordered = rows.by(columns) if isinstance(rows, Ordered) else _sorted(rows, columns)
     return ((key_of(row), row) for row in ordered)
@@ -55,20 +55,20 @@ def _sorted(rows: Iterable[R], columns: Sequence[str]) -> Iterable[R]:
 
 
 def distinct(rows: Iterable[Any], column: str) -> Iterable[Any]:
-    """Return the values of a column, each once."""
+    """Return the distinct values of a column."""
     return rows.distinct(column) if isinstance(rows, Ordered) else dict.fromkeys(map(attrgetter(column), rows))
 
 
 def in_order(pairs: Iterable[tuple[Any, R]]) -> Keyed[R]:
-    """Sort what has a derived key, which no database can sort by: in memory, and beyond `RUN` rows through a file.
+    """Sort rows by a derived key, which no database can sort by: in memory, and beyond `RUN` rows through a file.
 
-    All of it is read at once; what is given back can be read once.
+    All pairs are read at once; the result can be read only once.
     """
     source = iter(pairs)
     run = _run(source)
     if len(run) < RUN:
         return run
-    # A file that has no name: whatever happens, nothing is left of it.
+    # A file without a name: nothing of it remains, whatever happens.
     file = TemporaryFile()  # noqa: SIM115 - closed by whoever reads it to the end, or with the last reference to it
     starts: list[tuple[int, int]] = []
     while run:
@@ -98,7 +98,7 @@ def _read_back(file: IO[bytes], position: int, count: int) -> Iterator[tuple[Any
 
 
 class _Stream:
-    """Rows in the order of their keys, of which those of one key can be taken."""
+    """Rows in the order of their keys, from which one key's rows can be taken."""
 
     def __init__(self, rows: Keyed[Any]) -> None:
         self._rows = iter(rows)
@@ -119,27 +119,27 @@ class _Stream:
 
 
 Group = tuple[Any, Sequence[Iterator[Any]]]
-"""A key, and for each stream the rows that have it, which can be read once."""
+"""A key, and for each stream its rows with that key, which can be read only once."""
 
 
 def together(*streams: Keyed[Any]) -> Iterator[Group]:
-    """Return for each key that any of the streams has the rows that have it, of each stream."""
+    """Yield every key that any stream has, with each stream's rows of that key."""
     heads = [_Stream(rows) for rows in streams]
     while waiting := [head.key for head in heads if not head.is_over]:
         key = min(waiting)
         taken = [head.take(key) for head in heads]
         yield key, taken
         for rows in taken:
-            for _ in rows:  # what the check did not want to read
+            for _ in rows:  # rows that the check has not read
                 pass
 
 
 _UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What a value that no code expects leads to."""
+"""The exceptions that an unexpected value leads to."""
 
 
 def each(groups: Iterable[Group], check: Callable[..., Iterable[Violation]], *more: Any) -> Iterator[Violation]:
-    """Check every key's rows. Where a check can't go on because of what stands there, that is what it found."""
+    """Check every key's rows. A check that fails on an unexpected value yields the violation `UNREADABLE`."""
     for key, rows in groups:
         try:
             yield from check(key, *rows, *more)
@@ -150,5 +150,5 @@ def each(groups: Iterable[Group], check: Callable[..., Iterable[Violation]], *mo
 
 
 def only(rows: Iterator[R]) -> R | None:
-    """Return the one row of a key, None if there is none: where the key is the primary key there are no more."""
+    """Return the only row of a primary key, None if there is none."""
     return next(rows, None)

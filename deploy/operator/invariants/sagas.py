@@ -1,4 +1,4 @@
-"""Sagas and what they leave: an account that was created is paid and was a member, and no hold is forgotten."""
+"""Sagas and what they leave: each created account is paid and became a member, and no hold is forgotten."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _OUTCOMES = {Status.COMPLETED: "created", Status.REFUSED: "refused"}
 
 
 def check_sagas(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
-    """Check sagas, their holds and their lines; then what came of each account creation."""
+    """Check sagas, their holds and their lines; then the outcome of each account creation."""
     yield from each(
         together(
             by(snapshot.groups.sagas, "id"),
@@ -46,7 +46,7 @@ def check_sagas(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
 
 
 def id_in(saga: SagaRow, name: str) -> UUID | None:
-    """Return an id that a saga remembers, None if it does not, or if what stands there is no id."""
+    """Return an id from a saga's data, None if it is missing or is not an id."""
     try:
         return UUID(saga.data[name])
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -103,7 +103,7 @@ def _not_derived(saga: SagaRow) -> str | None:
 
 
 def _not_asked_for(saga: SagaRow, hold: Hold, service: Principal) -> str | None:
-    """Say in what a hold is not what its saga asks for. One that was burned was never asked for."""
+    """Say how a hold differs from what its saga asks for. Only the account of a burned hold is compared."""
     if not hold.is_of(service):
         return f"its saga is run by {service}, and it is held by {hold.holder}"
     payer = id_in(saga, "owner_id" if saga.name == CREATE_MEMBER_ACCOUNT.name else "account_id")
@@ -119,10 +119,10 @@ def _told(values: tuple[Any, ...]) -> str:
 
 
 def _orphaned(hold: Hold, creation: SagaRow | None, action: SagaRow | None, late: Lateness) -> str | None:
-    """Say what is wrong with a hold that no saga will close, or ever has asked for.
+    """Say what is wrong with a hold that no saga asked for or will close.
 
-    In flight, a saga may have been opened after the sagas were read, and one of provisioning's have ended since the
-    ledger was: then the hold is young, or the end.
+    In flight, a saga may have been opened after the sagas were read, and one of provisioning's may have ended after
+    the ledger was read. Then the hold, or the saga's end, is recent.
     """
     saga = creation or action
     if saga is None:
@@ -134,7 +134,7 @@ def _orphaned(hold: Hold, creation: SagaRow | None, action: SagaRow | None, late
 
 
 def _mistold(saga: SagaRow | None, line: HistoryEntry | None) -> str | None:
-    """Say in what the history tells of a creation otherwise than it went."""
+    """Say how the history's line about a creation differs from its saga."""
     if saga is None or line is None:
         return f"creation {saga and saga.status}, the line says {line and line.outcome}"
     ended = saga.status in ENDED
@@ -172,7 +172,7 @@ def _mistold(saga: SagaRow | None, line: HistoryEntry | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Creation:
-    """What there is of one account creation: the saga, its hold and its request have one id."""
+    """The rows of one account creation: the saga, its hold and its request share one id."""
 
     id: UUID
     status: Status | None
@@ -183,7 +183,7 @@ class _Creation:
 
 
 def _creations(snapshot: Snapshot) -> Iterator[tuple[UUID, _Creation]]:
-    """Return the account creations, each with the id of the account that it makes."""
+    """Yield the account creations, each with the id of the account that it creates."""
     for id_, (sagas, actions, holds, requests) in together(
         by(snapshot.groups.sagas, "id"),
         by(snapshot.provisioning.sagas, "id"),
@@ -224,7 +224,7 @@ def _creation(
         if begun:
             yield Violation(Invariant.MEMBERSHIP_WITHOUT_ACCOUNT, str(account_id), "was not created by anybody")
         return
-    # One of somebody who was invited, and accepted, before the account was paid: they were a member already.
+    # Somebody who accepted an invitation before the account was paid was a member already.
     wanted = membership_of(creation.group_id, account_id) if creation.group_id is not None else None
     was_member = any(membership.id == wanted and membership.epoch for membership in memberships)
     codes = _wrong(creation, begun, was_member)
@@ -240,7 +240,7 @@ def _creation(
 
 
 def _wrong(c: _Creation, begun: int, was_member: bool) -> list[Invariant]:
-    """Return what may be at no moment."""
+    """Return the invariants that are violated whatever the moment."""
     paid, refused = c.hold is HoldState.CAPTURED, c.status is Status.REFUSED
     broken = {
         Invariant.PAYMENT_WITHOUT_ACCOUNT: paid and not c.granted,
@@ -256,7 +256,7 @@ def _wrong(c: _Creation, begun: int, was_member: bool) -> list[Invariant]:
 
 
 def _unfinished(c: _Creation, was_member: bool) -> list[Invariant]:
-    """Return what may only be on the way."""
+    """Return the invariants that are violated unless the creation is still in flight."""
     broken = {
         Invariant.ACCOUNT_WITHOUT_PAYMENT: c.granted and c.hold is not HoldState.CAPTURED,
         Invariant.ACCOUNT_WITHOUT_MEMBERSHIP: c.granted and not was_member,

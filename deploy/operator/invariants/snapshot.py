@@ -1,7 +1,7 @@
 """What invariants are checked on: the services' own rows, as `deploy.operator.snapshots` reads them.
 
 Each field is a table. In the simulation and in tests it is a list; in the audit it is read from the database in the
-order that a check needs, any number of times, and always as of the same moment.
+order that a check needs, any number of times, always as of the same moment.
 """
 
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True)
 class ParkedRow:
-    """A parked message: a timer's has the timer's id, and its topic is `TIMERS`."""
+    """A parked message. A timer's has the timer's id and the topic `TIMERS`."""
 
     id: UUID
     topic: str
@@ -57,7 +57,7 @@ class ChassisTables:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerSnapshot(ChassisTables):
-    """What the ledger has written, as of one moment."""
+    """The ledger's rows, as of one moment."""
 
     accounts: Iterable[ledger.Account]
     holds: Iterable[ledger.Hold]
@@ -68,7 +68,7 @@ class LedgerSnapshot(ChassisTables):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupsSnapshot(ChassisTables):
-    """What groups has written, as of one moment."""
+    """Groups' rows, as of one moment."""
 
     sagas: Iterable[SagaRow]
     subscribers: Iterable[of_groups.Subscriber]
@@ -84,10 +84,10 @@ class GroupsSnapshot(ChassisTables):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvisioningSnapshot(ChassisTables):
-    """What provisioning has written, as of one moment; and its purchases as of an earlier one (`purchases_before`).
+    """Provisioning's rows, as of one moment; and its purchases as of an earlier one (`purchases_before`).
 
-    A payment has its purchase's saga, so purchases are read before the ledger; an account has what was bought for it,
-    so they are read again with the accounts.
+    Purchases are read before the ledger, so that a paid one has its entries, and again with the accounts, so that an
+    account has what was bought for it.
     """
 
     purchases_before: Iterable[provisioning.Purchase]
@@ -104,7 +104,7 @@ class ProvisioningSnapshot(ChassisTables):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotificationsSnapshot(ChassisTables):
-    """What notifications has written, as of one moment."""
+    """Notifications' rows, as of one moment."""
 
     people: Iterable[Person]
     erased: Iterable[Erased] = ()
@@ -113,7 +113,7 @@ class NotificationsSnapshot(ChassisTables):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The rows of all four services that some invariant refers to."""
+    """The rows of all four services that invariants refer to."""
 
     ledger: LedgerSnapshot
     groups: GroupsSnapshot
@@ -132,9 +132,9 @@ class Lateness:
     before: datetime | None = None
 
     def __call__(self, began: datetime | None) -> bool:
-        """Say whether what began then should be done by now."""
+        """Return whether something that began then should be done by now."""
         return self.settled or self.is_old(began)
 
     def is_old(self, began: datetime | None) -> bool:
-        """Say whether it is long ago that something began, settled or not."""
+        """Return whether something began before `before`, settled or not."""
         return self.before is not None and began is not None and began < self.before

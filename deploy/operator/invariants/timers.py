@@ -1,7 +1,7 @@
-"""Timers: what will happen has its timer, and each timer has what it is for.
+"""Timers: every row that needs a timer has it, and every timer has its row.
 
-True at every moment: a row and its timer are written in one transaction. A timer whose handler failed is parked; it
-counts as being there, and is found by its age.
+This holds at every moment: a row and its timer are written in one transaction. A timer whose handler failed is
+parked; it counts as present, and is found by its age.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,9 +27,9 @@ from services.provisioning.timers import ExpiryDue, NumberRested, arm, rest_of
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A timer that a row needs, or would bear: its message, and when it is due at the latest.
+    """A timer that a row needs or allows: its message, and when it is due at the latest.
 
-    `exactly` says that it is due then and not sooner. `needed` says that it must be there.
+    `exactly`: it is due then and not earlier. `needed`: it must exist.
     """
 
     what: str
@@ -40,7 +40,7 @@ class Due:
 
 
 _OPERATORS = frozenset(model.TYPE for model in (RetrySaga, CancelSaga, CorrectBalance, RetryTransfer))
-"""What an operator puts among the timers: it is for no row, and due at once."""
+"""Operators' messages, which arrive as timers: they belong to no row and are due at once."""
 
 
 def check_timers(snapshot: Snapshot) -> Iterator[Violation]:
@@ -122,7 +122,7 @@ def _number(number: FaxNumber) -> tuple[UUID, Due] | None:
 
 
 def _deadlines(sagas: Iterable[SagaRow], definition: Saga) -> Iterator[tuple[UUID, Due]]:
-    """Return the deadlines: a running saga needs one up to its pivot, one that is called off may have it still."""
+    """Yield sagas' deadlines: a running saga needs one up to its pivot, one that is called off may still have it."""
     for saga in sagas:
         place = next((place for place, step in enumerate(definition.steps) if step.name == saga.step), None)
         if place is None or saga.ended_at is not None or place > definition.pivot:

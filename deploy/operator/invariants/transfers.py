@@ -1,4 +1,4 @@
-"""Units between groups and the ledger: what groups asked for and tells of, and what the ledger did."""
+"""Transfers: what groups asked for and shows in the history, and what the ledger did."""
 
 from collections.abc import Iterator
 from uuid import UUID
@@ -14,7 +14,7 @@ from services.ledger.domain import TransferKind
 
 
 def check_transfers(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
-    """Check transfers, the lines that tell of them, and what the ledger has of them."""
+    """Check transfers, their lines in the history, and the ledger's transfers."""
     yield from each(
         together(
             by(snapshot.groups.transfers, "id"),
@@ -69,7 +69,7 @@ def _is_of_groups(posted: ledger.Transfer) -> bool:
 
 
 def _mistold(transfer: Transfer, line: HistoryEntry) -> str | None:
-    """Say in what a line tells otherwise of its transfer."""
+    """Say how a line differs from its transfer."""
     if line.member_id is None or line.id != history_of_leg(transfer.id, line.member_id):
         return f"is not the line of {line.member_id}"
     wanted = (
@@ -97,7 +97,7 @@ def _least(transfer: Transfer) -> int:
 def _unmatched(
     transfer: Transfer, told: list[HistoryEntry], posted: ledger.Transfer | None, received: dict[UUID, int]
 ) -> str | None:
-    """Say in what groups and the ledger differ, None if in nothing."""
+    """Say how groups and the ledger differ, None if they agree."""
     if posted is None:
         return f"{transfer.state}, the ledger does not know of it"
     if not _is_of_groups(posted) or (posted.source_id, posted.reference) != (

@@ -1,4 +1,4 @@
-"""Values that some code knows: states, kinds, codes. One that none knows is shown, and nothing fails over it."""
+"""Values of fixed sets: states, kinds, codes. An unknown one is reported, and nothing fails because of it."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
@@ -29,7 +29,7 @@ _MODES = set(TransferUnits.model_fields["mode"].annotation.__args__)  # type: ig
 
 
 def check_values(snapshot: Snapshot) -> Iterator[Violation]:
-    """Check every column that holds one of a set of words. What is left empty is for others to judge."""
+    """Check every column that holds one of a set of words. Empty values are left to other checks."""
     for table, rows, columns in _words(snapshot):
         for column, known in columns.items():
             for value in distinct(rows, column):
@@ -38,7 +38,7 @@ def check_values(snapshot: Snapshot) -> Iterator[Violation]:
 
 
 def _holders(table: str, rows: Iterable[Any], column: str, value: Any) -> Iterator[Violation]:
-    """Name the first rows that have a value, and count the rest."""
+    """Report the first three rows that have a value, with the number of all."""
     found = [row.id for row in rows if getattr(row, column) == value and hasattr(row, "id")]
     for id_ in found[:3]:
         yield Violation(Invariant.UNKNOWN_VALUE, str(id_), f"{table}.{column} is {str(value)!r}: {len(found)} rows")

@@ -1,4 +1,4 @@
-"""What waits for something to happen, and has waited for too long: found by its age on a product that works."""
+"""What has waited for too long: found by its age, also while the product runs."""
 
 from collections.abc import Iterator
 
@@ -10,13 +10,13 @@ from services.notifications.domain import UNDONE
 
 
 def check_waiting(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
-    """Check posted commands, mails, timers that are due, outboxes, and what is parked."""
+    """Check posted commands, mails, due timers, outboxes and parked messages."""
     for command in snapshot.groups.commands:
         if command.state is CommandState.PENDING and late(command.asked_at):
             detail = f"{command.type} of {command.actor_id}, posted at {command.asked_at}"
             yield Violation(Invariant.COMMAND_UNDECIDED, str(command.id), detail)
     for mail in snapshot.notifications.mails:
-        # One that is put off, or being sent, has its next attempt ahead. A parked one waits for an operator.
+        # A mail that is delayed or being sent has its next attempt ahead. A parked one waits for an operator.
         if mail.state in UNDONE and late.is_old(mail.next_attempt_at):
             detail = f"{mail.template} to {mail.recipient_id} about {mail.about_id}, due since {mail.next_attempt_at}"
             yield Violation(Invariant.MAIL_UNSENT, str(mail.id), detail)
