@@ -1,4 +1,4 @@
-"""The command line of the contracts."""
+"""The contracts' command line."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from deploy.paths import CHECKOUT
 
 
 def generated(root: Path) -> dict[Path, str]:
-    """Return every file that is generated, below the checkout."""
+    """Return the content of every generated file, by its path below the checkout."""
     version = releases.current(root)
     documents = asyncapi.files(version, examples.load(root))
     return {
@@ -21,7 +21,7 @@ def generated(root: Path) -> dict[Path, str]:
 
 
 def stale(root: Path) -> list[str]:
-    """Say which generated files are missing, are not what they would be today, or have lost what they describe."""
+    """Say which generated files are missing, out of date, or about something that no longer exists."""
     wanted = generated(root)
     return [
         *(f"{path}: is stale: run `make contracts`" for path, text in wanted.items() if _text(root / path) != text),
@@ -30,7 +30,7 @@ def stale(root: Path) -> list[str]:
 
 
 def generate(root: Path) -> int:
-    """Write what is generated, remove what describes nothing any more, and give how many files there are."""
+    """Write all generated files, remove those that describe nothing any more, and return the number of files."""
     wanted = generated(root)
     for path, text in wanted.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def _text(path: Path) -> str | None:
 
 
 def main() -> int:
-    """The command line. Returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m deploy.contract_tools", description="Schemas, documents, releases."
     )

@@ -1,7 +1,7 @@
 """AsyncAPI documents: what a service receives and sends, for people and tools outside the code.
 
-There is one per service, complete in itself. What it receives, its `Service` says; what it sends, the topics that it
-writes; what answers a command, the command's class.
+There is one per service, complete in itself. Its `Service` says what it receives, the topics that it writes to say
+what it sends, and each command's class says what answers it.
 """
 
 import importlib
@@ -32,7 +32,7 @@ Topics = Iterable[Topic]
 
 
 def files(version: str, examples: list[Example]) -> dict[Path, str]:
-    """Return every service's document, below `contracts/asyncapi`."""
+    """Return every service's document, by its path below `contracts/asyncapi`."""
     return {Path(f"{service.principal}.json"): as_text(document(service, version, examples)) for service in SERVICES}
 
 
@@ -126,7 +126,7 @@ def _configuration(topic: Topic) -> Json:
 
 
 def _operations(action: str, topics: Mapping[Topic, list[type[Message]]]) -> Iterator[tuple[str, Json]]:
-    """Describe what is done with topics: one operation for each, and on topics of commands one for each command."""
+    """Yield the operations on topics: one per topic, but one per command on topics of commands."""
     for topic, models in topics.items():
         if topic.commands:
             for model in models:
@@ -154,7 +154,7 @@ def _on_channel(topic: Topic, models: Models) -> Json:
 
 
 def _answers(command: type[Message]) -> Models:
-    """Return every event that may answer a command, that it could not be read among them."""
+    """Return every event that may answer a command, including the one that says it is malformed."""
     assert issubclass(command, Command), "nothing else is on a topic of commands"
     malformed = {service.principal: service.malformed for service in SERVICES}
     return [*command.outcomes(), malformed[command.TOPICS[0].service]]
@@ -180,7 +180,7 @@ def _message(model: type[Message], examples: list[Example]) -> Json:
 
 
 def _shared_schemas(models: Models) -> dict[str, Json]:
-    """Gather the schemas that messages refer to; a name means one thing in the whole document."""
+    """Collect the schemas that messages refer to. Raises TypeError if two of them have the same name."""
     found: dict[str, Json] = {}
     for model in models:
         for name, schema in value_schema(model, reference=_SCHEMA_REFERENCE).get("$defs", {}).items():

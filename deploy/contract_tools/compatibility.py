@@ -1,14 +1,14 @@
-"""Whether two versions of a type can be on a topic together: readers of each must read the records of both.
+"""Whether two versions of a type can share a topic: readers of each must be able to read the records of both.
 
-jsoncompat does the comparing: it proves that every value of one schema is a value of another. Two proofs are asked for.
+jsoncompat compares them: it proves that every value of one schema is a value of another. Two proofs are required.
 
-- Old readers read today's records: today's schema within the released one. It refuses what is taken away or widened
-  (a removed field, a value more in an enumeration), and lets optional fields be added.
-- Today's readers read old records: what an old writer wrote, hence its schema closed, within today's. It refuses what
-  is newly required or narrowed.
+- Old readers read today's records: today's schema within the released one. This refuses what is removed or widened
+  (a field less, an enumeration's value more) and allows new optional fields.
+- Today's readers read old records: what an old writer wrote, hence its schema closed, within today's. This refuses
+  what is newly required or narrowed.
 
-The library does not compare patterns and formats. A string that has one is compared as a text of its own, so that any
-change of it is refused.
+The library does not compare patterns and formats. Strings that have one are compared literally, so any change of
+them is refused.
 """
 
 import json
@@ -25,7 +25,7 @@ _ANNOTATIONS = frozenset({"default", "description", "title"})
 
 
 def breaks(released: Json, today: Json) -> list[str]:
-    """Say what keeps two schemas of one type from being on a topic together; nothing when they can be."""
+    """Say why two schemas of one type can't share a topic; return an empty list if they can."""
     found = []
     if released["x-kafka"] != today["x-kafka"]:
         found.append("its topics, its key, or whether it has a value is another")
@@ -39,12 +39,12 @@ def breaks(released: Json, today: Json) -> list[str]:
 
 
 def within(smaller: Json, larger: Json) -> bool:
-    """Whether every value of one schema is proven to be one of the other."""
+    """Return whether every value of `smaller` is proven to be a value of `larger`."""
     return bool(check_compat(_comparable(larger), _comparable(smaller), _NEW_WITHIN_OLD))
 
 
 def _awaited(schema: Json) -> Json:
-    """Return the events that whoever sends a command waits for. Codes may come and go: their list is open."""
+    """Return the events that a command's sender waits for. Codes are left out, as their list is open."""
     return {name: types for name, types in schema.get("x-outcomes", {}).items() if name != "codes"}
 
 
@@ -53,7 +53,7 @@ def _comparable(schema: Json) -> str:
 
 
 def _opaque(schema: Json) -> Json:
-    """Put a text in the place of every string that the library would not look at closely enough."""
+    """Replace every string schema whose rules the library ignores by an enumeration of one text: its rules."""
     if isinstance(schema, list):
         return [_opaque(each) for each in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""Examples: whole records, as they travel, which people read and tests replay.
+"""Examples: whole records as they are on Kafka, for people to read and tests to replay.
 
 `contracts/examples/<type>/<name>.json` has `headers`, `key` and `value` (null for a tombstone).
 """
@@ -50,7 +50,7 @@ _OURS = re.compile(r"@(?:[a-z0-9-]+\.)*(?:example\.com|popfax\.example)$", re.IG
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A record, and what it is called."""
+    """A record, and the name of the example."""
 
     type: str
     name: str
@@ -60,7 +60,7 @@ class Example:
 
     @property
     def title(self) -> str:
-        """How a person finds it."""
+        """The title by which people find it."""
         return f"{self.type}/{self.name}"
 
     @property
@@ -70,19 +70,19 @@ class Example:
 
     @property
     def topic(self) -> str:
-        """The topic that it is on: its writer's, or the first of its type's if its writer may not write it."""
+        """The record's topic: its writer's, or the type's first topic if its writer may not write to any."""
         topics = MESSAGES[self.type].TOPICS
         own = (topic.name for topic in topics if f"popfax/{topic.writer}" == self.headers.get("ce_source"))
         return next(own, topics[0].name)
 
     def record(self) -> StoredRecord:
-        """Return it as it comes from Kafka. Its type must be one of today's."""
+        """Return the record as read from Kafka. Its type must exist today."""
         headers = [(name, text.encode()) for name, text in self.headers.items()]
         return StoredRecord(UUID(self.headers["ce_id"]), None, self.topic, 0, 0, self.key.encode(), self.value, headers)
 
 
 def load(root: Path) -> list[Example]:
-    """Read every example of a checkout, in the order of their types and names."""
+    """Read every example of a checkout, in the order of types and names."""
     return [_example(path) for path in sorted((root / EXAMPLES).glob("*/*.json"))]
 
 
@@ -92,7 +92,7 @@ def of(examples: Sequence[Example], type_: str) -> list[Example]:
 
 
 def problems(root: Path) -> list[str]:
-    """Say which types have no example, and what is wrong with the examples that there are."""
+    """Say which types have no example, and what is wrong with the existing ones."""
     examples = load(root)
     known = [example for example in examples if example.type in MESSAGES]
     shown = {example.type for example in known}
@@ -131,7 +131,7 @@ def _wrong_with(example: Example) -> Iterator[str]:
 
 
 def _breaches(schema: Json, document: Json) -> Iterator[str]:
-    """Say where a document breaks a schema, or has what the schema does not name."""
+    """Say where a document violates a schema, or has fields that the schema does not name."""
     validator = Draft202012Validator(closed(schema), format_checker=Draft202012Validator.FORMAT_CHECKER)
     return (f"{error.json_path}: {error.message}" for error in validator.iter_errors(document))
 

@@ -14,7 +14,7 @@ RELEASED = Path("contracts/released")
 VERSION = Path("contracts/popfax_contracts/_version.py")
 
 Json = Any
-"""Whatever `json.loads` gives."""
+"""Whatever `json.loads` returns."""
 
 
 def service_of(type_: str) -> str:
@@ -28,7 +28,7 @@ def schema_path(type_: str) -> Path:
 
 
 def as_text(document: Json) -> str:
-    """Write a document as it is committed: the same one gives the same bytes."""
+    """Return a document's text as it is committed: equal documents have equal texts."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -1,9 +1,9 @@
 """AsyncAPI's official parser: fetched once with npm, and checked against a committed SHA-256 before every use.
 
-`asyncapi-parser.sha256` pins npm's archive of it, which holds a build that needs nothing else. Node and npm come with a
-package of Python's.
+`asyncapi-parser.sha256` pins npm's archive of it, which contains a build without further dependencies. Node and npm
+come with a Python package.
 
-    python -m deploy.contract_tools.parser            fetch it unless it is there and as listed
+    python -m deploy.contract_tools.parser            fetch it unless it is present with the pinned SHA-256
 """
 
 import fcntl
@@ -32,18 +32,18 @@ _TIMEOUT_S = 120
 
 
 class ParserError(Exception):
-    """The parser is not there, is not the listed one, or did not run. The message says what to do."""
+    """The parser is missing, does not have the pinned SHA-256, or failed. The message says what to do."""
 
 
 def ensure(archive: Path = ARCHIVE, lock: Path = LOCK) -> None:
-    """Have the archive, fetching it if it is missing or another one. Raises ParserError."""
+    """Fetch the archive if it is missing or does not have the pinned SHA-256. Raises ParserError."""
     with _only_one_fetches(archive):
         if not _is_listed(archive, lock):
             _fetch(archive, lock)
 
 
 def diagnostics(documents: Sequence[Path], archive: Path = ARCHIVE, lock: Path = LOCK) -> dict[Path, list[Json]]:
-    """Have the parser judge documents: give what it says of each, errors and advice. Raises ParserError."""
+    """Run the parser on documents; return its diagnostics for each, errors and advice. Raises ParserError."""
     if not _is_listed(archive, lock):
         raise ParserError("AsyncAPI's parser is missing, or does not have its listed SHA-256: run `make setup`")
     with tempfile.TemporaryDirectory() as directory:
@@ -100,7 +100,7 @@ def _member(archive: Path, name: str) -> bytes:
 
 @contextmanager
 def _only_one_fetches(archive: Path) -> Iterator[None]:
-    """Hold the lock that keeps two processes from fetching at once (the kernel releases it if we die)."""
+    """Hold a lock so that only one process fetches at a time (the kernel releases it if this one dies)."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     with archive.with_suffix(".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -108,7 +108,7 @@ def _only_one_fetches(archive: Path) -> Iterator[None]:
 
 
 def main() -> int:
-    """The command line. Returns the exit code."""
+    """Run the command line; return the exit code."""
     try:
         ensure()
     except ParserError as error:

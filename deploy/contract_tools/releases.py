@@ -1,9 +1,9 @@
-"""Released versions of the contracts: what was promised, which nothing of today may break.
+"""Released versions of the contracts: promises that today's contracts must not break.
 
-`contracts/released/<version>/schemas` has the schemas of a version, `corpus` the records that it wrote, with their
-values as text. `exceptions.json` names types whose promise was taken back, and why: those are not compared.
+`contracts/released/<version>/schemas` has a version's schemas, and `corpus` the records that it wrote, with their
+values as text. `exceptions.json` names the types whose promise was withdrawn, and why: those are not compared.
 
-A major version is a fresh start: today's contracts are compared with the releases of `MAJOR`, and with no others.
+A major version is a fresh start: today's contracts are compared only with the releases of `MAJOR`.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from popfax_contracts.catalogue import MESSAGES
 Version = tuple[int, int, int]
 
 MAJOR = 2
-"""The major version that is being worked on."""
+"""The major version under development."""
 
 _FIRST: Version = (MAJOR, 0, 0)
 
@@ -27,13 +27,13 @@ class ReleaseError(Exception):
 
 
 def versions(root: Path) -> list[Version]:
-    """Return the released versions whose promises hold today, those of `MAJOR`, the oldest first."""
+    """Return the released versions that today's contracts must be compatible with: those of `MAJOR`, oldest first."""
     released = (parse(path.name) for path in (root / RELEASED).glob("*") if path.is_dir())
     return sorted(version for version in released if version[0] == MAJOR)
 
 
 def parse(text: str) -> Version:
-    """Read `2.0.0`. Raises ReleaseError."""
+    """Parse `2.0.0`. Raises ReleaseError for anything else."""
     parts = text.split(".")
     if len(parts) != len(_FIRST) or not all(part.isascii() and part.isdecimal() for part in parts):
         raise ReleaseError(f"{text!r} is no version: say three numbers, such as 2.1.0")
@@ -42,12 +42,12 @@ def parse(text: str) -> Version:
 
 
 def written(version: Version) -> str:
-    """Write `2.0.0`."""
+    """Return a version as text: `2.0.0`."""
     return ".".join(map(str, version))
 
 
 def directory(root: Path, version: Version) -> Path:
-    """Return where a version is kept."""
+    """Return the directory of a version."""
     return root / RELEASED / written(version)
 
 
@@ -68,7 +68,7 @@ def exceptions_of(root: Path, version: Version) -> dict[str, str]:
 
 
 def problems(root: Path, today: Mapping[str, Json] | None = None) -> list[str]:
-    """Say what of today breaks a released version, each one of them, not the newest alone."""
+    """Say how today's contracts break any released version, not only the newest."""
     today = today if today is not None else _today()
     return [
         f"{type_}: breaks {written(version)}: {problem}"
@@ -80,7 +80,7 @@ def problems(root: Path, today: Mapping[str, Json] | None = None) -> list[str]:
 
 
 def current(root: Path) -> str:
-    """Return the version that today's contracts are: the newest released one, or the next one, unfinished (`-dev`)."""
+    """Return the version of today's contracts: the newest release, or `-dev` of the next one if they differ from it."""
     newest = max(versions(root), default=None)
     if newest is None:
         return f"{written(_FIRST)}-dev"
@@ -89,7 +89,7 @@ def current(root: Path) -> str:
 
 
 def release(root: Path, text: str) -> Path:
-    """Freeze today's schemas and examples as a version. Raises ReleaseError when that breaks a promise."""
+    """Freeze today's schemas and examples as a version; return its directory. Raises ReleaseError if it can't be."""
     version = parse(text)
     if version[0] != MAJOR:
         raise ReleaseError(f"{text} is no version {MAJOR}: today's contracts are compared with those alone")

@@ -1,7 +1,7 @@
-"""JSON Schemas of the messages' values, as a reader takes them.
+"""JSON Schemas of the messages' values, as readers accept them.
 
-A reader ignores fields that it does not know and fills in defaults, so the schemas are open, and what has a default is
-not required. What pydantic checks beyond a schema's means ("either this or that") stands in the description.
+A reader ignores unknown fields and fills in defaults, so the schemas are open, and fields with a default are not
+required. What pydantic checks and a schema can't express ("either this or that") is in the description.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,22 +21,22 @@ _OWN_REFERENCE = "#/$defs/{model}"
 
 
 class _WithoutFieldTitles(GenerateJsonSchema):
-    """A field's title would be its name again."""
+    """Leaves out the fields' titles, which would only repeat their names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def files() -> dict[Path, str]:
-    """Return every schema's file, below `contracts/schemas`."""
+    """Return every schema's text, by its path below `contracts/schemas`."""
     return {schema_path(model.TYPE): as_text(schema_of(model)) for model in models()}
 
 
 def schema_of(model: type[Message]) -> dict[str, Json]:
-    """Return a type's whole schema.
+    """Return the complete schema of a type.
 
-    `x-kafka` says which topics its records are on, and which field is their key; `x-outcomes`, for a command, the types
-    of the events that answer it, and the codes of its refusal in the order in which they are checked.
+    `x-kafka` has the topics of its records and the field that is their key. `x-outcomes`, for a command, has the types
+    of the events that answer it and the codes of its refusal, in the order in which they are checked.
     """
     return {
         "$schema": DIALECT,
@@ -57,7 +57,7 @@ def _outcomes(command: type[Command]) -> dict[str, Json]:
 def value_schema(
     model: type[Message], mode: JsonSchemaMode = "validation", reference: str = _OWN_REFERENCE
 ) -> dict[str, Json]:
-    """Return the schema of a value. A tombstone has none, which JSON writes as null."""
+    """Return the schema of a value. A tombstone's is that of null."""
     found = model.model_json_schema(mode=mode, ref_template=reference, schema_generator=_WithoutFieldTitles)
     if issubclass(model, Command):
         found["description"] += f"\n\n{model.outcomes_in_words()}"
@@ -70,7 +70,7 @@ def value_schema(
 
 
 def _open_enumeration(codes: Iterable[RefusalCode]) -> dict[str, Json]:
-    """Return the schema of a code: those that there are, each with its meaning, or one that is new to the reader."""
+    """Return the schema of a code: the known codes, each with its meaning, or any that is new to the reader."""
     known = [{"const": code.value, "description": code.meaning} for code in codes]
     return {"anyOf": [*known, {"type": "string"}]}
 
@@ -84,7 +84,7 @@ def key_schema(model: type[Message]) -> dict[str, Json]:
 
 
 def closed(schema: Json) -> Json:
-    """Return a schema that takes only the fields which it names: what a writer of that version can have written."""
+    """Return a schema that accepts only the fields it names: what a writer of that version can have written."""
     if isinstance(schema, list):
         return [closed(each) for each in schema]
     if not isinstance(schema, dict):

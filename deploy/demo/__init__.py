@@ -71,7 +71,7 @@ def show_checks(results: Sequence[Check], console: Console) -> None:
 
 
 def verdict(results: Sequence[Check], console: Console) -> Exit:
-    """Say how it went, and give the exit code."""
+    """Print the result, and return the exit code."""
     failed = sum(not each.ok for each in results)
     console.print()
     if failed:
@@ -97,13 +97,13 @@ def _show_what_next(
     show_links(console, links(product, people))
     console.print(Text("In another terminal:", style="bold"))
     for command in (*(each + at for each in commands_to_try(cast)), "mail preview"):
-        # Outside the box and never broken by us, so that it can be copied.
+        # Outside the box and never wrapped, so that it can be copied.
         console.print(Text(f"  .venv/bin/popfax {command}", style="cyan"), soft_wrap=True)
     console.print(Text("Ctrl-C stops it all.", style="bold"))
 
 
 def _places(product: Product) -> list[tuple[str, str]]:
-    """Say where everything is that a person may want to look at."""
+    """Return the addresses and paths of everything that a person may want to look at."""
     found = addresses(product)
     return [
         ("Kafka", found["kafka"]),
@@ -114,7 +114,7 @@ def _places(product: Product) -> list[tuple[str, str]]:
 
 
 def commands_to_try(cast: Cast) -> tuple[str, ...]:
-    """Return what one may type now: Anne does something more, then one looks at what came of it."""
+    """Return commands to try: Anne does one more thing, and then its effects can be inspected."""
     anne = cast.anne.id
     return (
         f"send create-member-account --actor {anne} --set plan=send_only --set price_units=60 "

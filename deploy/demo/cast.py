@@ -1,4 +1,4 @@
-"""Who plays in the demo, and the figures that they play with."""
+"""The people of the demo, and the amounts that they use."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,7 +12,7 @@ GROUP_NAME = "Cabinet Martin"
 BOUGHT_UNITS = 200
 MORE_UNITS = 300
 SHARED_UNITS = 60
-"""What Anne gives to each member, and later tops them up to: as much as an extension of the cheap plan costs."""
+"""The units that Anne transfers to each member and later tops them up to: the price of extending the cheap plan."""
 FAX_UNITS = 12
 SMS_UNITS = 3
 
@@ -33,7 +33,7 @@ class Person:
         return f"{self.first_name} {self.last_name}"
 
     def register(self, plan: str | None = None, expires_at: datetime | None = None) -> RegisterSubscriber:
-        """Sign up with Popfax itself, for an account that may have an end."""
+        """Return the command by which they sign up with Popfax itself, for an account with or without an end."""
         return RegisterSubscriber(
             subscriber_id=self.id,
             email=self.email,
@@ -47,7 +47,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Cast:
-    """Anne and those around her; two more owners, who want the same colleague."""
+    """Anne and the people around her; and two more owners, who both want the same colleague."""
 
     anne: Person = field(default_factory=lambda: Person("Anne", "Martin", "anne@popfax.example", Language.FR))
     paul: Person = field(default_factory=lambda: Person("Paul", "Durand", "paul@popfax.example", Language.FR))
@@ -58,7 +58,7 @@ class Cast:
     chloe: Person = field(default_factory=lambda: Person("Chloé", "Weber", "chloe@popfax.example", Language.FR))
 
     def kim(self, attempt: int) -> Person:
-        """Return the colleague whom two owners want at once; somebody else at each attempt."""
+        """Return the colleague whom two owners want at once: a different person at each attempt."""
         return Person("Kim", "Berg", f"kim{attempt or ''}@shared.example", Language.EN)
 
     def names(self) -> dict[UUID, str]:

@@ -1,4 +1,4 @@
-"""What the demo expects, and what it observed: pure functions over what was read back."""
+"""What the demo expects and what it observed: pure functions of what was read back."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ class Creation:
     types: tuple[str, ...]
     """The messages on Kafka, by short name, in causal order."""
     unhandled: tuple[str, ...]
-    """Those that a service should have handled, and has not."""
+    """The messages that a service should have handled but has not."""
     code: str | None
     """Why it was refused, None if it was not."""
     saga: str | None
@@ -31,15 +31,15 @@ class Creation:
     accounts: int
     """How many accounts have the e-mail address."""
     members: int
-    """How many of those are members of this group."""
+    """How many of those accounts are members of this group."""
     fax_number: str | None
     mails: tuple[str, ...]
-    """Who got a mail of it, in alphabetical order."""
+    """Who got a mail about it, in alphabetical order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """What was read back of something that somebody did, a creation apart. Units are available ones, by first name."""
+    """What was read back of any action but a creation. Units are available units, by first name."""
 
     types: tuple[str, ...]
     unhandled: tuple[str, ...]
@@ -52,23 +52,23 @@ class Deed:
 
 @dataclass(frozen=True, slots=True)
 class Joining:
-    """What was read back of an invitation: made and mailed, then accepted."""
+    """What was read back of an invitation, which was made, mailed and then accepted."""
 
     asked: Deed
     token: bool
     """Whether the mail has a token."""
     invited: tuple[str, ...]
-    """The states of all invitations of that subscriber, once the mail is there ..."""
+    """The states of all invitations of that subscriber once the mail has arrived ..."""
     was_member: bool
     answered: Deed
     ended: tuple[str, ...]
-    """... and once it is answered."""
+    """... and once the invitation is answered."""
     is_member: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What was read back of an invitation of nobody."""
+    """What was read back of an invitation to an address that nobody has."""
 
     types: tuple[str, ...]
     prices: Mapping[str, int]
@@ -90,26 +90,26 @@ class Parting:
 
     deed: Deed
     members: tuple[str, ...]
-    """Who is a member still."""
+    """Who is still a member."""
     states: tuple[str, ...]
-    """The account's, as provisioning, groups and the ledger have it."""
+    """The account's state in provisioning, groups and the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """What was read back of an account that ended, and came back."""
+    """What was read back of an account that expired and was extended."""
 
     told: tuple[str, ...]
-    """What the timer told."""
+    """The events that the timer published."""
     expired: tuple[str, ...]
-    """The account's states then ..."""
+    """The account's states when expired ..."""
     code: str | None
-    """What it can't pay for, because ..."""
+    """The code with which a purchase is then refused ..."""
     given: Deed
-    """... what it was given nevertheless ..."""
+    """... the units that it can receive nevertheless ..."""
     extension: Extension
     active: tuple[str, ...]
-    """... and its states after the extension."""
+    """... and the states after the extension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +129,17 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """All that the demo read back."""
+    """Everything that the demo read back."""
 
     prices: Mapping[str, int]
-    """As published on Kafka."""
+    """The prices published on Kafka."""
     known_prices: Mapping[str, int]
-    """As groups has learnt them."""
+    """The prices that groups has learnt."""
     validity_months: int
-    """Of the cheap plan, as published."""
+    """The cheap plan's validity, as published."""
     owner_name: str
     group_names: tuple[str | None, str | None]
-    """Before and after it was renamed."""
+    """The name of Anne's group before and after it was renamed."""
     joined: Joining
     offered: Offer
     created: Creation
@@ -154,13 +154,13 @@ class Observations:
     expired: Expiry
     history: tuple[Line, ...]
     members: tuple[str, ...]
-    """Who is in Anne's group, by the topic of members read from its start."""
+    """Who is in Anne's group, according to the topic of memberships read from its start."""
     agree: bool
-    """Whether that topic and groups' database have the same memberships, of everybody."""
+    """Whether that topic and groups' database have the same memberships, of all groups."""
     mails: Mapping[str, int]
-    """How many mails came to each."""
+    """How many mails each person received."""
     recipients: tuple[str, ...]
-    """Who should have got a mail of the creation: the owner and the new member, in alphabetical order."""
+    """Who should have got a mail about the creation: the owner and the new member, in alphabetical order."""
     parked: int
     violations: tuple[str, ...]
 
@@ -192,7 +192,7 @@ CREATION = (
     "member-joined",
     "member-account-created",
 )
-"""The messages of a creation that nothing stops, in causal order."""
+"""The messages of a successful creation, in causal order."""
 
 COMPENSATION = (
     "create-member-account",
@@ -221,7 +221,7 @@ EXTENSION = (
     "account-extended",
 )
 DETACHMENT = ("detach-members", "members-detached", "member-left", "membership-ended")
-"""The messages of the other things that are done. What has one cause, on different topics, is in no order."""
+"""The messages of the other actions. Those of one cause on different topics are in no particular order."""
 
 MAILS = {"Anne": 7, "Paul": 4, "Sam": 3, "Nora": 4, "Léa": 0}
 """How many mails each should have got.
@@ -232,11 +232,11 @@ that he was detached.
 """
 
 STATES = 3
-"""In so many places an account's state is kept."""
+"""How many services keep an account's state."""
 
 
 def checks(observed: Observations) -> list[Check]:
-    """Compare all that was read back with what the product promises."""
+    """Compare everything that was read back with what the product promises."""
     return [
         *_grouped(observed),
         *_created(observed),
@@ -404,7 +404,7 @@ _STATES_FROM = "three databases"
 
 
 def _messages(expected: tuple[str, ...], types: tuple[str, ...]) -> tuple[str, str]:
-    """Say how many of the expected messages came in their order, and which came that are none of them."""
+    """Return texts of the expected and the observed messages, which are equal if all came, in order."""
     observed = tuple(each for each in types if each not in _SIDE)
     if observed == expected:
         return (f"all {len(expected)}", f"all {len(expected)}")
@@ -412,7 +412,7 @@ def _messages(expected: tuple[str, ...], types: tuple[str, ...]) -> tuple[str, s
 
 
 def _same(expected: tuple[object, ...], came: tuple[object, ...]) -> tuple[str, str]:
-    """Say how many of the expected came, whatever their order; or which are missing, and which are none of them."""
+    """Return texts of what was expected and observed, in any order: equal if the same, or what is missing and extra."""
     wanted, observed = Counter(map(str, expected)), Counter(str(each) for each in came if each not in _UNCOUNTED)
     if wanted == observed:
         return (f"all {len(expected)}", f"all {len(expected)}")
@@ -421,10 +421,10 @@ def _same(expected: tuple[object, ...], came: tuple[object, ...]) -> tuple[str, 
 
 
 _UNCOUNTED = frozenset({"balance-changed"})
-"""Of several changes in one moment only the last is told: balances are checked where they arrive."""
+"""A batch publishes only the last of several changes of a balance, so balances are checked where they arrive."""
 
 _SIDE = _UNCOUNTED | {"person-recorded", "password-link-issued", "membership-recorded"}
-"""What comes along, and anywhere: on its topic there is no order with the rest."""
+"""Accompanying messages on other topics, which may come anywhere among the rest."""
 
 
 def _changed(before: Mapping[str, int], by: Mapping[str, int]) -> dict[str, int]:
@@ -432,7 +432,7 @@ def _changed(before: Mapping[str, int], by: Mapping[str, int]) -> dict[str, int]
 
 
 def _end_of(extension: Extension, months: int) -> datetime | None:
-    """Return the end that an account has if its new time begins where its old one ends."""
+    """Return the end of an extension that begins at the old end."""
     return extension.before and months_later(extension.before, months)
 
 

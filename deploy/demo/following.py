@@ -1,4 +1,4 @@
-"""Follows a correlation through Kafka, and tells each message when its cause has been told and its effect is there."""
+"""Follows a correlation id through Kafka, and tells each message once its cause is told and its effect is visible."""
 
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -22,7 +22,7 @@ _POLL_S = 0.02
 
 
 def _handlers() -> Mapping[str, frozenset[Principal]]:
-    """Say for each message type who handles it, by the services' own tables of contents."""
+    """Return for each message type the services that handle it, from their tables of contents."""
     types = {model.TYPE for service in _SERVICES for model in service.handlers}
     return {
         type_: frozenset(s.principal for s in _SERVICES if any(type_ == model.TYPE for model in s.handlers))
@@ -33,29 +33,29 @@ def _handlers() -> Mapping[str, frozenset[Principal]]:
 HANDLERS = _handlers()
 
 BY_TIMER = frozenset({AccountExpiring.TYPE, AccountExpired.TYPE})
-"""What a timer tells, of those that appear here: its cause is on no topic."""
+"""The messages here that timers cause: their cause is on no topic."""
 
 Tell = Callable[[Seen, float, set[Principal]], None]
 
 
 class Trail:
-    """What became of one or more commands, as it was read from Kafka."""
+    """The messages that followed from one or more commands, as read from Kafka."""
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self.unhandled: list[str] = []
 
     def types(self, sent: Sent) -> tuple[str, ...]:
-        """Return the short names of a command's messages, itself first."""
+        """Return the short names of a command's messages, beginning with its own."""
         return tuple(seen.short_name for seen in self.of(sent))
 
     def of(self, sent: Sent) -> list[Seen]:
-        """Return a command's messages."""
+        """Return a command's messages, beginning with itself."""
         return [seen for seen in self.seen if seen.correlation_id == str(sent.id)]
 
 
 class Follower:
-    """Reads all topics, as the administrator may, from their beginning."""
+    """Reads all topics from their beginning, as the administrator."""
 
     def __init__(self, connection: Connection, reader: Reader) -> None:
         self._watch = Watch(connection.admin, TOPICS, group=ADMIN, from_beginning=True)
@@ -67,7 +67,7 @@ class Follower:
         self._watch.close()
 
     def wait_for(self, is_there: Callable[[list[Seen]], bool], topic: str, timeout_s: float) -> list[Seen]:
-        """Return the records of one topic once there are those that are waited for."""
+        """Return the records of one topic once `is_there` holds for them or `timeout_s` seconds are over."""
         deadline = time.monotonic() + timeout_s
         while True:
             found = [seen for seen in self._unread.values() if seen.topic == topic]
@@ -78,7 +78,7 @@ class Follower:
     def follow(
         self, sent: Collection[Sent], ends: Callable[[Trail], bool], tell: Tell, timeout_s: float, quiet_s: float
     ) -> Trail:
-        """Follow commands until `ends` says that all is seen, and nothing more comes; or until the timeout."""
+        """Follow commands until `ends` holds and no message has come for `quiet_s` seconds, or until the timeout."""
         trail, correlations = Trail(), {str(each.id) for each in sent}
         started: datetime | None = None
         deadline = time.monotonic() + timeout_s
@@ -96,14 +96,14 @@ class Follower:
         return trail
 
     def _read(self, timeout_s: float) -> None:
-        """Take in all that is there, the repeated once."""
+        """Read all records that are available, without repetitions."""
         seen = self._watch.poll(timeout_s)
         while seen is not None:
             self._unread.setdefault(seen.id, seen)
             seen = self._watch.poll(0)
 
     def _ready(self, correlations: set[str], trail: Trail) -> list[Seen]:
-        """Return what can be told now: partitions are read in any order, but an effect comes after its cause."""
+        """Return what can be told now: partitions are read in any order, but effects are told after their causes."""
         told = {seen.id for seen in trail.seen}
         ready = [
             seen
@@ -115,7 +115,7 @@ class Follower:
         return sorted(ready, key=lambda seen: (seen.at, seen.topic))
 
     def _handled(self, seen: Seen, trail: Trail) -> set[Principal]:
-        """Wait until the services whose turn it is have the message in their inboxes; return those that do."""
+        """Wait until the services that handle a message have it in their inboxes; return those that do."""
         expected = HANDLERS.get(seen.type, frozenset())
         deadline = time.monotonic() + _HANDLED_WITHIN_S
         while True:

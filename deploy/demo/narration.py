@@ -1,4 +1,4 @@
-"""How the demo speaks: plain words and key fields for each message, and nothing that is noise."""
+"""How the demo tells its story: each message in plain words, with its key fields and no noise."""
 
 from collections.abc import Callable
 from email.message import EmailMessage
@@ -27,14 +27,14 @@ class Narrator:
     """Prints the story."""
 
     def __init__(self, console: Console, names: dict[UUID, str]) -> None:
-        """`names` are of those whose ids appear; add to it whoever turns up later."""
+        """`names` are the names of the people by their ids; people who appear later are added to it."""
         self._console = console
         self.names = names
         self._scenes = 0
 
     @property
     def width(self) -> int:
-        """How wide the story is told."""
+        """The width of the story, in characters."""
         return min(self._console.width, MAX_WIDTH)
 
     def scene(self, title: str) -> None:
@@ -46,15 +46,15 @@ class Narrator:
         )
 
     def say(self, text: str, style: str = "") -> None:
-        """Say a sentence."""
+        """Print a sentence."""
         self._console.print(Padding(Text(text, style=style), (0, 0, 0, 2), expand=False), width=self.width)
 
     def gap(self) -> None:
-        """Leave a line empty."""
+        """Print an empty line."""
         self._console.print()
 
     def message(self, seen: Seen, offset_s: float, handled_by: set[Principal]) -> None:
-        """Tell a message: when, from whom, what; below, its key fields and its topic."""
+        """Tell a message: time, sender and meaning; below, its key fields and its topic."""
         row = self._grid()
         row.add_row(
             Text(f"{offset_s:.3f} s", style="cyan"),
@@ -67,7 +67,7 @@ class Narrator:
         self._console.print(row, width=self.width)
 
     def brief(self, seen: Seen, offset_s: float) -> None:
-        """Tell a message in a line: when, from whom, what, its key fields."""
+        """Tell a message in one line: time, sender, meaning and key fields."""
         row = Table.grid(padding=(0, 2, 0, 0))
         row.add_column(width=_TIME_WIDTH, justify="right", no_wrap=True)
         row.add_column(width=self.width - _TIME_WIDTH - 2, overflow="fold")
@@ -78,7 +78,7 @@ class Narrator:
         self._console.print(row, width=self.width)
 
     def heading(self) -> None:
-        """Say what the columns of the messages are."""
+        """Print the headings of the messages' columns."""
         row = self._grid()
         row.add_row(
             Text("after", style="dim"),
@@ -97,7 +97,7 @@ class Narrator:
         self._console.print(Padding(table, (0, 0, 0, 2), expand=False), width=self.width)
 
     def mail(self, mail: EmailMessage, lines: list[str]) -> None:
-        """Show a mail as it arrived: head and text."""
+        """Show a mail as it arrived: headers and text."""
         head = Table.grid(padding=(0, 2, 0, 0))
         for name in ("From", "To", "Subject"):
             head.add_row(Text(name, style="dim"), Text(str(mail[name])))
@@ -114,7 +114,7 @@ class Narrator:
 
 
 def sentence(seen: Seen) -> str:
-    """Say who says what: "groups asks ledger: reserve units"."""
+    """Return who says what: "groups asks ledger: reserve units"."""
     _, service, kind = (*seen.topic.split("."), "", "")[:3]
     if kind.startswith("commands"):
         return f"{seen.sender} asks {service}: {words(seen.type)}"
@@ -122,7 +122,7 @@ def sentence(seen: Seen) -> str:
 
 
 def details(body: Message | None, names: dict[UUID, str]) -> str:
-    """Say what matters in a message."""
+    """Return the key fields of a message in words."""
     if body is None:
         return ""
     fields = body.model_dump()
@@ -142,12 +142,12 @@ def _plain(value: Any, _: Names) -> str:
 
 
 def _worded(pattern: str) -> Callable[[Any, Names], str]:
-    """Put a text into words."""
+    """Return a function that puts a text into a pattern."""
     return lambda value, _: pattern.format(value) if isinstance(value, str) else ""
 
 
 def _named(pattern: str) -> Callable[[Any, Names], str]:
-    """Name who has an id; ids of nobody in the story are noise."""
+    """Return a function that puts a person's name into a pattern; unknown ids are left out as noise."""
     return lambda value, names: pattern.format(names[value]) if value in names else ""
 
 
@@ -156,7 +156,7 @@ def _mode(value: Any, _: Names) -> str:
 
 
 def _meant(value: Any, names: Names) -> str:
-    """Say who is to get units, or to be detached."""
+    """Return who is to get units or to be detached."""
     if value == "all":
         return "all members"
     ids = [each["member_id"] if isinstance(each, dict) else each for each in value or ()]
@@ -193,7 +193,7 @@ _TELLING: dict[str, Callable[[Any, Names], str]] = {
     "amount_units": _units,
     "mode": _mode,
     "members": _meant,
-    "token": lambda value, _: "with a token" if value else "",  # never which
+    "token": lambda value, _: "with a token" if value else "",  # never its value
     "plan": _plain,
     "plans": _offers,
     "price_units": _units,
@@ -206,10 +206,10 @@ _TELLING: dict[str, Callable[[Any, Names], str]] = {
     "member_id": _named("member {}"),
     "recipient_id": _named("to {}"),
     "subscriber_id": _named("{}"),
-    "fax_number": _worded("fax number {}"),  # a plan only says whether it has one
+    "fax_number": _worded("fax number {}"),  # a plan only has a boolean of this name
     "expires_at": _until,
 }
-"""The fields that are told, in this order, and how."""
+"""The fields that are told, in this order, and their wording."""
 
 
 def _topic(seen: Seen) -> str:

@@ -33,19 +33,19 @@ _STATES = {
     Principal.GROUPS: groups_tables.subscribers,
     Principal.LEDGER: accounts,
 }
-"""Who keeps what an account can do: provisioning decides it, the other two have learnt it."""
+"""The services that keep an account's state: provisioning decides it, the other two have learnt it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """An account's units, as the ledger has them."""
+    """An account's units in the ledger."""
 
     balance: int
     held: int
 
     @property
     def available(self) -> int:
-        """What can be spent."""
+        """The available units."""
         return self.balance - self.held
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A subscriber's account, as provisioning has it."""
+    """A subscriber's account in provisioning."""
 
     id: UUID
     plan: str | None
@@ -73,7 +73,7 @@ class Account:
 
 
 class Reader:
-    """Reads the product's state from where it is kept."""
+    """Reads the product's state from the databases and the mail sink."""
 
     def __init__(self, connection: Connection, mails: Path) -> None:
         """`mails` is where the mail sink keeps what it accepted."""
@@ -81,7 +81,7 @@ class Reader:
         self._mails = mails
 
     def known_prices(self) -> dict[str, int]:
-        """Return the plans that groups has learnt of."""
+        """Return the prices of the plans that groups has learnt, in units."""
         rows = self._connection.rows(Principal.GROUPS, sa.select(plans.c.plan, plans.c.price_units))
         return {row[0]: row[1] for row in rows}
 
@@ -92,7 +92,7 @@ class Reader:
         return Balance(rows[0][0], rows[0][1]) if rows else Balance(0, 0)
 
     def handled_by(self, seen: Seen) -> set[Principal]:
-        """Return the services that have a message in their inbox: they handled it, or decided that it is nothing."""
+        """Return the services that have a message in their inbox: they have handled or ignored it."""
         id_ = message_id(seen.topic, seen.source.encode(), seen.id.encode())
         query = sa.select(INBOX.c.id).where(INBOX.c.id == id_)
         return {service for service in SERVICES if self._connection.rows(service, query)}
@@ -104,20 +104,20 @@ class Reader:
         return SAGAS.from_values(rows[0]) if rows else None
 
     def paid_action(self, correlation_id: str) -> UUID | None:
-        """Return the id of the saga that a paid action opened, which is its hold's as well."""
+        """Return the id of the saga that a paid action opened, which is also its hold's."""
         c = PAID_ACTIONS.table.c
         rows = self._connection.rows(Principal.PROVISIONING, sa.select(c.id).where(c.correlation_id == correlation_id))
         return UUID(str(rows[0][0])) if rows else None
 
     def hold(self, saga: SagaRow | None) -> str | None:
-        """Return the state of a saga's hold: it has the saga's id."""
+        """Return the state of a saga's hold, whose id is the saga's."""
         if saga is None:
             return None
         rows = self._connection.rows(Principal.LEDGER, sa.select(holds.c.state).where(holds.c.id == saga.id))
         return str(rows[0][0]) if rows else None
 
     def entries(self, movement_id: UUID) -> tuple[Entry, ...]:
-        """Return the entries of a transfer, of what was spent, or of a captured hold, which has its saga's id."""
+        """Return the entries of a transfer, a spending or a captured hold (whose id is its saga's)."""
         c = entries.c
         query = sa.select(c.account_id, c.amount_units, c.before_units, c.after_units)
         rows = self._connection.rows(Principal.LEDGER, query.where(c.transfer_id == movement_id).order_by(c.id))
@@ -138,7 +138,7 @@ class Reader:
         return rows[0][0] if rows else None
 
     def states(self, account_id: UUID) -> tuple[str, ...]:
-        """Return what an account can do, as the three services that go by it have it."""
+        """Return an account's state in each of the three services that keep it."""
         found = (
             self._connection.rows(service, sa.select(table.c.state).where(table.c.id == account_id))
             for service, table in _STATES.items()
@@ -146,13 +146,13 @@ class Reader:
         return tuple(str(rows[0][0]) if rows else "unknown" for rows in found)
 
     def shown(self, account_id: UUID) -> int:
-        """Return the available units that groups shows an owner: learnt from the ledger's topic of balances."""
+        """Return the available units that groups shows an owner, learnt from the ledger's topic of balances."""
         c = groups_tables.subscribers.c
         rows = self._connection.rows(Principal.GROUPS, sa.select(c.available_units).where(c.id == account_id))
         return int(rows[0][0]) if rows else 0
 
     def group_name(self, owner_id: UUID) -> str | None:
-        """Return what an owner's group is called."""
+        """Return the name of an owner's group."""
         rows = self._connection.rows(Principal.GROUPS, sa.select(groups.c.name).where(groups.c.owner_id == owner_id))
         return str(rows[0][0]) if rows else None
 
@@ -169,7 +169,7 @@ class Reader:
         return tuple(row[0] for row in self._connection.rows(Principal.GROUPS, query))
 
     def active_memberships(self) -> frozenset[UUID]:
-        """Return the ids of all memberships of today, whoever's."""
+        """Return the ids of all active memberships, in all groups."""
         query = sa.select(memberships.c.id).where(memberships.c.active)
         return frozenset(row[0] for row in self._connection.rows(Principal.GROUPS, query))
 
@@ -185,7 +185,7 @@ class Reader:
         return [mail for mail in read_mails(self._mails) if _address(mail) in wanted]
 
     def parked(self) -> int:
-        """Count the messages that any service put aside."""
+        """Count the messages that are parked in any service."""
         counting = sa.select(sa.func.count()).select_from(PARKED)
         return sum(int(self._connection.rows(service, counting)[0][0]) for service in SERVICES)
 
@@ -201,6 +201,6 @@ def text_of(mail: EmailMessage) -> list[str]:
 
 
 def link_in(mail: EmailMessage) -> dict[str, str]:
-    """Return what the link in a mail's plain text carries; nothing if there is none."""
+    """Return the parameters of the link in a mail's plain text; nothing if there is no link."""
     links = (word for line in text_of(mail) for word in line.split() if word.startswith("https://"))
     return {name: values[0] for name, values in parse_qs(urlsplit(next(links, "")).query).items()}

@@ -1,4 +1,4 @@
-"""The story: the whole product, played as it runs, and told from what is read back."""
+"""The story: played on the running product, and told from what is read back."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,13 +16,13 @@ PAUL_HAS_LEFT = timedelta(days=20)
 
 
 class Story:
-    """Plays the scenes in order, and gathers what was observed."""
+    """Plays the scenes in order, and collects the observations."""
 
     def __init__(self, connection: Connection, reader: Reader, narrator: Narrator, cast: Cast) -> None:
         self._stage = Stage(connection, reader, narrator, cast)
 
     def play(self) -> Observations:
-        """Play it all; return what was read back."""
+        """Play the whole story; return what was read back."""
         try:
             return self._play()
         finally:
@@ -82,7 +82,7 @@ class Story:
         self._stage.ask(Ask(command, None, ("subscriber-registered", "person-recorded")), in_full=False)
 
     def _learn_who_sam_is(self) -> None:
-        """Sam's account was created, and has an id of its own."""
+        """Learn the id of the account that was created for Sam."""
         stage = self._stage
         for account in stage.reader.accounts_of(stage.cast.sam.email):
             stage.cast = replace(stage.cast, sam=replace(stage.cast.sam, id=account.id))

@@ -1,1 +1,1 @@
-"""The scenes: each plays one part of the story, tells it, and gives what it read back."""
+"""The scenes: each plays one part of the story, tells it, and returns what it read back."""

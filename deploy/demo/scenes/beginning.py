@@ -1,4 +1,4 @@
-"""How a group begins: what is on sale, its owner, its name, and whoever is invited into it."""
+"""How a group begins: what is on sale, the group's owner, its name, and its first invitations."""
 
 from deploy.demo.cast import BOUGHT_UNITS, CHEAP_PLAN, GROUP_NAME, PLAN, Person
 from deploy.demo.checks import Joining, Offer
@@ -13,7 +13,7 @@ from popfax_contracts.topics import PROVISIONING_PLANS
 
 
 def catalogue(stage: Stage) -> int:
-    """Show plans and options; return for how many months the cheap plan is good."""
+    """Show plans and options; return the cheap plan's validity in months."""
     stage.tell.scene("What is on sale")
     records = stage.follower.wait_for(_are_both_plans, PROVISIONING_PLANS.name, TIMEOUT_S)
     plans = [seen.body for seen in records if isinstance(seen.body, PlanPublished)]
@@ -70,7 +70,7 @@ def invitation(stage: Stage) -> Joining:
     invited = stage.reader.invitations_of(anne.id, paul.id)
     was_member = paul.id in stage.reader.members_of(anne.id)
     stage.tell.say("Opening the link changes nothing. Paul accepts, with the token that only this mail has:")
-    # Without a mail this is refused, and the checks say so.
+    # Without a mail there is no token: this is refused, and a check fails.
     answer = {"invitation_id": link.get("id", paul.id), "token": link.get("token")}
     accept = Ask(AcceptInvitation.model_validate(answer), None, ("member-joined", "membership-recorded"))
     answered = stage.ask(accept)

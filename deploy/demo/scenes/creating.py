@@ -1,4 +1,4 @@
-"""The main job: an owner creates an account and pays it; once it works, twice it can't."""
+"""The main scene: an owner creates an account and pays for it. It succeeds once and is refused twice."""
 
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from popfax_contracts.groups import CreateMemberAccount, MemberAccountRefused
 from popfax_contracts.message import group_of
 
 ATTEMPTS = 3
-"""How often two owners try to be the first at the same moment. On a busy machine one may see the other's account."""
+"""How often two owners try to create an account at once. On a busy machine one may be late and see the other's."""
 
 _LANGUAGES = {Language.FR: "French", Language.EN: "English"}
 
@@ -27,7 +27,7 @@ def creation(stage: Stage) -> Creation:
     (sent,) = stage.publish((_create(stage, anne, sam, PLAN), anne.id))
     ends = {"member-account-created", "membership-recorded", "password-link-issued"}
     trail = stage.follow([sent], lambda trail: ends <= set(trail.types(sent)), aloud=True)
-    stage.wait_for_mails(3, anne, sam)  # Anne's first one said that Paul has accepted
+    stage.wait_for_mails(3, anne, sam)  # Anne's first mail said that Paul had accepted
     found = _read_back(stage, sent, trail, anne, sam, before)
     _show_balance(stage, anne, found)
     stage.tell.gap()
@@ -39,7 +39,7 @@ def creation(stage: Stage) -> Creation:
 
 
 def too_expensive(stage: Stage) -> Creation:
-    """Let Anne ask for more than she can pay."""
+    """Let Anne create an account that she can't pay for."""
     anne, lea = stage.cast.anne, stage.cast.lea
     before = stage.reader.balance(anne.id)
     price = stage.prices.get(PLAN, 1)
@@ -54,7 +54,7 @@ def too_expensive(stage: Stage) -> Creation:
 
 
 def two_at_once(stage: Stage) -> tuple[Creation, Creation]:
-    """Let two owners want one address, and one of them win; return the winner's creation, and the other's."""
+    """Let two owners create an account with one address at once; return the winner's creation and the other's."""
     bruno, chloe = stage.cast.bruno, stage.cast.chloe
     stage.tell.scene("Elsewhere, two owners want the same e-mail address at the same moment")
     stage.sign_up(bruno, chloe, units=BOUGHT_UNITS)
@@ -132,7 +132,7 @@ def _read_back(stage: Stage, sent: Sent, trail: Trail, owner: Person, member: Pe
 
 
 def _mails_about(stage: Stage, owner: Person, member: Person) -> list[str]:
-    """Return who got a mail of a creation: all of the member's, and of the owner's those that name the member."""
+    """Return who got a mail about a creation: the member for each mail, the owner for those that name the member."""
     receipts = [mail for mail in stage.reader.mails_to([owner.email]) if member.name in str(mail["Subject"])]
     return [*stage.mails(member), *(owner.first_name for _ in receipts)]
 

@@ -1,4 +1,4 @@
-"""What is left at the end: the history, the members as anybody may learn them, and the mails."""
+"""The end: the history, the members according to their topic, and the mails."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from services.groups.domain import HistoryEntry
 
 
 def history(stage: Stage) -> tuple[Line, ...]:
-    """Show what the owner reads in the end."""
+    """Show the history that the owner can read at the end."""
     stage.tell.scene(f"What {stage.cast.anne.first_name} reads in her group’s history")
     entries = stage.reader.history_of(stage.cast.anne.id)
     rows: list[tuple[object, ...]] = [
@@ -71,7 +71,7 @@ def members(stage: Stage) -> tuple[tuple[str, ...], bool]:
 
 
 def mails(stage: Stage) -> Mapping[str, int]:
-    """Show the mails that came, a line each, and count them."""
+    """Show the mails that arrived, one line each, and count them."""
     cast = stage.cast
     people: dict[str, Person] = {
         each.first_name: each for each in (cast.anne, cast.paul, cast.sam, cast.nora, cast.lea)

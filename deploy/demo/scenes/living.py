@@ -1,4 +1,4 @@
-"""How a group lives: units for its members, what they do with them, and who leaves."""
+"""The life of a group: units for its members, what they do with them, and who leaves."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -30,7 +30,7 @@ _TOLD_OF_A_TRANSFER = ("transfer-units", "post-transfers", "transfers-posted", "
 
 
 def sharing(stage: Stage) -> Deed:
-    """Let Anne give each member the same."""
+    """Let Anne transfer the same amount to each member."""
     anne = stage.cast.anne
     stage.tell.scene(f"{anne.first_name} buys {MORE_UNITS} more, and gives each member {SHARED_UNITS}")
     stage.ask(Ask(bought_by(anne, MORE_UNITS), None, ("units-credited",)), in_full=False)
@@ -41,7 +41,7 @@ def sharing(stage: Stage) -> Deed:
 
 
 def spending(stage: Stage) -> Deed:
-    """Let Paul use what he was given."""
+    """Let Paul spend some of his units."""
     paul = stage.cast.paul
     stage.tell.scene(f"{paul.first_name} sends a fax and a text message")
     before = stage.units(paul)
@@ -56,7 +56,7 @@ def spending(stage: Stage) -> Deed:
 
 
 def topping_up(stage: Stage) -> Deed:
-    """Let Anne bring each member up to what they had."""
+    """Let Anne top up each member to a given balance."""
     anne, paul, sam = stage.cast.anne, stage.cast.paul, stage.cast.sam
     stage.tell.scene(f"{anne.first_name} tops everybody up to {SHARED_UNITS}")
     deed = _transfer(stage, "top_up_to", SHARED_UNITS, (paul, sam), "all")
@@ -66,7 +66,7 @@ def topping_up(stage: Stage) -> Deed:
 
 
 def extending(stage: Stage) -> Extension:
-    """Let Paul pay one more year with what he has."""
+    """Let Paul extend his account with his own units."""
     paul = stage.cast.paul
     stage.tell.scene(f"{paul.first_name} extends his account by a year, with his own units")
     found = _extend(stage, paul)
@@ -75,7 +75,7 @@ def extending(stage: Stage) -> Extension:
 
 
 def detaching(stage: Stage) -> Parting:
-    """Let Anne detach Sam, who keeps account and units."""
+    """Let Anne detach Sam, who keeps his account and his units."""
     anne, sam = stage.cast.anne, stage.cast.sam
     stage.tell.scene(f"{anne.first_name} detaches {sam.first_name}")
     before = stage.units(sam)
@@ -92,7 +92,7 @@ def detaching(stage: Stage) -> Parting:
 
 
 def expiring(stage: Stage) -> Expiry:
-    """Let Nora's account end, and come back."""
+    """Let Nora's account expire and be extended."""
     anne, nora = stage.cast.anne, stage.cast.nora
     stage.tell.scene(f"{nora.name}’s account ends, and comes back")
     ends_at = datetime.now(UTC) + ENDS_IN
@@ -162,7 +162,7 @@ def _join(stage: Stage, owner: Person, member: Person) -> None:
 
 
 def _states(stage: Stage, who: Person, state: str) -> tuple[str, ...]:
-    """Wait until all who keep an account's state have this one; return what they have."""
+    """Wait until all services that keep an account's state have this one; return the states that they have."""
     wait_until(lambda: stage.reader.states(who.id) == (state,) * STATES, TIMEOUT_S)
     return stage.reader.states(who.id)
 
