@@ -23,6 +23,6 @@ def examples(of: str) -> list[tuple[str, ...]]:
 
 
 def quoted(cell: str) -> str:
-    """Return what stands in a cell's backticks, with `\\u200b` as that character and `{a*3}` as three of them."""
+    """Return the text in a cell's backticks, with `\\u200b` as that character and `{a*3}` as three of them."""
     text = _ESCAPE.sub(lambda found: chr(int(found[1] or found[2], 16)), cell[cell.index("`") + 1 : cell.rindex("`")])
     return _REPEATED.sub(lambda found: found[1] * int(found[2]), text)

@@ -1,4 +1,4 @@
-"""The browser that the page's tests need: one that is here, or Debian's package where we may install it."""
+"""The browser that the page's tests need: an installed one, or Debian's package if it may be installed."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ _INSTALL_TIMEOUT_S = 600
 
 
 def find_or_install(progress: Callable[[str], None] = lambda _: None) -> str:
-    """Return a browser's program, after installing Debian's package if we may. Raises StackError when there is none."""
+    """Return a browser's executable, installing Debian's package if possible. Raises StackError if there is none."""
     if found := find():
         return found
     if VARIABLE not in os.environ and os.geteuid() == 0 and shutil.which("apt-get"):

@@ -23,7 +23,7 @@ _ALGORITHMS = {"rsa": "RS256", "ec": "ES256", "ed": "EdDSA"}
 
 @cache
 def private_key(name: str) -> Any:
-    """The same key for the same name. What the name begins with says what kind it is."""
+    """Return the key of a name, always the same. The beginning of the name says which kind it is."""
     make: dict[str, Callable[[], Any]] = {
         "rsa": lambda: rsa.generate_private_key(65537, 2048),
         "ec": lambda: ec.generate_private_key(ec.SECP256R1()),
@@ -33,19 +33,19 @@ def private_key(name: str) -> Any:
 
 
 def described(name: str) -> dict[str, Any]:
-    """A public key as a set of keys has it."""
+    """Return a public key as it appears in a key set."""
     algorithm = _ALGORITHMS[name.partition("-")[0]]
     found = jwt.get_algorithm_by_name(algorithm).to_jwk(private_key(name).public_key(), as_dict=True)
     return {**found, "kid": name, "alg": algorithm, "use": "sig"}
 
 
 def key_set(*names: str) -> str:
-    """A set of keys."""
+    """Return a key set as JSON."""
     return json.dumps({"keys": [described(name) for name in names]})
 
 
 def write_keys(directory: Path, *names: str) -> Path:
-    """A file with a set of keys."""
+    """Write a key set to a file; return its path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "jwks.json"
     path.write_text(key_set(*(names or ("ec",))))
@@ -53,7 +53,7 @@ def write_keys(directory: Path, *names: str) -> Path:
 
 
 def token(subscriber_id: UUID | str, key: str = "ec", kid: str | None = None, **claims: Any) -> str:
-    """A good token, unless something else is said. A claim that is None is left out."""
+    """Return a valid token, unless `claims` make it invalid. A claim that is None is left out."""
     now = datetime.now(UTC)
     facts = {
         "sub": str(subscriber_id),
@@ -68,7 +68,7 @@ def token(subscriber_id: UUID | str, key: str = "ec", kid: str | None = None, **
 
 
 def forged(key: str, header: dict[str, Any], claims: dict[str, Any]) -> str:
-    """A token with any header and claims, of any types, signed as a key's algorithm says. What is None is left out."""
+    """Return a token with any header and claims, signed with a key. Entries that are None are left out."""
     now = int(datetime.now(UTC).timestamp())
     algorithm = _ALGORITHMS[key.partition("-")[0]]
     head = {"alg": algorithm, "kid": key, "typ": "JWT", **header}
@@ -77,14 +77,14 @@ def forged(key: str, header: dict[str, Any], claims: dict[str, Any]) -> str:
 
 
 def sealed(key: str, head: str, body: str) -> str:
-    """Any texts as the two parts of a token, and a good signature below them."""
+    """Return a token of any two texts, with a valid signature of them."""
     signer = jwt.get_algorithm_by_name(_ALGORITHMS[key.partition("-")[0]])
     signed = b".".join(base64url_encode(part.encode()) for part in (head, body))
     return b".".join((signed, base64url_encode(signer.sign(signed, private_key(key))))).decode()
 
 
 def cookie_of(link: str) -> str:
-    """The cookie that a link which logs in gives whoever follows it."""
+    """Return the cookie that following a login link sets."""
     parts = urlsplit(link)
     with closing(HTTPConnection(parts.netloc, timeout=30)) as connection:
         connection.request("GET", f"{parts.path}?{parts.query}")

@@ -1,4 +1,4 @@
-"""Drives the product from outside: publishes as a principal, follows topics from a known position, waits, boundedly."""
+"""Drives the product from outside: publishes as a principal, follows topics from a known position, waits for events."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import psycopg
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 
-# The package re-exports these names without saying so in the way that mypy wants.
+# The package re-exports these names, but not in a form that mypy accepts.
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from deploy.local.mailsink import read_mails
@@ -44,32 +44,32 @@ from services.provisioning.consumers import PROVISIONING
 from tests.integration.serving import Client
 
 SETTINGS = {
-    "replica": "only",  # static membership: a service that was killed is back in its group without a session's delay
-    "batch_records": "20",  # many small batches: whoever is killed is killed amid them
+    "replica": "only",  # static membership: a killed service rejoins its group without waiting for a session timeout
+    "batch_records": "20",  # many small batches, so that a kill comes in the middle of them
     "mail_lease_s": "4",
     "mail_backoff_s": "[0.2, 1]",
     "mail_poll_s": "0.1",
     "invitations_owner_day": "5000",
     "invitations_owner_pending": "5000",
 }
-"""The services' settings in these tests: prompt ones."""
+"""The services' settings in these tests, with short delays."""
 
 DEFINITIONS = {definition.principal: definition for definition in (GROUPS, LEDGER, PROVISIONING, NOTIFICATIONS)}
 
 PRICES = {name: plan.price_units for name, plan in catalogue.read(catalogue.DEFAULT).plans.items()}
 
 SETTLED_S = 90.0
-"""The longest wait for what is in flight to end, when something was killed meanwhile."""
+"""The longest wait until everything has settled after something was killed, in seconds."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 
 TIMEOUT_S = 30.0
-"""The longest wait of a test that nothing was killed in, on a machine that is busy with others."""
+"""The longest wait of a test in which nothing is killed, on a busy machine, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A record as it stands in Kafka."""
+    """A record in Kafka."""
 
     topic: str
     partition: int
@@ -94,11 +94,11 @@ class Seen:
 
     @property
     def correlation(self) -> str:
-        """What it belongs to."""
+        """Its correlation id."""
         return self.header("ce_correlationid")
 
     def says(self, model: type[Message]) -> bool:
-        """Say whether it is a message of this type."""
+        """Return whether it is a message of this type."""
         return self.kind == model.TYPE
 
     def __getitem__(self, name: str) -> Any:
@@ -107,7 +107,7 @@ class Seen:
 
 
 class Wire:
-    """Kafka as one principal writes it."""
+    """Publishes to Kafka as one principal."""
 
     def __init__(self, broker: Broker, user: Principal = Principal.PLATFORM) -> None:
         self._user = user
@@ -116,7 +116,7 @@ class Wire:
         self._failed: list[str] = []
 
     def send(self, message: Message, actor: UUID | None = None, id_: UUID | None = None, **headers: str) -> str:
-        """Publish a message without waiting; return its id, which is also what answers are correlated by."""
+        """Publish a message without waiting; return its id, which is also its correlation id."""
         made = str(id_ or uuid4())
         given = {
             "ce_specversion": "1.0",
@@ -154,14 +154,14 @@ class Wire:
 
 @dataclass
 class Log:
-    """What topics hold from the moment on at which this was made; read as the super user, outside any group."""
+    """The records published since this log was created, read as the super user, outside any group."""
 
     broker: Broker
     topics: Sequence[Topic] = TOPICS
     seen: list[Seen] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Take note of where the topics end now."""
+        """Note the present ends of the topics."""
         # The group is never joined: partitions are assigned by hand, and nothing is committed.
         config = {"group.id": "tests", "enable.auto.commit": False, "log_level": 0, "fetch.wait.max.ms": 50}
         self._consumer = Consumer({**self.broker.client_config(ADMIN), **config})
@@ -169,7 +169,7 @@ class Log:
         self._consumer.assign([TopicPartition(topic, number, at) for (topic, number), at in self.start.items()])
 
     def read(self, timeout_s: float = 0.1) -> list[Seen]:
-        """Read what has come; return all that was seen so far."""
+        """Read what has arrived; return everything seen so far."""
         for message in self._consumer.consume(2000, timeout_s):
             if message.error() is None:
                 place = (message.topic() or "", message.partition() or 0, message.offset() or 0)
@@ -178,7 +178,7 @@ class Log:
         return self.seen
 
     def read_to_end(self) -> list[Seen]:
-        """Read up to where the topics end now."""
+        """Read up to the present ends of the topics; return everything seen so far."""
         ends = ends_of(self.broker, self.topics)
 
         def is_read() -> bool:
@@ -190,7 +190,7 @@ class Log:
         return self.seen
 
     def wait(self, count: int, wanted: Callable[[Seen], bool], timeout_s: float = TIMEOUT_S) -> list[Seen]:
-        """Wait until at least so many records are as wanted; return them."""
+        """Wait until at least `count` records are `wanted`; return them."""
         found: list[Seen] = []
         checked = 0
         deadline = time.monotonic() + timeout_s
@@ -207,18 +207,19 @@ class Log:
         return self.wait(1, lambda seen: seen.correlation == correlation and seen.kind in types, timeout_s)[0]
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._consumer.close()
 
 
 def admin(broker: Broker) -> AdminClient:
-    """Make a client of the super user's."""
+    """Return an admin client of the super user."""
     return AdminClient({**broker.client_config(ADMIN), "log_level": 0})
 
 
 def ends_of(broker: Broker, topics: Iterable[Topic]) -> dict[tuple[str, int], int]:
-    """Return where each partition ends now. By a client of its own: one that knew the broker before it was killed asks
-    with the leader's old epoch, and is refused.
+    """Return the present end of each partition, asked for by a new client.
+
+    A client that knew the broker before it was killed asks with the leader's old epoch and is refused.
     """
     latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     wanted = {TopicPartition(topic.name, number): latest for topic in topics for number in range(topic.partitions)}
@@ -228,13 +229,13 @@ def ends_of(broker: Broker, topics: Iterable[Topic]) -> dict[tuple[str, int], in
             client = admin(broker)
             found = client.list_offsets(wanted, request_timeout=5)
             return {(place.topic, place.partition): future.result().offset for place, future in found.items()}
-        except KafkaException:  # the broker is just coming back
+        except KafkaException:  # the broker is just starting again
             if time.monotonic() > deadline:
                 raise
 
 
 def wait(condition: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:
-    """Wait until a condition holds; fail, naming it, if it does not in time."""
+    """Wait until a condition holds; fail, naming it, after the timeout."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not after {timeout_s:g} s"
@@ -242,7 +243,7 @@ def wait(condition: Callable[[], object], what: str, timeout_s: float = TIMEOUT_
 
 
 def first_occurrences(records: Iterable[Seen]) -> list[Seen]:
-    """Drop the repetitions: what a consumer's inbox leaves of them."""
+    """Drop repetitions, as a consumer's inbox does."""
     return list({seen.id: seen for seen in reversed(list(records))}.values())[::-1]
 
 
@@ -252,7 +253,7 @@ def _bytes(value: str | bytes | None) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A subscriber who owns a group, and what they were given."""
+    """A subscriber who owns a group, and the units that they were given."""
 
     id: UUID
     email: str
@@ -260,7 +261,7 @@ class Owner:
 
 
 class World:
-    """The product as the platform sees it: commands in, events out, and at the end the services' own books."""
+    """The product as the platform sees it: commands in, events out; and the services' own databases."""
 
     def __init__(self, product: Product) -> None:
         self.product = product
@@ -271,16 +272,16 @@ class World:
         self._urls = {principal: self.stack.postgres.url(principal) for principal in SERVICES}
 
     def client(self, subscriber_id: UUID) -> Client:
-        """Return somebody at groups' address, with a token of the stand-in for the platform's login."""
+        """Return a client of groups' API with a subscriber's token, made by the stand-in for the platform's login."""
         host, _, port = self.product.services[Principal.GROUPS].url.removeprefix("http://").partition(":")
         return Client(host, int(port), self.stack.keys.token(subscriber_id))
 
     def owner(self, units: int = 1000, name: str = "owner") -> Owner:
-        """Register a subscriber with so many units."""
+        """Register a subscriber with this many units."""
         return self.owners(1, units, name)[0]
 
     def owners(self, number: int, units: int = 1000, name: str = "owner") -> list[Owner]:
-        """Register subscribers."""
+        """Register subscribers with this many units each."""
         made = [Owner(uuid4(), f"{name}{uuid4().hex[:8]}.{self.mark}@example.com", units) for _ in range(number)]
         sent = []
         for owner in made:
@@ -294,12 +295,12 @@ class World:
         self.answers(sent, SubscriberRegistered, UnitsCredited)
         known = "SELECT count(*) FROM subscribers WHERE id = ANY(%s) AND email IS NOT NULL"
         ids = [owner.id for owner in made]
-        # The directory is another topic than that of the answers: groups may not have read it yet.
+        # The directory is a different topic from the answers', so groups may not have read it yet.
         wait(lambda: self.rows(Principal.GROUPS, known, ids) == [(number,)], "groups knows the subscribers")
         return made
 
     def command(self, owner: Owner, email: str = "", **changed: Any) -> CreateMemberAccount:
-        """Make the command with which an owner creates a member's account."""
+        """Return the command with which an owner creates a member's account."""
         snapshot = {
             "group_id": group_of(owner.id),
             "plan": "send_only",
@@ -336,13 +337,13 @@ class World:
         return [token for text in texts for token in re.findall(r"token=3?D?([0-9a-f]{64})", text.replace("=\n", ""))]
 
     def join(self, owner: Owner, *joining: Owner) -> None:
-        """Have subscribers become members by invitation."""
+        """Make subscribers members by invitation."""
         for member in joining:
             invitation_id, token = self.invite(owner, member)
             self.ask(AcceptInvitation(invitation_id=invitation_id, token=token), MemberJoined)
 
     def join_without_mail(self, owner: Owner, joining: Collection[Owner]) -> None:
-        """Have many subscribers become members: logged in at the platform, they need no token."""
+        """Make many subscribers members: logged in at the platform, they need no token."""
         group_id = group_of(owner.id)
         asked = [self.wire.send(InviteByEmail(group_id=group_id, email=each.email), owner.id) for each in joining]
         self.wire.flush()
@@ -355,7 +356,7 @@ class World:
         self.answers(accepted, MemberJoined)
 
     def outcome(self, command: str, timeout_s: float = TIMEOUT_S) -> Seen:
-        """Wait for how a creation ended."""
+        """Wait for the outcome of a creation."""
         return self.answers([command], MemberAccountCreated, MemberAccountRefused, timeout_s=timeout_s)[command]
 
     def answers(
@@ -376,36 +377,36 @@ class World:
         return found
 
     def rows(self, service: Principal, query: str, *parameters: Any) -> list[Any]:
-        """Ask a service's database."""
+        """Query a service's database."""
         with psycopg.connect(self._urls[service].replace("+psycopg", "", 1), autocommit=True) as connection:
             return connection.execute(query.encode(), parameters or None).fetchall()
 
     def available(self, owner: Owner) -> int:
-        """Return what an owner can spend."""
+        """Return an owner's available units."""
         query = "SELECT balance_units - held_units FROM accounts WHERE id = %s"
         found = self.rows(Principal.LEDGER, query, owner.id)
         return int(found[0][0]) if found else 0
 
     def forget_burned(self, hold_id: UUID) -> None:
-        """Delete a burned hold that a test made with an orchestrator's credentials: of no saga, it would be found."""
+        """Delete a burned hold that a test made with an orchestrator's credentials: without a saga, the audit finds it."""
         query = "DELETE FROM holds WHERE id = %s AND state = 'burned' RETURNING id"
         assert self.rows(Principal.LEDGER, query, hold_id) == [(hold_id,)]
 
     def parked(self) -> dict[Principal, list[Any]]:
-        """Return what each service has put aside: topic, partition, position, code."""
+        """Return each service's parked messages: topic, partition, position, code."""
         query = "SELECT topic, partition, position, code FROM parked ORDER BY seq"
         return {service: self.rows(service, query) for service in SERVICES}
 
     def mails_to(self, email: str) -> list[EmailMessage]:
-        """Return the mails that an address got."""
+        """Return the mails that an address received."""
         return [mail for mail in read_mails(self.stack.mail.mails) if email in str(mail["to"])]
 
     def is_settled(self) -> bool:
-        """Say whether nothing is under way: every topic read to its end, nothing to publish, every mail out."""
+        """Return whether nothing is in flight: every topic is read to its end, and outboxes and mails are sent."""
         return not self._under_way()
 
     def _under_way(self) -> str:
-        """Say the first thing that is under way; nothing if nothing is."""
+        """Name the first thing that is in flight; return an empty text if there is none."""
         for service in SERVICES:
             if (unsent := self.rows(service, "SELECT count(*) FROM outbox")[0][0]) > 0:
                 return f"{unsent} records wait in the outbox of {service}"
@@ -418,7 +419,7 @@ class World:
         return self._unconsumed()
 
     def _unconsumed(self) -> str:
-        """Say which partition has records whose offsets a service has not committed, though it may read them."""
+        """Name a partition with records whose offsets its service has not committed, though they are readable."""
         all_ends = ends_of(self.stack.kafka, TOPICS)
         client = admin(self.stack.kafka)
         for service, definition in DEFINITIONS.items():
@@ -435,7 +436,7 @@ class World:
         return ""
 
     def settle(self, timeout_s: float = SETTLED_S) -> None:
-        """Wait until nothing is under way, and see that nothing is broken."""
+        """Wait until nothing is in flight, and check every invariant."""
         deadline = time.monotonic() + timeout_s
         while what := self._under_way():
             assert time.monotonic() < deadline, f"after {timeout_s:g} s {what}"
@@ -445,11 +446,11 @@ class World:
         assert not found, found[:5]
 
     def check_log(self) -> None:
-        """See that the records which came since the test began keep their promises, too."""
+        """Check the invariants of the log on the records since the test began."""
         records = [record for seen in self.log.read_to_end() if (record := logged(seen)) is not None]
         found = check_log(records)
         assert not found, found[:5]
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self.log.close()

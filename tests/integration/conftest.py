@@ -1,4 +1,4 @@
-"""Databases and stacks of a test's own."""
+"""Databases and stacks for a single test or module."""
 
 import logging
 import os
@@ -20,27 +20,27 @@ from tests.integration.recorder import scratch_database
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet() -> None:
-    """Services' code that runs in the tests' own process logs what matters: a line per message would bury it."""
+    """Reduce the logs of services that run in the tests' own process: one line per message would bury the rest."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 
 @pytest.fixture(scope="session")
 def fragile() -> Iterator[Stack]:
-    """A stack whose servers tests may kill. Who kills one starts it again."""
+    """A stack whose servers tests may kill. A test that kills one starts it again."""
     with running_stack(STATE / f"test-{os.getpid()}-fragile") as running:
         yield running
 
 
 @pytest.fixture
 def ledger_url(stack: Stack) -> Iterator[str]:
-    """A fresh database with the ledger's tables."""
+    """The URL of a new database with the ledger's tables."""
     with scratch_database(stack, Principal.LEDGER) as url:
         yield url
 
 
 @pytest_asyncio.fixture
 async def ledger_engine(ledger_url: str) -> AsyncIterator[AsyncEngine]:
-    """An engine on that database, as the ledger's own."""
+    """An engine on that database, configured as the ledger's own."""
     engine = postgres.engine(ledger_url)
     yield engine
     await engine.dispose()
@@ -48,5 +48,5 @@ async def ledger_engine(ledger_url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 def line(ledger_engine: AsyncEngine) -> Line:
-    """A shell with the recording service on that database."""
+    """A shell of the recording service on that database."""
     return Line(ledger_engine)

@@ -1,4 +1,4 @@
-"""A shell with the recording service on a real PostgreSQL, and a partition to put records on."""
+"""A shell of the recording service on a real PostgreSQL, and a partition to put records on."""
 
 from uuid import UUID, uuid4
 
@@ -16,7 +16,7 @@ TOPIC = LEDGER_COMMANDS.name
 
 
 class Line:
-    """A shell with the recording service, and a partition to put records on."""
+    """A shell of the recording service, and a partition to put records on."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
@@ -46,6 +46,6 @@ class Line:
 
 
 def id_of_record(record: Sent) -> UUID:
-    """Return what the inbox and the parked messages know it by."""
+    """Return the record's message id, as in the inbox and the parked messages."""
     envelope = dict(record.headers)
     return message_id(record.topic, envelope.get("ce_source") or b"", envelope["ce_id"] or b"")

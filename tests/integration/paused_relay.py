@@ -1,7 +1,7 @@
-"""A relay in a process of its own that is paused, as a frozen host would be, when it has read rows and sent none.
+"""A relay in its own process that pauses, as on a frozen host, after it has read rows and before it sends any.
 
-It says what happens, a line each: `holds`, then `published` or what refused it. Told to vanish, it also discards
-whatever comes to its connections from then on, as if its host had gone: nothing acknowledges the servers' packets.
+It prints one line per event: `holds`, then `published` or the error. With `vanish` it also discards everything that its
+connections receive from then on, as if its host had gone: nothing acknowledges the servers' packets.
 """
 
 import ctypes
@@ -31,18 +31,18 @@ _DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)
 
 
 class Paused:
-    """The process, from outside."""
+    """The paused process, as its test sees it."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
 
     def says(self) -> str:
-        """Wait for what it says next."""
+        """Wait for the next line that it prints."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
     def resume(self) -> None:
-        """Let it go on from where it was paused."""
+        """Resume the process where it paused."""
         self.process.send_signal(signal.SIGCONT)
 
 
@@ -50,7 +50,7 @@ class Paused:
 def paused_relay(
     settings: ServiceSettings, principal: Principal, *, fenced: bool = True, vanish: bool = False
 ) -> Iterator[Paused]:
-    """Start one on a database; it is killed at the end."""
+    """Start a paused relay on a database; it is killed when the context ends."""
     given = settings.model_dump(mode="json") | {
         "kafka_password": settings.kafka_password.get_secret_value(),
         "database_url": settings.database_url.get_secret_value(),
@@ -70,15 +70,15 @@ def paused_relay(
 
 
 def vanish() -> None:
-    """Discard everything that comes to this process's connections."""
+    """Discard everything that this process's connections receive."""
     for path in list(Path("/proc/self/fd").iterdir()):
-        with suppress(OSError):  # closed meanwhile
+        with suppress(OSError):  # it was closed meanwhile
             if str(path.readlink()).startswith("socket:"):
                 discard(int(path.name))
 
 
 def discard(descriptor: int) -> None:
-    """Discard whatever comes to a connection from now on, before anything could acknowledge it."""
+    """Discard everything that a connection receives from now on, before anything can acknowledge it."""
     program = ctypes.create_string_buffer(_DROP_ALL)
     with socket.socket(fileno=os.dup(descriptor)) as found:
         if found.family == socket.AF_INET:
@@ -106,7 +106,7 @@ def main() -> None:
         return await producer(settings)
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    relay.ANSWER_S = 60  # the broker is to refuse it, not the clock
+    relay.ANSWER_S = 60  # the broker must refuse it, not its own clock
     relay.publish = paused  # type: ignore[assignment]
     if not told["fenced"]:
         kafka.producer = unfenced  # type: ignore[assignment]

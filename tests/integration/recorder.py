@@ -1,4 +1,4 @@
-"""A service for tests: it writes down each message that it handles, and fails on those that it is told to fail on."""
+"""A service for tests: it records each message that it handles, and fails on those that a test chooses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
@@ -30,7 +30,7 @@ WITHIN_S = 30.0
 
 @dataclass
 class Sent:
-    """A record as the consumer would hand it to the shell."""
+    """A record as the consumer hands it to the shell."""
 
     topic: str
     partition: int
@@ -42,7 +42,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One message was handled."""
+    """The row that one handled message leaves."""
 
     message_id: UUID
     account_id: UUID
@@ -110,7 +110,7 @@ def credit(account_id: UUID, amount_units: int = 1) -> CreditUnits:
 
 
 async def effects(engine: AsyncEngine, accounts: Collection[UUID]) -> list[Effect]:
-    """What was handled for these accounts, in the order in which it was written."""
+    """Return what was handled for these accounts, in the order in which it was written."""
     table = EFFECT_TABLE.c
     query = sa.select(table.message_id, table.account_id, table.amount_units).order_by(table.id)
     async with engine.connect() as connection:
@@ -129,7 +129,7 @@ async def count(engine: AsyncEngine, table: str) -> int:
 
 @contextmanager
 def scratch_database(stack: Stack, principal: Principal | None = None) -> Iterator[str]:
-    """A database of a test's own, with a service's migrations and the table of effects; return its URL."""
+    """Yield the URL of a new database with a service's migrations and the table of effects."""
     name = f"test_{uuid4().hex}"
     admin = stack.postgres.superuser_url
     execute(admin, f"CREATE DATABASE {name}")
@@ -148,14 +148,14 @@ def scratch_database(stack: Stack, principal: Principal | None = None) -> Iterat
 
 
 def execute(url: str, statement: str, *parameters: Any) -> list[Any]:
-    """Execute one statement on a connection of its own."""
+    """Execute one statement on a new connection; return its rows."""
     with psycopg.connect(plain(url), autocommit=True) as connection:
         found = connection.execute(statement.encode(), parameters or None)
         return found.fetchall() if found.description else []
 
 
 def plain(url: str) -> str:
-    """The URL as psycopg itself takes it."""
+    """Return the URL in the form that psycopg accepts."""
     return url.replace("+psycopg", "", 1)
 
 
@@ -171,7 +171,7 @@ def settings(stack: Stack, url: str, principal: Principal = Principal.LEDGER, **
 
 @asynccontextmanager
 async def consuming(stack: Stack, url: str, service: Service, **more: Any) -> AsyncIterator[Consumer]:
-    """A replica of a service that consumes, without a relay."""
+    """Run a replica of a service that consumes, without a relay."""
     engine = postgres.engine(url)
     given = settings(stack, url, service.principal, **more)
     consumer = Consumer(service, Shell(service, PostgresDatabase(engine)), given, Stops(engine))
@@ -179,14 +179,14 @@ async def consuming(stack: Stack, url: str, service: Service, **more: Any) -> As
     try:
         yield consumer
     finally:
-        await asyncio.sleep(0)  # it may not have begun
+        await asyncio.sleep(0)  # it may not have started
         await consumer.stop()
         await running
         await engine.dispose()
 
 
 async def eventually(condition: Callable[[], Any], what: str, within_s: float = WITHIN_S) -> None:
-    """Wait until a condition, or an awaitable one, holds."""
+    """Wait until a condition, which may be awaitable, holds."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s
     while True:

@@ -1,4 +1,4 @@
-"""Rows of a service put into a real database, as its own store writes them."""
+"""Puts rows of a service into a real database, as its own store writes them."""
 
 from collections.abc import Iterable
 from itertools import groupby
@@ -15,7 +15,7 @@ from tests.unit.given import NOW, TABLES, id_of
 
 
 async def seed(engine: AsyncEngine, rows: Iterable[Any]) -> None:
-    """Insert rows of any kinds."""
+    """Insert rows of any classes."""
     changes = []
     for kind, same in groupby(sorted(rows, key=lambda row: type(row).__name__), key=type):
         table: Rows[Any, Any] = Rows(TABLES[kind], {})
@@ -27,7 +27,7 @@ async def seed(engine: AsyncEngine, rows: Iterable[Any]) -> None:
 
 
 def person(name: str, units: int = 0, **changed: Any) -> Subscriber:
-    """Somebody whose every field can be told from everybody else's."""
+    """Return a subscriber whose every field differs from everybody else's."""
     facts: dict[str, Any] = {
         "id": id_of(name),
         "email": f"{name.lower()}@example.com",
@@ -43,12 +43,12 @@ def person(name: str, units: int = 0, **changed: Any) -> Subscriber:
 
 
 def group(owner: Subscriber, name: str = "") -> Group:
-    """Somebody's group."""
+    """Return a subscriber's group."""
     return Group(group_of(owner.id), owner.id, name or f"{owner.first_name} {owner.last_name}", bool(name), None)
 
 
 def member(owner: Subscriber, subscriber: Subscriber, **changed: Any) -> Membership:
-    """Somebody's place in somebody's group."""
+    """Return a subscriber's membership in an owner's group."""
     group_id: UUID = group_of(owner.id)
     facts: dict[str, Any] = {
         "id": membership_of(group_id, subscriber.id),

@@ -22,7 +22,7 @@ WITHIN_S = 20.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """An HTTP response."""
 
     status: int
     headers: dict[str, str]
@@ -30,7 +30,7 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The body, as what it says it is."""
+        """The body, whose media type must be JSON."""
         assert self.headers["content-type"] in {"application/json", "application/problem+json"}, self.headers
         return json.loads(self.text)
 
@@ -45,27 +45,27 @@ class Answer:
 
 @dataclass(frozen=True)
 class Client:
-    """Somebody, or nobody, at an address."""
+    """A client of one address, with or without a token."""
 
     host: str
     port: int
     bearer: str | None = None
 
     def as_(self, subscriber_id: UUID, **claims: Any) -> "Client":
-        """The same, with a token."""
+        """Return the same client with a subscriber's token."""
         return self.with_(token(subscriber_id, **claims))
 
     def with_(self, bearer: str | None) -> "Client":
-        """The same, with this token."""
+        """Return the same client with this token."""
         return Client(self.host, self.port, bearer)
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        """Ask, and wait for the answer."""
+        """Send a request, and wait for the response."""
         with self._asked(method, path, body, headers) as found:
             return Answer(found.status, {k.lower(): v for k, v in found.getheaders()}, found.read().decode())
 
     def get(self, path: str) -> Answer:
-        """Ask for what there is."""
+        """Send a GET request."""
         return self.ask("GET", path)
 
     def post(self, name: str, body: Any, key: str | None = None) -> Answer:
@@ -74,7 +74,7 @@ class Client:
 
     @contextmanager
     def events(self, seen: str | None = None) -> Iterator["Events"]:
-        """Connect to what changes."""
+        """Connect to the stream of changes."""
         headers = {"Last-Event-ID": seen} if seen else {}
         with self._asked("GET", "/v1/events", None, headers) as found:
             assert found.status == 200, found.read()
@@ -97,7 +97,7 @@ class Client:
 
 
 class Events:
-    """A stream of events, read one by one."""
+    """A stream of server-sent events, read one by one."""
 
     def __init__(self, stream: http.client.HTTPResponse) -> None:
         self._stream = stream
@@ -106,7 +106,7 @@ class Events:
         return self
 
     def __next__(self) -> dict[str, str]:
-        """Wait for the next event; comments are passed over."""
+        """Wait for the next event, skipping comments."""
         found: dict[str, str] = {}
         while line := self._stream.readline().decode():
             name, _, value = line.rstrip("\n").partition(": ")
@@ -119,7 +119,7 @@ class Events:
 
 @contextmanager
 def serving(url: str, directory: Path, watch: Callable[[Web], None] = lambda _: None, **more: Any) -> Iterator[Client]:
-    """The web application on a database, in a thread with a loop of its own."""
+    """Run the web application on a database, in a thread with its own event loop."""
     given = {
         "kafka_bootstrap": "nowhere:1",
         "kafka_username": "groups",

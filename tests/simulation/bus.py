@@ -1,4 +1,4 @@
-"""Kafka as the services see it: topics of partitions, each a log; and a consumer's place in them."""
+"""Kafka as the services see it: topics of partitions, each a log; and a consumer group's offsets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ from services.chassis.kafka import partition_of
 from services.chassis.messages import Outgoing, headers_of
 
 PARTITIONS = 3
-"""Fewer than the topics have, so that keys share one more often than they would."""
+"""Fewer than the real topics have, so that keys share a partition more often."""
 
 Place = tuple[str, int]
-"""A topic's partition."""
+"""A topic and a partition of it."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -31,7 +31,7 @@ class BusRecord:
 
 
 class Bus:
-    """All topics. What is published stays."""
+    """All topics. Records are never deleted."""
 
     def __init__(self) -> None:
         self.logs: dict[Place, list[BusRecord]] = {
@@ -58,9 +58,9 @@ class Bus:
         return again
 
     def elsewhere(self, topic: Topic, key: str, headers: Mapping[str, bytes]) -> bool:
-        """Whether a message with these headers lies on another partition of the topic than the key's.
+        """Return whether a message with these headers is on another partition of the topic than the key's.
 
-        Of one message that is there under two keys no observer could say which record was the first to be handled.
+        If one message were there under two keys, no observer could say which record was handled first.
         """
         others = (n for n in range(PARTITIONS) if n != partition_of(key, PARTITIONS))
         records = (record for n in others for record in self.logs[topic.name, n])
@@ -74,14 +74,14 @@ class Bus:
 
 @dataclass(slots=True)
 class Consumer:
-    """A consumer group's place: how far it has read, and what it would fall back to."""
+    """A consumer group: its positions, and the committed offsets that it falls back to."""
 
     bus: Bus
     topics: Sequence[Topic]
     positions: dict[Place, int] = field(default_factory=dict)
     committed: dict[Place, int] = field(default_factory=dict)
     delayed: dict[Place, int] = field(default_factory=dict)
-    """Partitions that are slow to arrive, and the step at which they are so no more."""
+    """Delayed partitions, and the step at which the delay ends."""
 
     def __post_init__(self) -> None:
         for topic in self.topics:
@@ -97,7 +97,7 @@ class Consumer:
         ]
 
     def batch(self, random: Random, step: int, limit: int) -> list[BusRecord]:
-        """Read up to `limit` records: each partition's in order, the partitions interleaved anyhow."""
+        """Read up to `limit` records: each partition's in order, the partitions interleaved at random."""
         heads = {place: self.positions[place] for place in self.waiting(step)}
         found: list[BusRecord] = []
         while heads and len(found) < limit:
@@ -109,12 +109,12 @@ class Consumer:
         return found
 
     def done(self, batch: Sequence[BusRecord]) -> None:
-        """Move on behind a batch that was handled."""
+        """Advance the positions past a handled batch."""
         for record in batch:
             self.positions[record.topic, record.partition] = record.offset + 1
 
     def commit(self) -> None:
-        """Commit the offsets of what is done."""
+        """Commit the present positions."""
         self.committed.update(self.positions)
 
     def crash(self) -> None:
@@ -122,7 +122,7 @@ class Consumer:
         self.positions.update(self.committed)
 
     def rewind(self, random: Random) -> None:
-        """Lose committed offsets: some partitions are read again from anywhere before them."""
+        """Lose committed offsets: some partitions are read again from a random earlier place."""
         for place, position in self.committed.items():
             if random.random() < 0.5:
                 self.positions[place] = self.committed[place] = random.randint(0, position)

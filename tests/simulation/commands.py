@@ -1,8 +1,8 @@
 """What the platform sends in a simulation: `COMMANDS` is the table to add to.
 
-An entry is a weight and a function that makes one or several records of the cast: owners, addresses and prices that a
-seed has chosen, and whoever and whatever has come of them. Everything is random and nothing is unique by accident: few
-owners, few addresses, few units.
+An entry is a weight and a function that makes one or several records from the cast: owners, addresses and prices that
+a seed has chosen, and everything that has followed from them. Everything is random, and collisions are wanted: there
+are few owners, few addresses, few units.
 """
 
 import json
@@ -68,14 +68,14 @@ PRICES = (5, 10, 20)
 OWNERS = 3
 ADDRESSES = 8
 FAX_NUMBERS = 4
-"""Fewer than accounts that want one: the pool runs dry now and then."""
+"""Fewer than the accounts that want one, so that the pool is sometimes empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A record that the platform publishes, or somebody with another's credentials.
+    """A record published by the platform, or by somebody with another principal's credentials.
 
-    Over HTTP, `by_http`, nobody can say which id their command has.
+    `by_http` says that it may be posted over HTTP instead, where the client can't choose the message's id.
     """
 
     topic: Topic
@@ -87,12 +87,12 @@ class Sent:
 
 @dataclass(slots=True)
 class Cast:
-    """Who and what a seed plays with."""
+    """The people and things that a seed plays with."""
 
     random: Random
     bus: Bus
     look: Callable[[Principal, Mapped[Any, Any]], Sequence[Any]]
-    """Looks at a service's table, as a page does that shows it."""
+    """Reads a service's table, as a page that shows it does."""
     now: Callable[[], datetime]
     owners: list[UUID] = field(init=False)
     emails: list[str] = field(init=False)
@@ -115,7 +115,7 @@ class Cast:
         self.options = {name: Option(name, self.random.choice(PRICES)) for name in on_sale}
 
     def uuid(self) -> UUID:
-        """Return an id that a client makes."""
+        """Return a random id, as a client makes one."""
         return UUID(int=self.random.getrandbits(128), version=4)
 
     def owner(self) -> UUID:
@@ -132,24 +132,24 @@ class Cast:
         return sorted(self.look(service, mapped), key=attrgetter(mapped.key_column.name))
 
     def accounts(self) -> list[Subscriber]:
-        """Return the accounts that there are, closed ones included."""
+        """Return all accounts, including closed ones."""
         return self.rows(Principal.PROVISIONING, SUBSCRIBERS)
 
     def account(self) -> UUID:
-        """Return anybody's account."""
+        """Return the id of a random account."""
         accounts = self.accounts()
         return self.random.choice(accounts).id if accounts else self.owner()
 
     def memberships(self) -> list[Membership]:
-        """Return what is, and was, between groups and subscribers."""
+        """Return all memberships, including ended ones."""
         return self.rows(Principal.GROUPS, MEMBERSHIPS)
 
     def mostly(self, usual: R, *others: R) -> R:
-        """Return what is usual, now and then something else."""
+        """Return the usual value, but now and then another."""
         return usual if self.random.random() < 0.8 else self.random.choice(others)
 
     def recent(self) -> BusRecord | None:
-        """Return a record that has just been published, on whatever topic, or an earlier one."""
+        """Return a recently published record on any topic, or an earlier one."""
         logs = [log for log in self.bus.logs.values() if log]
         if not logs:
             return None
@@ -157,7 +157,7 @@ class Cast:
         return self.mostly(log[-1], *log)
 
     def token(self) -> SendInvitation | None:
-        """Return a mail of an invitation, the last one or an earlier one."""
+        """Return an invitation's mail: its latest or an earlier one."""
         sent = [
             record.value
             for record in self.bus.records()
@@ -169,7 +169,7 @@ class Cast:
 
 
 def sent(body: Command, id_: UUID, actor: UUID | None = None) -> Sent:
-    """Put a command into its envelope. Its id chooses among those who may send it: by chance, and always the same."""
+    """Put a command into its envelope. Its id determines which of its possible writers sends it."""
     topic = _topic(type(body), id_)
     headers: list[tuple[str, bytes | None]] = [
         ("ce_id", str(id_).encode()),
@@ -185,7 +185,7 @@ def _topic(model: type[Command], id_: UUID) -> Topic:
     return model.TOPICS[id_.int % len(model.TOPICS)]
 
 
-# --- before all else --------------------------------------------------------------------------------------------------
+# --- the beginning ----------------------------------------------------------------------------------------------------
 
 
 def register_owners(cast: Cast) -> Sequence[Sent]:
@@ -217,13 +217,13 @@ def _credit(cast: Cast, account: UUID) -> CreditUnits:
 
 
 def create_member_account(cast: Cast) -> Sequence[Sent]:
-    """What an owner's page sends."""
+    """An owner creates a member's account."""
     owner = cast.owner()
     return [sent(_creation(cast, owner, cast.random.choice(cast.emails)), cast.uuid(), owner)]
 
 
 def once_more(cast: Cast) -> Sequence[Sent]:
-    """An owner creates an account again that they may have created before: another command, the same address."""
+    """An owner creates an account that they may have created before: another command, the same address."""
     if not cast.created:
         return []
     owner, body = cast.random.choice(cast.created)
@@ -232,7 +232,7 @@ def once_more(cast: Cast) -> Sequence[Sent]:
 
 
 def same_address_from_two_owners(cast: Cast) -> Sequence[Sent]:
-    """Two owners invite one person at the same moment."""
+    """Two owners create an account for one address at the same moment."""
     email = cast.random.choice(cast.emails)
     return [sent(_creation(cast, owner, email), cast.uuid(), owner) for owner in cast.random.sample(cast.owners, 2)]
 
@@ -251,7 +251,7 @@ def wrong_price(cast: Cast) -> Sequence[Sent]:
 
 
 def unknown_plan(cast: Cast) -> Sequence[Sent]:
-    """A plan that is not on sale."""
+    """An owner asks for a plan that is not on sale."""
     owner = cast.owner()
     body = _creation(cast, owner, cast.random.choice(cast.emails)).model_copy(update={"plan": "send_nothing"})
     return [sent(body, cast.uuid(), owner)]
@@ -263,7 +263,7 @@ def sent_again(cast: Cast) -> Sequence[Sent]:
 
 
 def other_content(cast: Cast) -> Sequence[Sent]:
-    """A client uses a message id twice, for two commands: the first one counts."""
+    """A client uses a message id for two commands: only the first counts."""
     account, id_ = cast.owner(), cast.uuid()
     return [sent(_credit(cast, account), id_) for _ in range(2)]
 
@@ -275,14 +275,14 @@ def credit_units(cast: Cast) -> Sequence[Sent]:
 
 
 def credit_with_a_used_id(cast: Cast) -> Sequence[Sent]:
-    """A purchase's id is used again for other units."""
+    """A purchase's id is used again for a different amount."""
     body = _credit(cast, cast.owner())
     other = body.model_copy(update={"amount_units": body.amount_units + 1})
     return [sent(body, cast.uuid()), sent(other, cast.uuid())]
 
 
 def post_transfers(cast: Cast) -> Sequence[Sent]:
-    """Units go from one account to others, if they are there. No group knows: groups' credentials are abused."""
+    """Somebody abuses groups' credentials to transfer units between accounts without groups' knowledge."""
     source, *targets = cast.random.sample(cast.owners, cast.random.randint(2, len(cast.owners)))
     legs = tuple(_leg(cast, target) for target in targets)
     body = PostTransfers(transfer_id=cast.uuid(), source_id=source, legs=legs)
@@ -297,7 +297,7 @@ def _leg(cast: Cast, target: UUID) -> Leg:
 
 
 def meddle_with_a_hold(cast: Cast) -> Sequence[Sent]:
-    """Somebody with one orchestrator's credentials tries to close a hold of the other's."""
+    """Somebody with one orchestrator's credentials tries to close the other orchestrator's hold."""
     holds = [hold for hold in cast.rows(Principal.LEDGER, HOLDS) if hold.state is HoldState.OPEN]
     if not holds:
         return []
@@ -309,12 +309,12 @@ def meddle_with_a_hold(cast: Cast) -> Sequence[Sent]:
 
 
 def register_a_taken_address(cast: Cast) -> Sequence[Sent]:
-    """Somebody signs up with an address that an owner is just creating an account for, or not."""
+    """Somebody signs up with an address for which an owner may be creating an account at this moment."""
     return [sent(_registration(cast.uuid(), cast.random.choice(cast.emails)), cast.uuid())]
 
 
 def register_for_a_while(cast: Cast) -> Sequence[Sent]:
-    """Somebody brings an account that is about to end, or has ended already."""
+    """Somebody is registered with an account that ends soon or has ended already."""
     ends = cast.now() + timedelta(days=cast.random.choice([-1, 3, 20, 60]))
     body = _registration(cast.uuid(), f"{cast.random.getrandbits(16)}@example.org")
     plan = cast.mostly("send_only", "send_nothing")
@@ -324,7 +324,7 @@ def register_for_a_while(cast: Cast) -> Sequence[Sent]:
 
 
 def register_again(cast: Cast) -> Sequence[Sent]:
-    """The platform makes somebody known again, in another message: as they were."""
+    """The platform registers somebody again with the same data, in another message."""
     return [sent(cast.random.choice(cast.registered), cast.uuid())] if cast.registered else []
 
 
@@ -332,13 +332,13 @@ def register_again(cast: Cast) -> Sequence[Sent]:
 
 
 def rename_group(cast: Cast) -> Sequence[Sent]:
-    """An owner, or a stranger, gives a group a name."""
+    """An owner, or a stranger, renames a group."""
     owner = cast.owner()
     return [sent(RenameGroup(group_id=group_of(owner), name="Branches"), cast.uuid(), cast.mostly(owner, cast.uuid()))]
 
 
 def invite_somebody(cast: Cast) -> Sequence[Sent]:
-    """An owner invites a subscriber: another, themselves, one who is or was a member; or an address that nobody has."""
+    """An owner invites another subscriber, themselves, a present or former member, or an address that nobody has."""
     owner = cast.owner()
     was = {m.member_id for m in cast.memberships() if m.owner_id == owner and m.epoch and not m.active}
     wanted = was if was and cast.random.random() < 0.4 else {account.id for account in cast.accounts()}
@@ -348,7 +348,7 @@ def invite_somebody(cast: Cast) -> Sequence[Sent]:
 
 
 def come_back(cast: Cast) -> Sequence[Sent]:
-    """Somebody who was a member is invited, and accepts at once; and what meant their first time comes late."""
+    """A former member is invited and accepts at once; then a command that meant an earlier epoch arrives late."""
     was = [m for m in cast.memberships() if m.epoch and not m.active]
     emails = {account.id: account.email for account in cast.accounts()}
     if not was:
@@ -371,7 +371,7 @@ def come_back(cast: Cast) -> Sequence[Sent]:
 
 
 def answer_by_token(cast: Cast) -> Sequence[Sent]:
-    """Somebody follows the link of a mail, perhaps of an earlier one."""
+    """Somebody follows the link in an invitation's mail, perhaps an earlier one."""
     mail = cast.token()
     if mail is None:
         return []
@@ -380,7 +380,7 @@ def answer_by_token(cast: Cast) -> Sequence[Sent]:
 
 
 def answer_by_id(cast: Cast) -> Sequence[Sent]:
-    """Somebody who is logged in answers: the one who is invited, somebody else, or nobody."""
+    """An invitation is answered without a token: by the invited subscriber, somebody else, or nobody."""
     invitations = cast.rows(Principal.GROUPS, INVITATIONS)
     if not invitations:
         return []
@@ -394,7 +394,7 @@ def _answer(cast: Cast) -> type[AcceptInvitation] | type[DeclineInvitation]:
 
 
 def revoke_invitation(cast: Cast) -> Sequence[Sent]:
-    """An owner takes an invitation back, their own or not."""
+    """An owner revokes an invitation, their own or another's."""
     invitations = cast.rows(Principal.GROUPS, INVITATIONS)
     if not invitations:
         return []
@@ -405,7 +405,7 @@ def revoke_invitation(cast: Cast) -> Sequence[Sent]:
 
 
 def detach_members(cast: Cast) -> Sequence[Sent]:
-    """An owner, or a stranger, detaches one or several: members now, or once, in whichever epoch."""
+    """An owner, or a stranger, detaches one or more present or former members, of any epoch."""
     owner = cast.owner_with_members()
     mine = [membership for membership in cast.memberships() if membership.owner_id == owner]
     mine = cast.mostly(mine, [membership for membership in mine if membership.epoch > 1])
@@ -417,7 +417,7 @@ def detach_members(cast: Cast) -> Sequence[Sent]:
 
 
 def leave_group(cast: Cast) -> Sequence[Sent]:
-    """A member, or somebody who was one, leaves."""
+    """A present or former member leaves."""
     memberships = cast.memberships()
     if not memberships:
         return []
@@ -431,7 +431,7 @@ def _epoch(cast: Cast, membership: Membership) -> int | None:
 
 
 def transfer_units(cast: Cast) -> Sequence[Sent]:
-    """An owner gives units to all members, or to some, who may be members no more."""
+    """An owner transfers units to all members, or to some who may have left."""
     owner = cast.owner_with_members()
     theirs = [membership for membership in cast.memberships() if membership.owner_id == owner]
     mine = [m.member_id for m in theirs if cast.mostly(m.active, not m.active)]
@@ -449,7 +449,7 @@ def transfer_units(cast: Cast) -> Sequence[Sent]:
 
 
 def spend_units(cast: Cast) -> Sequence[Sent]:
-    """Somebody sends a fax; sometimes it is another who says so."""
+    """Somebody sends a fax; sometimes the command's actor is another person."""
     account = cast.account()
     body = SpendUnits(
         spend_id=cast.uuid(),
@@ -462,7 +462,7 @@ def spend_units(cast: Cast) -> Sequence[Sent]:
 
 
 def buy_something(cast: Cast) -> Sequence[Sent]:
-    """Somebody extends their account, or adds to it: with its units, or with money."""
+    """Somebody extends their account or buys an option, with units or with money."""
     accounts = cast.accounts()
     if not accounts:
         return []
@@ -477,7 +477,7 @@ def buy_something(cast: Cast) -> Sequence[Sent]:
     if cast.random.random() < 0.7:
         fields["price_units"] = cast.mostly(_price(cast, model, account), 7)
     else:
-        fields["payment_reference"] = f"card/{cast.random.getrandbits(4)}"  # few, so that one is used again
+        fields["payment_reference"] = f"card/{cast.random.getrandbits(4)}"  # few, so that some are used again
     body, actor = model.model_validate(fields), cast.mostly(account.id, cast.owner())
     cast.bought.append((body, actor))
     return [sent(body, cast.uuid(), actor) for _ in range(cast.random.choice([1, 1, 1, 2]))]
@@ -490,7 +490,7 @@ def _price(cast: Cast, model: type[Command], account: Subscriber) -> int:
 
 
 def buy_once_more(cast: Cast) -> Sequence[Sent]:
-    """Somebody asks again for what they have asked for, in another message: as it was, or for another price."""
+    """Somebody repeats a purchase in another message, unchanged or at another price."""
     if not cast.bought:
         return []
     body, actor = cast.random.choice(cast.bought)
@@ -500,14 +500,14 @@ def buy_once_more(cast: Cast) -> Sequence[Sent]:
 
 
 def disable_call_forwarding(cast: Cast) -> Sequence[Sent]:
-    """Somebody wants their calls back."""
+    """Somebody disables call forwarding."""
     account = cast.account()
     body = DisableCallForwarding(account_id=account)
     return [sent(body, cast.uuid(), cast.mostly(account, cast.owner()))]
 
 
 def change_email(cast: Cast) -> Sequence[Sent]:
-    """Somebody changes their address: to one that others have had, have, or want."""
+    """Somebody changes their address to one that others have had, have, or want."""
     account = cast.account()
     taken = [each.email for each in cast.accounts() if each.email is not None]
     email = cast.random.choice([*cast.emails, *taken])
@@ -515,7 +515,7 @@ def change_email(cast: Cast) -> Sequence[Sent]:
 
 
 def swap_emails(cast: Cast) -> Sequence[Sent]:
-    """One gives up an address, and another takes it at once."""
+    """One subscriber gives up an address, and another takes it at once."""
     living = [each for each in cast.accounts() if each.state is not AccountState.CLOSED and each.email is not None]
     if len(living) < 2:
         return []
@@ -534,7 +534,7 @@ def close_account(cast: Cast) -> Sequence[Sent]:
 
 
 def mail_bounces(cast: Cast) -> Sequence[Sent]:
-    """A mail comes back: an invitation more often than not, or one that we never wrote."""
+    """A mail bounces: usually an invitation's, sometimes one that was never sent."""
     mails = cast.rows(Principal.NOTIFICATIONS, MAILS)
     invitations = [mail for mail in mails if mail.invitation_id is not None]
     known = [mail.id for mail in cast.mostly(invitations, mails)] or [cast.uuid()]
@@ -542,16 +542,16 @@ def mail_bounces(cast: Cast) -> Sequence[Sent]:
     return [sent(MailBounced(mail_id=mail_id, reason="mailbox_unknown"), cast.uuid())]
 
 
-# --- ids of others ----------------------------------------------------------------------------------------------------
+# --- other people's ids -----------------------------------------------------------------------------------------------
 
 _CHOSEN = ("credit_id", "spend_id", "request_id", "subscriber_id", "invitation_id")
-"""The fields in which a client names a thing that it makes, or that it knows of."""
+"""The fields in which a client names a thing that it creates or knows."""
 
 
 def hostile(cast: Cast) -> Sequence[Sent]:
-    """Somebody sends commands, good ones in themselves, under ids that others' messages have, or are going to have.
+    """Somebody sends valid commands under ids that other messages have or will have.
 
-    Whatever is on the bus is known to them, and so is every rule by which one id follows from another.
+    They know everything on the bus, and every rule by which one id is derived from another.
     """
     make = cast.random.choice(_HARMLESS)
     return [_disguised(cast, command) for command in make(cast)]
@@ -575,7 +575,7 @@ def _disguised(cast: Cast, command: Sent) -> Sent:
 
 
 def _ids_after(record: BusRecord) -> list[bytes]:
-    """Return the ids that follow from a record: its own, what its consequences are called, and what they make."""
+    """Return a record's id and those derived from it: of the messages that it causes and the things they create."""
     headers = dict(record.headers)
     id_ = headers.get("ce_id") or b"nothing"
     who = message_id(record.topic, headers.get("ce_source") or b"", id_)
@@ -585,7 +585,7 @@ def _ids_after(record: BusRecord) -> list[bytes]:
 
 
 def _naming(cast: Cast, value: bytes) -> bytes:
-    """Write the id of a thing that exists into each place where a client names one."""
+    """Put the id of an existing thing into every field in which a client names one."""
     fields = json.loads(value)
     holds, sagas = cast.rows(Principal.LEDGER, HOLDS), cast.rows(Principal.GROUPS, SAGAS)
     moved = cast.rows(Principal.LEDGER, TRANSFERS), cast.rows(Principal.GROUPS, GROUP_TRANSFERS)
@@ -596,11 +596,11 @@ def _naming(cast: Cast, value: bytes) -> bytes:
     return json.dumps(fields).encode()
 
 
-# --- what nobody can read ---------------------------------------------------------------------------------------------
+# --- malformed commands -----------------------------------------------------------------------------------------------
 
 
 def malformed(cast: Cast) -> Sequence[Sent]:
-    """A command that nobody can read: each way in which one can be broken."""
+    """Somebody sends an unreadable command, malformed in one of every possible way."""
     owner = cast.owner()
     good = sent(_creation(cast, owner, cast.random.choice(cast.emails)), cast.uuid(), owner)
     topic = cast.random.choice([GROUPS_COMMANDS, LEDGER_COMMANDS, PROVISIONING_COMMANDS])
@@ -630,7 +630,7 @@ _HARMLESS: Sequence[Callable[[Cast], Sequence[Sent]]] = (
     disable_call_forwarding,
     create_member_account,
 )
-"""What a hostile client sends. None of it has an outcome that something else can bring about, too."""
+"""The commands of a hostile client: only those whose outcomes have no other cause."""
 
 COMMANDS: Sequence[tuple[int, Callable[[Cast], Sequence[Sent]]]] = (
     (12, create_member_account),
@@ -668,7 +668,7 @@ COMMANDS: Sequence[tuple[int, Callable[[Cast], Sequence[Sent]]]] = (
     (2, malformed),
     (8, hostile),
 )
-"""How often, and what."""
+"""The commands, each with its weight."""
 
 
 def _creation(cast: Cast, owner: UUID, email: str) -> CreateMemberAccount:
@@ -687,7 +687,7 @@ def _creation(cast: Cast, owner: UUID, email: str) -> CreateMemberAccount:
 
 
 def next_command(cast: Cast) -> Sequence[Sent]:
-    """Choose an entry of the table and make its records."""
+    """Choose an entry of the table by weight, and make its records."""
     make = cast.random.choices([make for _, make in COMMANDS], [weight for weight, _ in COMMANDS])[0]
     found = make(cast)
     cast.sent.extend(found)

@@ -1,6 +1,6 @@
-"""Bugs made on purpose: each is a mistake that somebody could make tomorrow, and that the simulation must find.
+"""Deliberate bugs: each is a mistake that somebody could make tomorrow, and that the simulation must find.
 
-A mutation is the product with one thing wrong: services whose handlers differ, or a database that does.
+A mutation is the product with one thing wrong: a different handler, or a different database.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -83,13 +83,13 @@ class Mutation:
 
 
 def _with(service: Service, handlers: Mapping[type[Message], Decide | AnyHandler]) -> Mutation:
-    """Return the product with some handlers of one service exchanged."""
+    """Return the product with some handlers of one service replaced."""
     mutated = exchanged(service, handlers)
     return Mutation([mutated if each is service else each for each in SERVICES])
 
 
 def _naming_no_sets(service: Service, model: type[Message], table: str) -> Mutation:
-    """Return the product with one handler's needs less the sets of rows that they name of a table."""
+    """Return the product with one handler's needs lacking their sets of rows of one table."""
     handler = service.handlers[model]
 
     def needs(load: Any, message: Incoming[Any]) -> None:
@@ -137,7 +137,7 @@ def half_a_transfer(books: Books, message: Incoming[PostTransfers], moment: Mome
 
 
 def no_compensation(roster: Roster, message: Incoming[AccountRefused], moment: Moment) -> Outcome:
-    """Refuse at once and leave the hold to itself."""
+    """Refuse at once, without releasing the hold."""
     outcome = GROUPS.handlers[AccountRefused](roster, message, moment)
     saga = roster.sagas.find(message.body.request_id)
     if saga is None or not any(isinstance(effect, ReleaseHold) for effect in outcome):
@@ -149,7 +149,7 @@ def no_compensation(roster: Roster, message: Incoming[AccountRefused], moment: M
 
 
 def deadline_assumes_the_worst(roster: Roster, message: Incoming[SagaDeadline], moment: Moment) -> Outcome:
-    """Take it that an account which has not been heard of in time is not there, without asking."""
+    """Assume at the deadline that the account was not created, without asking."""
     saga = roster.sagas.find(message.body.saga_id)
     outcome = GROUPS.handlers[SagaDeadline](roster, message, moment)
     if saga is None or not any(isinstance(effect, CancelProvisioning) for effect in outcome):
@@ -238,7 +238,7 @@ def closed_and_still_a_member(roster: Roster, message: Incoming[AccountClosed], 
     return outcome
 
 
-# --- the others -------------------------------------------------------------------------------------------------------
+# --- the other services -----------------------------------------------------------------------------------------------
 
 
 def number_stays_free(registry: Registry, message: Incoming[ProvisionAccount], moment: Moment) -> Outcome:
@@ -249,7 +249,7 @@ def number_stays_free(registry: Registry, message: Incoming[ProvisionAccount], m
 
 
 def cancel_leaves_no_trace(registry: Registry, message: Incoming[CancelProvisioning], moment: Moment) -> Outcome:
-    """Answer a cancellation, but let the request that comes late be granted."""
+    """Answer a cancellation, but grant the request if it arrives late."""
     unknown = registry.requests.find(message.body.request_id) is None
     outcome = PROVISIONING.handlers[CancelProvisioning](registry, message, moment)
     if unknown:
@@ -266,7 +266,7 @@ def no_receipt(tray: Any, message: Incoming[MemberAccountCreated], moment: Momen
 
 
 def never_expires(registry: Registry, message: Incoming[ExpiryDue], moment: Moment) -> Outcome:
-    """Tell what is due, and forget to come back for the rest."""
+    """Publish what is due, without setting the next timer."""
     outcome = PROVISIONING.handlers[ExpiryDue](registry, message, moment)
     return [effect for effect in outcome if not isinstance(effect, SetTimer)]
 
@@ -295,7 +295,7 @@ def expired_and_still_spending(books: Books, message: Incoming[AccountExpired], 
 
 
 def undeclared_code(books: Books, message: Incoming[SpendUnits], moment: Moment) -> Outcome:
-    """Somebody renamed a code where it is returned, and nowhere else."""
+    """Refuse with a code that was renamed here and nowhere else."""
     outcome = LEDGER.handlers[SpendUnits](books, message, moment)
     return [
         each.model_copy(update={"code": "no_units"}) if isinstance(each, SpendRefused) else each for each in outcome
@@ -341,7 +341,7 @@ class ForgetfulDatabase(FaultyDatabase):
 
 
 class ByIdAlone(FromKafka):
-    """An inbox that knows a message by the id which its sender gave it, wherever it came from."""
+    """An inbox that identifies a message by its CloudEvents id alone, whatever its topic and source."""
 
     async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
         first: dict[UUID, UUID] = {}
@@ -373,7 +373,7 @@ class LossyDatabase(FaultyDatabase):
 
 
 class BlindDatabase(FaultyDatabase):
-    """Parks what fails, and lets what follows on its key overtake it."""
+    """A database that doesn't block a parked message's key, so that later messages overtake it."""
 
     @asynccontextmanager
     async def begin(self) -> Any:
@@ -387,7 +387,7 @@ NOT_NAMED: Final[Mapping[str, Mutation]] = {
     "the end of an account names no memberships": _naming_no_sets(GROUPS, AccountClosed, "memberships"),
     "an erasure names no mails that wait": _naming_no_sets(NOTIFICATIONS, PersonErased, "mails"),
 }
-"""Needs that leave a set out. What is read of it raises, the first time that it is read."""
+"""Needs that omit a set of rows. Reading the set raises, the first time it is read."""
 
 MUTATIONS: Final[Mapping[str, Mutation]] = {
     "a release that comes first burns nothing": _with(LEDGER, {ReleaseHold: release_burns_nothing}),
@@ -423,4 +423,4 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "the outbox is not part of the transaction": Mutation(database=LossyDatabase),
     "a parked message does not block its key": Mutation(database=BlindDatabase),
 }
-"""What is wrong, by what it says of itself."""
+"""All mutations, by their description."""

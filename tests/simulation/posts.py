@@ -1,7 +1,7 @@
-"""Commands that are posted over HTTP, and what whoever posted them must see as soon as they are told of the end.
+"""Commands posted over HTTP, and what their callers must see as soon as they learn that a command has ended.
 
-What the ledger and the directory have told is known here by looking, not by what their answers say of it: a command's
-end is compared with the books as they were when its units moved.
+Expectations come from the databases, not from what the answers say: a command's end is compared with the books as they
+were when its units moved.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,26 +29,26 @@ _MODELS: Mapping[str, type[Command]] = {model.TYPE: model for model in POSTABLE.
 
 
 class Posts:
-    """The posted commands of one product."""
+    """The commands posted to one simulated product."""
 
     def __init__(self, random: Random, groups: MemoryDatabase, ledger: MemoryDatabase) -> None:
         self._random = random
         self._groups = groups
         self._ledger = ledger
         self._moved: dict[UUID, dict[UUID, int]] = {}
-        """By transfer or hold: whose balance it changed, and the version that was told of it."""
+        """By transfer or hold: the accounts whose balance it changed, each with the version that was published."""
         self._seen_entries = 0
         self._by_post: dict[bytes, bool] = {}
-        """Which way each id went that was sent at all."""
+        """Every message id that was sent, and whether it was posted over HTTP."""
         self._told: set[UUID] = set()
         self.findings: list[str] = []
 
     def take(self, sent: Sent, now: datetime) -> bool:
-        """Post what the platform would send, if it can be read, and now and then; say whether it was."""
+        """Sometimes post what the platform would send, if it is readable; return whether it was posted."""
         headers = dict(sent.headers)
         id_, model = headers.get("ce_id") or b"", _MODELS.get((headers.get("ce_type") or b"").decode("latin-1"))
         if id_ in self._by_post:
-            return self._by_post[id_]  # posted again it is known, and published no second time
+            return self._by_post[id_]  # posted again, it is known and not published a second time
         self._by_post[id_] = False
         if model is None or "ce_actor" not in headers or self._random.random() < 0.5:
             return False
@@ -66,7 +66,7 @@ class Posts:
         contents.outbox.append(Outgoing(id_, body.TYPE, body.key(), body.to_json(), str(id_), str(id_), actor, None))
 
     def ledger_committed(self) -> None:
-        """Take note of what has moved, and of the versions that are told of it: a batch tells its last ones alone."""
+        """Note what has moved, and the versions that are published: a batch publishes only its last ones."""
         accounts = _rows(self._ledger, ACCOUNTS)
         entries = self._ledger.contents.appended.get(ENTRIES.table.name, [])
         for entry in entries[self._seen_entries :]:
@@ -79,7 +79,7 @@ class Posts:
                 self._moved[hold.id] = {hold.account_id: accounts[hold.account_id].revision}
 
     def groups_committed(self) -> None:
-        """Look at what has ended just now as whoever posted it does: all that it changed must be there."""
+        """Look at the commands that have just ended, as their callers do: all of their changes must be visible."""
         for command in _rows(self._groups, COMMANDS).values():
             if command.state is not CommandState.PENDING and command.id not in self._told:
                 self._told.add(command.id)
@@ -102,7 +102,7 @@ class Posts:
                 yield "who the new member is"
 
     def unended(self) -> list[str]:
-        """Return what was posted and has not ended, or is still awaited, except what is parked."""
+        """Return the posted commands that have not ended or still await changes, except parked ones."""
         records = (row.parked.record for row in self._groups.contents.parked.values())
         parked = {value for record in records for name, value in record.headers if name == "ce_id"}
         pending = [each for each in _rows(self._groups, COMMANDS).values() if each.state is CommandState.PENDING]

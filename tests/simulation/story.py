@@ -1,4 +1,4 @@
-"""A seed's run as a person reads it: who did what, with which message, in the order in which it happened."""
+"""A seed's run for people to read: who did what, with which message, in order."""
 
 import json
 import logging
@@ -15,12 +15,12 @@ _COLOURS = {"sends": "cyan", "relays": "green", "reads": "dim", "outage": "red",
 
 
 def silence_logs() -> None:
-    """Leave the services' own logs out: a simulation breaks things on purpose, thousands of times."""
+    """Silence the services' own logs: a simulation breaks things on purpose, thousands of times."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def replay(seed: int, console: Console) -> list[str]:
-    """Run a seed again and print all of it; return what was found."""
+    """Run a seed again and print every step; return the findings."""
     table = Table("step", "time", "who", "does", "what", title=f"seed {seed}", box=None, title_justify="left")
 
     def tell(does: str, who: str, what: Any) -> None:
@@ -44,7 +44,7 @@ def _record(record: BusRecord) -> str:
 
 
 def _fields(value: bytes | None) -> str:
-    """Return the fields, ids shortened to what tells them apart."""
+    """Return the fields as text, with ids shortened to what tells them apart."""
     try:
         fields = json.loads(value or b"")
     except ValueError:

@@ -19,19 +19,19 @@ from tests.simulation.world import World
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2000"))
 FIRST_SEED = int(os.environ.get("SIMULATION_FIRST_SEED", "0"))
 SECONDS = float(os.environ.get("SIMULATION_SECONDS", "38"))
-"""The most wall time for all of them; what has not been tried by then is not, and the test says how many were."""
+"""The time limit for all seeds, in seconds. The test says how many seeds were tried within it."""
 
 PROCESSES = 2
 CHUNK = 50
 LEAST = 300
-"""So many seeds must have been tried, however slow the machine: fewer show nothing."""
+"""The least number of seeds that must be tried, however slow the machine: fewer prove nothing."""
 
 SEEDS_FOR_A_MUTATION = 300
 
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """No logs of what is broken on purpose."""
+    """Silence the logs about what is broken on purpose."""
     before = structlog.get_config()
     silence_logs()
     yield
@@ -39,7 +39,7 @@ def quiet() -> Iterator[None]:
 
 
 def run_seeds(seeds: range, until: float) -> tuple[int, dict[int, list[str]]]:
-    """Run seeds until the time is over; return how many were run, and what each failing one found."""
+    """Run seeds until the time is over; return how many were run, and the findings of each failing one."""
     found: dict[int, list[str]] = {}
     done = 0
     for seed in seeds:
@@ -97,7 +97,7 @@ def test_the_same_seed_tells_the_same_story() -> None:
 
 
 def _story(seed: int, hash_seed: str) -> str:
-    """Replay in a process of its own, in which sets have another order."""
+    """Replay a seed in another process, where sets have another order."""
     command = [sys.executable, "-m", "tests.simulation", str(seed)]
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout

@@ -1,7 +1,7 @@
-"""A simulated product: the four services as they are, on a database, a clock and a bus that a seed can break.
+"""A simulated product: the four real services, on a database, a clock and a bus that a seed can break.
 
-One step is one choice of the seed's: a batch arrives, a relay publishes, a connection drops at the worst moment, a
-service crashes, a day passes. The same seed makes the same choices, so what it finds it finds again.
+Each step is a choice of the seed's: a batch arrives, a relay publishes, a connection drops at the worst moment, a
+service crashes, a day passes. The same seed makes the same choices, so every finding can be reproduced.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
@@ -44,22 +44,22 @@ from tests.simulation.posts import Posts
 T = TypeVar("T")
 
 Decide = Callable[[Any, Incoming[Any], Moment], Outcome]
-"""What a handler does, without what it needs."""
+"""A handler's function, without its needs."""
 
 SERVICES: tuple[Service, ...] = (LEDGER, GROUPS, PROVISIONING, NOTIFICATIONS)
 
 BEGINNING = datetime(2031, 1, 1, tzinfo=UTC)
 A_WHILE = timedelta(hours=1)
-"""Longer than any saga's deadline, shorter than anything that people wait for."""
+"""Longer than any saga's deadline, shorter than any timer that people wait for."""
 
 _ANSWERS = frozenset({TransfersPosted.TYPE.encode(), TransfersRefused.TYPE.encode()})
 
 MAX_ROUNDS = 1000
-"""So many rounds of fair delivery settle anything; what they don't settle never ends."""
+"""The most rounds of fair delivery: what is not settled by then never will be."""
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never waits: nothing in memory does, and an event loop would be most of the time."""
+    """Run a coroutine that never waits: nothing in memory does, and an event loop would take most of the time."""
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -68,7 +68,7 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def exchanged(service: Service, handlers: Mapping[type[Message], Decide | AnyHandler]) -> Service:
-    """Return the service with some handlers exchanged: what they decide, or what they need as well."""
+    """Return the service with some handlers replaced: only their functions, or their needs as well."""
     new = {
         model: handler if isinstance(handler, Handler) else replace(service.handlers[model], handle=handler)
         for model, handler in handlers.items()
@@ -77,11 +77,11 @@ def exchanged(service: Service, handlers: Mapping[type[Message], Decide | AnyHan
 
 
 class Poisoned(Exception):
-    """A bug that strikes whatever comes on one key, until somebody mends it."""
+    """A bug that makes every message on one key fail until it is fixed."""
 
 
 class Race(Conflict):
-    """A lost race that is the seed's doing; any other conflict is a finding."""
+    """A lost race that the seed has caused; any other conflict is a finding."""
 
 
 class Fault(Enum):
@@ -91,7 +91,7 @@ class Fault(Enum):
     AT_COMMIT = auto()
     """The connection drops before the commit: nothing has happened."""
     AFTER_COMMIT = auto()
-    """It drops after the commit, before the answer: all has happened, and nobody knows."""
+    """The connection drops after the commit, before its confirmation: all has happened, and nobody knows."""
     RACE = auto()
 
 
@@ -108,7 +108,7 @@ class VirtualClock:
         return Moment(self.now, self._random.randbytes)
 
     async def sleep(self, seconds: float) -> None:
-        """Let time pass at once."""
+        """Advance the clock at once."""
         self.now += timedelta(seconds=seconds)
 
 
@@ -122,7 +122,7 @@ class FaultyDatabase(MemoryDatabase):
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[MemoryTransaction]:
-        """Open a transaction, and let the fault strike if there is one."""
+        """Open a transaction, and raise the fault if one is set."""
         fault, self.fault = self.fault, None
         if fault is Fault.AT_BEGIN:
             raise Outage("at begin")
@@ -138,7 +138,7 @@ class FaultyDatabase(MemoryDatabase):
 
 
 class WatchedShell(Shell):
-    """The shell, with an eye on what it survives: no batch should fail that nobody has poisoned."""
+    """The shell, which records the failures that it survives: only poisoned batches may fail."""
 
     def __init__(self, service: Service, database: FaultyDatabase, clock: VirtualClock) -> None:
         super().__init__(service, database, clock)
@@ -146,7 +146,7 @@ class WatchedShell(Shell):
         self._all_types = self._types
 
     def forget_a_type(self, random: Random) -> str:
-        """Become an older version, which can't read one of its commands; return which."""
+        """Become an older version that can't read one of its commands; return that command's type."""
         known = [model.TYPE for model in self.service.handlers if any(topic.commands for topic in model.TOPICS)]
         forgotten = random.choice(known) if known else ""
         self._types = {type_: model for type_, model in self._all_types.items() if forgotten != model.TYPE}
@@ -154,7 +154,7 @@ class WatchedShell(Shell):
 
     @property
     def outdated(self) -> bool:
-        """Whether an older version runs."""
+        """Return whether an older version is running."""
         return self._types is not self._all_types
 
     def remember_types(self) -> None:
@@ -183,12 +183,12 @@ class Node:
 
     @property
     def principal(self) -> Principal:
-        """Which one it is."""
+        """The service's principal."""
         return self.service.principal
 
 
 Tell = Callable[[str, str, Any], None]
-"""Hears what happens: the step, who, what."""
+"""Called with what happens: the step, the actor, the event."""
 
 
 def _silent(step: str, who: str, what: Any) -> None:
@@ -231,7 +231,7 @@ class World:
     # --- the run ---
 
     def run(self) -> list[str]:
-        """Live through the seed's steps, settle, and give what is wrong: nothing, if all is well."""
+        """Run the seed's steps, settle, and return the findings, of which there should be none."""
         self._begin()
         for step in range(1, self.random.randint(40, 250)):
             self.step = step
@@ -251,7 +251,7 @@ class World:
         return self.findings
 
     def _outlived(self) -> list[str]:
-        """Return what time should have ended, and has not."""
+        """Return the invitations and accounts that should have expired and have not."""
         invitations = self._rows(Principal.GROUPS, INVITATIONS)
         accounts = self._rows(Principal.PROVISIONING, SUBSCRIBERS)
         found = [
@@ -270,7 +270,7 @@ class World:
         return list(self.by_name[service].database.contents.tables.get(mapped.table.name, {}).values())
 
     def _begin(self) -> None:
-        """Put plans and numbers on sale; owners sign up. Mostly all know of it before anything else happens."""
+        """Put plans and numbers on sale, and register the owners; usually let this settle before anything else."""
         provisioning = self.by_name[Principal.PROVISIONING]
         numbers = {
             number: FaxNumber(number, NumberState.FREE, None)
@@ -291,18 +291,18 @@ class World:
             self._settle()
 
     def _settle(self) -> None:
-        """Deliver everything, with nothing failing any more, until nothing is left to happen but in time."""
+        """Deliver everything without faults until nothing is left but timers in the future."""
         if self.random.random() < 0.5:
-            self._run_dry(self.clock.now + A_WHILE)  # what is broken stays broken until every saga's deadline is over
+            self._run_dry(self.clock.now + A_WHILE)  # bugs remain until every saga's deadline is over
         for node in self.nodes:
             node.poisoned.clear()
             node.shell.remember_types()
             self._retry(node, list(node.database.contents.parked))
-        self._run_dry(self.clock.now + A_WHILE if self.lost else self.clock.now)  # what was lost is asked for again
+        self._run_dry(self.clock.now + A_WHILE if self.lost else self.clock.now)  # lost answers are asked for again
         self.lost = False
 
     def _run_dry(self, until: datetime) -> None:
-        """Deliver everything fairly, and let time pass whenever that is all that is waited for."""
+        """Deliver everything fairly; whenever only timers are left, advance to the next, up to `until`."""
         for node in self.nodes:
             node.database.fault = None
             node.consumer.delayed.clear()
@@ -314,12 +314,12 @@ class World:
             due = [timer.due_at for timer in timers if timer.due_at <= until]
             if not due:
                 return
-            # One after the other, or all of them after an outage of a year.
+            # To the next timer, or to the last at once, as after an outage of a year.
             self.clock.now = max(self.clock.now, self.random.choice([min, max])(due))
         self.findings.append("does not settle")
 
     def _round(self, node: Node) -> bool:
-        """Let a service do all that it can do now; say whether there was anything."""
+        """Let a service do everything that it can do now; return whether there was anything."""
         retried = self._retry_mended(node)
         relayed = self._publish(node, list(node.database.contents.outbox))
         fired = drive(fire_due(node.shell))
@@ -343,7 +343,7 @@ class World:
         self.findings += found
 
     def _left_behind(self, node: Node) -> list[str]:
-        """Nothing but what can't be read may be parked, and no key may be blocked."""
+        """Check that only unreadable messages are parked, and that no key is blocked."""
         contents = node.database.contents
         found = [
             f"{node.principal}: parked ({row.parked.why}) {row.parked.code} {row.parked.detail}"
@@ -360,7 +360,7 @@ class World:
             self._send(command)
 
     def deliver(self) -> None:
-        """A batch arrives at a service, and something may break while it is handled."""
+        """A batch arrives at a service, and a fault may occur while it is handled."""
         waiting = [node for node in self.nodes if node.consumer.waiting(self.step)]
         if not waiting:
             return
@@ -390,7 +390,7 @@ class World:
         self._publish(node, rows, crash=self.random.random() < 0.15)
 
     def crash(self) -> None:
-        """A service dies and comes back: it reads again what it had not committed."""
+        """A service crashes and restarts: it reads again what it had not committed."""
         node = self.random.choice(self.nodes)
         self.tell("crash", node.principal, "falls back to its committed offsets")
         node.consumer.crash()
@@ -403,7 +403,7 @@ class World:
         node.consumer.rewind(self.random)
 
     def lose_an_answer(self) -> None:
-        """Groups never hears what the ledger made of a transfer, unless it asks again; or hears it late."""
+        """Groups loses the ledger's answer to a transfer, until it asks again or offsets are lost."""
         consumer = self.by_name[Principal.GROUPS].consumer
         answers = [
             place
@@ -417,7 +417,7 @@ class World:
             self.lost = True
 
     def delay(self) -> None:
-        """A partition is slow to arrive at a service, for long."""
+        """A partition's records are delayed for one service, for a long time."""
         node = self.random.choice(self.nodes)
         topic = self.random.choice(node.service.topics)
         place = topic.name, self.random.randrange(PARTITIONS)
@@ -428,27 +428,27 @@ class World:
         """An old record is published once more, a day later."""
         record = self.random.choice(self.random.choice([log for log in self.bus.logs.values() if log]))
         self.clock.now += timedelta(days=1)
-        # A compacted topic, whose newest record is an old one now, is wrong of that key until the next.
+        # A compacted topic's newest record is an old one now, so it is wrong about that key until the next.
         self._told_again.add((record.topic, (record.key or b"").decode()))
         self.tell("again", "bus", self.bus.publish_again(record))
 
     def time_passes(self) -> None:
-        """The clock goes on, by anything from a moment to hours."""
+        """Time passes, from a moment to hours."""
         self.clock.now += timedelta(seconds=self.random.choice([0.1, 10, 60, 400, 10_000]))
         self.tell("time", "clock", "goes on")
 
     def calm(self) -> None:
-        """For a moment nothing fails, and whatever is on its way arrives; what is broken stays so."""
+        """For a moment nothing fails, and everything in flight arrives; bugs remain."""
         self.tell("calm", "all", "whatever is on its way arrives")
         self._run_dry(self.clock.now)
 
     def weeks_pass(self) -> None:
-        """Nothing happens for days, or for longer than an invitation or a warning of the end lasts."""
+        """Nothing happens for days or weeks: longer than an invitation, or than the warnings of an account's end."""
         self.clock.now += timedelta(days=self.random.choice([1, 8, 40, 100]))
         self.tell("time", "clock", "goes on by days")
 
     def operator_corrects(self) -> None:
-        """An operator posts a correction to some account, or takes one, perhaps too much."""
+        """An operator posts a correction to some account; a negative one may be refused."""
         ledger = self.by_name[Principal.LEDGER]
         units = self.random.choice([-30, -3, 3, 30])
         body = CorrectBalance(
@@ -464,7 +464,7 @@ class World:
         self._fire(ledger)
 
     def fire_timers(self) -> None:
-        """Timers that are due are handed to their handlers; the connection may drop meanwhile."""
+        """Due timers are handled; the connection may drop meanwhile."""
         node = self.random.choice(self.nodes)
         if self.random.random() < 0.1:
             node.database.fault = self.random.choice(list(Fault))
@@ -472,7 +472,7 @@ class World:
         node.database.fault = None
 
     def hasten_a_timer(self) -> None:
-        """A saga's deadline is over now: it may be so at any step. Other timers come late, but never before time."""
+        """A saga's deadline is reached now, whatever its step. Other timers may be late, but are never early."""
         node = self.random.choice(self.nodes)
         timers = node.database.contents.timers
         deadlines = [id_ for id_, (timer, _) in timers.items() if isinstance(timer.message, SagaDeadline)]
@@ -482,7 +482,7 @@ class World:
             self._fire(node)
 
     def operator_acts(self) -> None:
-        """An operator retries or cancels a saga, whatever it is doing."""
+        """An operator retries or cancels a saga, whatever its state."""
         node = self.random.choice(self.nodes)
         sagas: Mapping[UUID, SagaRow] = node.database.contents.tables.get("sagas", {})
         if sagas:
@@ -496,13 +496,13 @@ class World:
             self._fire(node)
 
     def operator_retries(self) -> None:
-        """An operator has parked messages retried, mended or not."""
+        """An operator retries parked messages, whether their bug is fixed or not."""
         node = self.random.choice(self.nodes)
         parked = list(node.database.contents.parked)
         self._retry(node, self.random.sample(parked, self.random.randint(0, len(parked))))
 
     def poison(self) -> None:
-        """Whatever comes on some key fails at a service, until somebody mends it."""
+        """From now on, every message on some key fails at a service until the bug is fixed."""
         node = self.random.choice(self.nodes)
         topic = self.random.choice(node.service.topics).name
         logs = [log for partition in range(PARTITIONS) if (log := self.bus.logs[topic, partition])]
@@ -512,19 +512,19 @@ class World:
             self.tell("poison", node.principal, f"{record.topic} {record.key!r}")
 
     def downgrade(self) -> None:
-        """An older version runs for a while: it parks what it can't read, and lets what follows on its key pass."""
+        """An older version runs for a while: it parks what it can't read, without blocking the key."""
         node = self.random.choice(self.nodes)
         self.tell("poison", node.principal, f"can't read {node.shell.forget_a_type(self.random)}")
 
     def mend(self) -> None:
-        """Bugs are mended and the newest version runs; what is parked still waits for its operator."""
+        """Bugs are fixed and the newest version runs; parked messages still wait for an operator."""
         self.tell("mend", "all", "services are mended")
         for node in self.nodes:
             node.poisoned.clear()
             node.shell.remember_types()
 
     def change_a_price(self) -> None:
-        """A plan costs something else from now on."""
+        """A plan's price changes."""
         name = self.random.choice(list(self.cast.plans))
         plan = replace(self.cast.plans[name], price_units=self.random.choice(commands.PRICES))
         self.cast.plans[name] = plan
@@ -574,7 +574,7 @@ class World:
             drive(retry_requested(node.shell))
 
     def _retry_mended(self, node: Node) -> bool:
-        """Retry what failed, once it would no more. What can't be read stays parked forever."""
+        """Retry messages whose bug is fixed. Unreadable ones stay parked forever."""
         if node.poisoned or node.shell.outdated:
             return False
         failed = [id_ for id_, row in node.database.contents.parked.items() if row.parked.why is not Why.UNDECODABLE]
@@ -592,7 +592,7 @@ class World:
 
 
 def _poisonable(handler: AnyHandler, poisoned: Collection[Key]) -> Decide:
-    """Make a handler that fails on poisoned keys, after it has changed the state: all of it must be undone."""
+    """Return a handler that fails on poisoned keys after it has changed the state: all of that must be undone."""
 
     def handle(state: Any, message: Incoming[Any], moment: Moment) -> Outcome:
         outcome = handler(state, message, moment)
@@ -604,7 +604,7 @@ def _poisonable(handler: AnyHandler, poisoned: Collection[Key]) -> Decide:
 
 
 def _cause(body: Message, correlation_id: str, id_: UUID, actor: UUID | None = None) -> Incoming[Message]:
-    """Return what stands for an operator's word: it has an id and an envelope, and comes off no topic."""
+    """Return a cause for an operator's message: it has an id and an envelope, but is on no topic."""
     return Incoming(id_, body, StoredRecord(id_, None, TIMERS, 0, 0, None, None, ()), correlation_id, actor)
 
 
@@ -649,7 +649,7 @@ ACTIONS: Sequence[tuple[int, Callable[[World], None]]] = (
     (2, World.mend),
     (1, World.change_a_price),
 )
-"""How often, and what: the table of everything that may happen."""
+"""Everything that may happen, each with its weight."""
 
 _WEIGHTS = [weight for weight, _ in ACTIONS]
 _ACTIONS = [action for _, action in ACTIONS]

@@ -2,9 +2,8 @@
 
     given(LEDGER, Account(ADA, 10, 0, 1)).when(ReserveUnits(…)).then(UnitsReserved(…)).leaves(Account(ADA, 10, 4, 1), …)
 
-Loading, handling and saving are the service's own, on a database in memory. Messages are compared whole, timers too,
-and one that was not expected fails; `leaves` compares every row that there is. A refusal that its command does not
-declare fails, too.
+Loading, handling and saving are the service's own, on a database in memory. Messages and timers are compared whole,
+and an unexpected one fails; `leaves` compares every row. A refusal that its command does not declare fails, too.
 """
 
 from collections.abc import Sequence
@@ -37,7 +36,7 @@ TABLES: dict[type[Any], Mapped[Any, Any]] = {
     for mapped in vars(module).values()
     if isinstance(mapped, Mapped)
 }
-"""Where a row belongs, by its class."""
+"""The table of each class of rows."""
 
 
 def id_of(name: str) -> UUID:
@@ -48,9 +47,9 @@ def id_of(name: str) -> UUID:
 def incoming(
     body: Message, actor: UUID | None = None, id_: UUID | None = None, writer: Principal | None = None
 ) -> Incoming[Message]:
-    """Put a message into an envelope. Its id follows from its content unless it is given.
+    """Put a message into an envelope. Its id is derived from its content unless it is given.
 
-    `writer` matters for what several may send; it is the first of them unless it is given.
+    `writer` is for messages that several principals may send; it is the first of them unless it is given.
     """
     id_ = id_ or uuid5(_NAMES, f"{body!r}")
     topic = next((topic.name for topic in body.TOPICS if writer in (None, topic.writer)), TIMERS)
@@ -60,14 +59,14 @@ def incoming(
 
 @dataclass
 class Scene:
-    """A service, the rows that are there, and what came of a batch."""
+    """A service, its rows, and the result of a batch."""
 
     service: Service
     database: MemoryDatabase
     effects: list[Effect] = field(default_factory=list)
 
     def when(self, *messages: Message | Incoming[Message], actor: UUID | None = None, at: datetime = NOW) -> Self:
-        """Let messages come, in one batch. What came of an earlier one is not expected any more."""
+        """Handle messages in one batch. The results of an earlier batch are discarded."""
         batch = [m if isinstance(m, Incoming) else incoming(m, actor) for m in messages]
         self.effects = drive(self._handle(batch, replace(MOMENT, now=at)))
         return self
@@ -94,7 +93,7 @@ class Scene:
         return self
 
     def rows(self) -> list[Any]:
-        """Return every row that there is."""
+        """Return every row."""
         contents = self.database.contents
         tables = [list(rows.values()) for rows in contents.tables.values()]
         return [row for rows in [*tables, *contents.appended.values()] for row in rows]
@@ -106,7 +105,7 @@ class Scene:
 
 
 def given(service: Service, *rows: Any) -> Scene:
-    """Begin with these rows and no others."""
+    """Return a scene with these rows and no others."""
     database = MemoryDatabase()
     for row in rows:
         mapped = TABLES[type(row)]
