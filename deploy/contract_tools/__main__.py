@@ -41,7 +41,7 @@ def generate(root: Path) -> int:
 
 
 def problems(root: Path) -> list[str]:
-    """Say everything that is wrong with the contracts' files."""
+    """Return everything that is wrong with the contracts' files."""
     return [*stale(root), *examples.problems(root), *releases.problems(root)]
 
 

@@ -388,7 +388,7 @@ class World:
         return int(found[0][0]) if found else 0
 
     def forget_burned(self, hold_id: UUID) -> None:
-        """Delete a burned hold that a test made with an orchestrator's credentials: without a saga, the audit finds it."""
+        """Delete a burned hold that a test made as an orchestrator: it has no saga, so the audit would report it."""
         query = "DELETE FROM holds WHERE id = %s AND state = 'burned' RETURNING id"
         assert self.rows(Principal.LEDGER, query, hold_id) == [(hold_id,)]
 

@@ -55,7 +55,7 @@ class Connection:
         return self._value(f"{service.upper()}_DATABASE_URL")
 
     def rows(self, service: Principal, statement: sa.Executable) -> Sequence[Any]:
-        """Run one statement in a service's database, in a transaction of its own. Raises Unreachable."""
+        """Run one statement in a service's database, in its own transaction. Raises Unreachable."""
         try:
             with self._engine(service).begin() as connection:
                 found = connection.execute(statement)

@@ -111,7 +111,7 @@ _LISTED = (
 
 
 def _remark(row: Any) -> str:
-    """Say what a mail is waiting for, if anything."""
+    """Return what a mail is waiting for, if anything."""
     begin = "STUCK: " if row.stuck else ""
     if row.state == MailState.PARKED:
         return f"{begin}{row.last_answer}"

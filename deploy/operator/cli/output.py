@@ -53,12 +53,12 @@ def short(id_: UUID | str) -> str:
 
 
 def ago(moment: datetime, now: datetime | None = None) -> str:
-    """Say how long ago something was."""
+    """Return how long ago something was, in words."""
     return duration((now or datetime.now(UTC)) - moment)
 
 
 def duration(span: timedelta) -> str:
-    """Say a duration in its two largest units."""
+    """Return a duration in its two largest units, in words."""
     seconds = max(0, int(span.total_seconds()))
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)

@@ -55,7 +55,7 @@ class Found:
         return self.runner.sagas.definitions.get(self.row.name)
 
     def stuck(self, now: datetime) -> bool:
-        """Say whether it has been open for longer than its definition allows."""
+        """Return whether it has been open for longer than its definition allows."""
         definition, row = self.definition, self.row
         return row.ended_at is None and definition is not None and now - row.opened_at > definition.deadline
 

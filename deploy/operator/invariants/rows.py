@@ -69,7 +69,7 @@ def in_order(pairs: Iterable[tuple[Any, R]]) -> Keyed[R]:
     if len(run) < RUN:
         return run
     # A file without a name: nothing of it remains, whatever happens.
-    file = TemporaryFile()  # noqa: SIM115 - closed by whoever reads it to the end, or with the last reference to it
+    file = TemporaryFile()  # noqa: SIM115 - closed by the reader at its end, or with the last reference to it
     starts: list[tuple[int, int]] = []
     while run:
         starts.append((file.tell(), len(run)))
