@@ -355,7 +355,7 @@ def _from_binding(binding: AclBinding) -> Acl:
 def _name(value: Enum | str | int) -> str:
     """Return an enum member's name. confluent-kafka accepts names and numbers too, but answers with members."""
     if not isinstance(value, Enum):
-        raise TypeError(f"{value!r} is no enum member")
+        raise TypeError(f"{value!r} is not an enum member")
     return value.name
 
 

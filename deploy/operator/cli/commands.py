@@ -108,7 +108,7 @@ class InvalidFields(UsageError):
 def _pair(model: type[Command], pair: str) -> tuple[str, Any]:
     name, sign, text = pair.partition("=")
     if not sign:
-        raise UsageError(f"--set {pair}: give it as field=value")
+        raise UsageError(f"--set {pair}: write it as field=value")
     field = model.model_fields.get(name)
     annotation = field.annotation if field is not None else None
     if annotation is str or (str in get_args(annotation) and text != "null"):

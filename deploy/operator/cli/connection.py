@@ -79,7 +79,7 @@ class Connection:
                     connect_args=sessions() | {"connect_timeout": _CONNECT_TIMEOUT_S},
                 )
             except sa.exc.ArgumentError as error:
-                raise UsageError(f"{service.upper()}_DATABASE_URL is no URL ({self._source})") from error
+                raise UsageError(f"{service.upper()}_DATABASE_URL is not a URL ({self._source})") from error
         return self._engines[service]
 
     def _value(self, name: str) -> str:
@@ -136,7 +136,7 @@ def _read(file: Path) -> dict[str, str]:
     try:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise Unreachable(f"{file} can't be read: {getattr(error, 'strerror', None) or 'it is no text'}") from error
+        raise Unreachable(f"{file} can't be read: {getattr(error, 'strerror', None) or 'it is not text'}") from error
     pairs = (line.split("=", 1) for line in lines if "=" in line and not line.lstrip().startswith("#"))
     return {name.strip().removeprefix("export "): value.strip() for name, value in pairs}
 

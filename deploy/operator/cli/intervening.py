@@ -38,7 +38,7 @@ def the_one(found: Sequence[T], what: str, id_: str) -> T:
     if not found:
         raise Failure(f"there is no {what} {id_}")
     if len(found) > 1:
-        raise UsageError(f"several {what}s begin with {id_}: give more of it")
+        raise UsageError(f"several {what}s begin with {id_}: type more of it")
     return found[0]
 
 

@@ -133,7 +133,7 @@ def retry(
     if not found:
         raise Failure(f"no mail {mail} is parked")
     if len(found) > 1:
-        raise UsageError(f"several parked mails begin with {mail}: give more of it")
+        raise UsageError(f"several parked mails begin with {mail}: type more of it")
     id_ = found[0].id
     again = (
         sa.update(mails)

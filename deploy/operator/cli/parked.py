@@ -188,7 +188,7 @@ def drop(
 
 def _ask(found: Found) -> None:
     if not sys.stdin.isatty():
-        raise UsageError("dropping loses the message for good: say --yes")
+        raise UsageError("dropping loses the message for good: confirm with --yes")
     typer.confirm(f"Drop {found.row.id} of {found.service} ({found.row.why}: {found.row.code}) for good?", abort=True)
 
 
@@ -367,7 +367,7 @@ def _find(connection: Connection, id_: str, service: Principal | None) -> Found:
     if not found:
         raise Failure(f"no message {id_} is parked")
     if len(found) > 1:
-        raise UsageError(f"several parked messages begin with {id_}: give more of it, or --service")
+        raise UsageError(f"several parked messages begin with {id_}: type more of it, or add --service")
     return found[0]
 
 

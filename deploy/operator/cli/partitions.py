@@ -82,7 +82,7 @@ def skip(
     connection = connect(env_file)
     owner, stop = _find(connection, topic, partition, service)
     if not yes and not sys.stdin.isatty():
-        raise UsageError("what is skipped is never handled: say --yes")
+        raise UsageError("what is skipped is never handled: confirm with --yes")
     if to is None:
         say(f"Looking for the first batch behind offset {stop.position} that can be read …")
         to = _first_readable(connection, topic, partition, stop.position)
@@ -105,7 +105,7 @@ def _find(connection: Connection, topic: str, partition: int, service: Principal
     if not found:
         raise Failure(f"{topic}/{partition} has not stopped")
     if len(found) > 1:
-        raise UsageError(f"{topic}/{partition} has stopped in {', '.join(each for each, _ in found)}: say --service")
+        raise UsageError(f"{topic}/{partition} has stopped in {', '.join(each for each, _ in found)}: add --service")
     return found[0]
 
 
@@ -115,7 +115,7 @@ def _await_end(connection: Connection, owner: Principal, stop: Any, deadline: fl
     while time.monotonic() < deadline:
         this, *later = connection.rows(owner, query)
         if later:
-            raise Failure(f"it has stopped once more, at offset {later[-1].position}: {later[-1].error}")
+            raise Failure(f"it has stopped again, at offset {later[-1].position}: {later[-1].error}")
         if this.outcome is not None:
             return {"ended_at": this.ended_at}
         time.sleep(_POLL_S)
@@ -153,4 +153,4 @@ def _reads(reader: Consumer, place: TopicPartition) -> bool:
             return True
         if error is not None and error.code() in _UNREADABLE:
             return False
-    raise Unreachable(f"nothing came from offset {place.offset} in {_PROBE_S:g} s: try again, or say --to")
+    raise Unreachable(f"nothing came from offset {place.offset} in {_PROBE_S:g} s: try again, or add --to")
