@@ -6,6 +6,7 @@ import sys
 from email import policy
 from email.message import EmailMessage
 from email.parser import BytesParser
+from functools import lru_cache
 from pathlib import Path
 
 from deploy.local.errors import PortTakenError, StackError
@@ -81,9 +82,13 @@ class MailSink:
 
 
 def read_mails(directory: Path) -> list[EmailMessage]:
-    """The mails that a sink keeps in `directory`, oldest first."""
-    parser = BytesParser(policy=policy.default)
-    return [parser.parsebytes(path.read_bytes()) for path in sorted(directory.glob("*.eml"))]
+    """The mails that a sink keeps in `directory`, oldest first: the same objects again for the same files."""
+    return [_read_mail(path, path.stat().st_mtime_ns) for path in sorted(directory.glob("*.eml"))]
+
+
+@lru_cache(maxsize=10_000)  # whoever waits for a mail reads all that are there, many times a second
+def _read_mail(path: Path, _written_ns: int) -> EmailMessage:
+    return BytesParser(policy=policy.default).parsebytes(path.read_bytes())
 
 
 def _greets(port: int) -> bool:

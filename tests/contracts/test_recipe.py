@@ -14,7 +14,13 @@ RECIPE = (CHECKOUT / "docs" / "new-message.md").read_text()
 
 MOST_BY_HAND = 5
 
-GENERATED = ("contracts/schemas/", "contracts/asyncapi/", "contracts/popfax_contracts/version.py", "docs/")
+GENERATED = (
+    "contracts/schemas/",
+    "contracts/asyncapi/",
+    "contracts/popfax_contracts/version.py",
+    "docs/",
+    "contracts/popfax_contracts/_version.py",
+)
 
 TRIED = """\
 from popfax_contracts.groups import GroupRenamed, RenameRefused, ResetGroupName

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
+from functools import lru_cache
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -247,6 +248,12 @@ def first_occurrences(records: Iterable[Seen]) -> list[Seen]:
     return list({seen.id: seen for seen in reversed(list(records))}.values())[::-1]
 
 
+@lru_cache(maxsize=10_000)
+def _to(mail: EmailMessage) -> str:
+    """Return a mail's recipient: each look at a header parses it."""
+    return str(mail["to"])
+
+
 def _bytes(value: str | bytes | None) -> bytes | None:
     return value.encode() if isinstance(value, str) else value
 
@@ -399,7 +406,7 @@ class World:
 
     def mails_to(self, email: str) -> list[EmailMessage]:
         """Return the mails that an address received."""
-        return [mail for mail in read_mails(self.stack.mail.mails) if email in str(mail["to"])]
+        return [mail for mail in read_mails(self.stack.mail.mails) if email in _to(mail)]
 
     def is_settled(self) -> bool:
         """Return whether nothing is in flight: every topic is read to its end, and outboxes and mails are sent."""
