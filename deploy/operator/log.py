@@ -8,6 +8,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from deploy.operator.invariants import Logged, logged
 from popfax_contracts.topics import Topic
+from services.chassis.envelopes import received_headers
 from services.chassis.messages import StoredRecord
 
 _AT_ONCE = 2_000
@@ -69,4 +70,4 @@ class Reader:
 def _logged(message: Any) -> Logged | None:
     """Read a record; None if it has no envelope, and so is not a message."""
     place = (message.topic(), message.partition(), message.offset())
-    return logged(StoredRecord(None, None, *place, message.key(), message.value(), message.headers() or ()))  # type: ignore[arg-type]
+    return logged(StoredRecord(None, None, *place, message.key(), message.value(), received_headers(message)))  # type: ignore[arg-type]

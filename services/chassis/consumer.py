@@ -24,7 +24,6 @@ import threading
 import time
 from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from operator import methodcaller
 from typing import Any, TypeVar
 
 import structlog
@@ -34,7 +33,7 @@ from confluent_kafka import Consumer as Client
 from services.chassis import kafka, metrics
 from services.chassis.client_state import ClientState
 from services.chassis.database import Outage
-from services.chassis.envelopes import UNREADABLE_HEADERS, Headers
+from services.chassis.envelopes import Headers, received_headers
 from services.chassis.partitions import Place, Stop, Stops
 from services.chassis.service import Service
 from services.chassis.settings import ServiceSettings
@@ -57,12 +56,6 @@ away).
 
 FENCED_AGAIN_S = 60.0
 """A replica that is fenced off twice within this time shares its name with another process."""
-
-_headers_of = methodcaller("headers")
-"""For a header whose name is not UTF-8, confluent-kafka builds a list containing a null pointer and returns it with an
-exception set. Called from C, as here, Python refuses it; a call in Python's bytecode, once specialized, lets it
-through, and the process crashes. The client keeps that list too: ask for it only once.
-"""
 
 
 class FencedError(Exception):
@@ -388,11 +381,7 @@ class Consumer:
 
 
 def _fetched(message: Message, place: Place) -> Fetched:
-    try:
-        headers = _headers_of(message) or ()
-    except SystemError:
-        headers = UNREADABLE_HEADERS
-    timestamp = message.timestamp()[1]
+    headers, timestamp = received_headers(message), message.timestamp()[1]
     return Fetched(*place, message.offset(), message.key(), message.value(), headers, timestamp)  # type: ignore[arg-type]
 
 

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from operator import methodcaller
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -29,6 +30,21 @@ UNREADABLE_HEADERS: Headers = ((_UNREADABLE, None),)
 """Stands for headers one of which has a name that is not UTF-8, since the client then returns none of them. They count
 as a malformed envelope, on any topic.
 """
+
+_call_headers = methodcaller("headers")
+"""For a header whose name is not UTF-8, confluent-kafka builds a list containing a null pointer and returns it with an
+exception set. Called from C, as here, Python refuses it; a call in Python's bytecode, once specialized, lets it
+through, and the process crashes.
+"""
+
+
+def received_headers(message: Any) -> Headers:
+    """Return the headers of a message of confluent-kafka's. Call it once: the client keeps what it built."""
+    try:
+        return _call_headers(message) or ()
+    except (SystemError, UnicodeDecodeError):
+        return UNREADABLE_HEADERS
+
 
 SPECVERSION = b"1.0"
 

@@ -37,6 +37,7 @@ from popfax_contracts.ledger import CreditUnits, UnitsCredited
 from popfax_contracts.message import Message, group_of
 from popfax_contracts.provisioning import RegisterSubscriber, SubscriberRegistered
 from popfax_contracts.topics import SERVICES, TOPICS, Principal, Topic
+from services.chassis.envelopes import received_headers
 from services.groups.consumers import GROUPS
 from services.ledger.consumers import LEDGER
 from services.notifications.consumers import NOTIFICATIONS
@@ -174,7 +175,7 @@ class Log:
         for message in self._consumer.consume(2000, timeout_s):
             if message.error() is None:
                 place = (message.topic() or "", message.partition() or 0, message.offset() or 0)
-                raw: Any = message.headers() or []
+                raw = received_headers(message)
                 self.seen.append(Seen(*place, _bytes(message.key()), _bytes(message.value()), tuple(raw)))
         return self.seen
 

@@ -21,6 +21,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.local.product import ServiceProcess
 from deploy.local.stack import Stack
+from deploy.operator.cli.wire import Watch
+from deploy.operator.kafka import ADMIN
+from deploy.operator.log import Reader
 from popfax_contracts.ledger import CreditUnits, UnitsCredited
 from popfax_contracts.topics import LEDGER_COMMANDS, Principal
 from services.chassis import kafka, migrate
@@ -189,6 +192,12 @@ class TestPoison:
             whole = ("malformed_envelope", unreadable.key().encode(), unreadable.to_json())
             assert (row.code, kept.key, kept.value) == whole
             assert list(kept.headers) == list(UNREADABLE_HEADERS)
+
+        admin = stack.kafka.client_config(ADMIN)
+        assert {record.id for record in Reader(admin, [LEDGER_COMMANDS], lambda _: None).read()}, "the audit reads on"
+        with Watch(admin, [LEDGER_COMMANDS], group="tests", from_beginning=True) as watch:
+            seen = await asyncio.to_thread(watch.to_end, 30)
+        assert len([each for each in seen if each.body and each.body.key() == str(accounts[1])]) == 11
 
 
 class _NotUtf8(str):

@@ -1,6 +1,6 @@
 """How a group begins: what is on sale, the group's owner, its name, and its first invitations."""
 
-from deploy.demo.cast import BOUGHT_UNITS, CHEAP_PLAN, GROUP_NAME, PLAN, Person
+from deploy.demo.cast import BOUGHT_UNITS, CHEAP_PLAN, GROUP_NAME, Person
 from deploy.demo.checks import Joining, Offer
 from deploy.demo.reading import link_in, text_of
 from deploy.demo.stage import TIMEOUT_S, Ask, Stage, bought_by
@@ -10,12 +10,13 @@ from popfax_contracts.groups import AcceptInvitation, AccountCreationRequired, I
 from popfax_contracts.message import group_of
 from popfax_contracts.provisioning import OptionPublished, PlanPublished
 from popfax_contracts.topics import PROVISIONING_PLANS
+from services.provisioning import catalogue as catalogue_file
 
 
 def catalogue(stage: Stage) -> int:
     """Show plans and options; return the cheap plan's validity in months."""
     stage.tell.scene("What is on sale")
-    records = stage.follower.wait_for(_are_both_plans, PROVISIONING_PLANS.name, TIMEOUT_S)
+    records = stage.follower.wait_for(_is_all_on_sale, PROVISIONING_PLANS.name, TIMEOUT_S)
     plans = [seen.body for seen in records if isinstance(seen.body, PlanPublished)]
     options = [seen.body for seen in records if isinstance(seen.body, OptionPublished)]
     stage.prices |= {plan.plan: plan.price_units for plan in plans}
@@ -33,8 +34,12 @@ def catalogue(stage: Stage) -> int:
     return next((plan.validity_months for plan in plans if plan.plan == CHEAP_PLAN), 0)
 
 
-def _are_both_plans(records: list[Seen]) -> bool:
-    return {PLAN, CHEAP_PLAN} <= {seen.body.plan for seen in records if isinstance(seen.body, PlanPublished)}
+def _is_all_on_sale(records: list[Seen]) -> bool:
+    """Return whether the whole catalogue is there: plans and options are on partitions of their own."""
+    on_sale = catalogue_file.read(catalogue_file.DEFAULT)
+    plans = {seen.body.plan for seen in records if isinstance(seen.body, PlanPublished)}
+    options = {seen.body.option for seen in records if isinstance(seen.body, OptionPublished)}
+    return set(on_sale.plans) <= plans and set(on_sale.options) <= options
 
 
 def owner(stage: Stage) -> tuple[str | None, str | None]:

@@ -17,6 +17,7 @@ from deploy.operator.cli.errors import Unreachable
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.message import Command, Message
 from popfax_contracts.topics import Principal, Topic
+from services.chassis.envelopes import received_headers
 from services.chassis.messages import Outgoing, headers_of
 
 SOURCE = f"popfax/{Principal.PLATFORM}"
@@ -191,7 +192,7 @@ class Watch:
 
 
 def _seen(message: KafkaMessage) -> Seen:
-    headers = {name: _text(value) for name, value in dict(message.headers() or ()).items()}
+    headers = {name: _text(value) for name, value in dict(received_headers(message)).items()}
     type_ = headers.get("ce_type", "")
     return Seen(
         topic=message.topic() or "",
