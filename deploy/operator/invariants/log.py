@@ -49,7 +49,7 @@ def logged(record: Record) -> Logged | None:
     value = record.value
     if "ce_type" not in given or len(given) != len(record.headers):
         given, value, _ = unusual(record.headers, value)
-    if "ce_type" not in given or text_of(given.get("ce_id")) is None:
+    if given.get("ce_type") is None or text_of(given.get("ce_id")) is None:
         return None
     headers = {name: text.decode(errors="replace") for name, text in given.items() if text is not None}
     return Logged(
