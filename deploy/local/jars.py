@@ -9,14 +9,12 @@ which is why every jar is hashed here.
 """
 
 import argparse
-import fcntl
 import hashlib
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from jgo.maven import MavenContext
 
 from deploy.local.errors import StackError
 from deploy.local.paths import JARS
+from deploy.paths import only_one_fetches
 
 ENDPOINT = "org.apache.kafka:kafka_2.13:4.3.0+org.slf4j:slf4j-simple:2.0.17"
 """The requested artifacts. Everything else follows from them, and is listed in the lock."""
@@ -62,7 +61,7 @@ def ensure(directory: Path = JARS, progress: Progress = lambda _: None, lock: Pa
     """
     jars = read_lock(lock)
     if _missing(jars, directory):
-        with _only_one_fetches(directory):
+        with only_one_fetches(directory):
             _fetch_all(_missing(jars, directory), directory, progress)  # asked again: another may have fetched them
     verify(directory, jars)
 
@@ -156,15 +155,6 @@ def _fetch(context: MavenContext, jar: Jar, directory: Path) -> Jar:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _only_one_fetches(directory: Path) -> Iterator[None]:
-    """Hold the lock that keeps two processes from fetching at once (the kernel releases it if we die)."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with directory.with_suffix(".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def main() -> int:

@@ -309,7 +309,7 @@ class World:
 
     def command(self, owner: Owner, email: str = "", **changed: Any) -> CreateMemberAccount:
         """Return the command with which an owner creates a member's account."""
-        snapshot = {
+        fields = {
             "group_id": group_of(owner.id),
             "plan": "send_only",
             "price_units": PRICES["send_only"],
@@ -318,7 +318,7 @@ class World:
             "last_name": "Petit",
             "language": Language.EN,
         }
-        return CreateMemberAccount.model_validate(snapshot | changed)
+        return CreateMemberAccount.model_validate(fields | changed)
 
     def create(self, owner: Owner, email: str = "", **changed: Any) -> str:
         """Ask for a member's account; return the command's id."""
@@ -408,10 +408,6 @@ class World:
     def mails_to(self, email: str) -> list[EmailMessage]:
         """Return the mails that an address received."""
         return [mail for mail in read_mails(self.stack.mail.mails) if email in _to(mail)]
-
-    def is_settled(self) -> bool:
-        """Return whether nothing is in flight: every topic is read to its end, and outboxes and mails are sent."""
-        return not self._under_way()
 
     def _under_way(self) -> str:
         """Name the first thing that is in flight; return an empty text if there is none."""

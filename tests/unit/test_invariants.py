@@ -502,6 +502,21 @@ def hold_of_creation(state: HoldState) -> LedgerSnapshot:
     )
 
 
+def transfer_pending() -> Snapshot:
+    """A transfer that waits for the ledger, with its line and its timer."""
+    return in_groups(
+        transfers=[
+            *GROUPS.transfers,
+            groups.Transfer(id_of("x"), GROUP, OWNER, "amount", 1, TransferState.PENDING, None, None, NOW, None),
+        ],
+        history=[
+            *GROUPS.history,
+            line(history_of_leg(id_of("x"), MEMBER), Kind.TRANSFER, id_of("x"), "pending"),
+        ],
+        timers=[*GROUPS.timers, TimerRow(id_of("x"), END, TransferDue.TYPE, str(id_of("x")))],
+    )
+
+
 def purchase_unpaid() -> LedgerSnapshot:
     """The options pack's hold, released: then its entry is not there."""
     return replace(
@@ -513,7 +528,6 @@ def purchase_unpaid() -> LedgerSnapshot:
 
 
 UNDER_WAY = replace(paid_action(id_of("x"), Action.CALL_FORWARDING, 3, Status.RUNNING), ended_at=None)
-BUT_THE_WELCOME = list(NOTIFICATIONS.mails)[2:]
 NEVER_A_MEMBER: dict[str, Any] = {
     "memberships": list(GROUPS.memberships)[1:],
     "history": [line for place, line in enumerate(list(GROUPS.history)) if place not in (2, 3)],
@@ -1178,17 +1192,7 @@ WRONG_WHEN_SETTLED: list[tuple[str, Snapshot, list[Invariant]]] = [
     ),
     (
         "a transfer is not decided",
-        in_groups(
-            transfers=[
-                *GROUPS.transfers,
-                groups.Transfer(id_of("x"), GROUP, OWNER, "amount", 1, TransferState.PENDING, None, None, NOW, None),
-            ],
-            history=[
-                *GROUPS.history,
-                line(history_of_leg(id_of("x"), MEMBER), Kind.TRANSFER, id_of("x"), "pending"),
-            ],
-            timers=[*GROUPS.timers, TimerRow(id_of("x"), END, TransferDue.TYPE, str(id_of("x")))],
-        ),
+        transfer_pending(),
         [Invariant.TRANSFER_UNDECIDED],
     ),
     (
@@ -1265,17 +1269,7 @@ STUCK: list[tuple[str, Snapshot, list[Invariant]]] = [
     ),
     (
         "a transfer is pending",
-        in_groups(
-            transfers=[
-                *GROUPS.transfers,
-                groups.Transfer(id_of("x"), GROUP, OWNER, "amount", 1, TransferState.PENDING, None, None, NOW, None),
-            ],
-            history=[
-                *GROUPS.history,
-                line(history_of_leg(id_of("x"), MEMBER), Kind.TRANSFER, id_of("x"), "pending"),
-            ],
-            timers=[*GROUPS.timers, TimerRow(id_of("x"), END, TransferDue.TYPE, str(id_of("x")))],
-        ),
+        transfer_pending(),
         [Invariant.TRANSFER_UNDECIDED],
     ),
     (
