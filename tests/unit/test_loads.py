@@ -3,6 +3,8 @@
 The order in which tables are locked is part of it: two batches that lock in different orders can block each other.
 """
 
+import gc
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -221,3 +223,21 @@ BATCHES: dict[str, tuple[Service, list[Message], list[str]]] = {
 def test_a_batch_costs_as_many_statements_however_many_messages_it_has(name: str, times: int) -> None:
     service, messages, expected = BATCHES[name]
     assert statements(service, messages * times) == expected
+
+
+@pytest.mark.parametrize("service", [GROUPS, PROVISIONING], ids=lambda service: service.principal)
+def test_a_load_plan_is_freed_with_its_batch_without_the_garbage_collector(service: Service) -> None:
+    plans = []
+
+    def load() -> Any:
+        plan = service.load()
+        plans.append(weakref.ref(plan))
+        return plan
+
+    gc.disable()
+    try:
+        reply = UnitsReserved(hold_id=uuid4(), account_id=ADA, amount_units=1)
+        statements(replace(service, load=load), [reply])
+        assert [plan() for plan in plans] == [None]
+    finally:
+        gc.enable()
