@@ -9,7 +9,7 @@ LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --un
 	--custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test-fast test bench screenshots lock contracts release-contracts docs
+.PHONY: help setup demo check test-fast test bench costs screenshots lock contracts release-contracts docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ endif
 
 bench: $(STAMP) ## Measure
 	$(BIN)/python -m tests.bench
+
+costs: $(STAMP) ## Record what a message costs: statements, rows, bytes, function calls (tests/guard/costs.json)
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.guard
 
 screenshots: $(STAMP) ## Take a picture of every state of the page: build/screenshots/index.html
 	$(BIN)/python -m tests.e2e.page.screenshots

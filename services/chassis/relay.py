@@ -168,6 +168,12 @@ class Relay:
 
     async def _round(self, driver: Driver, producer: AIOKafkaProducer) -> None:
         self._wake.clear()
+        if await self.relay_once(driver, producer) < ROWS:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), POLL_S)
+
+    async def relay_once(self, driver: Driver, producer: AIOKafkaProducer) -> int:
+        """Publish and delete what is in the outbox, at most `ROWS` rows; return how many there were."""
         settled = await self._settled(driver)
         cursor = await driver.execute(sql_of(_READ), {"floor": self._floor, "most": ROWS})
         found = [Unsent._make(row) for row in await cursor.fetchall()]
@@ -185,9 +191,7 @@ class Relay:
             await asyncio.wait_for(kafka.check(producer), ANSWER_S)
             self._checked_at = time.monotonic()
         self._floor = settled if len(rows) < ROWS else min(settled, rows[-1].seq)
-        if len(rows) < ROWS:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_S)
+        return len(rows)
 
     async def _settled(self, driver: Driver) -> int:
         """Return the number below which no row can appear any more: the next scan may begin there.
