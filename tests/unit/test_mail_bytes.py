@@ -8,12 +8,13 @@ from email.parser import Parser
 from email.policy import SMTPUTF8
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deploy.operator.cli.preview import Sample, samples
 from popfax_contracts.fields import Language, canonical_email
-from services.notifications.mime import Content, Mailbox, Unsound, check, write
+from services.notifications import mime
+from services.notifications.mime import Content, Mailbox, Unsound, check, compose, parse_back, reads_back, write
 from services.notifications.rendering import render
 from services.notifications.settings import NotificationsSettings
 
@@ -168,3 +169,108 @@ def test_nothing_that_begins_a_line_is_written(where: str, value: str) -> None:
         return
     assert where in ("name", "subject")
     assert b"\r\nBcc" not in written, "it is within an encoded word"
+
+
+# --- our own reader and Python's parser -------------------------------------------------------------------------------
+
+WORDS = st.sampled_from(
+    ["utf-8?b?YQ==", "utf-8?q?a", "utf-8?b?/w==", "utf-8?b?DQo=", "utf-8?b?YR==", "iso-8859-1?b?YQ=="]
+).map("=?{}?=".format)
+TOKENS = st.sampled_from(
+    ["--popfax-1", "--popfax-1--", "=3D", '"a"', "<b@c.example>", "(a)", *",;:@", "Bcc:", "=0D=0A"]
+)
+SPACES = st.sampled_from(["\r\n", "\r\n ", "\r\n\t", "\r\n\r\n", "\r\n \r\n", " ", "  ", "\t", "=\r\n"])
+PIECES = WORDS | TOKENS | SPACES
+TEXTS = st.lists(PIECES | st.text(max_size=4), max_size=5).map("".join)
+MAILBOXES = st.builds(
+    Mailbox,
+    NAMES | TEXTS,
+    ADDRESSES | st.sampled_from(["=?utf-8?q?a?=@b.example", '"a b"@c.example', "a..b@c.example", "a@[1.2.3.4]", "a"]),
+)
+CONTENTS = st.builds(
+    replace,
+    st.just(MEANT),
+    sender=st.just(MEANT.sender) | MAILBOXES,
+    to=MAILBOXES,
+    subject=NAMES | TEXTS,
+    headers=st.just(MEANT.headers)
+    | st.dictionaries(st.sampled_from(["Date", "Message-ID", "Auto-Submitted", "Bcc", "Subject"]), TEXTS),
+    text=TEXTS,
+    html=TEXTS,
+    boundary=st.just("popfax-1") | TEXTS,
+)
+
+
+def accepts(written: bytes, content: Content, names: list[str]) -> bool:
+    """Whether Python's parser finds in these bytes what is meant."""
+    try:
+        parse_back(written, content, names)
+    except Unsound:
+        return False
+    return True
+
+
+def lines_hold(written: bytes) -> bool:
+    return not re.search(rb"\r(?!\n)|(?<!\r)\n|\0", written) and max(map(len, written.split(b"\r\n"))) <= 998
+
+
+def assert_python_agrees(written: bytes, content: Content, names: list[str]) -> None:
+    """What our reader recognises, Python's parser reads likewise."""
+    if lines_hold(written) and reads_back(written, content, names):
+        parse_back(written, content, names)
+
+
+@settings(max_examples=300)
+@given(CONTENTS)
+def test_what_our_reader_recognises_in_hostile_content_pythons_parser_reads_likewise(content: Content) -> None:
+    written, names = compose(content)
+    assert_python_agrees(written, content, names)
+
+
+@settings(max_examples=300)
+@given(
+    CONTENTS | st.just(MEANT), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), TEXTS), min_size=1, max_size=3)
+)
+def test_what_our_reader_recognises_in_broken_bytes_pythons_parser_reads_likewise(
+    content: Content, cuts: list[tuple[float, int, str]]
+) -> None:
+    written, names = compose(content)
+    for where, length, put in cuts:
+        start = int(where * len(written))
+        written = written[:start] + put.encode() + written[start + length :]
+    assert_python_agrees(written, content, names)
+
+
+@given(st.sampled_from(["name", "subject", "text"]), NAMES)
+def test_bytes_that_say_something_else_are_recognised_for_nothing_else(where: str, said: str) -> None:
+    """Our reader compares with what is meant: what was written for one content is no mail with another one."""
+    other = {
+        "name": lambda: replace(MEANT, to=Mailbox(said, MEANT.to.address)),
+        "subject": lambda: replace(MEANT, subject=said),
+        "text": lambda: replace(MEANT, text=said),
+    }[where]()
+    written, names = compose(other)
+    assert reads_back(written, other, names) <= accepts(written, other, names)
+    assert not reads_back(written, MEANT, names)
+    assert not reads_back(WRITTEN, other, names)
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_python_s_parser_finds_by_itself(broken: Callable[[bytes], bytes]) -> None:
+    bad = broken(WRITTEN)
+    assert not reads_back(bad, MEANT, NAMES_MEANT)
+    assert not (lines_hold(bad) and accepts(bad, MEANT, NAMES_MEANT))
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=[sample.name for sample in SAMPLES])
+def test_what_we_write_is_read_back_without_pythons_parser(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(mime, "parse_back")
+    render(sample.mail, sample.to, sample.about, SETTINGS)
+
+
+@given(NAMES, NAMES)
+def test_whatever_people_are_called_our_reader_recognises_it(name: str, subject: str) -> None:
+    content = replace(MEANT, to=Mailbox(name, MEANT.to.address), subject=subject)
+    written, names = compose(content)
+    assert reads_back(written, content, names)
+    parse_back(written, content, names)
