@@ -48,8 +48,10 @@ _STOP_TIMEOUT_S = 15.0
 class PostgresServer:
     """A server whose passwords, data and log are in one directory. Commits that it acknowledged outlive `kill`."""
 
-    def __init__(self, directory: Path, port: Port | None = None) -> None:
+    def __init__(self, directory: Path, port: Port | None = None, settings: Mapping[str, str] | None = None) -> None:
+        """`settings` are the server's own that differ from ours."""
         self._directory = directory
+        self._settings = {**SETTINGS, **(settings or {})}
         self._port = port or Port("POPFAX_POSTGRES_PORT")
         self._child = Child("postgres", directory)
         self._passwords: dict[str, str] = {}
@@ -96,7 +98,7 @@ class PostgresServer:
         # Its process is gone, we have seen to that. With its pid given to another, PostgreSQL would refuse to start.
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         addresses = {"port": str(port), "listen_addresses": LOOPBACK, "unix_socket_directories": ""}
-        settings = [f"--{name}={value}" for name, value in {**SETTINGS, **addresses}.items()]
+        settings = [f"--{name}={value}" for name, value in {**self._settings, **addresses}.items()]
         command = [str(binaries() / "postgres"), "-D", str(self._data), *settings]
         # If we die, SIGQUIT makes the postmaster take its children with it at once.
         self._child.start(command, death_signal=signal.SIGQUIT, user=_other_user())

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,12 +35,16 @@ _STOP_TIMEOUT_S = 12.0
 class ServiceProcess:
     """One service as a process of its own."""
 
-    def __init__(self, principal: Principal, stack: Stack, code: Path = CHECKOUT, name: str = "") -> None:
+    def __init__(
+        self, principal: Principal, stack: Stack, code: Path = CHECKOUT, name: str = "", run: Sequence[str] = ()
+    ) -> None:
         """`code` is where its packages are: those of another version, for the tests of two side by side.
 
-        `name` tells a second process of the same service from the first.
+        `name` tells a second process of the same service from the first; `run` is what the interpreter
+        is to run, if not its app.
         """
         self.principal = principal
+        self._run = run or ("-m", f"services.{principal}.app")
         self._code = code
         self._stack = stack
         name = name or principal.value
@@ -83,7 +87,7 @@ class ServiceProcess:
 
     def _launch(self, port: int, settings: dict[str, str]) -> None:
         # The command line names the directory, by which a later run recognises it as left behind.
-        command = [sys.executable, "-m", f"services.{self.principal}.app", str(self._stack.directory)]
+        command = [sys.executable, *self._run, str(self._stack.directory)]
         prefix = self.principal.upper()
         environment = self._stack.service_environment(self.principal) | {
             f"{prefix}_{name.upper()}": value for name, value in settings.items()

@@ -53,11 +53,11 @@ class Outcomes:
 
 
 class Follower:
-    """Follows a topic from its present end."""
+    """Follows topics from their present end."""
 
-    def __init__(self, settings: KafkaSettings, topic: Topic, ends: Iterable[type[Message]]) -> None:
+    def __init__(self, settings: KafkaSettings, topics: Iterable[Topic], ends: Iterable[type[Message]]) -> None:
         self._settings = settings
-        self._topic = topic
+        self._topics = list(topics)
         self._ends = {model.TYPE.encode(): model.TYPE for model in ends}
         self.outcomes = Outcomes()
         self._consumer: AIOKafkaConsumer | None = None
@@ -71,7 +71,7 @@ class Follower:
             isolation_level="read_committed",
         )
         await self._consumer.start()
-        partitions = [TopicPartition(self._topic.name, p) for p in range(self._topic.partitions)]
+        partitions = [TopicPartition(topic.name, p) for topic in self._topics for p in range(topic.partitions)]
         self._consumer.assign(partitions)
         await self._consumer.seek_to_end(*partitions)
         for partition in partitions:
@@ -88,7 +88,7 @@ class Follower:
             now = time.perf_counter()
             for records in batches.values():
                 for record in records:
-                    self._note(record, now)
+                    self.note(record, now)
             progress(len(self.outcomes.at))
 
     async def stop(self) -> None:
@@ -96,14 +96,16 @@ class Follower:
         if self._consumer is not None:
             await self._consumer.stop()
 
-    def _note(self, record: Any, now: float) -> None:
-        ended = self._ends.get(_header(record, "ce_type"))
+    def note(self, record: Any, now: float) -> None:
+        """Note a record that came at a moment."""
+        ended = self._ends.get(header(record, "ce_type"))
         if ended is not None:
-            self.outcomes.at.setdefault(_header(record, "ce_correlationid").decode(), now)
+            self.outcomes.at.setdefault(header(record, "ce_correlationid").decode(), now)
             self.outcomes.types[ended] = self.outcomes.types.get(ended, 0) + 1
 
 
-def _header(record: Any, wanted: str) -> bytes:
+def header(record: Any, wanted: str) -> bytes:
+    """Return a header of a record, or nothing."""
     return next((value for name, value in record.headers if name == wanted), b"")
 
 
@@ -131,18 +133,18 @@ LINGER_S = 0.02
 
 
 async def publish_at(
-    producer: AIOKafkaProducer, commands: Sequence[Command], per_second: int, sent_at: dict[str, float]
+    producer: AIOKafkaProducer, commands: Sequence[Command], per_second: float, sent_at: dict[str, float]
 ) -> None:
     """Publish commands at a steady rate.
 
     Each command's clock starts at its own moment, not at that of its round: its lingering is part of its latency, and
-    a load that falls behind makes no latency vanish.
+    a load that falls behind makes no latency vanish. A round is published when the last of its commands is due.
     """
     each_round = max(1, round(per_second * LINGER_S))
     began = time.perf_counter()
     for start in range(0, len(commands), each_round):
         due = commands[start : start + each_round]
-        await asyncio.sleep(max(0.0, began + (start + len(due)) / per_second - time.perf_counter()))
+        await asyncio.sleep(max(0.0, began + (start + len(due) - 1) / per_second - time.perf_counter()))
         await publish(producer, due, {})
         for number, each in enumerate(due, start):
             sent_at[each.id] = began + number / per_second

@@ -1,0 +1,63 @@
+"""How much is measured: in full, or in two minutes."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Numbers of commands, rates per second, and times in seconds."""
+
+    owners: int
+    warm_up: int
+    sagas: int
+    """At full speed."""
+    rates: tuple[int, ...]
+    """Sagas per second whose latency is measured, beside half the full rate."""
+    steady_s: int
+    idle_s: int
+    one_account: int
+    """Sagas that one owner pays for, and as many spread over all owners."""
+    replica_sagas: int
+    mail_sagas: int
+    mails_s: int
+    """How long the sender is measured alone."""
+    page_s: int
+    page_rate: int
+    """Sagas per second while the page is asked for."""
+    transfers: int
+    pgbench_s: int
+
+
+FULL = Sizes(
+    owners=1000,
+    warm_up=3000,
+    sagas=30_000,
+    rates=(10, 100, 300),
+    steady_s=10,
+    idle_s=20,
+    one_account=6000,
+    replica_sagas=8000,
+    mail_sagas=10_000,
+    mails_s=6,
+    page_s=12,
+    page_rate=300,
+    transfers=150_000,
+    pgbench_s=8,
+)
+
+QUICK = Sizes(
+    owners=200,
+    warm_up=1000,
+    sagas=6000,
+    rates=(100,),
+    steady_s=6,
+    idle_s=8,
+    one_account=2000,
+    replica_sagas=2000,
+    mail_sagas=3000,
+    mails_s=4,
+    page_s=5,
+    page_rate=300,
+    transfers=25_000,
+    pgbench_s=4,
+)
