@@ -160,6 +160,9 @@ class Database(Protocol):
     async def due_timers(self, now: datetime, limit: int) -> Sequence[StoredRecord]:
         """Return timers that are due, oldest first, without locking them."""
 
+    async def next_timer(self) -> datetime | None:
+        """Return the moment at which the next timer is due, or was; None if none is set."""
+
     async def request_retry(self, ids: Collection[UUID]) -> None:
         """Request, for an operator, that parked messages be handled again.
 

@@ -22,6 +22,9 @@ from starlette.types import ASGIApp
 
 from services.chassis import http_timeouts
 
+TICK_S = 0.5
+"""How long the server may take to notice that it has to stop."""
+
 Check = Callable[[], Awaitable[str | None]]
 """Returns why a service is not ready, None if it is."""
 
@@ -110,6 +113,11 @@ class HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to the runtime."""
         yield
+
+    async def main_loop(self) -> None:
+        """Keep the answers' date right until told to stop. uvicorn's own loop wakes ten times a second for it."""
+        while not await self.on_tick(0):  # noqa: ASYNC110  (it is set from other threads, too)
+            await asyncio.sleep(TICK_S)
 
     @property
     def port(self) -> int | None:

@@ -82,6 +82,10 @@ class MemoryDatabase:
         due = [(t.due_at, t.id, t, c) for t, c in self.contents.timers.values() if t.due_at <= now]
         return [_timer_record(timer, cause) for _, _, timer, cause in sorted(due, key=lambda d: d[:2])[:limit]]
 
+    async def next_timer(self) -> datetime | None:
+        """Return the moment at which the next timer is due, or was; None if none is set."""
+        return min((timer.due_at for timer, _ in self.contents.timers.values()), default=None)
+
     async def request_retry(self, ids: Collection[UUID]) -> None:
         """Ask for parked messages to be handled again."""
         for row in map(self.contents.parked.__getitem__, ids):

@@ -31,6 +31,7 @@ from services.chassis import kafka, metrics
 from services.chassis.messages import headers_of, source_of
 from services.chassis.postgres import OUTBOX, Driver, driver_of, sql_of
 from services.chassis.settings import KafkaSettings
+from services.chassis.wakeups import OUTBOX_CHANNEL, Bell, Wakeup
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +47,11 @@ STAND_BY_S = 0.5
 STEP_ASIDE_S = 3.0
 """How long a relay that has met an unknown type does not ask for the lock: a newer version's replica should lead."""
 
-POLL_S = 0.1
-"""How often the outbox is polled, for rows that another replica has committed."""
+POLL_S = 1.0
+"""How often the outbox is read without a wake-up, for rows whose writer died before it could ring."""
+
+DEAD_ROWS = 1000
+"""So many deleted rows at the beginning of a scan are worth looking for a later one to begin with."""
 
 ANSWER_S = 10.0
 """The longest wait for any answer from Kafka; then another replica, which may reach it better, gets the lock."""
@@ -99,6 +103,7 @@ _SESSION = sa.select(
     sa.func.set_config("synchronous_commit", "off", False),
     sa.func.set_config("idle_session_timeout", f"{PAUSE_S}s", False),
 )
+_LISTEN = sa.text(f"LISTEN {OUTBOX_CHANNEL}")
 _DELETE = sa.delete(OUTBOX).where(OUTBOX.c.seq == sa.any_(sa.bindparam("seqs", type_=ARRAY(sa.BigInteger))))
 
 
@@ -110,15 +115,19 @@ class Relay:
         self.engine = engine
         self.settings = settings
         self.working = False
-        self._wake = asyncio.Event()
+        self._wakeup = Wakeup()
+        self._bell = Bell(engine)
         self._floor = 0
         self._last = 0
         self._mark: tuple[int, int] | None = None
         self._checked_at = 0.0
 
     def wake(self) -> None:
-        """Signal that there is something to publish."""
-        self._wake.set()
+        """Signal that there is something to publish: to this relay if it leads, otherwise to whichever does."""
+        if self.working:
+            self._wakeup.wake()
+        else:
+            self._bell.ring()
 
     async def run(self) -> None:
         """Relay until cancelled, whatever fails."""
@@ -142,7 +151,9 @@ class Relay:
                 await connection.execute(_SESSION)
                 while not (await connection.execute(sa.select(sa.func.pg_try_advisory_lock(LOCK)))).scalar():  # noqa: ASYNC110
                     await asyncio.sleep(STAND_BY_S)
+                await connection.execute(_LISTEN)
                 driver = await driver_of(connection)
+                driver.add_notify_handler(lambda _: self._wakeup.wake())  # heard while a statement runs
                 while True:
                     await self._relay(driver)
             finally:
@@ -167,10 +178,8 @@ class Relay:
             await kafka.stop(producer)
 
     async def _round(self, driver: Driver, producer: AIOKafkaProducer) -> None:
-        self._wake.clear()
         if await self.relay_once(driver, producer) < ROWS:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_S)
+            await self._rest(driver)
 
     async def relay_once(self, driver: Driver, producer: AIOKafkaProducer) -> int:
         """Publish and delete what is in the outbox, at most `ROWS` rows; return how many there were."""
@@ -193,6 +202,23 @@ class Relay:
         self._floor = settled if len(rows) < ROWS else min(settled, rows[-1].seq)
         return len(rows)
 
+    async def _rest(self, driver: Driver) -> None:
+        """Wait until this process or another has committed rows, but not forever."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(driver.fileno(), self._heard, driver)
+        try:
+            await self._wakeup.rest(POLL_S)
+        finally:
+            loop.remove_reader(driver.fileno())
+
+    def _heard(self, driver: Driver) -> None:
+        """Take what the server says unasked: a notification, or that the session has ended, as the next read sees."""
+        with suppress(psycopg.Error):
+            driver.pgconn.consume_input()
+            while driver.pgconn.notifies():
+                pass
+        self._wakeup.wake()
+
     async def _settled(self, driver: Driver) -> int:
         """Return the number below which no row can appear any more: the next scan may begin there.
 
@@ -201,7 +227,7 @@ class Relay:
         So the floor moves to a number only when every transaction that was writing when we saw that number has ended.
         (Each one writes, and so has an id, before it takes numbers: the inbox, a timer or a lock comes first.)
         """
-        if self._last == self._floor:
+        if self._last - self._floor < DEAD_ROWS:
             return self._floor
         ((oldest, following),) = await (await driver.execute(sql_of(_SNAPSHOT))).fetchall()
         if self._mark is None:

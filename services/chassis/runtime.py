@@ -33,14 +33,18 @@ from services.chassis.service import Service
 from services.chassis.settings import ProcessSettings, ServiceSettings
 from services.chassis.shell import Shell
 from services.chassis.timers import run_retries, run_timers
+from services.chassis.wakeups import Bell, Wakeup
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T", bound=ServiceSettings)
 P = TypeVar("P", bound=ProcessSettings)
 
-Background = Callable[[AsyncEngine, T, Outages], Coroutine[Any, Any, None]]
-"""A background task of a service, which runs until cancelled (for example the mail sender)."""
+Background = Callable[[AsyncEngine, T, Outages, Wakeup], Coroutine[Any, Any, None]]
+"""A background task of a service, which runs until cancelled (for example the mail sender).
+
+Its `Wakeup` wakes it after each batch that this process has committed.
+"""
 
 SiteOf = Callable[[P, Callable[[], None]], Site | None]
 """Builds what a service serves over HTTP besides its health; it must call its argument after each of its commits."""
@@ -65,7 +69,7 @@ def serve(principal: Principal, settings: P, site: SiteOf[P]) -> None:
     configure_logs(principal.value, settings.log_format, settings.log_level)
     metrics.forget_work()
     engine = postgres.engine(settings.database_url.get_secret_value(), 1)
-    _run(_Process(principal, settings, engine, None, site(settings, lambda: None)))
+    _run(_Process(principal, settings, engine, None, site(settings, Bell(engine).ring)))
 
 
 def _run(process: "_Process") -> None:
@@ -87,10 +91,10 @@ class _Work:
         self._principal = service.principal
         self._settings = settings
         self._engine = engine
-        self._background = background
+        self._background = [(job, Wakeup()) for job in background]
         self.relay = Relay(service.principal, engine, settings)
         database = PostgresDatabase(engine, partial(migrate.suits, service.principal))
-        self._shell = Shell(service, database, committed=self.relay.wake)
+        self._shell = Shell(service, database, committed=self._committed)
         self._consumer = Consumer(service, self._shell, settings, Stops(engine))
 
     @property
@@ -105,16 +109,18 @@ class _Work:
 
     def begin(self) -> list[asyncio.Task[None]]:
         """Begin with all of it: the relay first, for it may have rows of an earlier life."""
-        poll_s = self._settings.timer_poll_s
         return [
             asyncio.create_task(self.relay.run()),
             asyncio.create_task(self._consumer.run()),
-            asyncio.create_task(run_timers(self._shell, poll_s)),
-            asyncio.create_task(run_retries(self._shell, max(1.0, poll_s))),
+            asyncio.create_task(run_timers(self._shell)),
+            asyncio.create_task(run_retries(self._shell)),
             asyncio.create_task(mark(self._engine, self._principal, self.relay.wake)),
             # Message ids that no topic can deliver again.
             asyncio.create_task(prune(self._engine, INBOX.c.received_at, retention(self._settings))),
-            *(asyncio.create_task(job(self._engine, self._settings, self._shell.outages)) for job in self._background),
+            *(
+                asyncio.create_task(job(self._engine, self._settings, self._shell.outages, wakeup))
+                for job, wakeup in self._background
+            ),
         ]
 
     async def stop(self) -> None:
@@ -123,6 +129,12 @@ class _Work:
             await self._consumer.stop()
         except Exception as error:  # what ended it early has been noted, or Kafka is away and can't be told
             log.warning("consumer_not_stopped", error=type(error).__name__)
+
+    def _committed(self, to_relay: bool) -> None:
+        if to_relay:
+            self.relay.wake()
+        for _, wakeup in self._background:
+            wakeup.wake()
 
     async def _not_consuming(self) -> str | None:
         return self._consumer.trouble()

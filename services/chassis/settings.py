@@ -71,9 +71,6 @@ class ServiceSettings(ProcessSettings, KafkaSettings):
         60_000, ge=1, description="what is worth an answer of the broker's before that: larger batches cost less"
     )
     offset_commit_s: float = Field(0.5, gt=0, le=10, description="offsets are committed this often, after the database")
-    timer_poll_s: float = Field(
-        0.25, gt=0, le=60, description="how often due timers and requested retries are looked for"
-    )
     inbox_retention_days: int = Field(
         14, ge=1, description="how long message ids are remembered; longer than any topic keeps its records"
     )

@@ -198,9 +198,9 @@ class Shell:
         service: Service,
         database: Database,
         clock: Clock | None = None,
-        committed: Callable[[], None] = lambda: None,
+        committed: Callable[[bool], None] = lambda _: None,
     ) -> None:
-        """`committed` is called after each commit, to wake the relay."""
+        """`committed` is called after each commit, with True if it left something to relay."""
         self.service = service
         self.database = database
         self.clock = clock or RealClock()
@@ -291,7 +291,7 @@ class Shell:
                 await tx.send([*decided.messages, *decided.newest.values()], moment.now)
                 await tx.clear_timers(decided.clear_timers)
                 await tx.set_timers(list(decided.set_timers.values()))
-        self._committed()
+        self._committed(bool(decided.messages or decided.newest))
         if readable:
             self._limit.release()
         self._observe(arrivals, fresh, readable, parked)

@@ -16,19 +16,33 @@ log = structlog.get_logger(__name__)
 TIMERS_AT_ONCE = 500
 RETRIES_AT_ONCE = 2000
 
+LOOK_S = 1.0
+"""How long a timer that was set since the last look, or a requested retry, may go unnoticed."""
 
-async def run_timers(shell: Shell, poll_s: float) -> None:
+
+async def run_timers(shell: Shell) -> None:
     """Fire timers until cancelled."""
     while True:
+        pause = LOOK_S
         try:
-            fired = await fire_due(shell)
+            pause = await _until_next(shell)
+            if pause <= 0:
+                await fire_due(shell)
         except Outage:
-            fired = 0
+            pause = LOOK_S
         except Exception as error:
             log.error("timers_failed", error=type(error).__name__, exc_info=True)
-            fired = 0
-        if fired < TIMERS_AT_ONCE:
-            await asyncio.sleep(poll_s)
+            pause = LOOK_S
+        await asyncio.sleep(pause)
+
+
+async def _until_next(shell: Shell) -> float:
+    """Return the seconds until the next timer that is known is due, at most `LOOK_S`; 0 if one is."""
+    with shell.outages.watching(FromTimers.name):
+        due_at = await shell.database.next_timer()
+    if due_at is None:
+        return LOOK_S
+    return min(max(0.0, (due_at - shell.clock.moment().now).total_seconds()), LOOK_S)
 
 
 async def fire_due(shell: Shell) -> int:
@@ -41,7 +55,7 @@ async def fire_due(shell: Shell) -> int:
     return len(due)
 
 
-async def run_retries(shell: Shell, poll_s: float) -> None:
+async def run_retries(shell: Shell, look_s: float = LOOK_S) -> None:
     """Retry parked messages until cancelled."""
     while True:
         tried = 0
@@ -52,7 +66,7 @@ async def run_retries(shell: Shell, poll_s: float) -> None:
         except Exception as error:
             log.error("retries_failed", error=type(error).__name__, exc_info=True)
         if not tried:
-            await asyncio.sleep(poll_s)
+            await asyncio.sleep(look_s)
 
 
 async def retry_requested(shell: Shell) -> int:

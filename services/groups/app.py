@@ -5,14 +5,14 @@ from services.chassis.early_exit import exit_on_signal
 if __name__ == "__main__":
     exit_on_signal()  # until there is something to shut down in order: the imports below take a while
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chassis.open_work import measure_open
-from services.chassis.outages import Outages
 from services.chassis.pruning import prune
-from services.chassis.runtime import retention, run, serve
+from services.chassis.runtime import Background, retention, run, serve
 from services.chassis.settings import load_settings
 from services.groups.consumers import GROUPS, with_quotas
 from services.groups.domain import TransferState
@@ -21,27 +21,27 @@ from services.groups.tables import commands, sagas, sessions, transfers
 from services.groups.web.app import web
 
 
-async def forget_commands(engine: AsyncEngine, settings: GroupsSettings, _: Outages) -> None:
+async def forget_commands(engine: AsyncEngine, settings: GroupsSettings, *_: object) -> None:
     """Delete posted commands that are older than the inbox."""
     await prune(engine, commands.c.asked_at, retention(settings))
 
 
-async def forget_sessions(engine: AsyncEngine, _: GroupsSettings, __: Outages) -> None:
+async def forget_sessions(engine: AsyncEngine, *_: object) -> None:
     """Forget sessions whose tokens are no longer valid."""
     await prune(engine, sessions.c.forget_at, timedelta())
 
 
-async def measure_sagas(engine: AsyncEngine, _: GroupsSettings, __: Outages) -> None:
+async def measure_sagas(engine: AsyncEngine, *_: object) -> None:
     """Measure the open sagas."""
     await measure_open(engine, "saga", sagas.c.opened_at, sagas.c.ended_at.is_(None))
 
 
-async def measure_transfers(engine: AsyncEngine, _: GroupsSettings, __: Outages) -> None:
+async def measure_transfers(engine: AsyncEngine, *_: object) -> None:
     """Measure the transfers that are waiting for the ledger."""
     await measure_open(engine, "transfer", transfers.c.asked_at, transfers.c.state == TransferState.PENDING.value)
 
 
-BACKGROUND = [forget_commands, forget_sessions, measure_sagas, measure_transfers]
+BACKGROUND: Sequence[Background[GroupsSettings]] = [forget_commands, forget_sessions, measure_sagas, measure_transfers]
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.chassis.database import Conflict, Outage
 from services.chassis.outages import Outages
 from services.chassis.postgres import PostgresDatabase
+from services.chassis.wakeups import Wakeup
 from services.notifications.domain import (
     RECIPIENT_WAIT,
     SUBJECT_WAIT,
@@ -79,8 +80,8 @@ class Answer:
     uncertain: bool = False
 
 
-async def send_mails(engine: AsyncEngine, settings: NotificationsSettings, outages: Outages) -> None:
-    """Send mails until cancelled."""
+async def send_mails(engine: AsyncEngine, settings: NotificationsSettings, outages: Outages, committed: Wakeup) -> None:
+    """Send mails until cancelled; `committed` wakes it when there may be new ones."""
     while True:
         found = 0
         try:
@@ -91,7 +92,7 @@ async def send_mails(engine: AsyncEngine, settings: NotificationsSettings, outag
         except Exception as error:
             log.error("mails_not_sent", error=type(error).__name__, exc_info=True)
         if not found:
-            await asyncio.sleep(settings.mail_poll_s)
+            await committed.rest(settings.mail_poll_s)
 
 
 async def send_due(engine: AsyncEngine, settings: NotificationsSettings, outages: Outages | None = None) -> int:

@@ -8,14 +8,13 @@ if __name__ == "__main__":
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chassis.open_work import measure_open
-from services.chassis.outages import Outages
 from services.chassis.runtime import run
 from services.chassis.settings import ServiceSettings, load_settings
 from services.provisioning.consumers import PROVISIONING
 from services.provisioning.tables import sagas
 
 
-async def measure_sagas(engine: AsyncEngine, _: ServiceSettings, __: Outages) -> None:
+async def measure_sagas(engine: AsyncEngine, *_: object) -> None:
     """Measure the open sagas."""
     await measure_open(engine, "saga", sagas.c.opened_at, sagas.c.ended_at.is_(None))
 

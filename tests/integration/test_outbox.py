@@ -23,6 +23,7 @@ from services.chassis.messages import Incoming, Outgoing, decode
 from services.chassis.postgres import PostgresDatabase
 from services.chassis.relay import Relay
 from services.chassis.shell import FromKafka, Shell
+from services.chassis.wakeups import Bell
 from services.ledger.domain import Account, moved
 from services.ledger.tables import ACCOUNTS
 from tests.e2e.driver import Log, Seen, first_occurrences
@@ -274,6 +275,60 @@ class TestFence:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await engine.dispose()
+
+
+class TestWakeups:
+    """This relay hardly ever looks by itself: whatever it publishes, it was woken for."""
+
+    @pytest.fixture(autouse=True)
+    def rest(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("services.chassis.relay.POLL_S", 600.0)
+        silent = sa.select(sa.func.set_config("idle_session_timeout", "0", False))
+        monkeypatch.setattr("services.chassis.relay._SESSION", silent)
+
+    async def test_another_process_rings_for_what_it_has_committed(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, accounts: list[UUID], log: Log
+    ) -> None:
+        bell = Bell(ledger_engine)
+        async with relaying(stack, ledger_url) as leader:
+            await eventually(lambda: leader.working, "a leader")
+            for number in range(1, 4):
+                await _write(PostgresDatabase(ledger_engine), accounts[0], 1)
+                bell.ring()
+                await _read(log, accounts, number)
+
+    async def test_a_relay_that_stands_by_rings_for_what_its_process_has_committed(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, accounts: list[UUID], log: Log
+    ) -> None:
+        async with relaying(stack, ledger_url) as leader:
+            await eventually(lambda: leader.working, "a leader")
+            async with relaying(stack, ledger_url) as other:
+                await _write(PostgresDatabase(ledger_engine), accounts[0], 1)
+                other.wake()
+                await _read(log, accounts, 1)
+
+    async def test_the_end_of_its_session_wakes_it_and_in_the_next_one_it_listens_again(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, accounts: list[UUID], log: Log
+    ) -> None:
+        bell = Bell(ledger_engine)
+        async with relaying(stack, ledger_url) as leader:
+            await eventually(lambda: leader.working, "a leader")
+            await _write(PostgresDatabase(ledger_engine), accounts[0], 1)  # nobody rings for it
+            await _kill_leader(ledger_engine)
+            await _read(log, accounts, 1)
+            await eventually(lambda: leader.working, "it leads again")
+            await _write(PostgresDatabase(ledger_engine), accounts[0], 1)
+            bell.ring()
+            await _read(log, accounts, 2)
+
+    async def test_ringing_without_a_database_is_no_error(self) -> None:
+        nowhere = postgres.engine("postgresql+psycopg://ledger:x@127.0.0.1:1/ledger", 1)
+        bell = Bell(nowhere)
+        bell.ring()
+        bell.ring()
+        assert bell._ringing is not None
+        await bell._ringing
+        await nowhere.dispose()
 
 
 class TestCrash:

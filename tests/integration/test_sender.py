@@ -28,6 +28,7 @@ from services.chassis import postgres
 from services.chassis.outages import Outages
 from services.chassis.postgres import PostgresDatabase
 from services.chassis.shell import FromKafka, Shell
+from services.chassis.wakeups import Wakeup
 from services.notifications import mime, sender
 from services.notifications.consumers import NOTIFICATIONS
 from services.notifications.sender import send_due, send_mails
@@ -289,7 +290,7 @@ class TestOnce:
         other = postgres.engine(post.url)
         began = time.monotonic()
         tasks = [
-            asyncio.create_task(send_mails(engine, settings(stack, post.url, mails_at_once=7), Outages()))
+            asyncio.create_task(send_mails(engine, settings(stack, post.url, mails_at_once=7), Outages(), Wakeup()))
             for engine in (post.engine, other)
         ]
         await eventually(lambda: _all_sent(post), "all mails sent", 60)
@@ -407,7 +408,7 @@ class TestTrouble:
         member, outages = post.person("Noah"), Outages()
         await post.create(post.person("Ole"), member)
         execute(post.url, "ALTER TABLE mails RENAME TO gone")
-        sending = asyncio.create_task(send_mails(post.engine, post.settings, outages))
+        sending = asyncio.create_task(send_mails(post.engine, post.settings, outages, Wakeup()))
         await eventually(lambda: "mails" in outages.waits, "the sender waits, and says so")
         execute(post.url, "ALTER TABLE gone RENAME TO mails")
         await eventually(lambda: post.arrived(member), "the mail arrives")
@@ -639,7 +640,9 @@ class TestErasure:
     async def test_erasures_while_a_sender_works_leave_nobody_behind(self, post: Post, stack: Stack) -> None:
         pairs = [(post.person(f"O{i}x"), post.person(f"N{i}x")) for i in range(30)]
         await post.tell(*(message for owner, member in pairs for message in (owner, member, created(owner, member))))
-        working = asyncio.create_task(send_mails(post.engine, settings(stack, post.url, mails_at_once=5), Outages()))
+        working = asyncio.create_task(
+            send_mails(post.engine, settings(stack, post.url, mails_at_once=5), Outages(), Wakeup())
+        )
         for start in range(0, 30, 3):
             await post.tell(*(gone(member) for _, member in pairs[start : start + 3]))
         await eventually(lambda: _all_ended(post), "all mails ended", 60)

@@ -1,9 +1,10 @@
 """The way of a batch, on a database in memory: what is handled, skipped, answered, parked, and what follows it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 from uuid import UUID, uuid5
@@ -38,7 +39,7 @@ from services.chassis.shell import (
     FromKafka,
     Shell,
 )
-from services.chassis.timers import fire_due, retry_requested
+from services.chassis.timers import fire_due, retry_requested, run_timers
 from services.groups.consumers import GROUPS
 from services.ledger.consumers import LEDGER
 from services.ledger.domain import Account
@@ -669,6 +670,22 @@ def test_a_timer_fires_once_when_it_is_due_with_its_causes_envelope() -> None:
     kitchen.clock.now = SOON
     assert [drive(fire_due(kitchen.shell)) for _ in range(2)] == [1, 0]
     assert len(kitchen.calls) == 1
+
+
+async def test_timers_rest_until_the_next_one_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.chassis.timers.LOOK_S", 60.0)
+    due_at = datetime.now(UTC) + timedelta(seconds=0.3)
+    kitchen = timing({"m": [deadline(due_at)]})
+    await kitchen.shell.process([kitchen.record(credit("c"), "m")], FromKafka())
+    kitchen.calls.clear()
+    running = asyncio.create_task(run_timers(Shell(kitchen.service, kitchen.database)))
+    try:
+        async with asyncio.timeout(10):
+            while not kitchen.calls:  # noqa: ASYNC110  (a list is no event)
+                await asyncio.sleep(0.01)
+        assert datetime.now(UTC) >= due_at
+    finally:
+        running.cancel()
 
 
 def test_a_timer_that_fails_is_parked_and_can_be_retried() -> None:
