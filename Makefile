@@ -37,8 +37,8 @@ test: check ## Run all checks and all tests (T=path: one; STACK=containers: in c
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 endif
 
-bench: $(STAMP) ## Measure, for a quarter of an hour (QUICK=1: two minutes; RUNS=n)
-	$(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(RUNS),--runs $(RUNS))
+bench: $(STAMP) ## Measure, for a quarter of an hour (QUICK=1: two minutes; GROWTH=1: also full databases; RUNS=n)
+	$(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(GROWTH),--growth) $(if $(RUNS),--runs $(RUNS))
 
 costs: $(STAMP) ## Record what a message costs: statements, rows, bytes, function calls (tests/guard/costs.json)
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.guard

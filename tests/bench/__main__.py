@@ -15,63 +15,46 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from deploy.paths import STATE
-from tests.bench import table
-from tests.bench.measures import hops, yardstick
-from tests.bench.plan import PROFILE, Figures, Progress, Step, measured, profile_steps, steps
+from deploy.local.stack import remove_abandoned
+from deploy.paths import CHECKOUT, STATE
+from tests.bench import report, table
+from tests.bench.plan import (
+    FAILED,
+    START_S,
+    Figures,
+    Progress,
+    Section,
+    growth_section,
+    main_section,
+    measured,
+    profile_section,
+)
 from tests.bench.running import Bench, running
-from tests.bench.sizes import FULL, QUICK, Sizes
-
-START_S = 25.0
-"""About how long a product takes to start and to stop."""
+from tests.bench.sizes import FULL, QUICK
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What one run measures: on one product, and on products of their own."""
-
-    sizes: Sizes
-    steps: Sequence[Step]
-    profile: bool
-
-    @property
-    def about_s(self) -> float:
-        """Return about how long it takes."""
-        profile_s = START_S + sum(step.about_s for step in profile_steps(self.sizes)) if self.profile else 0
-        return START_S + sum(step.about_s for step in self.steps) + self.sizes.pgbench_s + profile_s
-
-
-def one_run(directory: Path, plan: Plan, progress: Progress) -> Figures:
-    """Measure everything once, on fresh products."""
-    sizes = plan.sizes
-    with ExitStack() as cleanup:
-        with progress.doing("the product starts", START_S):
-            product = cleanup.enter_context(running(directory))
-        figures = asyncio.run(measured(Bench(product, sizes), plan.steps, progress))
-        product.stop_services()
-        with progress.doing("pgbench", sizes.pgbench_s):
-            per_s = yardstick.transfers_per_s(product.stack.postgres.superuser_url, directory, sizes.pgbench_s)
-    figures = {"pgbench_transfers_per_s": round(per_s), **figures}
-    if plan.profile:
+def one_run(directory: Path, sections: Sequence[Section], progress: Progress) -> Figures:
+    """Measure each section on a fresh product of its own."""
+    figures: Figures = {}
+    for section in sections:
         with ExitStack() as cleanup:
-            with progress.doing("the product starts, profiled", START_S):
-                product = cleanup.enter_context(running(directory, hops.stack, "tests.bench.profiled"))
-            figures |= asyncio.run(measured(Bench(product, sizes), profile_steps(sizes), progress))
+            with progress.doing(f"start {section.title}", START_S):
+                product = cleanup.enter_context(running(directory, section.stack_of, section.module))
+            figures |= asyncio.run(measured(Bench(product, section.sizes), section.steps, progress))
     return figures
 
 
-def bench(plans: Sequence[Plan]) -> list[Figures]:
-    """Run each plan; print each run's line."""
-    progress = Progress(sum(plan.about_s for plan in plans))
+def bench(runs: Sequence[Sequence[Section]]) -> list[Figures]:
+    """Do all runs; print each one's line."""
+    progress = Progress(sum(section.about_s for sections in runs for section in sections))
     done: list[Figures] = []
-    for number, plan in enumerate(plans, 1):
-        print(f"run {number} of {len(plans)}: {progress.remaining()}", file=sys.stderr, flush=True)
-        done.append(one_run(STATE / f"bench-{os.getpid()}", plan, progress))
+    for number, sections in enumerate(runs, 1):
+        print(f"run {number} of {len(runs)}: {progress.remaining()}", file=sys.stderr, flush=True)
+        done.append(one_run(STATE / f"bench-{os.getpid()}", sections, progress))
         print(json.dumps(done[-1]), flush=True)
     return done
 
@@ -84,17 +67,31 @@ def read(files: Sequence[Path]) -> list[Figures]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, or report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="one run with smaller numbers, in two minutes")
     parser.add_argument("--runs", type=int, help="how many runs (default: 3, with --quick 1)")
+    parser.add_argument("--growth", action="store_true", help="fill the databases, too: some minutes, 16 GB of disk")
     parser.add_argument("--only", default="", metavar="WORD", help="only the steps whose titles have this word")
+    report_parser = parser.add_subparsers(dest="command").add_parser("report", help="write docs/performance.md")
+    report_parser.add_argument("files", nargs="+", type=Path, help="what the bench printed")
     options = parser.parse_args(arguments)
+    if options.command == "report":
+        for path in report.write(CHECKOUT, read(options.files)):
+            print(f"{path} written")
+        return
     sizes = QUICK if options.quick else FULL
-    planned = [step for step in steps(sizes) if not step.may_be_left_out or options.only in step.title]
-    profiled = options.only in PROFILE if options.only else not options.quick
+    once = [profile_section(sizes)] if options.only or not options.quick else []
+    once += [growth_section(sizes)] if options.growth else []
     count = options.runs or (1 if options.quick else 3)
-    runs = bench([Plan(sizes, planned, profile=profiled and number == 0) for number in range(count)])
-    table.show(runs, Console(width=120 if not sys.stdout.isatty() else None))
+    planned = [[main_section(sizes), *(once if number == 0 else [])] for number in range(count)]
+    chosen = [[each for section in run if (each := section.only(options.only)).measures()] for run in planned]
+    remove_abandoned(STATE, "bench-")
+    runs = bench(chosen)
+    table.show(runs, Console(width=None if sys.stdout.isatty() else 120))
+    if failed := [title for run in runs for title in run.get(FAILED, [])]:
+        sys.exit(f"not measured: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -80,6 +80,14 @@ def verdict(figure: Figure, judged: float | None) -> Verdict:
     return Verdict.MARK if sign * judged >= sign * figure.mark else Verdict.NONE
 
 
+def number(value: float | None, unit: str = "") -> str:
+    """Return a number as people read it, with its unit: 1,600/s, 0.124, 365 ms."""
+    if value is None:
+        return "—"
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return text + (unit if unit.startswith("/") else f" {unit}" if unit else "")
+
+
 def _found(value: Value, runs: Sequence[Run]) -> list[float]:
     found = []
     for run in runs:

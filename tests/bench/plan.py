@@ -2,16 +2,23 @@
 
 import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from tests.bench.measures import hops, idle, mails, page, replicas, sagas, trace, transfers
-from tests.bench.running import Bench
+from tests.bench.measures import growth, hops, idle, mails, page, replicas, sagas, trace, transfers, yardstick
+from tests.bench.running import Bench, StackOf, plain_stack
 from tests.bench.sizes import Sizes
 
 Figures: TypeAlias = dict[str, Any]
+FAILED = "failed"
+"""The name of the titles of steps that raised."""
+
+START_S = 18.0
+"""About how long a product takes to start and to stop."""
+
 Measure: TypeAlias = Callable[[Bench, Figures], Awaitable[Figures]]
 
 
@@ -22,38 +29,73 @@ class Step:
     title: str
     about_s: float
     measure: Measure
-    may_be_left_out: bool = True
+    prepares: bool = False
+    """Whether it measures nothing, but the others need it."""
+    extra: bool = False
+    """Whether the quick bench leaves it out."""
 
 
-def steps(sizes: Sizes) -> list[Step]:
-    """Return a run's measurements on one product, in order."""
-    steady = [_steady(str(rate), rate, sizes) for rate in sizes.rates]
-    return [
-        Step("owners and a warm-up", 6 + sizes.warm_up / 600, _prepared, may_be_left_out=False),
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Measurements on one product, in order, and what is special about that product."""
+
+    title: str
+    sizes: Sizes
+    steps: Sequence[Step]
+    stack_of: StackOf = plain_stack
+    module: str = ""
+
+    @property
+    def about_s(self) -> float:
+        """Return about how long it takes."""
+        return START_S + sum(step.about_s for step in self.steps)
+
+    def only(self, word: str) -> "Section":
+        """Return it without the steps in whose titles a word is missing."""
+        return replace(self, steps=[step for step in self.steps if step.prepares or word in step.title])
+
+    def measures(self) -> bool:
+        """Return whether there is anything to measure."""
+        return not all(step.prepares for step in self.steps)
+
+
+def main_section(sizes: Sizes) -> Section:
+    """Return what every run measures."""
+    steps = [
+        _preparation(sizes),
         Step(f"idle for {sizes.idle_s} s", sizes.idle_s + 4, _alone(idle.idle)),
         Step(f"{sizes.sagas:,} sagas at full speed", sizes.sagas / 1200 + 6, _alone(sagas.full_speed)),
-        *steady,
+        *(_steady(str(rate), rate, sizes) for rate in sizes.rates),
         _steady(sagas.HALF, 0, sizes),
-        Step("a saga's hops, read off Kafka", sizes.steady_s / 2 + 6, _alone(trace.trace)),
+        Step("a saga's hops, read off Kafka", sizes.steady_s / 2 + 6, _alone(trace.trace), extra=True),
         Step("all sagas on one account", sizes.one_account / 400 + 8, _alone(sagas.one_account)),
         Step(f"the page while {sizes.page_rate} sagas/s run", sizes.page_s * 1.5 + 16, _alone(page.page)),
         Step("mails beside sagas, one sender", sizes.mail_sagas / 600 + 10, _mails("one", 1)),
-        Step("mails beside sagas, two senders", sizes.mail_sagas / 600 + 14, _mails("two", 2)),
-        Step("a second replica of each service", sizes.replica_sagas / 400 + 30, _alone(replicas.replicas)),
+        Step("mails beside sagas, two senders", sizes.mail_sagas / 600 + 14, _mails("two", 2), extra=True),
+        Step("two replicas of each service", sizes.replica_sagas / 400 + 30, _alone(replicas.replicas), extra=True),
         Step(f"{sizes.transfers:,} transfers", sizes.transfers / 5000 + 12, _alone(transfers.transfers)),
         Step("mails alone", sizes.mails_s + 6, _mails_alone),
+        Step("pgbench", sizes.pgbench_s + 3, _alone(yardstick.yardstick)),
     ]
+    return Section("the product", sizes, [step for step in steps if not (step.extra and sizes.quick)])
 
 
-PROFILE = "CPU by service and phase, and by statement"
+def profile_section(sizes: Sizes) -> Section:
+    """Return what is measured on a product whose services are profiled, once."""
+    profile = Step("CPU by service and phase, and by statement", sizes.steady_s + sizes.sagas / 2400 + 12, _profiled)
+    return Section("the product, profiled", sizes, [_preparation(sizes), profile], hops.stack, "tests.bench.profiled")
 
 
-def profile_steps(sizes: Sizes) -> list[Step]:
-    """Return what is measured on a product whose services are profiled."""
-    return [
-        Step("owners and a warm-up", 6 + sizes.warm_up / 600, _prepared),
-        Step(PROFILE, sizes.steady_s + sizes.sagas / 2400 + 12, _profiled),
-    ]
+def growth_section(sizes: Sizes) -> Section:
+    """Return what is measured on a product whose databases are filled, once."""
+    rows = sizes.grown_accounts * 15 + sizes.grown_inbox + sizes.grown_history
+    title = f"growth to {sizes.grown_accounts:,} accounts"
+    step = Step(title, rows / 120_000 + 90, _alone(growth.growth))
+    return Section("a product to fill", sizes, [_preparation(sizes), step])
+
+
+def _preparation(sizes: Sizes) -> Step:
+    return Step("owners and a warm-up", 6 + sizes.warm_up / 600, _prepared, prepares=True)
 
 
 async def _profiled(bench: Bench, _: Figures) -> Figures:
@@ -106,8 +148,10 @@ class Progress:
         """Tell that a step begins; when it ends, count what it was expected to take."""
         self._number += 1
         print(f"  {self._number:>2}. {title} … {self.remaining()}", file=sys.stderr, flush=True)
-        yield
-        self._expected_s += about_s
+        try:
+            yield
+        finally:
+            self._expected_s += about_s
 
     def remaining(self) -> str:
         """Return how long the rest takes, if it goes on as it has gone so far."""
@@ -117,10 +161,16 @@ class Progress:
         return f"about {minutes} min {seconds:02} s to go"
 
 
-async def measured(bench: Bench, planned: Sequence[Step], progress: Progress) -> Figures:
-    """Take each step, and return all figures."""
+async def measured(bench: Bench, steps: Sequence[Step], progress: Progress) -> Figures:
+    """Take each step, and return all figures. A step that fails is told and named, and does not cost the others."""
     figures: Figures = {}
-    for step in planned:
-        with progress.doing(step.title, step.about_s):
-            figures |= await step.measure(bench, figures)
+    for step in steps:
+        try:
+            with progress.doing(step.title, step.about_s):
+                figures |= await step.measure(bench, figures)
+        except Exception:
+            if step.prepares:
+                raise
+            traceback.print_exc()
+            figures.setdefault(FAILED, []).append(step.title)
     return figures

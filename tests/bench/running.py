@@ -277,10 +277,19 @@ SETTINGS: dict[Principal, dict[str, str]] = {
 """What the services are told beside the local stack's settings."""
 
 
+def plain_stack(directory: Path) -> Stack:
+    """Return the local stack, fresh, on ports that are free."""
+    return Stack(directory, Ports.model_construct(), fresh=True)
+
+
+StackOf: TypeAlias = Callable[[Path], Stack]
+"""Makes a stack in a directory."""
+
+
 @contextmanager
-def running(directory: Path, stack_of: Callable[[Path], Stack] | None = None, module: str = "") -> Iterator[Product]:
+def running(directory: Path, stack_of: StackOf = plain_stack, module: str = "") -> Iterator[Product]:
     """Run a fresh product in a directory, which is deleted at the end. `module` runs services, if not their apps."""
-    stack = (stack_of or _stack)(directory)
+    stack = stack_of(directory)
     product = Product(stack)
     if module:
         product.services = {each: ServiceProcess(each, stack, run=("-m", module, each)) for each in SERVICES}
@@ -297,10 +306,6 @@ def running(directory: Path, stack_of: Callable[[Path], Stack] | None = None, mo
         product.stop_services()
         stack.stop()
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _stack(directory: Path) -> Stack:
-    return Stack(directory, Ports.model_construct(), fresh=True)
 
 
 async def _add_numbers(stack: Stack) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 class Sizes:
     """Numbers of commands, rates per second, and times in seconds."""
 
+    quick: bool
+    """Whether only the main figures are measured."""
     owners: int
     warm_up: int
     sagas: int
@@ -26,26 +28,35 @@ class Sizes:
     """Sagas per second while the page is asked for."""
     transfers: int
     pgbench_s: int
+    grown_accounts: int
+    """How many rows the full databases have: accounts, ids in all inboxes together, lines of history."""
+    grown_inbox: int
+    grown_history: int
 
 
 FULL = Sizes(
+    quick=False,
     owners=1000,
     warm_up=3000,
-    sagas=30_000,
+    sagas=20_000,
     rates=(10, 100, 300),
     steady_s=10,
     idle_s=20,
     one_account=6000,
     replica_sagas=8000,
-    mail_sagas=10_000,
+    mail_sagas=6000,
     mails_s=6,
     page_s=12,
     page_rate=300,
-    transfers=150_000,
+    transfers=100_000,
     pgbench_s=8,
+    grown_accounts=1_000_000,
+    grown_inbox=10_000_000,
+    grown_history=10_000_000,
 )
 
 QUICK = Sizes(
+    quick=True,
     owners=200,
     warm_up=1000,
     sagas=6000,
@@ -56,8 +67,11 @@ QUICK = Sizes(
     replica_sagas=2000,
     mail_sagas=3000,
     mails_s=4,
-    page_s=5,
+    page_s=4,
     page_rate=300,
     transfers=25_000,
     pgbench_s=4,
+    grown_accounts=20_000,
+    grown_inbox=200_000,
+    grown_history=200_000,
 )

@@ -1,11 +1,12 @@
-"""The table of figures: in a terminal, and in a document."""
+"""Tables in a terminal and in a document; the last one is that of the figures which are judged."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.figures import Row, Run, Verdict, rows
+from tests.bench.details import DETAILS
+from tests.bench.figures import Row, Run, Verdict, number, rows
 
 HEADINGS = ("figure", "measured", "ratio", "spread", "first mark", "goal", "reached")
 
@@ -13,24 +14,42 @@ _COLOURS = {Verdict.GOAL: "bold green", Verdict.MARK: "green", Verdict.NONE: "bo
 
 
 def show(runs: Sequence[Run], console: Console) -> None:
-    """Print the table to a terminal."""
-    table = Table(title=f"{'median of ' if len(runs) > 1 else ''}{len(runs)} run{'s' if len(runs) > 1 else ''}")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in ("figure", "reached") else "right", no_wrap=True)
-    for row, cells in _cells(runs):
+    """Print all tables to a terminal, that of the figures at the end."""
+    for name, grid_of in DETAILS.items():
+        try:
+            grid = grid_of(runs)
+        except KeyError:  # not measured
+            continue
+        console.print(_table(name, grid.headings, grid.rows))
+    judged_rows = []
+    for row, cells in judged(runs):
         colour = _COLOURS[row.verdict]
-        table.add_row(*cells[:-1], f"[{colour}]{cells[-1]}[/]", style=None if row.value is not None else "dim")
-    console.print(table)
+        judged_rows.append([*cells[:-1], f"[{colour}]{cells[-1]}[/]"])
+    title = f"median of {len(runs)} runs" if len(runs) > 1 else "one run"
+    console.print(_table(title, HEADINGS, judged_rows))
 
 
-def markdown(runs: Sequence[Run]) -> str:
-    """Return the table as a document has it."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "| --- |" + " ---: |" * 5 + " --- |"]
-    lines += ["| " + " | ".join(cells) + " |" for _, cells in _cells(runs)]
-    return "\n".join(lines)
+def _table(title: str, headings: Sequence[str], cells: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title)
+    for position, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if position else "left")
+    for row in cells:
+        table.add_row(*row)
+    return table
 
 
-def _cells(runs: Sequence[Run]) -> Iterator[tuple[Row, list[str]]]:
+def markdown(headings: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+    """Return a table as a document has it: the first column is text, the others are numbers."""
+    lines = [_line(headings), "| --- |" + " ---: |" * (len(headings) - 1)]
+    return "\n".join([*lines, *map(_line, cells)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def judged(runs: Sequence[Run]) -> Iterator[tuple[Row, list[str]]]:
+    """Return the rows of the figures, each with its cells; without those that have neither a value nor a mark."""
     for row in rows(runs):
         figure = row.figure
         if row.value is None and figure.mark is None:
@@ -47,14 +66,6 @@ def _cells(runs: Sequence[Run]) -> Iterator[tuple[Row, list[str]]]:
                 row.verdict.value,
             ],
         )
-
-
-def number(value: float | None, unit: str = "") -> str:
-    """Return a number as people read it, with its unit: 1,600/s, 0.124, 365 ms."""
-    if value is None:
-        return "—"
-    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return text + (unit if unit.startswith("/") else f" {unit}" if unit else "")
 
 
 def _spread(row: Row, unit: str, runs: int) -> str:

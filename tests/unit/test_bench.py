@@ -1,12 +1,32 @@
-"""The bench's own arithmetic: percentiles, medians, verdicts, counters."""
+"""The bench's own parts that need no servers: arithmetic, verdicts, parsing, phases, the report and its picture."""
 
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from types import FrameType
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+from psycopg import sql
 
-from tests.bench import table
+from popfax_contracts.groups import MemberAccountCreated
+from popfax_contracts.ledger import ReserveUnits, UnitsReserved
+from popfax_contracts.topics import SERVICES
+from services.chassis import messages
+from tests.bench import picture, report
 from tests.bench.counters import Counters, parsed
-from tests.bench.figures import FIGURES, Figure, Run, Verdict, at, divided, rows, verdict
+from tests.bench.figures import FIGURES, Figure, Run, Verdict, at, divided, number, rows, verdict
+from tests.bench.measures.growth import copying
+from tests.bench.measures.hops import short
+from tests.bench.measures.trace import Hop, path_to, summary
+from tests.bench.phases import ALL, CLIENT, REST, phase_of
+from tests.bench.plan import FAILED, Progress, Step, main_section, measured, profile_section
+from tests.bench.profiled import SAMPLER, Sampler
+from tests.bench.sizes import FULL, QUICK
 from tests.bench.statistic import latencies, medians, percentile
 
 
@@ -76,13 +96,13 @@ def test_table_shows_medians_spread_and_verdict() -> None:
     ]
     assert (
         "| sagas at full speed ÷ pgbench | 2,100/s | 0.21 | 0.19–0.29 | 0.2 | 0.28 | mark |"
-        in table.markdown(runs).splitlines()
+        in report.figures(runs).splitlines()
     )
 
 
 def test_every_judged_figure_stands_in_the_table_even_if_it_was_not_measured() -> None:
     assert [row.figure for row in rows([{}])] == list(FIGURES)
-    titles = [line.split(" | ")[0].removeprefix("| ") for line in table.markdown([{}]).splitlines()[2:]]
+    titles = [line.split(" | ")[0].removeprefix("| ") for line in report.figures([{}]).splitlines()[2:]]
     assert titles == [figure.title for figure in FIGURES if figure.mark is not None]
 
 
@@ -97,7 +117,7 @@ def test_every_judged_figure_stands_in_the_table_even_if_it_was_not_measured() -
     ],
 )
 def test_numbers_are_written_for_people(value: float | None, unit: str, expected: str) -> None:
-    assert table.number(value, unit) == expected
+    assert number(value, unit) == expected
 
 
 METRICS = """# TYPE popfax_messages_handled counter
@@ -125,3 +145,172 @@ def test_counters_are_summed_over_labels_and_subtracted() -> None:
         "rows_per_relay_round": 0.0,
         "batches_per_saga": 1.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("INSERT INTO inbox (id) SELECT unnest($1) ON CONFLICT DO NOTHING", "INSERT inbox"),
+        ("INSERT INTO timers (id) VALUES ($1) ON CONFLICT (id) DO UPDATE SET due_at = $2", "INSERT timers"),
+        ("UPDATE holds SET state = p_state FROM unnest($1) AS t WHERE holds.id = t.id", "UPDATE holds"),
+        ("DELETE FROM outbox WHERE seq = ANY ($1)", "DELETE outbox"),
+        ("WITH a AS (UPDATE x SET n = $1 RETURNING id) INSERT INTO y SELECT id FROM a", "UPDATE x, INSERT y"),
+        ("SELECT id FROM accounts WHERE id = ANY ($1) ORDER BY id FOR UPDATE", "SELECT accounts FOR UPDATE"),
+        ("SELECT k.key FROM unnest($1) k JOIN parked_keys p ON true FOR SHARE OF p", "SELECT  FOR SHARE"),
+        ("SELECT a.id FROM mails a WHERE EXISTS (SELECT 1 FROM people)", "SELECT mails, people"),
+        ("COMMIT", "COMMIT"),
+    ],
+)
+def test_statement_is_told_in_a_few_words(query: str, expected: str) -> None:
+    assert short(query) == expected
+
+
+def test_way_of_a_saga_is_found_back_from_its_last_event() -> None:
+    hops = {
+        "command": Hop("platform", "create", "", 1000, 1000),
+        "ask": Hop("groups", ReserveUnits.TYPE, "command", 1030, 1040),
+        "aside": Hop("groups", "something-else", "command", 1030, 1040),
+        "answer": Hop("ledger", UnitsReserved.TYPE, "ask", 1055, 1075),
+        "last": Hop("groups", MemberAccountCreated.TYPE, "answer", 1080, 1090),
+    }
+    path = path_to("last", hops)
+    assert path == (hops["command"], hops["ask"], hops["answer"], hops["last"])
+    assert summary([path]) == [
+        {"by": "groups", "makes": "ReserveUnits", "wait_ms": 30, "work_ms": 10},
+        {"by": "ledger", "makes": "UnitsReserved", "wait_ms": 15, "work_ms": 20},
+        {"by": "groups", "makes": "MemberAccountCreated", "wait_ms": 5, "work_ms": 10},
+    ]
+
+
+def test_sagas_that_went_another_way_do_not_blur_the_summary() -> None:
+    def path(*types: str, wait: float) -> tuple[Hop, ...]:
+        return tuple(Hop("groups", type_, "", n * 100 + wait, n * 100 + wait) for n, type_ in enumerate(types))
+
+    usual = [path("create", ReserveUnits.TYPE, wait=0)] * 2
+    odd = [path("create", UnitsReserved.TYPE, ReserveUnits.TYPE, wait=50)]
+    assert [hop["makes"] for hop in summary([*odd, *usual])] == ["ReserveUnits"]
+
+
+def _frame_within(function: Any, *arguments: Any) -> FrameType:
+    """Return the frame of a call that a function makes of its argument."""
+    frames: list[FrameType] = []
+
+    class Record:
+        @property
+        def headers(self) -> Any:
+            frames.append(sys._getframe())
+            raise StopIteration
+
+    with pytest.raises(StopIteration):
+        function(Record(), *arguments)
+    return frames[0]
+
+
+def test_phase_is_that_of_the_innermost_function_that_has_one() -> None:
+    assert phase_of(_frame_within(messages.decode, {}, ())) == "decode"
+    assert phase_of(sys._getframe()) == REST
+    assert phase_of(sys._getframe(), CLIENT) == CLIENT
+
+
+def _in_another_thread(work: Callable[[], None]) -> None:
+    thread = Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def test_sampler_books_the_cpu_time_that_threads_used(tmp_path: Path) -> None:
+    sampler = Sampler(tmp_path / "phases.json")
+    _in_another_thread(sampler.sample)  # no thread books itself
+    until = time.thread_time() + 0.05
+    while time.thread_time() < until:
+        pass
+    _in_another_thread(sampler.sample)
+    sums = sampler.sums()
+    assert set(sums) == {*ALL, SAMPLER}
+    assert sums[REST] >= 0.05
+    assert sum(sums.values()) == pytest.approx(time.process_time(), abs=0.05)
+
+
+def test_copies_have_ids_of_their_own_that_agree_between_tables() -> None:
+    columns = [("id", "uuid"), ("group_id", "uuid"), ("email", "text"), ("at", "timestamp with time zone")]
+    statement = copying("history", columns, 7).as_string(None)
+    assert 'INSERT INTO "history" ("id", "group_id", "email", "at")' in statement
+    assert 'md5("id"::text || n)::uuid' in statement
+    assert 'md5("group_id"::text || (1 + (n - 1) %% 7))::uuid' in statement
+    assert isinstance(copying("fax_numbers", [("number", "text")], 7), sql.Composed)
+
+
+async def test_step_that_fails_is_named_and_does_not_cost_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    async def fails(*_: Any) -> dict[str, Any]:
+        raise ValueError("of the measurement")
+
+    async def works(_: Any, before: dict[str, Any]) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return {"seen": sorted(before)}
+
+    bench: Any = None
+    steps = [Step("one", 1, fails), Step("two", 1, works)]
+    assert await measured(bench, steps, Progress(2)) == {FAILED: ["one"], "seen": [FAILED]}
+    said = capsys.readouterr().err
+    assert "1. one" in said
+    assert "ValueError: of the measurement" in said
+    with pytest.raises(ValueError, match="of the measurement"):
+        await measured(bench, [Step("prepare", 1, fails, prepares=True)], Progress(1))
+
+
+def test_full_bench_keeps_within_twenty_minutes_and_the_quick_one_within_three() -> None:
+    assert 3 * main_section(FULL).about_s + profile_section(FULL).about_s < 20 * 60
+    assert main_section(QUICK).about_s < 3 * 60
+
+
+def test_chosen_steps_come_with_their_preparation() -> None:
+    section = main_section(QUICK).only("idle")
+    assert [step.title for step in section.steps] == ["owners and a warm-up", "idle for 8 s"]
+    assert section.measures()
+    assert not section.only("no such title").measures()
+
+
+SERVICES_US = {name: {"decode": 10, "client": 5, "timers": 2, "sampler": 99} for name in SERVICES}
+RUN: dict[str, Any] = {
+    "trace": {
+        "per_s": 100,
+        "p50_ms": 90,
+        "hops": [
+            {"by": "groups", "makes": "ReserveUnits", "wait_ms": 30.0, "work_ms": 10.0},
+            {"by": "ledger", "makes": "Units<&>Reserved", "wait_ms": 15.0, "work_ms": 20.0},
+        ],
+    },
+    "hops": {
+        key: {"services_us": SERVICES_US, "postgres_us": {"groups": 30, "walwriter": 4}, "kafka_us": 20}
+        for key in ("100", "full")
+    },
+}
+
+
+def test_picture_is_well_formed_and_tells_all_but_the_samplers_own_cost() -> None:
+    root = ElementTree.fromstring(picture.svg(RUN))
+    words = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "Units<&>Reserved" in words
+    assert "30 + 10 ms" in words
+    assert "at full speed: 122 µs" in words  # 4 services of 17, 34 and 20
+    assert words.count("17 µs") == 8
+    widths = [float(bar.get("width", 0)) for bar in root.iter("{http://www.w3.org/2000/svg}rect")]
+    assert max(widths[1:]) < picture.WIDTH - picture.LABELS
+
+
+def test_report_renews_what_was_measured_and_leaves_the_rest() -> None:
+    runs = [RUN | {"pgbench_transfers_per_s": 12_900}]
+    text = (
+        "a\n<!-- measured: figures (report) -->\nold\n<!-- end -->\n"
+        "<!-- measured: processes (report) -->\nkept\n<!-- end -->\n"
+    )
+    new = report.renewed(text, runs)
+    assert "| pgbench, the yardstick | 12,900/s |" in new
+    assert "old" not in new
+    assert "<!-- measured: processes (report) -->\nkept\n<!-- end -->" in new
+    assert report.renewed(new, runs) == new
+
+
+def test_document_has_every_measured_block_once() -> None:
+    checkout = Path(__file__).resolve().parents[2]
+    assert sorted(report.names((checkout / report.DOCUMENT).read_text())) == sorted(report.BLOCKS)

@@ -34,7 +34,7 @@ _SETTINGS = {
     "pg_stat_statements.max": "2000",
 }
 _READ = """
-SELECT datname, query, sum(calls), sum(total_plan_time), sum(total_exec_time), sum(rows)
+SELECT datname, query, sum(calls)::int, sum(total_plan_time), sum(total_exec_time), sum(rows)::int
 FROM pg_stat_statements JOIN pg_database d ON d.oid = dbid WHERE datname = ANY(%s) GROUP BY 1, 2
 """
 _BACKENDS = "SELECT pid, coalesce(datname, backend_type) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"

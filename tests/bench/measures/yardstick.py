@@ -7,10 +7,12 @@ accounts locked in one order.
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
 from deploy.local.postgres import binaries
+from tests.bench.running import Bench
 
 ACCOUNTS = 1000
 
@@ -50,6 +52,14 @@ SCRIPT = f"""\\set source random(1, {ACCOUNTS})
 \\set target random(1, {ACCOUNTS})
 SELECT post(gen_random_uuid(), :source, :target, 1);
 """
+
+
+async def yardstick(bench: Bench) -> dict[str, Any]:
+    """Stop all services, and see how many such calls per second the same server takes."""
+    bench.product.stop_services()
+    stack = bench.product.stack
+    per_s = transfers_per_s(stack.postgres.superuser_url, stack.directory, bench.sizes.pgbench_s)
+    return {"pgbench_transfers_per_s": round(per_s)}
 
 
 def transfers_per_s(superuser_url: str, directory: Path, seconds: int = 8, clients: int = 8) -> float:
