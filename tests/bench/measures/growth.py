@@ -91,21 +91,22 @@ def fill(stack: Stack, sizes: Sizes) -> dict[str, dict[str, int]]:
 
 def _factor(stack: Stack, sizes: Sizes) -> int:
     """Return how many copies make as many accounts as are wanted."""
-    with _connected(stack.postgres.url(Principal.LEDGER)) as connection:
-        return math.ceil(sizes.grown_accounts / _count(connection, "accounts"))
+    with _connected(stack.postgres.url(Principal.PROVISIONING)) as connection:
+        return math.ceil(sizes.grown_accounts / _count(connection, "subscribers"))
 
 
 def _fill_one(stack: Stack, principal: Principal, sizes: Sizes, factor: int) -> dict[str, int]:
+    wanted = {
+        "accounts": sizes.grown_accounts,  # the ledger's: only owners have one so far
+        "history": sizes.grown_history,
+        "inbox": round(sizes.grown_inbox * _SHARES[principal]),
+    }
     rows = {}
     with _connected(stack.postgres.url(principal)) as connection:
         for (table,) in connection.execute(_TABLES).fetchall():
             if table in _LEFT_OUT or not (there := _count(connection, table)):
                 continue
-            copies = factor
-            if table == "history":
-                copies = math.ceil(sizes.grown_history / there)
-            elif table == "inbox":
-                copies = math.ceil(sizes.grown_inbox * _SHARES[principal] / there)
+            copies = math.ceil(wanted[table] / there) if table in wanted else factor
             with _without_indexes(connection, table):
                 columns = connection.execute(_COLUMNS, [table]).fetchall()
                 connection.execute(copying(table, columns, factor), {"copies": copies})
