@@ -75,9 +75,10 @@ def send(
     command = _build(find(message), set_ or [], actor, json)
     connection = connect(env_file)
     config = connection.kafka(Principal.PLATFORM)
+    publisher = Publisher(config)  # it connects while the watch does: that takes half a second
     # The position to read from is fixed before the command is sent, so its outcome can't be missed.
     with Watch(config, [_answers_of(command)], group=Principal.PLATFORM) as watch:
-        (sent,) = Publisher(config).publish((command, actor))
+        (sent,) = publisher.publish((command, actor))
         outcome = _await(watch, sent, timeout)
     if not outcome:
         raise Unreachable(f"no outcome of {sent.id} within {timeout:g} s: it may still come")
