@@ -17,7 +17,7 @@ from popfax_contracts.topics import TOPICS
 def audit(
     settled: Annotated[
         bool,
-        typer.Option("--settled", help="Nothing is in flight: also ask what is true only then."),
+        typer.Option("--settled", help="Nothing is in flight: also check what is true only then."),
     ] = False,
     stuck_after: StuckAfter = 900,
     topics: Annotated[

@@ -71,8 +71,8 @@ SagaId = Annotated[str, typer.Argument(help="The saga's id, or as much of its be
 
 @app.command("list")
 def list_(
-    everything: Annotated[bool, typer.Option("--all", help="Also those that have ended.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the oldest open ones first.")] = 100,
+    everything: Annotated[bool, typer.Option("--all", help="Include those that have ended.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, the oldest open ones first.")] = 100,
     json: Json = False,
     env_file: EnvFile = None,
 ) -> None:

@@ -55,9 +55,9 @@ def send(
         str | None, typer.Argument(help="create-member-account, CreateMemberAccount, or the full type.")
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field; JSON where it is no text.")
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field; JSON unless it is text.")
     ] = None,
-    actor: Annotated[UUID | None, typer.Option(help="The subscriber on whose behalf.")] = None,
+    actor: Annotated[UUID | None, typer.Option(help="The subscriber on whose behalf the command is sent.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the commands and their fields.")] = False,
     timeout: Timeout = 15.0,
     json: Json = False,
