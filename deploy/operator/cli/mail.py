@@ -151,7 +151,7 @@ def retry(
 def preview(
     directory: Annotated[Path, typer.Argument(help="The directory to write to.")] = Path("mail-preview"),
 ) -> None:
-    """Write every mail, with made-up facts, in both languages: HTML, text, and pictures if there is a Chromium."""
+    """Write every mail, with sample values, in both languages: HTML, text, and pictures if there is a Chromium."""
     program = browser()
     if program is None:
         complain("no Chromium, Chrome or Playwright's Chromium is installed: no pictures are made")
