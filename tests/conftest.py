@@ -35,7 +35,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 _OWN_PRODUCT = ("test_demo.py", "test_walkthrough.py")
+_ROUGH = ("test_attacks.py", "test_saga.py", "test_redelivery.py", "test_crashes.py")
 _FRAGILE = ("test_consumer.py", "test_kafka_client.py", "test_outbox.py", "test_relay_fence.py")
+_SHARED = ("rough", "product", "fragile")
 _LONGEST = (
     "test_walkthrough.py",
     "test_audit.py",
@@ -46,15 +48,18 @@ _LONGEST = (
     "test_endings.py",
 )
 """The files that take longest, and make servers of their own: begun last, one of them would be waited for alone."""
+_FILLING = ("test_attacks.py", "test_saga.py", "test_redelivery.py", "test_crashes.py", "test_units.py")
+"""The files that fill a shared product, by how much: all invariants are checked on all its rows after most tests."""
 
 
 def group_of(file: Path) -> str:
     """Return the group of a file: several processes share the tests by group.
 
-    A product, or a stack whose servers may be killed, is dear to make and to keep: all that use it are one group.
+    A product, or a stack whose servers may be killed, is dear to make and to keep: all that use it are one group. The
+    tests of a product are two groups, each with a product of its own: in one, they would take as long as all others.
     """
     if "e2e" in file.parts and file.name not in _OWN_PRODUCT:
-        return "product"
+        return "rough" if file.name in _ROUGH else "product"
     return "fragile" if file.name in _FRAGILE else str(file)
 
 
@@ -71,18 +76,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup | No
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the groups first, then what takes longest. Raises for a test that is not in the group of what it uses."""
+    """Put the groups first, then what takes longest. Raises for a test that is not in a group of what it uses."""
     for item in items:
-        for fixture in ("product", "fragile"):
-            if fixture in getattr(item, "fixturenames", ()) and group_of(item.path) != fixture:
+        for fixture, groups in (("product", ("rough", "product")), ("fragile", ("fragile",))):
+            if fixture in getattr(item, "fixturenames", ()) and group_of(item.path) not in groups:
                 raise pytest.UsageError(f"{item.nodeid} uses {fixture}, and is not in its group")
     items.sort(key=lambda item: _turn(item.path))
 
 
-def _turn(file: Path) -> int:
-    if (group := group_of(file)) in ("product", "fragile"):
-        return -1 if group == "fragile" else -2
-    return _LONGEST.index(file.name) if file.name in _LONGEST else len(_LONGEST)
+def _turn(file: Path) -> tuple[int, int]:
+    if (group := group_of(file)) in _SHARED:
+        return -len(_SHARED) + _SHARED.index(group), _FILLING.index(file.name) if file.name in _FILLING else -1
+    return _LONGEST.index(file.name) if file.name in _LONGEST else len(_LONGEST), 0
 
 
 @pytest.fixture(scope="session")

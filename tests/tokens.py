@@ -55,7 +55,7 @@ def write_keys(directory: Path, *names: str) -> Path:
 def token(subscriber_id: UUID | str, key: str = "ec", kid: str | None = None, **claims: Any) -> str:
     """Return a valid token, unless `claims` make it invalid. A claim that is None is left out."""
     now = datetime.now(UTC)
-    facts = {
+    made = {
         "sub": str(subscriber_id),
         "aud": AUDIENCE,
         "exp": now + timedelta(minutes=5),
@@ -63,7 +63,7 @@ def token(subscriber_id: UUID | str, key: str = "ec", kid: str | None = None, **
         "jti": uuid4().hex,
         **claims,
     }
-    kept = {name: value for name, value in facts.items() if value is not None}
+    kept = {name: value for name, value in made.items() if value is not None}
     return jwt.encode(kept, private_key(key), _ALGORITHMS[key.partition("-")[0]], {"kid": kid or key})
 
 
@@ -72,8 +72,8 @@ def forged(key: str, header: dict[str, Any], claims: dict[str, Any]) -> str:
     now = int(datetime.now(UTC).timestamp())
     algorithm = _ALGORITHMS[key.partition("-")[0]]
     head = {"alg": algorithm, "kid": key, "typ": "JWT", **header}
-    facts = {"sub": str(UUID(int=1)), "aud": AUDIENCE, "exp": now + 300, "iat": now, **claims}
-    return sealed(key, *(json.dumps({k: v for k, v in part.items() if v is not None}) for part in (head, facts)))
+    body = {"sub": str(UUID(int=1)), "aud": AUDIENCE, "exp": now + 300, "iat": now, **claims}
+    return sealed(key, *(json.dumps({k: v for k, v in part.items() if v is not None}) for part in (head, body)))
 
 
 def sealed(key: str, head: str, body: str) -> str:

@@ -15,6 +15,9 @@ _AT_ONCE = 2_000
 _POLL_S = 0.1
 """How long the client waits to fill a batch of records, in seconds. It returns a partial one only then."""
 
+_FETCH_WAIT_MS = 50
+"""How long the broker waits for a new record at a partition's end before it says that this is the end, in ms."""
+
 _WITHIN_S = 30.0
 """How long to wait without any record while a partition's end is not reached, in seconds."""
 
@@ -32,6 +35,7 @@ class Reader:
         """Read nothing yet. `config` is the confluent-kafka configuration of a user who may read the topics."""
         self._config = {**config, "group.id": _GROUP, "enable.auto.commit": False, "enable.partition.eof": True}
         self._config |= {"isolation.level": "read_committed", "queued.max.messages.kbytes": 16_384}
+        self._config |= {"fetch.wait.max.ms": _FETCH_WAIT_MS}
         self._next = {
             (topic.name, partition): OFFSET_BEGINNING for topic in topics for partition in range(topic.partitions)
         }

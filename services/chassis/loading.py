@@ -68,7 +68,7 @@ class NeededRows(set[K], Generic[K, R]):
         rows = await tx.fetch(self.mapped, self, for_update=for_update)
         for rowset, values in self._found.items():
             rows.cover(rowset, values)
-        # Emptied, since what follows refers to the plan that holds it: only the garbage collector would free that.
+        # Emptied, since what follows refers to the plan that holds it: a cycle only the garbage collector could free.
         followed, self._followed = self._followed, []
         for key, follow in followed:
             if (row := rows.find(key)) is not None:

@@ -59,44 +59,49 @@ def render(mail: Mail, to: Person, about: Person | None, settings: Notifications
     The same arguments give the same bytes. Raises `mime.Unsound` if these don't parse back as intended.
     """
     parts = _parts(mail.template, to.language)
-    facts = _facts(mail, to, about, parts.nobody, settings)
+    context = _context(mail, to, about, parts.nobody, settings)
     domain = settings.mail_from.rpartition("@")[2]
     return write(
         Content(
             sender=Mailbox("Popfax", settings.mail_from),
             to=Mailbox(f"{to.first_name} {to.last_name}", to.email),
-            subject=parts.subject.render(facts),
+            subject=parts.subject.render(context),
             headers={
                 "Date": format_datetime(mail.made_at),
                 "Message-ID": f"<{mail.id}@{domain}>",
                 "Auto-Submitted": "auto-generated",
             },
-            text=parts.text.render(facts).strip() + "\n",
-            html=parts.html.render(facts).strip() + "\n",
+            text=parts.text.render(context).strip() + "\n",
+            html=parts.html.render(context).strip() + "\n",
             boundary=f"popfax-{mail.id.hex}",
         )
     )
 
 
-def _facts(
+def _context(
     mail: Mail, to: Person, about: Person | None, nobody: str, settings: NotificationsSettings
 ) -> dict[str, Any]:
     """Return a template's variables: the mail's parameters, and what is known of the people.
 
     `About` is `about` at the beginning of a sentence: they differ for somebody whose name has been erased.
     """
-    facts = {
+    context = {
         **mail.params,
         "first_name": Name(to.first_name),
         "fax_number": to.fax_number,
         "link": _link(mail, settings),
     }
     if mail.params.get("group_name"):
-        facts["group_name"] = Name(mail.params["group_name"])
+        context["group_name"] = Name(mail.params["group_name"])
     if about is not None:
         name = Name(f"{about.first_name} {about.last_name}")
-        return facts | {"about": name, "About": name, "about_email": Name(about.email)}
-    return facts | {"about": nobody, "About": nobody[:1].upper() + nobody[1:], "about_email": None, "group_name": None}
+        return context | {"about": name, "About": name, "about_email": Name(about.email)}
+    return context | {
+        "about": nobody,
+        "About": nobody[:1].upper() + nobody[1:],
+        "about_email": None,
+        "group_name": None,
+    }
 
 
 def _link(mail: Mail, settings: NotificationsSettings) -> str | None:

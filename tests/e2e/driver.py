@@ -278,6 +278,7 @@ class World:
         self.log = Log(self.stack.kafka)
         self.mark = uuid4().hex[:10]
         self._urls = {principal: self.stack.postgres.url(principal) for principal in SERVICES}
+        self._connections: dict[Principal, psycopg.Connection[Any]] = {}
 
     def client(self, subscriber_id: UUID) -> Client:
         """Return a client of groups' API with a subscriber's token, made by the stand-in for the platform's login."""
@@ -386,8 +387,21 @@ class World:
 
     def rows(self, service: Principal, query: str, *parameters: Any) -> list[Any]:
         """Query a service's database."""
-        with psycopg.connect(self._urls[service].replace("+psycopg", "", 1), autocommit=True) as connection:
-            return connection.execute(query.encode(), parameters or None).fetchall()
+        return self._connection(service).execute(query.encode(), parameters or None).fetchall()
+
+    def _connection(self, service: Principal) -> psycopg.Connection[Any]:
+        """Return a connection that works: the one of before, unless its server was killed meanwhile."""
+        connection = self._connections.get(service)
+        if connection is not None:
+            try:
+                connection.execute("SELECT 1")
+            except psycopg.OperationalError:
+                connection.close()
+            else:
+                return connection
+        made = psycopg.connect(self._urls[service].replace("+psycopg", "", 1), autocommit=True)
+        self._connections[service] = made
+        return made
 
     def available(self, owner: Owner) -> int:
         """Return an owner's available units."""
@@ -444,7 +458,7 @@ class World:
         deadline = time.monotonic() + timeout_s
         while what := self._under_way():
             assert time.monotonic() < deadline, f"after {timeout_s:g} s {what}"
-            time.sleep(0.05)
+            time.sleep(0.2)  # offsets are committed now and then, and asking Kafka for them costs more than the wait
         with snapshots(self._urls) as snapshot:
             found = check(snapshot, settled=True)
         assert not found, found[:5]
@@ -458,3 +472,5 @@ class World:
     def close(self) -> None:
         """Close the connections."""
         self.log.close()
+        for connection in self._connections.values():
+            connection.close()

@@ -35,7 +35,7 @@ READERS: dict[str, list[Principal]] = {
 }
 
 
-def _facts(world: World) -> dict[str, list[object]]:
+def _rows(world: World) -> dict[str, list[object]]:
     """All that the services have written but the chassis's own: what a repetition must leave as it is."""
     tables = {
         Principal.LEDGER: ("accounts", "holds", "transfers", "entries"),
@@ -86,18 +86,18 @@ def test_each_message_twice_and_again_after_a_restart_changes_nothing(world: Wor
     world.settle()
     records = list(world.log.read_to_end())
     assert {seen.topic for seen in records} >= {t.name for t in TOPICS if MESSAGES_ON[t.name] and not _quiet(t)}
-    before, mails = _facts(world), len(world.mails_to("@"))
+    before, mails = _rows(world), len(world.mails_to("@"))
 
     _publish_again(world, records)
     world.settle()
-    assert _facts(world) == before
+    assert _rows(world) == before
     assert len(world.log.read_to_end()) == 2 * len(records), "a repetition is not even answered"
 
     world.product.stop_services()
     _publish_again(world, records)
     world.product.start_services(**SETTINGS)
     world.settle()
-    assert _facts(world) == before
+    assert _rows(world) == before
     assert len(world.log.read_to_end()) == 3 * len(records)
     assert len(world.mails_to("@")) == mails
 

@@ -28,7 +28,7 @@ async def seed(engine: AsyncEngine, rows: Iterable[Any]) -> None:
 
 def person(name: str, units: int = 0, **changed: Any) -> Subscriber:
     """Return a subscriber whose every field differs from everybody else's."""
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "id": id_of(name),
         "email": f"{name.lower()}@example.com",
         "first_name": name,
@@ -39,7 +39,7 @@ def person(name: str, units: int = 0, **changed: Any) -> Subscriber:
         "available_units": units,
         "balance_version": 1,
     }
-    return Subscriber(**(facts | changed))
+    return Subscriber(**(fields | changed))
 
 
 def group(owner: Subscriber, name: str = "") -> Group:
@@ -50,7 +50,7 @@ def group(owner: Subscriber, name: str = "") -> Group:
 def member(owner: Subscriber, subscriber: Subscriber, **changed: Any) -> Membership:
     """Return a subscriber's membership in an owner's group."""
     group_id: UUID = group_of(owner.id)
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "id": membership_of(group_id, subscriber.id),
         "group_id": group_id,
         "owner_id": owner.id,
@@ -61,4 +61,4 @@ def member(owner: Subscriber, subscriber: Subscriber, **changed: Any) -> Members
         "joined_at": NOW,
         "ended_at": None,
     }
-    return Membership(**(facts | changed))
+    return Membership(**(fields | changed))

@@ -75,14 +75,14 @@ class Post:
         await Shell(NOTIFICATIONS, PostgresDatabase(self.engine)).process(records, FromKafka())
 
     def person(self, name: str, language: Language = Language.EN, **more: Any) -> PersonRecorded:
-        facts: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "subscriber_id": uuid4(),
             "email": f"{name.lower()}.{self.mark}@example.com",
             "first_name": name,
             "last_name": "Martin",
             "language": language,
         }
-        return PersonRecorded.model_validate(facts | more)
+        return PersonRecorded.model_validate(fields | more)
 
     async def create(self, owner: PersonRecorded, member: PersonRecorded) -> None:
         """An owner has created a member's account."""
@@ -245,7 +245,7 @@ class TestContent:
 
 
 def _command(**changed: Any) -> CreateMemberAccount:
-    facts = {
+    fields = {
         "group_id": uuid4(),
         "plan": "send_only",
         "price_units": 60,
@@ -254,7 +254,7 @@ def _command(**changed: Any) -> CreateMemberAccount:
         "last_name": "B",
         "language": "fr",
     }
-    return CreateMemberAccount.model_validate(facts | changed)
+    return CreateMemberAccount.model_validate(fields | changed)
 
 
 class TestOnce:
@@ -690,12 +690,12 @@ class TestBounces:
         assert row.sent_at is not None
 
 
-async def test_one_fact_told_twice_at_once_is_one_mail(post: Post) -> None:
+async def test_one_event_delivered_twice_at_once_is_one_mail(post: Post) -> None:
     owner, member = post.person("Olga"), post.person("Nina")
     await post.tell(owner, member)
-    facts = [received(owner, member) for _ in range(20)]
+    events = [received(owner, member) for _ in range(20)]
     other = Post(post.sink, postgres.engine(post.url), post.settings, post.url)
-    await asyncio.gather(post.tell(*facts), other.tell(*reversed(facts)))
+    await asyncio.gather(post.tell(*events), other.tell(*reversed(events)))
     await other.engine.dispose()
     assert await post.send_all() == 20
 

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any, TypeVar
 from uuid import UUID
 
-from deploy.operator.invariants import Place, check, check_log, check_tokens, check_topics, logged, told
+from deploy.operator.invariants import Place, check, check_log, check_tokens, check_topics, logged, published
 from deploy.operator.snapshots import memory_snapshot
 from popfax_contracts.ledger import TransfersPosted, TransfersRefused
 from popfax_contracts.message import Message
@@ -335,7 +335,7 @@ class World:
         found = [str(violation) for violation in check(snapshot, settled)]
         if settled:
             log = [entry for record in self.bus.records() if (entry := logged(record)) is not None]
-            topics = check_topics(told(log), snapshot, self._told_again)
+            topics = check_topics(published(log), snapshot, self._told_again)
             found += [str(violation) for violation in [*check_log(log), *topics, *check_tokens(log, snapshot)]]
             found += [finding for node in self.nodes for finding in self._left_behind(node)]
             found += [failure for node in self.nodes for failure in node.shell.failures]

@@ -1,4 +1,4 @@
-"""Rows in order and together: however many there are, one key's are in memory."""
+"""Rows in order and merge-joined: however many there are, one key's are in memory."""
 
 from collections.abc import Iterator
 from random import Random
@@ -6,19 +6,19 @@ from random import Random
 import pytest
 
 from deploy.operator.invariants import Invariant, Violation, rows
-from deploy.operator.invariants.rows import each, in_order, together
+from deploy.operator.invariants.rows import each, in_order, merge_join
 
 
 def test_takes_the_rows_of_one_key_together_whatever_streams_have_it() -> None:
     found = [
         (key, [list(each_) for each_ in taken])
-        for key, taken in together([(1, "a"), (1, "b"), (3, "c")], [(2, "x"), (3, "y")], [])
+        for key, taken in merge_join([(1, "a"), (1, "b"), (3, "c")], [(2, "x"), (3, "y")], [])
     ]
     assert found == [(1, [["a", "b"], [], []]), (2, [[], ["x"], []]), (3, [["c"], ["y"], []])]
 
 
 def test_goes_on_to_the_next_key_when_rows_were_not_read() -> None:
-    assert [key for key, _ in together([(1, "a"), (1, "b"), (2, "c")], [(1, "x")])] == [1, 2]
+    assert [key for key, _ in merge_join([(1, "a"), (1, "b"), (2, "c")], [(1, "x")])] == [1, 2]
 
 
 def test_reads_no_further_than_it_must() -> None:
@@ -31,7 +31,7 @@ def test_reads_no_further_than_it_must() -> None:
             read += 1
             yield 1, number
 
-    _, (taken,) = next(together(stream()))
+    _, (taken,) = next(merge_join(stream()))
     assert [next(taken) for _ in range(3)] == [0, 1, 2]
     assert read < 10
 
@@ -51,5 +51,5 @@ def test_what_can_not_be_checked_is_a_finding_and_the_rest_is_checked() -> None:
         if 1 // next(taken) > 1:
             yield Violation(Invariant.OVERDRAWN, str(key), "")
 
-    found = list(each(together([(1, 0), (2, 1)]), check))
+    found = list(each(merge_join([(1, 0), (2, 1)]), check))
     assert [(violation.code, violation.subject) for violation in found] == [(Invariant.UNREADABLE, "1")]

@@ -26,7 +26,7 @@ from deploy.operator.invariants import (
     check_tokens,
     check_topics,
     logged,
-    told,
+    published,
 )
 from deploy.operator.snapshots import Unknown
 from popfax_contracts.catalogue import COMMANDS, codes_of
@@ -1576,7 +1576,7 @@ def compacted_topics() -> list[Logged]:
 
 
 def test_sees_nothing_wrong_where_the_topics_tell_what_the_databases_say() -> None:
-    assert list(check_topics(told(compacted_topics()), SNAPSHOT)) == []
+    assert list(check_topics(published(compacted_topics()), SNAPSHOT)) == []
 
 
 PERSON = PersonRecorded(
@@ -1613,7 +1613,7 @@ SPOILT: list[tuple[str, Callable[[list[Logged]], Any], str]] = [
 def test_sees_in_the_compacted_topics_that(spoil: Callable[[list[Logged]], Any], key: str) -> None:
     log = compacted_topics()
     spoil(log)
-    (found,) = check_topics(told(log), SNAPSHOT)
+    (found,) = check_topics(published(log), SNAPSHOT)
     assert found.code is Invariant.TOPIC_MISMATCH
     assert key in found.subject
     assert "owner@" not in str(found)
@@ -1623,16 +1623,16 @@ def test_sees_in_the_compacted_topics_that(spoil: Callable[[list[Logged]], Any],
 def test_sees_a_key_on_two_partitions_of_a_compacted_topic() -> None:
     log = compacted_topics()
     recorded(log, JOINED, partition=1)
-    assert [found.code for found in check_topics(told(log), SNAPSHOT)] == [Invariant.KEY_ON_TWO_PARTITIONS]
+    assert [found.code for found in check_topics(published(log), SNAPSHOT)] == [Invariant.KEY_ON_TWO_PARTITIONS]
 
 
 def test_says_nothing_of_what_is_being_told() -> None:
     log = compacted_topics()
     recorded(log, BEFORE)
     unsent = in_groups(outbox=[OutboxRow(id_of("x"), JOINED.TYPE, JOINED.key(), NOW)])
-    assert list(check_topics(told(log), unsent)) == [], "its outbox has more to tell of it"
-    assert list(check_topics(told(log), SNAPSHOT, {PLACE})) == [], "more was told while the databases were read"
-    assert list(check_topics(told(log), SNAPSHOT, {(PLACE[0], str(INVITED))})) != []
+    assert list(check_topics(published(log), unsent)) == [], "its outbox has more to tell of it"
+    assert list(check_topics(published(log), SNAPSHOT, {PLACE})) == [], "more was told while the databases were read"
+    assert list(check_topics(published(log), SNAPSHOT, {(PLACE[0], str(INVITED))})) != []
 
 
 TOKENS = ("1" * 64, "2" * 64)

@@ -101,8 +101,8 @@ async def test_refuses_what_is_no_token(tokens: Tokens, text: str) -> None:
 
 
 async def test_refuses_a_token_that_wants_what_we_do_not_know(tokens: Tokens) -> None:
-    facts = {"sub": str(ADA), "aud": AUDIENCE, "exp": 1 << 40}
-    text = jwt.encode(facts, private_key("ec"), "ES256", {"kid": "ec", "crit": ["exp"], "exp": 1})
+    claims = {"sub": str(ADA), "aud": AUDIENCE, "exp": 1 << 40}
+    text = jwt.encode(claims, private_key("ec"), "ES256", {"kid": "ec", "crit": ["exp"], "exp": 1})
     assert await _refusal(tokens, text) == "malformed_token"
 
 
@@ -114,8 +114,8 @@ async def test_refuses_another_issuer_where_one_is_named(tmp_path: Path) -> None
 
 
 async def test_the_only_key_needs_no_name(tmp_path: Path) -> None:
-    facts = {"sub": str(ADA), "aud": AUDIENCE, "exp": datetime.now(UTC) + timedelta(minutes=1)}
-    nameless = jwt.encode(facts, private_key("ec"), "ES256")
+    claims = {"sub": str(ADA), "aud": AUDIENCE, "exp": datetime.now(UTC) + timedelta(minutes=1)}
+    nameless = jwt.encode(claims, private_key("ec"), "ES256")
     assert (await Tokens(Keys(str(write_keys(tmp_path))), AUDIENCE).caller(nameless)).id == ADA
     several = Tokens(Keys(str(write_keys(tmp_path, "ec", "rsa"))), AUDIENCE)
     assert await _refusal(several, nameless) == "unknown_key"
@@ -125,9 +125,9 @@ async def test_a_weak_key_proves_nothing(tmp_path: Path) -> None:
     weak = rsa.generate_private_key(65537, 1024)  # the platform's own mistake
     public = jwt.get_algorithm_by_name("RS256").to_jwk(weak.public_key(), as_dict=True)
     (tmp_path / "jwks.json").write_text(json.dumps({"keys": [{**public, "kid": "weak"}]}))
-    facts = {"sub": str(ADA), "aud": AUDIENCE, "exp": datetime.now(UTC) + timedelta(minutes=1)}
+    claims = {"sub": str(ADA), "aud": AUDIENCE, "exp": datetime.now(UTC) + timedelta(minutes=1)}
     with pytest.warns(jwt.InsecureKeyLengthWarning):
-        text = jwt.encode(facts, weak, "RS256", {"kid": "weak"})
+        text = jwt.encode(claims, weak, "RS256", {"kid": "weak"})
     assert await _refusal(Tokens(Keys(str(tmp_path / "jwks.json")), AUDIENCE), text) == "malformed_token"
 
 

@@ -49,7 +49,7 @@ class _Root(Extensible):
 app = typer.Typer(
     name="popfax",
     cls=_Root,
-    help="Run Popfax Groups, speak to it, and look after it.",
+    help="Run Popfax Groups, send it commands, and look after it.",
     epilog=_EXITS,
     no_args_is_help=True,
     add_completion=False,

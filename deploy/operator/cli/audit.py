@@ -8,7 +8,7 @@ import typer
 from deploy.operator.cli.auditing import Found, Progress, conclude, open_snapshots
 from deploy.operator.cli.connection import connect, require_kafka
 from deploy.operator.cli.options import EnvFile, Json, StuckAfter
-from deploy.operator.invariants import Lateness, Snapshot, check_topics, parts, told
+from deploy.operator.invariants import Lateness, Snapshot, check_topics, parts, published
 from deploy.operator.log import Reader
 from deploy.operator.snapshots import counted
 from popfax_contracts.topics import TOPICS
@@ -17,7 +17,7 @@ from popfax_contracts.topics import TOPICS
 def audit(
     settled: Annotated[
         bool,
-        typer.Option("--settled", help="Nothing is in flight: also ask what is true only then."),
+        typer.Option("--settled", help="Nothing is in flight: also check what is true only then."),
     ] = False,
     stuck_after: StuckAfter = 900,
     topics: Annotated[
@@ -41,7 +41,7 @@ def audit(
             require_kafka(connection.admin)
             reader = Reader(connection.admin, [topic for topic in TOPICS if topic.compacted], progress)
             progress.begin("topics")
-            records = told(reader.read())
+            records = published(reader.read())
         now = datetime.now(UTC)
         with open_snapshots(connection, progress) as snapshot:
             # Records published between this and the snapshots may be newer than the snapshots.

@@ -85,7 +85,7 @@ def correct(
 
 @app.command()
 def corrections(
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, the newest first.")] = 100,
     json: Json = False,
     env_file: EnvFile = None,
 ) -> None:

@@ -34,7 +34,7 @@ def group() -> None:
 def list_(
     state: Annotated[MailState | None, typer.Option(help="Only those in this state.")] = None,
     stuck: Annotated[bool, typer.Option("--stuck", help="Only those that are parked, or wait for a record.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, the newest first.")] = 50,
     json: Json = False,
     env_file: EnvFile = None,
 ) -> None:
@@ -149,9 +149,9 @@ def retry(
 
 @app.command()
 def preview(
-    directory: Annotated[Path, typer.Argument(help="Where to.")] = Path("mail-preview"),
+    directory: Annotated[Path, typer.Argument(help="The directory to write to.")] = Path("mail-preview"),
 ) -> None:
-    """Write every mail, with made-up facts, in both languages: HTML, text, and pictures if there is a Chromium."""
+    """Write every mail, with sample values, in both languages: HTML, text, and pictures if there is a Chromium."""
     program = browser()
     if program is None:
         complain("no Chromium, Chrome or Playwright's Chromium is installed: no pictures are made")

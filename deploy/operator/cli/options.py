@@ -21,7 +21,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="How many seconds to wait for the outcome.")]
 StuckAfter = Annotated[
     float,
-    typer.Option("--stuck-after", min=1, help="What began more than so many seconds ago and is not done is wrong."),
+    typer.Option("--stuck-after", min=1, help="Report whatever began more than this many seconds ago and is not done."),
 ]
 Service = Annotated[Principal | None, typer.Option("--service", help="Look at this service alone.", show_choices=True)]
 Subscriber = Annotated[UUID, typer.Argument(metavar="ID", help="The subscriber's id.")]

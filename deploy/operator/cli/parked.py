@@ -43,7 +43,7 @@ ROWS = sa.select(
 ).select_from(PARKED.outerjoin(PARKED_KEYS, _SAME_KEY))
 
 MessageId = Annotated[str, typer.Argument(help="The parked message's id, or as much of its beginning as is unique.")]
-Limit = Annotated[int, typer.Option(min=1, help="At most so many of each service, the oldest first.")]
+Limit = Annotated[int, typer.Option(min=1, help="At most this many of each service, the oldest first.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def show(
 
 @app.command()
 def retry(
-    message: Annotated[str | None, typer.Argument(help="A parked message's id, or as much of its beginning.")] = None,
+    message: Annotated[str | None, typer.Argument(help="A parked message's id, or its beginning.")] = None,
     code: Annotated[str | None, typer.Option("--code", help="All that were parked with this code.")] = None,
     topic: Annotated[str | None, typer.Option("--topic", help="All from this topic.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="All that there are.")] = False,

@@ -22,12 +22,12 @@ _POLL_S = 0.2
 _PROBE_S = 20.0
 _UNREADABLE = frozenset({KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED})
 Topic = Annotated[str, typer.Argument(help="The topic, such as popfax.ledger.commands.")]
-Partition = Annotated[int, typer.Argument(min=0, help="The partition of it.")]
+Partition = Annotated[int, typer.Argument(min=0, help="Its partition.")]
 
 
 @app.command("list")
 def list_(
-    everything: Annotated[bool, typer.Option("--all", help="Those that have ended, too: what was skipped.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include those that have ended: what was skipped.")] = False,
     service: Service = None,
     json: Json = False,
     env_file: EnvFile = None,

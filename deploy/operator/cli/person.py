@@ -21,7 +21,7 @@ class _Person(Extensible):
     entry_points = PERSON
 
 
-app = typer.Typer(cls=_Person, help="Look at what is kept of a person.", no_args_is_help=True)
+app = typer.Typer(cls=_Person, help="Look at what is kept about a person.", no_args_is_help=True)
 
 
 @app.command("export")

@@ -71,8 +71,8 @@ SagaId = Annotated[str, typer.Argument(help="The saga's id, or as much of its be
 
 @app.command("list")
 def list_(
-    everything: Annotated[bool, typer.Option("--all", help="Also those that have ended.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the oldest open ones first.")] = 100,
+    everything: Annotated[bool, typer.Option("--all", help="Include those that have ended.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, the oldest open ones first.")] = 100,
     json: Json = False,
     env_file: EnvFile = None,
 ) -> None:
@@ -221,7 +221,7 @@ def _where(row: SagaRow) -> str:
 def _show(saga: Found, now: datetime) -> None:
     row = saga.row
     say(f"{row.name} {row.id}", "bold")
-    facts: list[tuple[str, object]] = [
+    details: list[tuple[str, object]] = [
         ("status", _where(row)),
         ("service", saga.runner.service),
         ("opened", f"{row.opened_at:%Y-%m-%d %H:%M:%S} UTC, {ago(row.opened_at, now)} ago"),
@@ -231,7 +231,7 @@ def _show(saga: Found, now: datetime) -> None:
         ("actor", row.actor),
         *saga.data().items(),
     ]
-    print_table(("", ""), facts)
+    print_table(("", ""), details)
     say("What happened", "bold")
     for line in row.trail:
         say(f"  {line}")

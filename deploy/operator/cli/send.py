@@ -55,9 +55,9 @@ def send(
         str | None, typer.Argument(help="create-member-account, CreateMemberAccount, or the full type.")
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field; JSON where it is no text.")
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field; JSON unless it is text.")
     ] = None,
-    actor: Annotated[UUID | None, typer.Option(help="The subscriber on whose behalf.")] = None,
+    actor: Annotated[UUID | None, typer.Option(help="The subscriber on whose behalf the command is sent.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the commands and their fields.")] = False,
     timeout: Timeout = 15.0,
     json: Json = False,
@@ -75,9 +75,10 @@ def send(
     command = _build(find(message), set_ or [], actor, json)
     connection = connect(env_file)
     config = connection.kafka(Principal.PLATFORM)
+    publisher = Publisher(config)  # it connects while the watch does: that takes half a second
     # The position to read from is fixed before the command is sent, so its outcome can't be missed.
     with Watch(config, [_answers_of(command)], group=Principal.PLATFORM) as watch:
-        (sent,) = Publisher(config).publish((command, actor))
+        (sent,) = publisher.publish((command, actor))
         outcome = _await(watch, sent, timeout)
     if not outcome:
         raise Unreachable(f"no outcome of {sent.id} within {timeout:g} s: it may still come")

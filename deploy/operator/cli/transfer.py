@@ -50,7 +50,7 @@ TransferId = Annotated[str, typer.Argument(help="The transfer's id, or as much o
 
 @app.command("list")
 def list_(
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the oldest first.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, the oldest first.")] = 100,
     json: Json = False,
     env_file: EnvFile = None,
 ) -> None:

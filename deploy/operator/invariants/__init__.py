@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from deploy.operator.invariants.accounts import check_accounts, check_numbers
-from deploy.operator.invariants.compacted import Place, check_topics, told
+from deploy.operator.invariants.compacted import Place, check_topics, published
 from deploy.operator.invariants.groups import check_groups
 from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.ledger import check_ledger
@@ -63,7 +63,7 @@ __all__ = [
     "check_topics",
     "logged",
     "parts",
-    "told",
+    "published",
 ]
 
 

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.purchases import is_done, is_given
-from deploy.operator.invariants.rows import Group, by, each, in_order, only, together
+from deploy.operator.invariants.rows import Group, by, each, in_order, merge_join, only
 from deploy.operator.invariants.sagas import id_in
 from deploy.operator.invariants.snapshot import Lateness, ProvisioningSnapshot, Snapshot
 from services.chassis.sagas import SagaRow
@@ -30,7 +30,7 @@ def check_accounts(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
     """Check provisioning's rows against each other and against the other services' rows."""
     own = snapshot.provisioning
     yield from each(
-        together(
+        merge_join(
             by(own.subscribers, "id"),
             by(own.requests, "account_id"),
             by(own.purchases, "account_id"),
@@ -42,10 +42,10 @@ def check_accounts(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
     )
     yield from each(_shared(own, "email"), _twice, Invariant.EMAIL_TWICE)
     yield from each(_shared(own, "fax_number"), _twice, Invariant.FAX_NUMBER_TWICE)
-    yield from each(together(by(own.plans, "plan"), by(snapshot.groups.plans, "plan")), _plan, late)
-    yield from each(together(by(own.plans, "plan"), by(own.subscribers, "plan")), _on_sale)
+    yield from each(merge_join(by(own.plans, "plan"), by(snapshot.groups.plans, "plan")), _plan, late)
+    yield from each(merge_join(by(own.plans, "plan"), by(own.subscribers, "plan")), _on_sale)
     yield from each(
-        together(
+        merge_join(
             by(own.subscribers, "id"),
             by(snapshot.ledger.accounts, "id"),
             by(snapshot.groups.subscribers, "id"),
@@ -60,7 +60,7 @@ def check_accounts(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
 
 
 def _shared(own: ProvisioningSnapshot, column: str) -> Iterator[Group]:
-    return together(by(own.subscribers, column))
+    return merge_join(by(own.subscribers, column))
 
 
 def _twice(_: str, subscribers: Iterator[Subscriber], code: Invariant) -> Iterator[Violation]:

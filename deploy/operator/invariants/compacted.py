@@ -10,7 +10,7 @@ from typing import Any
 
 from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.log import Logged
-from deploy.operator.invariants.rows import Keyed, by, each, in_order, only, together
+from deploy.operator.invariants.rows import Keyed, by, each, in_order, merge_join, only
 from deploy.operator.invariants.snapshot import OutboxRow, Snapshot
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.groups import MembershipRecorded
@@ -25,7 +25,7 @@ Place = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Published:
     """A record of a compacted topic, with its content as text: None for a tombstone."""
 
     partition: int
@@ -33,23 +33,23 @@ class Told:
     text: str | None
 
 
-def told(log: Iterable[Logged]) -> Keyed[Told]:
+def published(log: Iterable[Logged]) -> Keyed[Published]:
     """Sort the records of compacted topics by key. Reads the whole log at once, in bounded memory."""
-    return in_order(((record.topic, record.key), _told(record)) for record in log if record.topic in _SAYS)
+    return in_order(((record.topic, record.key), _published(record)) for record in log if record.topic in _SAYS)
 
 
-def check_topics(records: Keyed[Told], snapshot: Snapshot, moving: Collection[Place] = ()) -> Iterator[Violation]:
-    """Check the records that `told` has sorted against the databases.
+def check_topics(records: Keyed[Published], snapshot: Snapshot, moving: Collection[Place] = ()) -> Iterator[Violation]:
+    """Check the records that `published` has sorted against the databases.
 
     The newest record of each key must equal the row, unless another is still in an outbox. `moving` are the keys that
     had further records while the databases were read: they are not checked.
     """
-    return each(together(records, _are(snapshot), _unsent(snapshot)), _compared, moving)
+    return each(merge_join(records, _are(snapshot), _unsent(snapshot)), _compared, moving)
 
 
 def _compared(
     place: Place,
-    records: Iterator[Told],
+    records: Iterator[Published],
     rows: Iterator[str],
     unsent: Iterator[OutboxRow],
     moving: Collection[Place],
@@ -72,7 +72,7 @@ def _compared(
 # --- the records, and the rows ----------------------------------------------------------------------------------------
 
 
-def _told(record: Logged) -> Told:
+def _published(record: Logged) -> Published:
     """Read a record. The text of an unreadable one equals no row's."""
     text: str | None = "what can't be read"
     model = _MODELS.get(record.type)
@@ -82,7 +82,7 @@ def _told(record: Logged) -> Told:
             text = None if model.TOMBSTONE else says(model.from_record(record.key.encode(), record.value))
         except (ValueError, AttributeError):
             pass
-    return Told(record.partition, record.offset, text)
+    return Published(record.partition, record.offset, text)
 
 
 def _balance(told: BalanceChanged) -> str:

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from deploy.operator.invariants.history import lines
 from deploy.operator.invariants.invariant import Invariant, Violation
-from deploy.operator.invariants.rows import by, each, in_order, only, together
+from deploy.operator.invariants.rows import by, each, in_order, merge_join, only
 from deploy.operator.invariants.snapshot import GroupsSnapshot
 from popfax_contracts.message import group_of
 from services.groups.domain import (
@@ -37,7 +37,7 @@ ENDS = ("detached", "left", "account_closed", "group_closed")
 def check_groups(snapshot: GroupsSnapshot) -> Iterator[Violation]:
     """Check memberships and invitations against each other, their groups and their history."""
     yield from each(
-        together(
+        merge_join(
             by(snapshot.memberships, "id"),
             in_order((membership_of(each.group_id, each.subscriber_id), each) for each in snapshot.invitations),
             lines(snapshot.history, Kind.MEMBERSHIP, "reference_id"),
@@ -45,13 +45,13 @@ def check_groups(snapshot: GroupsSnapshot) -> Iterator[Violation]:
         _membership,
     )
     yield from each(
-        together(by(snapshot.invitations, "id"), lines(snapshot.history, Kind.INVITATION, "id")),
+        merge_join(by(snapshot.invitations, "id"), lines(snapshot.history, Kind.INVITATION, "id")),
         _invitation,
     )
-    yield from each(together(in_order(_pending(snapshot)), by(snapshot.tallies, "id")), _tally)
-    yield from each(together(by(snapshot.commands, "id"), in_order(_awaited(snapshot))), _posted)
+    yield from each(merge_join(in_order(_pending(snapshot)), by(snapshot.tallies, "id")), _tally)
+    yield from each(merge_join(by(snapshot.commands, "id"), in_order(_awaited(snapshot))), _posted)
     yield from each(
-        together(
+        merge_join(
             by(snapshot.groups, "id"),
             by(snapshot.memberships, "group_id"),
             by(snapshot.invitations, "group_id"),
@@ -60,7 +60,7 @@ def check_groups(snapshot: GroupsSnapshot) -> Iterator[Violation]:
         _group,
     )
     yield from each(
-        together(
+        merge_join(
             ((id_, one) for id_, one in by(snapshot.subscribers, "id") if one.state is AccountState.CLOSED),
             by(snapshot.memberships, "member_id"),
             by(snapshot.invitations, "subscriber_id"),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from uuid import UUID
 
 from deploy.operator.invariants.invariant import Invariant, Violation
-from deploy.operator.invariants.rows import by, each, only, together
+from deploy.operator.invariants.rows import by, each, merge_join, only
 from deploy.operator.invariants.snapshot import LedgerSnapshot
 from services.ledger.domain import (
     CONSUMPTION,
@@ -38,7 +38,7 @@ def check_ledger(snapshot: LedgerSnapshot) -> Iterator[Violation]:
     """Check the books: movements, then accounts."""
     movements = _Movements()
     yield from each(
-        together(
+        merge_join(
             by(snapshot.transfers, "id"),
             by(snapshot.holds, "id"),
             by(snapshot.corrections, "id"),
@@ -49,7 +49,7 @@ def check_ledger(snapshot: LedgerSnapshot) -> Iterator[Violation]:
     if movements.total_units:
         yield Violation(Invariant.BOOKS_NOT_ZERO, "books", f"all entries sum to {movements.total_units}")
     yield from each(
-        together(
+        merge_join(
             by(snapshot.accounts, "id"), by(snapshot.holds, "account_id"), by(snapshot.entries, "account_id", "version")
         ),
         _account,

@@ -13,7 +13,7 @@ from deploy.operator.invariants.groups import ENDS
 from deploy.operator.invariants.history import lines
 from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.purchases import is_done
-from deploy.operator.invariants.rows import Group, by, each, in_order, only, together
+from deploy.operator.invariants.rows import Group, by, each, in_order, merge_join, only
 from deploy.operator.invariants.snapshot import Lateness, Snapshot
 from popfax_contracts.groups import (
     InvitationAccepted,
@@ -46,7 +46,7 @@ _OF_ENDS = {Template.EXPIRED: 1, Template.EXPIRING: len(MILESTONES_DAYS)}
 
 
 @dataclass(frozen=True, slots=True)
-class _Owed:
+class _Expected:
     """A mail that an event calls for, with the fields that even an erased mail still has."""
 
     template: Template
@@ -61,10 +61,10 @@ def check_mails(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
     """Check that every mail has its event, and that every event that is old enough has its mails."""
     yield from each(_compared(snapshot), _mail)
     yield from each(
-        together(in_order(_missing(snapshot, late)), by(snapshot.provisioning.subscribers, "id")), _unwritten
+        merge_join(in_order(_missing(snapshot, late)), by(snapshot.provisioning.subscribers, "id")), _unwritten
     )
     yield from each(
-        together(
+        merge_join(
             (
                 (id_, mail)
                 for id_, mail in by(snapshot.notifications.mails, "recipient_id")
@@ -78,11 +78,11 @@ def check_mails(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
 
 
 def _compared(snapshot: Snapshot) -> Iterator[Group]:
-    return together(in_order(_owed(snapshot)), by(snapshot.notifications.mails, "id"))
+    return merge_join(in_order(_expected(snapshot)), by(snapshot.notifications.mails, "id"))
 
 
-def _mail(id_: UUID, owed: Iterator[_Owed], mails: Iterator[Mail]) -> Iterator[Violation]:
-    due, mail = only(owed), only(mails)
+def _mail(id_: UUID, expected: Iterator[_Expected], mails: Iterator[Mail]) -> Iterator[Violation]:
+    due, mail = only(expected), only(mails)
     if mail is None:
         return  # `_missing` finds it
     if due is None:
@@ -96,16 +96,16 @@ def _mail(id_: UUID, owed: Iterator[_Owed], mails: Iterator[Mail]) -> Iterator[V
         yield Violation(Invariant.MAIL_WITHOUT_CAUSE, str(id_), f"is not what its fact brings: {said}")
 
 
-def _missing(snapshot: Snapshot, late: Lateness) -> Iterator[tuple[UUID, tuple[UUID, _Owed]]]:
+def _missing(snapshot: Snapshot, late: Lateness) -> Iterator[tuple[UUID, tuple[UUID, _Expected]]]:
     """Yield the mails that are missing, by their recipients."""
-    for id_, (owed, mails) in _compared(snapshot):
-        due = only(owed)
+    for id_, (expected, mails) in _compared(snapshot):
+        due = only(expected)
         if due is not None and only(mails) is None and late(due.since):
             yield due.recipient_id, (id_, due)
 
 
 def _unwritten(
-    recipient_id: UUID, missing: Iterator[tuple[UUID, _Owed]], accounts: Iterator[Subscriber]
+    recipient_id: UUID, missing: Iterator[tuple[UUID, _Expected]], accounts: Iterator[Subscriber]
 ) -> Iterator[Violation]:
     """Report missing mails, except to closed accounts, whose holders are erased."""
     account = only(accounts)
@@ -129,14 +129,14 @@ def _of_ends(
 # --- the mails that events call for ---
 
 
-def _owed(snapshot: Snapshot) -> Iterator[tuple[UUID, _Owed]]:
-    for since, message in _told(snapshot):
+def _expected(snapshot: Snapshot) -> Iterator[tuple[UUID, _Expected]]:
+    for since, message in _events(snapshot):
         for letter in letters(message):
-            yield letter.id, _as_owed(letter, since)
+            yield letter.id, _as_expected(letter, since)
 
 
-def _as_owed(letter: Letter, since: datetime | None) -> _Owed:
-    return _Owed(letter.template, letter.recipient_id, letter.about_id, letter.invitation_id, letter.round, since)
+def _as_expected(letter: Letter, since: datetime | None) -> _Expected:
+    return _Expected(letter.template, letter.recipient_id, letter.about_id, letter.invitation_id, letter.round, since)
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -147,10 +147,10 @@ def _as(model: type[M], /, **fields: Any) -> M:
     return model.model_construct(**fields)
 
 
-_Told = Iterator[tuple[datetime | None, Message]]
+_Events = Iterator[tuple[datetime | None, Message]]
 
 
-def _told(snapshot: Snapshot) -> _Told:
+def _events(snapshot: Snapshot) -> _Events:
     """Rebuild the snapshot's events, as far as the mails' ids and people depend on them."""
     for purchase in snapshot.provisioning.purchases:
         if purchase.action is Action.EXTENSION and is_done(purchase):
@@ -182,8 +182,8 @@ def _told(snapshot: Snapshot) -> _Told:
     yield from _transfers(snapshot)
 
 
-def _memberships(snapshot: Snapshot) -> _Told:
-    for _, (memberships, told) in together(
+def _memberships(snapshot: Snapshot) -> _Events:
+    for _, (memberships, told) in merge_join(
         by(snapshot.groups.memberships, "id"), lines(snapshot.groups.history, Kind.MEMBERSHIP, "reference_id")
     ):
         membership: Membership | None = only(memberships)
@@ -212,7 +212,7 @@ _ANSWERS: dict[InvitationState, type[Message]] = {
 }
 
 
-def _invitations(snapshot: Snapshot) -> _Told:
+def _invitations(snapshot: Snapshot) -> _Events:
     for invitation in snapshot.groups.invitations:
         for number in range(1, invitation.round + 1):
             yield (
@@ -239,8 +239,8 @@ def _invitations(snapshot: Snapshot) -> _Told:
             yield invitation.ended_at, answer
 
 
-def _transfers(snapshot: Snapshot) -> _Told:
-    for id_, (transfers, told) in together(
+def _transfers(snapshot: Snapshot) -> _Events:
+    for id_, (transfers, told) in merge_join(
         by(snapshot.groups.transfers, "id"), lines(snapshot.groups.history, Kind.TRANSFER, "reference_id")
     ):
         transfer: Transfer | None = only(transfers)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from deploy.operator.invariants.invariant import Invariant, Violation
-from deploy.operator.invariants.rows import by, each, in_order, only, together
+from deploy.operator.invariants.rows import by, each, in_order, merge_join, only
 from deploy.operator.invariants.sagas import NOTHING_HELD, id_in
 from deploy.operator.invariants.snapshot import Lateness, Snapshot
 from services.chassis.sagas import SagaRow, Status
@@ -18,7 +18,7 @@ def check_purchases(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
     """Check purchases against their sagas and holds, and against payments in money."""
     own = snapshot.provisioning
     yield from each(
-        together(
+        merge_join(
             in_order((saga_of(each.id), each) for each in own.purchases_before),
             in_order((saga_of(each.id), each) for each in own.purchases),
             by(own.sagas, "id"),
@@ -27,7 +27,7 @@ def check_purchases(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
         _purchase,
         late,
     )
-    yield from each(together(by(own.purchases, "id"), by(own.payments, "purchase_id")), _payment)
+    yield from each(merge_join(by(own.purchases, "id"), by(own.payments, "purchase_id")), _payment)
 
 
 def is_done(purchase: Purchase) -> bool:

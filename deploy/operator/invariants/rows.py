@@ -122,7 +122,7 @@ Group = tuple[Any, Sequence[Iterator[Any]]]
 """A key, and for each stream its rows with that key, which can be read only once."""
 
 
-def together(*streams: Keyed[Any]) -> Iterator[Group]:
+def merge_join(*streams: Keyed[Any]) -> Iterator[Group]:
     """Yield every key that any stream has, with each stream's rows of that key."""
     heads = [_Stream(rows) for rows in streams]
     while waiting := [head.key for head in heads if not head.is_over]:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from deploy.operator.invariants.history import lines
 from deploy.operator.invariants.invariant import Invariant, Violation
-from deploy.operator.invariants.rows import by, each, in_order, only, together
+from deploy.operator.invariants.rows import by, each, in_order, merge_join, only
 from deploy.operator.invariants.snapshot import Lateness, Snapshot
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
@@ -25,7 +25,7 @@ _OUTCOMES = {Status.COMPLETED: "created", Status.REFUSED: "refused"}
 def check_sagas(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
     """Check sagas, their holds and their lines; then the outcome of each account creation."""
     yield from each(
-        together(
+        merge_join(
             by(snapshot.groups.sagas, "id"),
             by(snapshot.provisioning.sagas, "id"),
             by(snapshot.ledger.holds, "id"),
@@ -35,7 +35,7 @@ def check_sagas(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
         late,
     )
     yield from each(
-        together(
+        merge_join(
             in_order(_creations(snapshot)),
             by(snapshot.groups.memberships, "member_id"),
             lines(snapshot.groups.history, Kind.MEMBERSHIP, "member_id"),
@@ -111,10 +111,10 @@ def _not_asked_for(saga: SagaRow, hold: Hold, service: Principal) -> str | None:
     found = (hold.account_id, hold.amount_units, hold.extends)
     if hold.state is HoldState.BURNED:
         wanted, found = wanted[:1], found[:1]  # type: ignore[assignment]
-    return None if found == wanted else f"its saga asks for {_told(wanted)}, and it is {_told(found)}"
+    return None if found == wanted else f"its saga asks for {_text_of(wanted)}, and it is {_text_of(found)}"
 
 
-def _told(values: tuple[Any, ...]) -> str:
+def _text_of(values: tuple[Any, ...]) -> str:
     return ", ".join(map(str, values))
 
 
@@ -184,7 +184,7 @@ class _Creation:
 
 def _creations(snapshot: Snapshot) -> Iterator[tuple[UUID, _Creation]]:
     """Yield the account creations, each with the id of the account that it creates."""
-    for id_, (sagas, actions, holds, requests) in together(
+    for id_, (sagas, actions, holds, requests) in merge_join(
         by(snapshot.groups.sagas, "id"),
         by(snapshot.provisioning.sagas, "id"),
         by(snapshot.ledger.holds, "id"),

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from deploy.operator.invariants.invariant import Invariant, Violation
-from deploy.operator.invariants.rows import by, each, in_order, only, together
+from deploy.operator.invariants.rows import by, each, in_order, merge_join, only
 from deploy.operator.invariants.snapshot import ChassisTables, ParkedRow, Snapshot, TimerRow
 from services.chassis.messages import TIMERS
 from services.chassis.sagas import CancelSaga, RetrySaga, Saga, SagaDeadline, SagaRow, Status
@@ -68,7 +68,7 @@ def check_timers(snapshot: Snapshot) -> Iterator[Violation]:
 
 def _compared(snapshot: ChassisTables, due: Iterable[tuple[UUID, Due]]) -> Iterator[Violation]:
     parked = ((id_, row) for id_, row in by(snapshot.parked, "id") if row.topic == TIMERS)
-    yield from each(together(in_order(due), by(snapshot.timers, "id"), parked), _timer)
+    yield from each(merge_join(in_order(due), by(snapshot.timers, "id"), parked), _timer)
 
 
 def _timer(

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from deploy.operator.invariants.history import lines
 from deploy.operator.invariants.invariant import Invariant, Violation
-from deploy.operator.invariants.rows import by, each, only, together
+from deploy.operator.invariants.rows import by, each, merge_join, only
 from deploy.operator.invariants.snapshot import Lateness, Snapshot
 from popfax_contracts.message import group_of
 from services.groups.domain import HistoryEntry, Kind, Transfer, TransferState, history_of_leg
@@ -16,7 +16,7 @@ from services.ledger.domain import TransferKind
 def check_transfers(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
     """Check transfers, their lines in the history, and the ledger's transfers."""
     yield from each(
-        together(
+        merge_join(
             by(snapshot.groups.transfers, "id"),
             lines(snapshot.groups.history, Kind.TRANSFER, "reference_id"),
             by(snapshot.ledger.transfers, "id"),

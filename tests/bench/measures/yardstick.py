@@ -63,7 +63,7 @@ async def yardstick(bench: Bench) -> dict[str, Any]:
 
 
 def transfers_per_s(superuser_url: str, directory: Path, seconds: int = 8, clients: int = 8) -> float:
-    """Run pgbench for so many seconds; return its transactions a second."""
+    """Run pgbench for this many seconds; return its transactions per second."""
     url = superuser_url.replace("postgresql+psycopg://", "postgresql://")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP DATABASE IF EXISTS yardstick")

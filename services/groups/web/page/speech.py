@@ -42,14 +42,14 @@ class Speech:
         self.number = lru_cache(maxsize=8192)(self._number)  # a page has a thousand, and few different ones
         self._environment = _environment(self)
 
-    def render(self, template: str, **facts: object) -> str:
+    def render(self, template: str, **values: object) -> str:
         """Render a template."""
-        return self._environment.get_template(template).render(facts)
+        return self._environment.get_template(template).render(values)
 
-    def say(self, message: str, **facts: object) -> str:
+    def say(self, message: str, **values: object) -> str:
         """Say a sentence."""
         said = str(self._translations.ugettext(message))
-        return said % facts if facts else said
+        return said % values if values else said
 
     def units(self, value: int) -> str:
         """Say a number of units as the seed does: `20 POP`."""
