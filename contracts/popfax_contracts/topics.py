@@ -83,15 +83,17 @@ def _commands(service: Principal, writer: Principal = Principal.PLATFORM, kind: 
     return Topic(f"popfax.{service}.{kind}", writer, frozenset({service}), commands=True)
 
 
-def _facts(service: Principal, kind: str, readers: frozenset[Principal] = EVERYONE, compacted: bool = False) -> Topic:
+def _published(
+    service: Principal, kind: str, readers: frozenset[Principal] = EVERYONE, compacted: bool = False
+) -> Topic:
     return Topic(f"popfax.{service}.{kind}", service, readers, compacted=compacted)
 
 
 GROUPS_COMMANDS = _commands(Principal.GROUPS)
 GROUPS_COMMANDS_FROM_HTTP = _commands(Principal.GROUPS, Principal.GROUPS, "commands-from-http")
 """What people ask for on the page and over its API. It is handled like the platform's commands."""
-GROUPS_EVENTS = _facts(Principal.GROUPS, "events")
-GROUPS_MEMBERS = _facts(Principal.GROUPS, "members", compacted=True)
+GROUPS_EVENTS = _published(Principal.GROUPS, "events")
+GROUPS_MEMBERS = _published(Principal.GROUPS, "members", compacted=True)
 """Today's memberships (key: the membership's id; a tombstone ends it). Read from the start, it has all of them."""
 
 LEDGER_COMMANDS = _commands(Principal.LEDGER)
@@ -100,17 +102,17 @@ LEDGER_COMMANDS_FROM_GROUPS = _commands(Principal.LEDGER, Principal.GROUPS, "com
 """Transfers, and the holds of the account-creation saga."""
 LEDGER_COMMANDS_FROM_PROVISIONING = _commands(Principal.LEDGER, Principal.PROVISIONING, "commands-from-provisioning")
 """The holds of the paid actions."""
-LEDGER_EVENTS = _facts(Principal.LEDGER, "events")
-LEDGER_BALANCES = _facts(
+LEDGER_EVENTS = _published(Principal.LEDGER, "events")
+LEDGER_BALANCES = _published(
     Principal.LEDGER, "balances", readers=frozenset({Principal.LEDGER, Principal.GROUPS}), compacted=True
 )
 """What is on each account. Groups shows a balance to the account's holder, and a member's to the group's owner."""
 
 PROVISIONING_COMMANDS = _commands(Principal.PROVISIONING)
 PROVISIONING_COMMANDS_FROM_GROUPS = _commands(Principal.PROVISIONING, Principal.GROUPS, "commands-from-groups")
-PROVISIONING_EVENTS = _facts(Principal.PROVISIONING, "events")
-PROVISIONING_PLANS = _facts(Principal.PROVISIONING, "plans", compacted=True)
-PROVISIONING_DIRECTORY = _facts(
+PROVISIONING_EVENTS = _published(Principal.PROVISIONING, "events")
+PROVISIONING_PLANS = _published(Principal.PROVISIONING, "plans", compacted=True)
+PROVISIONING_DIRECTORY = _published(
     Principal.PROVISIONING,
     "directory",
     readers=frozenset({Principal.PROVISIONING, Principal.GROUPS, Principal.NOTIFICATIONS}),
@@ -120,7 +122,7 @@ PROVISIONING_DIRECTORY = _facts(
 
 NOTIFICATIONS_COMMANDS = _commands(Principal.NOTIFICATIONS)
 NOTIFICATIONS_COMMANDS_FROM_GROUPS = _commands(Principal.NOTIFICATIONS, Principal.GROUPS, "commands-from-groups")
-NOTIFICATIONS_EVENTS = _facts(Principal.NOTIFICATIONS, "events")
+NOTIFICATIONS_EVENTS = _published(Principal.NOTIFICATIONS, "events")
 
 TOPICS: tuple[Topic, ...] = (
     GROUPS_COMMANDS,
