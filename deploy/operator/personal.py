@@ -227,7 +227,7 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
 
 NOT_INCLUDED: Mapping[str, str] = {
     "topics": "commands and the directory, with names and addresses, stay in Kafka until their retention is over",
-    "rendered mails": "the bytes of a mail that waits hold links that open something once; its contents are under mails",
+    "rendered mails": "the bytes of a waiting mail hold links that open something once; its contents are under mails",
     "hashes": "of what was asked for, and of tokens and sessions: to tell a repetition, and to read nothing",
     "other people": "names and addresses of others, in rows that are about both",
     "logs and backups": "are the operator's; logs name ids alone",
