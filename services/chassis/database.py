@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from popfax_contracts.message import Message
+from services.chassis.alarms import Alarm
 from services.chassis.messages import Incoming, Outgoing, Record, SetTimer, StoredRecord
 from services.chassis.rows import Appended, AppendOnly, Changes, Mapped, Rows
 
@@ -162,6 +163,12 @@ class Database(Protocol):
 
     async def next_timer(self) -> datetime | None:
         """Return the moment at which the next timer is due, or was; None if none is set."""
+
+    async def due_alarms(self, alarms: Sequence[Alarm[Any]], now: datetime, limit: int) -> Sequence[StoredRecord]:
+        """Return what is due of rows, the oldest of each alarm first and at most `limit` of each; nothing is locked."""
+
+    async def next_alarm(self, alarms: Sequence[Alarm[Any]]) -> datetime | None:
+        """Return the moment at which the next row is due, or was; None if no row waits."""
 
     async def request_retry(self, ids: Collection[UUID]) -> None:
         """Request, for an operator, that parked messages be handled again.

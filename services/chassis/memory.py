@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from popfax_contracts.message import Message
+from services.chassis.alarms import Alarm
 from services.chassis.database import Conflict, Key, Parked, Why
-from services.chassis.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_record
+from services.chassis.messages import TIMERS, Incoming, Outgoing, SetTimer, StoredRecord, timer_record
 from services.chassis.rows import Appended, AppendOnly, Changes, Mapped, Rows
 
 K = TypeVar("K")
@@ -85,6 +86,24 @@ class MemoryDatabase:
     async def next_timer(self) -> datetime | None:
         """Return the moment at which the next timer is due, or was; None if none is set."""
         return min((timer.due_at for timer, _ in self.contents.timers.values()), default=None)
+
+    async def due_alarms(self, alarms: Sequence[Alarm[Any]], now: datetime, limit: int) -> Sequence[StoredRecord]:
+        """Return what is due of rows, the oldest of each alarm first."""
+        due: list[StoredRecord] = []
+        for alarm in alarms:
+            ahead = [(at, record) for at, record in self._ahead(alarm) if at <= now]
+            due += [record for _, record in sorted(ahead, key=lambda each: each[0])[:limit]]
+        return due
+
+    async def next_alarm(self, alarms: Sequence[Alarm[Any]]) -> datetime | None:
+        """Return the moment at which the next row is due, or was; None if no row waits."""
+        return min((at for alarm in alarms for at, _ in self._ahead(alarm)), default=None)
+
+    def _ahead(self, alarm: Alarm[Any]) -> list[tuple[datetime, StoredRecord]]:
+        rows = self.contents.tables.get(alarm.mapped.table.name, {}).values()
+        waiting = [record for row in rows if (record := alarm.record(row)) is not None]
+        blocked = {key for topic, key in self.contents.blocked if topic == TIMERS}
+        return [(record.due_at, record) for record in waiting if record.due_at and record.key not in blocked]
 
     async def request_retry(self, ids: Collection[UUID]) -> None:
         """Ask for parked messages to be handled again."""

@@ -22,8 +22,9 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from popfax_contracts.message import Message
+from services.chassis.alarms import Alarm
 from services.chassis.database import UNIQUE_VIOLATION, Cause, Conflict, Key, Outage, Parked, Why
-from services.chassis.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_record
+from services.chassis.messages import TIMERS, Incoming, Outgoing, SetTimer, StoredRecord, timer_record
 from services.chassis.rows import Appended, AppendOnly, Changes, Converter, Mapped, Rows
 from services.chassis.tables import add_messaging_tables
 
@@ -167,6 +168,27 @@ class PostgresDatabase:
         """Return the moment at which the next timer is due, or was; None if none is set."""
         ((due_at,),) = await self._look(_NEXT_TIMER)
         return due_at  # type: ignore[no-any-return]
+
+    async def due_alarms(self, alarms: Sequence[Alarm[Any]], now: datetime, limit: int) -> Sequence[StoredRecord]:
+        """Return what is due of rows, the oldest of each alarm first."""
+        due: list[StoredRecord | None] = []
+        with translated():
+            async with self.engine.connect() as connection:
+                for alarm in alarms:
+                    query = _waiting(alarm, *alarm.mapped.columns).where(alarm.moment <= now - alarm.after).limit(limit)
+                    rows = await connection.execute(query)
+                    due += [alarm.record(alarm.mapped.from_values(values)) for values in rows]
+        return [record for record in due if record is not None]
+
+    async def next_alarm(self, alarms: Sequence[Alarm[Any]]) -> datetime | None:
+        """Return the moment at which the next row is due, or was; None if no row waits."""
+        due: list[datetime | None] = []
+        with translated():
+            async with self.engine.connect() as connection:
+                for alarm in alarms:
+                    moment = await connection.scalar(_waiting(alarm, alarm.moment).limit(1))
+                    due.append(None if moment is None else moment + alarm.after)
+        return min((moment for moment in due if moment is not None), default=None)
 
     async def request_retry(self, ids: Collection[UUID]) -> None:
         """Ask for parked messages to be handled again."""
@@ -625,6 +647,13 @@ def _batch(mapped: Mapped[Any, Any], names: Sequence[str]) -> tuple[sa.TableValu
         for c in columns
     }
     return batch, values
+
+
+def _waiting(alarm: Alarm[Any], *columns: sa.ColumnElement[Any]) -> "sa.Select[Any]":
+    """Select from the rows of an alarm, the next ones first; those whose key is blocked wait until it is not."""
+    table, key = alarm.mapped.table, sa.func.convert_to(sa.cast(alarm.mapped.key_column, sa.Text), "UTF8")
+    blocked = sa.exists().where(PARKED_KEYS.c.topic == TIMERS, PARKED_KEYS.c.key == key).correlate(table)
+    return sa.select(*columns).select_from(table).where(alarm.waiting, ~blocked).order_by(alarm.moment)
 
 
 @cache

@@ -119,6 +119,17 @@ class FromTimers:
         return {by_row[row][1] for row in claimed}
 
 
+class FromAlarms:
+    """Rows that are due: each handler locks its row, and looks whether it still is."""
+
+    name = "timers"
+    parks = True
+
+    async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
+        """Claim nothing: the row decides."""
+        return {arrival.id for arrival in arrivals}
+
+
 class FromParked:
     """Parked messages that an operator wants retried: their ids have been in the inbox since they were parked."""
 
