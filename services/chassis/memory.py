@@ -4,7 +4,7 @@ It keeps the same promises as `postgres` (all or nothing, the same answers to th
 tests. Only one task uses it at a time, so it locks nothing.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from popfax_contracts.message import Message
 from services.chassis.alarms import Alarm
-from services.chassis.database import Conflict, Key, Parked, Why
+from services.chassis.database import Among, Conflict, Key, Parked, Ready, Why
 from services.chassis.messages import TIMERS, Incoming, Outgoing, SetTimer, StoredRecord, timer_record
 from services.chassis.rows import Appended, AppendOnly, Changes, Mapped, Rows
 
@@ -140,19 +140,19 @@ class MemoryTransaction:
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
 
-    async def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Collection[UUID]:
+    def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Awaitable[Collection[UUID]]:
         """Record message ids."""
         fresh = set(ids) - self.contents.inbox
         self.contents.inbox |= fresh
-        return fresh
+        return Ready(fresh)
 
-    async def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Collection[UUID]:
+    def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Awaitable[Collection[UUID]]:
         """Remove timers."""
         known = self.contents.timers
         ours = {id_ for id_, due_at in timers if id_ in known and known[id_][0].due_at == due_at}
         for id_ in ours:
             del known[id_]
-        return ours
+        return Ready(ours)
 
     async def claim_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
         """Remove parked messages, and unblock keys on which nothing is left."""
@@ -173,9 +173,9 @@ class MemoryTransaction:
         self.contents.retrying -= gone
         return taken
 
-    async def blocked(self, keys: Collection[Key]) -> Collection[Key]:
+    def blocked(self, keys: Collection[Key]) -> Awaitable[Collection[Key]]:
         """Return the blocked ones."""
-        return self.contents.blocked & set(keys)
+        return Ready(self.contents.blocked & set(keys))
 
     async def park(self, parked: Sequence[Parked], now: datetime) -> None:
         """Keep messages with their bytes and reasons."""
@@ -187,13 +187,19 @@ class MemoryTransaction:
     async def require_known_schema(self) -> None:
         """Do nothing: there is only one schema."""
 
-    async def fetch(self, mapped: Mapped[K, R], keys: Iterable[K], *, for_update: bool = True) -> Rows[K, R]:
-        """Load rows by key."""
+    def fetch(
+        self, mapped: Mapped[K, R], keys: Iterable[K], sets: Sequence[Among] = (), *, for_update: bool = True
+    ) -> Awaitable[Rows[K, R]]:
+        """Load rows by key and by sets."""
         rows = self.contents.tables.get(mapped.table.name, {})
-        return Rows(mapped, {key: rows.get(key) for key in keys})
+        wanted = dict.fromkeys(keys) | dict.fromkeys(key for among in sets for key in self._among(mapped, among))
+        return Ready(Rows(mapped, {key: rows.get(key) for key in wanted}))
 
-    async def keys(self, mapped: Mapped[K, R], among: Mapping[str, Collection[Any]]) -> set[K]:
+    def keys(self, mapped: Mapped[K, R], among: Among) -> Awaitable[set[K]]:
         """Return the keys of the rows whose columns all have one of the given values."""
+        return Ready(self._among(mapped, among))
+
+    def _among(self, mapped: Mapped[K, R], among: Among) -> set[K]:
         rows = self.contents.tables.get(mapped.table.name, {})
         wanted = {name: set(values) for name, values in among.items()}
         return {key for key, row in rows.items() if all(getattr(row, name) in them for name, them in wanted.items())}
@@ -207,11 +213,6 @@ class MemoryTransaction:
             if all(getattr(rows[key], name) == value for name, value in matching.items())
         }
         return Rows(mapped, dict(list(found.items())[:limit]))
-
-    @asynccontextmanager
-    async def unanswered(self) -> AsyncIterator[None]:
-        """Do nothing: no statement takes time here."""
-        yield
 
     def append(self, mapped: AppendOnly[R]) -> Appended[R]:
         """Begin to append to a table."""

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from services.chassis.rows import Mapped
+from services.chassis.rows import Mapped, RowSet
 from services.chassis.sagas import SagaRow
 from services.chassis.tables import Bytes, add_messaging_tables, add_saga_table, timestamp
 from services.provisioning.domain import Address, FaxNumber, Option, Payment, Plan, Purchase, Request, Subscriber
@@ -127,6 +127,7 @@ PURCHASES: Mapped[UUID, Purchase] = Mapped(
 )
 PAYMENTS: Mapped[str, Payment] = Mapped(payments, Payment)
 PLANS: Mapped[str, Plan] = Mapped(plans, Plan)
+ALL_PLANS = RowSet(PLANS)
 OPTIONS: Mapped[str, Option] = Mapped(options, Option)
 FAX_NUMBERS: Mapped[str, FaxNumber] = Mapped(fax_numbers, FaxNumber)
 SAGAS: Mapped[UUID, SagaRow] = Mapped(
