@@ -525,14 +525,14 @@ def _array(name: str, type_: sa.types.TypeEngine[Any]) -> sa.BindParameter[Any]:
     return sa.bindparam(name, type_=ARRAY(type_))
 
 
-def _unnest(**arrays: sa.types.TypeEngine[Any]) -> sa.TableValuedAlias:
+def unnest(**arrays: sa.types.TypeEngine[Any]) -> sa.TableValuedAlias:
     """Return a table made of arrays, each bound to the parameter of its name; `n` numbers the rows."""
     parameters = [_array(name, type_) for name, type_ in arrays.items()]
     columns = [sa.column(name, type_) for name, type_ in arrays.items()]
     return sa.func.unnest(*parameters).table_valued(*columns, with_ordinality="n", name="batch").render_derived()
 
 
-_ids = _unnest(ids=sa.Uuid())
+_ids = unnest(ids=sa.Uuid())
 _remembered = (
     insert(INBOX)
     .from_select(
@@ -546,10 +546,10 @@ _remembered = (
 )
 # It returns the ids that were known: almost always none, so there is nothing to read.
 _CLAIM_INBOX = sa.select(_ids.c.ids).where(_ids.c.ids.not_in(sa.select(_remembered.c.id)))
-_due = _unnest(p_id=sa.Uuid(), p_due=TIMER.c.due_at.type)
+_due = unnest(p_id=sa.Uuid(), p_due=TIMER.c.due_at.type)
 _CLAIM_TIMERS = sa.delete(TIMER).where(TIMER.c.id == _due.c.p_id, TIMER.c.due_at == _due.c.p_due).returning(TIMER.c.id)
 _CLEAR_TIMERS = sa.delete(TIMER).where(TIMER.c.id == sa.any_(_array("ids", sa.Uuid())))
-_keys = _unnest(p_topic=sa.Text(), p_key=PARKED_KEYS.c.key.type)
+_keys = unnest(p_topic=sa.Text(), p_key=PARKED_KEYS.c.key.type)
 _same_key = sa.and_(PARKED.c.topic == PARKED_KEYS.c.topic, PARKED.c.key == PARKED_KEYS.c.key)
 _named = sa.and_(PARKED_KEYS.c.topic == _keys.c.p_topic, PARKED_KEYS.c.key == _keys.c.p_key)
 IN_LINE = sa.and_(PARKED.c.why != Why.UNDECODABLE.value, PARKED.c.key.is_not(None))
@@ -632,7 +632,7 @@ _BLOCKED = (
 )
 
 _OUTGOING = ("id", "type", "key", "value", "correlation_id", "causation_id", "actor", "traceparent")
-_out = _unnest(**{f"p_{name}": OUTBOX.c[name].type for name in _OUTGOING})
+_out = unnest(**{f"p_{name}": OUTBOX.c[name].type for name in _OUTGOING})
 _SEND = sa.insert(OUTBOX).from_select(
     [*_OUTGOING, "made_at"],
     sa.select(*(_out.c[f"p_{name}"] for name in _OUTGOING), sa.bindparam("now", type_=OUTBOX.c.made_at.type)).order_by(
@@ -647,7 +647,7 @@ def _column(rows: Sequence[Any], name: str, encode: Converter = None) -> list[An
     return list(values) if encode is None else [encode(value) for value in values]
 
 
-_timer = _unnest(
+_timer = unnest(
     ids=sa.Uuid(),
     dues=TIMER.c.due_at.type,
     types=sa.Text(),
@@ -671,7 +671,7 @@ def _batch(mapped: Mapped[Any, Any], names: Sequence[str]) -> tuple[sa.TableValu
     """Return a table for a batch of rows, and each column's value from it: JSON travels as text."""
     columns = [mapped.table.c[name] for name in names]
     types = {c.name: sa.Text() if isinstance(c.type, JSONB) else c.type for c in columns}
-    batch = _unnest(**{f"p_{name}": type_ for name, type_ in types.items()})
+    batch = unnest(**{f"p_{name}": type_ for name, type_ in types.items()})
     values = {
         c.name: batch.c[f"p_{c.name}"].cast(JSONB) if isinstance(c.type, JSONB) else batch.c[f"p_{c.name}"]
         for c in columns
