@@ -1,19 +1,24 @@
 """What the shell needs of a database. It is implemented by PostgreSQL (`postgres`) and a dictionary (`memory`)."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from popfax_contracts.message import Message
+from services.chassis.alarms import Alarm
 from services.chassis.messages import Incoming, Outgoing, Record, SetTimer, StoredRecord
 from services.chassis.rows import Appended, AppendOnly, Changes, Mapped, Rows
 
 K = TypeVar("K")
 R = TypeVar("R")
+T = TypeVar("T")
+
+Among: TypeAlias = Mapping[str, Collection[Any]]
+"""A set of rows: in each of these columns, a row has one of the values."""
 
 Key = tuple[str, bytes]
 """A topic and a record's key on it: the unit of order, and of parking."""
@@ -86,13 +91,45 @@ class Parked:
     detail: str
 
 
-class Transaction(Protocol):
-    """One database transaction. Everything in it is set-based: lists in, lists out."""
+class Ready(Generic[T]):
+    """An answer that needs no statement."""
 
-    async def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Collection[UUID]:
+    __slots__ = ("_value",)
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Return it at once."""
+        return self._value
+        yield
+
+
+class Later(Generic[T]):
+    """An answer for which something is still to be done, or asked: `more` is called when it is awaited."""
+
+    __slots__ = ("_more",)
+
+    def __init__(self, more: Callable[[], Awaitable[T]]) -> None:
+        self._more = more
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        """Do it, and wait."""
+        return self._more().__await__()
+
+
+class Transaction(Protocol):
+    """One database transaction. Everything in it is set-based: lists in, lists out.
+
+    What returns an `Awaitable` is asked at once, and waited for when that is awaited: several questions that are asked
+    before the first one is awaited travel together. They are answered in their order. What is written travels with
+    the next question, or with the commit; its failure is raised there at the latest.
+    """
+
+    def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Awaitable[Collection[UUID]]:
         """Record message ids; return those that were not known before."""
 
-    async def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Collection[UUID]:
+    def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Awaitable[Collection[UUID]]:
         """Remove timers, each with the moment for which it was set; return the ids of those that were still set so."""
 
     async def claim_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
@@ -101,7 +138,7 @@ class Transaction(Protocol):
     async def drop_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
         """Remove messages as a claim does, and request a retry of what was parked behind those that had failed."""
 
-    async def blocked(self, keys: Collection[Key]) -> Collection[Key]:
+    def blocked(self, keys: Collection[Key]) -> Awaitable[Collection[Key]]:
         """Return those of the keys that are blocked; they stay blocked until this transaction ends."""
 
     async def park(self, parked: Sequence[Parked], now: datetime) -> None:
@@ -113,24 +150,20 @@ class Transaction(Protocol):
         Called before a message is blamed: saving it may have failed because the schema was changed under us.
         """
 
-    async def fetch(self, mapped: Mapped[K, R], keys: Iterable[K], *, for_update: bool = True) -> Rows[K, R]:
-        """Load rows by key; lock them, in one order for every transaction, unless they are only read."""
+    def fetch(
+        self, mapped: Mapped[K, R], keys: Iterable[K], sets: Sequence[Among] = (), *, for_update: bool = True
+    ) -> Awaitable[Rows[K, R]]:
+        """Load rows by key and by sets; lock them, in one order for every transaction, unless they are only read.
 
-    async def keys(self, mapped: Mapped[K, R], among: Mapping[str, Collection[Any]]) -> set[K]:
-        """Return the keys of the rows whose columns all have one of the given values; nothing is locked.
-
-        The keys are for `fetch`, which locks in its one order. A row inserted in between is missed, unless every
-        transaction that inserts such rows first locks something that this transaction has already locked.
+        A row that enters a set meanwhile is missed, unless every transaction that inserts such rows first locks
+        something that this transaction has already locked.
         """
+
+    def keys(self, mapped: Mapped[K, R], among: Among) -> Awaitable[set[K]]:
+        """Return the keys of the rows of a set; nothing is locked."""
 
     async def take(self, mapped: Mapped[K, R], matching: Mapping[str, Any], limit: int) -> Rows[K, R]:
         """Load and lock the first `limit` matching rows by key, preferring rows not locked by others."""
-
-    def unanswered(self) -> AbstractAsyncContextManager[None]:
-        """Open a block whose statements are sent without waiting for each answer; only for writes.
-
-        The failure of any of them is raised at the end of the block at the latest.
-        """
 
     def append(self, mapped: AppendOnly[R]) -> Appended[R]:
         """Begin to append to a table."""
@@ -162,6 +195,12 @@ class Database(Protocol):
 
     async def next_timer(self) -> datetime | None:
         """Return the moment at which the next timer is due, or was; None if none is set."""
+
+    async def due_alarms(self, alarms: Sequence[Alarm[Any]], now: datetime, limit: int) -> Sequence[StoredRecord]:
+        """Return what is due of rows, the oldest of each alarm first and at most `limit` of each; nothing is locked."""
+
+    async def next_alarm(self, alarms: Sequence[Alarm[Any]]) -> datetime | None:
+        """Return the moment at which the next row is due, or was; None if no row waits."""
 
     async def request_retry(self, ids: Collection[UUID]) -> None:
         """Request, for an operator, that parked messages be handled again.

@@ -6,10 +6,10 @@ lead to rows of the next.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Generic, TypeVar
 
-from services.chassis.database import Transaction
+from services.chassis.database import Later, Transaction
 from services.chassis.rows import Mapped, NotLoaded, Rows, RowSet
 
 K = TypeVar("K")
@@ -62,12 +62,20 @@ class NeededRows(set[K], Generic[K, R]):
             self._found.setdefault(rowset, set()).update(values)
         self.asked.clear()
 
-    async def fetch(self, tx: Transaction, *, for_update: bool = True) -> Rows[K, R]:
-        """Find the remaining keys, and load all rows; lock them unless they are only read."""
-        await self.find(tx)
-        rows = await tx.fetch(self.mapped, self, for_update=for_update)
+    def fetch(self, tx: Transaction, *, for_update: bool = True) -> Awaitable[Rows[K, R]]:
+        """Ask for all rows, by key and by set, in one statement; lock them unless they are only read."""
+        sets = [rowset.among(values) for rowset, values in self.asked.items()]
+        for rowset, values in self.asked.items():
+            self._found.setdefault(rowset, set()).update(values)
+        self.asked.clear()
+        asked = tx.fetch(self.mapped, self, sets, for_update=for_update)
+        return Later(lambda: self._follow(asked))
+
+    async def _follow(self, asked: Awaitable[Rows[K, R]]) -> Rows[K, R]:
+        rows = await asked
         for rowset, values in self._found.items():
             rows.cover(rowset, values)
+            self.update(map(self.mapped.key_of, rows.loaded()))
         # Emptied, since what follows refers to the plan that holds it: a cycle only the garbage collector could free.
         followed, self._followed = self._followed, []
         for key, follow in followed:

@@ -4,7 +4,7 @@ It keeps the same promises as `postgres` (all or nothing, the same answers to th
 tests. Only one task uses it at a time, so it locks nothing.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from popfax_contracts.message import Message
-from services.chassis.database import Conflict, Key, Parked, Why
-from services.chassis.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_record
+from services.chassis.alarms import Alarm
+from services.chassis.database import Among, Conflict, Key, Parked, Ready, Why
+from services.chassis.messages import TIMERS, Incoming, Outgoing, SetTimer, StoredRecord, timer_record
 from services.chassis.rows import Appended, AppendOnly, Changes, Mapped, Rows
 
 K = TypeVar("K")
@@ -86,6 +87,24 @@ class MemoryDatabase:
         """Return the moment at which the next timer is due, or was; None if none is set."""
         return min((timer.due_at for timer, _ in self.contents.timers.values()), default=None)
 
+    async def due_alarms(self, alarms: Sequence[Alarm[Any]], now: datetime, limit: int) -> Sequence[StoredRecord]:
+        """Return what is due of rows, the oldest of each alarm first."""
+        due: list[StoredRecord] = []
+        for alarm in alarms:
+            ahead = [(at, record) for at, record in self._ahead(alarm) if at <= now]
+            due += [record for _, record in sorted(ahead, key=lambda each: each[0])[:limit]]
+        return due
+
+    async def next_alarm(self, alarms: Sequence[Alarm[Any]]) -> datetime | None:
+        """Return the moment at which the next row is due, or was; None if no row waits."""
+        return min((at for alarm in alarms for at, _ in self._ahead(alarm)), default=None)
+
+    def _ahead(self, alarm: Alarm[Any]) -> list[tuple[datetime, StoredRecord]]:
+        rows = self.contents.tables.get(alarm.mapped.table.name, {}).values()
+        waiting = [record for row in rows if (record := alarm.record(row)) is not None]
+        blocked = {key for topic, key in self.contents.blocked if topic == TIMERS}
+        return [(record.due_at, record) for record in waiting if record.due_at and record.key not in blocked]
+
     async def request_retry(self, ids: Collection[UUID]) -> None:
         """Ask for parked messages to be handled again."""
         for row in map(self.contents.parked.__getitem__, ids):
@@ -121,19 +140,19 @@ class MemoryTransaction:
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
 
-    async def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Collection[UUID]:
+    def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Awaitable[Collection[UUID]]:
         """Record message ids."""
         fresh = set(ids) - self.contents.inbox
         self.contents.inbox |= fresh
-        return fresh
+        return Ready(fresh)
 
-    async def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Collection[UUID]:
+    def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Awaitable[Collection[UUID]]:
         """Remove timers."""
         known = self.contents.timers
         ours = {id_ for id_, due_at in timers if id_ in known and known[id_][0].due_at == due_at}
         for id_ in ours:
             del known[id_]
-        return ours
+        return Ready(ours)
 
     async def claim_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
         """Remove parked messages, and unblock keys on which nothing is left."""
@@ -154,9 +173,9 @@ class MemoryTransaction:
         self.contents.retrying -= gone
         return taken
 
-    async def blocked(self, keys: Collection[Key]) -> Collection[Key]:
+    def blocked(self, keys: Collection[Key]) -> Awaitable[Collection[Key]]:
         """Return the blocked ones."""
-        return self.contents.blocked & set(keys)
+        return Ready(self.contents.blocked & set(keys))
 
     async def park(self, parked: Sequence[Parked], now: datetime) -> None:
         """Keep messages with their bytes and reasons."""
@@ -168,13 +187,19 @@ class MemoryTransaction:
     async def require_known_schema(self) -> None:
         """Do nothing: there is only one schema."""
 
-    async def fetch(self, mapped: Mapped[K, R], keys: Iterable[K], *, for_update: bool = True) -> Rows[K, R]:
-        """Load rows by key."""
+    def fetch(
+        self, mapped: Mapped[K, R], keys: Iterable[K], sets: Sequence[Among] = (), *, for_update: bool = True
+    ) -> Awaitable[Rows[K, R]]:
+        """Load rows by key and by sets."""
         rows = self.contents.tables.get(mapped.table.name, {})
-        return Rows(mapped, {key: rows.get(key) for key in keys})
+        wanted = dict.fromkeys(keys) | dict.fromkeys(key for among in sets for key in self._among(mapped, among))
+        return Ready(Rows(mapped, {key: rows.get(key) for key in wanted}))
 
-    async def keys(self, mapped: Mapped[K, R], among: Mapping[str, Collection[Any]]) -> set[K]:
+    def keys(self, mapped: Mapped[K, R], among: Among) -> Awaitable[set[K]]:
         """Return the keys of the rows whose columns all have one of the given values."""
+        return Ready(self._among(mapped, among))
+
+    def _among(self, mapped: Mapped[K, R], among: Among) -> set[K]:
         rows = self.contents.tables.get(mapped.table.name, {})
         wanted = {name: set(values) for name, values in among.items()}
         return {key for key, row in rows.items() if all(getattr(row, name) in them for name, them in wanted.items())}
@@ -188,11 +213,6 @@ class MemoryTransaction:
             if all(getattr(rows[key], name) == value for name, value in matching.items())
         }
         return Rows(mapped, dict(list(found.items())[:limit]))
-
-    @asynccontextmanager
-    async def unanswered(self) -> AsyncIterator[None]:
-        """Do nothing: no statement takes time here."""
-        yield
 
     def append(self, mapped: AppendOnly[R]) -> Appended[R]:
         """Begin to append to a table."""

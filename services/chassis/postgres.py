@@ -6,15 +6,16 @@ and one statement for any number of rows). Every transaction locks rows in the o
 
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from operator import attrgetter
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
 import sqlalchemy as sa
+from psycopg.pq import TransactionStatus
 from psycopg.types.array import ListBinaryDumper
 from pydantic_core import from_json
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
@@ -22,16 +23,16 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from popfax_contracts.message import Message
-from services.chassis.database import UNIQUE_VIOLATION, Cause, Conflict, Key, Outage, Parked, Why
-from services.chassis.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_record
+from services.chassis.alarms import Alarm
+from services.chassis.database import UNIQUE_VIOLATION, Among, Cause, Conflict, Key, Later, Outage, Parked, Ready, Why
+from services.chassis.messages import TIMERS, Incoming, Outgoing, SetTimer, StoredRecord, timer_record
+from services.chassis.pipeline import Answer, Driver, Pipeline, Row, statement
 from services.chassis.rows import Appended, AppendOnly, Changes, Converter, Mapped, Rows
 from services.chassis.tables import add_messaging_tables
 
-Driver: TypeAlias = psycopg.AsyncConnection[Any]
-"""psycopg's connection, which SQLAlchemy's wraps."""
-
 K = TypeVar("K")
 R = TypeVar("R")
+T = TypeVar("T")
 
 # What a message may be blamed for, by SQLSTATE or its class: values that do not fit, break a constraint, or are too
 # large to be indexed. Anything else is blamed on the world.
@@ -120,6 +121,8 @@ def engine(url: str, pool_size: int = 8, **settings: str) -> AsyncEngine:
     def _binary_lists(connection: Any, _: Any) -> None:
         connection.adapters.register_dumper(list, ListBinaryDumper)
 
+    sa.event.listen(made.sync_engine, "rollback", lambda connection: _about_to_roll_back(connection.connection))
+    sa.event.listen(made.sync_engine, "reset", lambda _, record, __: _about_to_roll_back(record))
     return made
 
 
@@ -128,6 +131,16 @@ async def autocommitting(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """Connect for single statements, each a transaction of its own: one round trip instead of three."""
     async with engine.connect() as connection:
         yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+
+_PREPARED = "popfax_prepared"
+"""Where a connection keeps the names of the statements that `pipeline` has prepared on it."""
+
+
+def _about_to_roll_back(connection: Any) -> None:
+    """Forget what is prepared if there is anything to roll back: psycopg then makes the server forget everything."""
+    if connection.driver_connection.pgconn.transaction_status != TransactionStatus.IDLE:
+        connection.info.pop(_PREPARED, None)
 
 
 Suits = Callable[[AsyncConnection], Awaitable[bool]]
@@ -147,8 +160,15 @@ class PostgresDatabase:
         """Open a transaction (READ COMMITTED: rows that matter are locked). Raises `Outage` and `Conflict`."""
         try:
             with translated():
-                async with self.engine.begin() as connection:
-                    yield await PostgresTransaction.on(connection, self._suits)
+                async with self.engine.connect() as connection:
+                    tx = PostgresTransaction(connection, await _pipeline_on(connection), self._suits)
+                    try:
+                        yield tx
+                        await tx.pipeline.commit()
+                    except BaseException:
+                        with suppress(psycopg.Error):  # the connection is lost, and the transaction with it
+                            await tx.pipeline.rollback()
+                        raise
         except Outage:
             # Some faults stick to a connection (a role's settings, a plan for another schema), and most of the other
             # connections are as bad as this one. The next attempt begins with new ones.
@@ -168,11 +188,32 @@ class PostgresDatabase:
         ((due_at,),) = await self._look(_NEXT_TIMER)
         return due_at  # type: ignore[no-any-return]
 
+    async def due_alarms(self, alarms: Sequence[Alarm[Any]], now: datetime, limit: int) -> Sequence[StoredRecord]:
+        """Return what is due of rows, the oldest of each alarm first."""
+        due: list[StoredRecord | None] = []
+        with translated():
+            async with self.engine.connect() as connection:
+                for alarm in alarms:
+                    query = _waiting(alarm, *alarm.mapped.columns).where(alarm.moment <= now - alarm.after).limit(limit)
+                    rows = await connection.execute(query)
+                    due += [alarm.record(alarm.mapped.from_values(values)) for values in rows]
+        return [record for record in due if record is not None]
+
+    async def next_alarm(self, alarms: Sequence[Alarm[Any]]) -> datetime | None:
+        """Return the moment at which the next row is due, or was; None if no row waits."""
+        due: list[datetime | None] = []
+        with translated():
+            async with self.engine.connect() as connection:
+                for alarm in alarms:
+                    moment = await connection.scalar(_waiting(alarm, alarm.moment).limit(1))
+                    due.append(None if moment is None else moment + alarm.after)
+        return min((moment for moment in due if moment is not None), default=None)
+
     async def request_retry(self, ids: Collection[UUID]) -> None:
         """Ask for parked messages to be handled again."""
         async with self.begin() as tx:
             for statement in retry_requests(PARKED.c.id.in_(ids)):
-                await tx.connection.execute(statement)
+                await tx.execute(statement)
 
     async def requested_retries(self, limit: int) -> Sequence[StoredRecord]:
         """Return the next requested retries, limited in number and bytes."""
@@ -190,41 +231,43 @@ class PostgresDatabase:
         """Record that a parked message failed again. Raises `Outage` if the schema may be to blame."""
         async with self.begin() as tx:
             await tx.require_known_schema()
-            row = (await tx.connection.execute(_RETRY_FAILED, {"p_id": id_, "p_code": code, "p_detail": detail})).one()
+            row = (await tx.execute(_RETRY_FAILED, {"p_id": id_, "p_code": code, "p_detail": detail})).one()
             if row.why != Why.UNDECODABLE:
                 here = sa.and_(PARKED_KEYS.c.topic == row.topic, PARKED_KEYS.c.key == row.key)
-                await tx.connection.execute(sa.update(PARKED_KEYS).values(retry_requested_at=None).where(here))
+                await tx.execute(sa.update(PARKED_KEYS).values(retry_requested_at=None).where(here))
 
 
 class PostgresTransaction:
-    """One transaction on PostgreSQL; see `database.Transaction` for what each method means."""
+    """One transaction on PostgreSQL; see `database.Transaction` for what each method means.
 
-    def __init__(self, connection: AsyncConnection, driver: Driver, suits: Suits | None) -> None:
+    What every batch needs goes through the pipeline; what is rare goes through SQLAlchemy (`execute`).
+    """
+
+    def __init__(self, connection: AsyncConnection, pipeline: Pipeline, suits: Suits | None = None) -> None:
         self.connection = connection
-        self._driver = driver
+        self.pipeline = pipeline
         self._suits = suits
 
-    @classmethod
-    async def on(cls, connection: AsyncConnection, suits: Suits | None = None) -> "PostgresTransaction":
-        """Use a connection's current transaction, and leave ending it to the caller."""
-        return cls(connection, await driver_of(connection), suits)
+    def ask(self, query: sa.Executable, parameters: Mapping[str, Any], read: Callable[[list[Row]], T]) -> Answer[T]:
+        """Send a query that is built once, and return what its answer will be, as `read` makes it from the rows."""
+        return self.pipeline.ask(statement(query), parameters, read)
 
-    async def _run(self, statement: sa.Executable, parameters: Mapping[str, Any]) -> "psycopg.AsyncCursor[Any]":
-        """Execute a statement of every batch: compiled once by SQLAlchemy, executed by psycopg.
+    def _tell(self, executable: sa.Executable, parameters: Mapping[str, Any]) -> None:
+        self.pipeline.tell(statement(executable), parameters)
 
-        A small batch would otherwise spend more time in the layers between than on the way to the server and back.
-        """
-        return await self._driver.execute(sql_of(statement), parameters)
+    async def execute(self, executable: sa.Executable, parameters: Any = None) -> sa.CursorResult[Any]:
+        """Execute a statement through SQLAlchemy, after all that was asked before."""
+        await self.pipeline.flush()
+        return await self.connection.execute(executable, parameters)
 
-    async def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Collection[UUID]:
+    def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Awaitable[Collection[UUID]]:
         """Record message ids. An id that another transaction is just recording makes this one wait until that ends."""
-        known = await (await self._run(_CLAIM_INBOX, {"ids": list(ids), "now": now})).fetchall()
-        return set(ids).difference(id_ for (id_,) in known)
+        return self.ask(_CLAIM_INBOX, {"ids": list(ids), "now": now}, lambda known: set(ids) - _firsts(known))
 
-    async def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Collection[UUID]:
+    def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Awaitable[Collection[UUID]]:
         """Remove timers; one that was moved meanwhile stays, because another replica has fired it and set it again."""
         ids, dues = [id_ for id_, _ in timers], [due_at for _, due_at in timers]
-        return set((await self.connection.execute(_CLAIM_TIMERS, {"p_id": ids, "p_due": dues})).scalars())
+        return self.ask(_CLAIM_TIMERS, {"p_id": ids, "p_due": dues}, _firsts)
 
     async def claim_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
         """Remove parked messages, and unblock keys on which nothing is left."""
@@ -234,23 +277,27 @@ class PostgresTransaction:
         """Remove messages, and request a retry of what was parked behind those that had failed."""
         rows = await self._take_parked(ids)
         failed = [(row.topic, row.key) for row in rows if row.why == Why.FAILED]
-        await self.connection.execute(_REQUEST_KEYS, _columns(failed))
+        await self.execute(_REQUEST_KEYS, _columns(failed))
         return {row.id for row in rows}
 
     async def _take_parked(self, ids: Sequence[UUID]) -> Sequence[Any]:
         # The keys are locked first: two replicas that retry the same ones do so one after the other, and a
         # transaction that is just parking behind one of them commits before we check whether anything is left on it.
-        await self.connection.execute(_LOCK_PARKED_KEYS, {"ids": list(ids)})
-        rows = (await self.connection.execute(_CLAIM_PARKED, {"ids": list(ids)})).all()
-        await self.connection.execute(_UNBLOCK, _columns((row.topic, row.key) for row in rows))
+        await self.execute(_LOCK_PARKED_KEYS, {"ids": list(ids)})
+        rows = (await self.execute(_CLAIM_PARKED, {"ids": list(ids)})).all()
+        await self.execute(_UNBLOCK, _columns((row.topic, row.key) for row in rows))
         return rows
 
-    async def blocked(self, keys: Collection[Key]) -> Collection[Key]:
+    def blocked(self, keys: Collection[Key]) -> Awaitable[Collection[Key]]:
         """Return the blocked ones, share-locked: a retry that would unblock them waits for this transaction."""
-        if not await (await self._run(_ANY_BLOCKED, {})).fetchall():  # almost always
-            return ()
-        found = await self.connection.execute(_BLOCKED, _columns(keys))
-        return {(row.topic, row.key) for row in found}
+        is_any = self.ask(_ANY_BLOCKED, {}, bool)
+
+        async def found() -> Collection[Key]:
+            if not await is_any:  # almost always
+                return ()
+            return {(row.topic, row.key) for row in await self.execute(_BLOCKED, _columns(keys))}
+
+        return Later(found)
 
     async def park(self, parked: Sequence[Parked], now: datetime) -> None:
         """Keep messages with their bytes and reasons."""
@@ -272,59 +319,57 @@ class PostgresTransaction:
             }
             for p in parked
         ]
-        await self.connection.execute(sa.insert(PARKED), rows)
+        await self.execute(sa.insert(PARKED), rows)
         blocked = [
             {"topic": p.record.topic, "key": p.record.key}
             for p in parked
             if p.why is Why.FAILED and p.record.key is not None
         ]
         if blocked:
-            await self.connection.execute(insert(PARKED_KEYS).on_conflict_do_nothing(), blocked)
+            await self.execute(insert(PARKED_KEYS).on_conflict_do_nothing(), blocked)
 
     async def require_known_schema(self) -> None:
         """Raise `Outage` unless the database is one that this version knows."""
         if self._suits is not None and not await self._suits(self.connection):
             raise Outage("another version's schema", Cause.SCHEMA)
 
-    async def fetch(self, mapped: Mapped[K, R], keys: Iterable[K], *, for_update: bool = True) -> Rows[K, R]:
-        """Load rows by key, and lock them unless they are only read."""
+    def fetch(
+        self, mapped: Mapped[K, R], keys: Iterable[K], sets: Sequence[Among] = (), *, for_update: bool = True
+    ) -> Awaitable[Rows[K, R]]:
+        """Load rows by key and by sets, and lock them unless they are only read."""
         found: dict[K, R | None] = dict.fromkeys(keys)
-        if found:
-            cursor = await self._run(_fetch(mapped, for_update), {"keys": list(found)})
-            for values in await cursor.fetchall():
+        sets = [among for among in sets if all(among.values())]
+        if not found and not sets:
+            return Ready(Rows(mapped, found))
+
+        def read(rows: list[Row]) -> Rows[K, R]:
+            for values in rows:
                 row = mapped.from_values(values)
                 found[mapped.key_of(row)] = row
-        return Rows(mapped, found)
+            return Rows(mapped, found)
 
-    async def keys(self, mapped: Mapped[K, R], among: Mapping[str, Collection[Any]]) -> set[K]:
+        parameters = {"keys": list(found)} | {
+            f"p{number}_{name}": list(values) for number, among in enumerate(sets) for name, values in among.items()
+        }
+        return self.ask(_fetch(mapped, tuple(map(tuple, sets)), for_update), parameters, read)
+
+    def keys(self, mapped: Mapped[K, R], among: Among) -> Awaitable[set[K]]:
         """Return the keys of the rows whose columns all have one of the given values; nothing is locked."""
         if not all(among.values()):
-            return set()
-        wanted = {f"p_{name}": list(values) for name, values in among.items()}
-        cursor = await self._run(_keys_of(mapped, tuple(among)), wanted)
-        return {key for (key,) in await cursor.fetchall()}
+            return Ready(set())
+        wanted = {f"p0_{name}": list(values) for name, values in among.items()}
+        return self.ask(_keys_of(mapped, tuple(among)), wanted, _firsts)
 
     async def take(self, mapped: Mapped[K, R], matching: Mapping[str, Any], limit: int) -> Rows[K, R]:
         """Load and lock the first rows that match; rows locked by others only if no others are left."""
         if limit == 0:
             return Rows(mapped, {})
-        query = (
-            sa.select(*mapped.columns)
-            .where(*(mapped.table.c[name] == value for name, value in matching.items()))
-            .order_by(mapped.key_column)
-            .limit(limit)
-        )
-        rows = (await self.connection.execute(query.with_for_update(skip_locked=True))).all()
+        names, wanted = tuple(matching), {f"p_{name}": value for name, value in matching.items()} | {"most": limit}
+        rows = await self.ask(_take(mapped, names, skip_locked=True), wanted, list)
         if len(rows) < limit:  # there may be no more, or others have locked the last ones, which are worth waiting for
-            rows = (await self.connection.execute(query.with_for_update())).all()
+            rows = await self.ask(_take(mapped, names, skip_locked=False), wanted, list)
         found = [mapped.from_values(values) for values in rows]
         return Rows(mapped, {mapped.key_of(row): row for row in found})
-
-    @asynccontextmanager
-    async def unanswered(self) -> AsyncIterator[None]:
-        """Send the following statements in libpq's pipeline mode: one round trip for all of a batch's writes."""
-        async with self._driver.pipeline():
-            yield
 
     def append(self, mapped: AppendOnly[R]) -> Appended[R]:
         """Begin to append to a table."""
@@ -338,13 +383,13 @@ class PostgresTransaction:
         for change in changes:
             mapped = change.mapped
             if isinstance(change, Appended):
-                await self._write(_insert(mapped), mapped, mapped.names, change.rows)
+                self._write(_insert(mapped), mapped, mapped.names, change.rows)
                 continue
             inserted, updated, removed = change.written()
             if removed:
-                await self._run(_delete(mapped), {"keys": removed})
-            await self._write(_update(mapped), mapped, mapped.changing, updated)
-            await self._write(_insert(mapped), mapped, mapped.names, inserted)
+                self._tell(_delete(mapped), {"keys": removed})
+            self._write(_update(mapped), mapped, mapped.changing, updated)
+            self._write(_insert(mapped), mapped, mapped.names, inserted)
 
     async def send(self, messages: Sequence[Outgoing], now: datetime) -> None:
         """Append messages to the outbox.
@@ -353,7 +398,7 @@ class PostgresTransaction:
         """
         if messages:
             columns: dict[str, Any] = {f"p_{name}": _column(messages, name) for name in _OUTGOING}
-            await self._run(_SEND, columns | {"now": now})
+            self._tell(_SEND, columns | {"now": now})
 
     async def set_timers(self, timers: Sequence[tuple[SetTimer, Incoming[Message]]]) -> None:
         """Set or move timers. The last one for an id counts."""
@@ -370,19 +415,26 @@ class PostgresTransaction:
             "actors": [cause.actor for _, cause in last.values()],
             "traces": [cause.traceparent for _, cause in last.values()],
         }
-        await self._run(_SET_TIMERS, columns)
+        self._tell(_SET_TIMERS, columns)
 
     async def clear_timers(self, ids: Sequence[UUID]) -> None:
         """Forget timers."""
         if ids:
-            await self._run(_CLEAR_TIMERS, {"ids": list(ids)})
+            self._tell(_CLEAR_TIMERS, {"ids": list(ids)})
 
-    async def _write(
-        self, statement: sa.Executable, mapped: Mapped[Any, R], names: Sequence[str], rows: Sequence[R]
-    ) -> None:
+    def _write(self, write: sa.Executable, mapped: Mapped[Any, R], names: Sequence[str], rows: Sequence[R]) -> None:
         if rows:
-            columns = {f"p_{name}": _column(rows, name, mapped.encoders[name]) for name in names}
-            await self._run(statement, columns)
+            self._tell(write, {f"p_{name}": _column(rows, name, mapped.encoders[name]) for name in names})
+
+
+async def _pipeline_on(connection: AsyncConnection) -> Pipeline:
+    info = (await connection.get_raw_connection()).info
+    return Pipeline(await driver_of(connection), info.setdefault(_PREPARED, set()))
+
+
+def _firsts(rows: Iterable[Row]) -> set[Any]:
+    """Return the only column of some rows."""
+    return {value for (value,) in rows}
 
 
 async def driver_of(connection: AsyncConnection) -> Driver:
@@ -473,14 +525,14 @@ def _array(name: str, type_: sa.types.TypeEngine[Any]) -> sa.BindParameter[Any]:
     return sa.bindparam(name, type_=ARRAY(type_))
 
 
-def _unnest(**arrays: sa.types.TypeEngine[Any]) -> sa.TableValuedAlias:
+def unnest(**arrays: sa.types.TypeEngine[Any]) -> sa.TableValuedAlias:
     """Return a table made of arrays, each bound to the parameter of its name; `n` numbers the rows."""
     parameters = [_array(name, type_) for name, type_ in arrays.items()]
     columns = [sa.column(name, type_) for name, type_ in arrays.items()]
     return sa.func.unnest(*parameters).table_valued(*columns, with_ordinality="n", name="batch").render_derived()
 
 
-_ids = _unnest(ids=sa.Uuid())
+_ids = unnest(ids=sa.Uuid())
 _remembered = (
     insert(INBOX)
     .from_select(
@@ -494,10 +546,10 @@ _remembered = (
 )
 # It returns the ids that were known: almost always none, so there is nothing to read.
 _CLAIM_INBOX = sa.select(_ids.c.ids).where(_ids.c.ids.not_in(sa.select(_remembered.c.id)))
-_due = _unnest(p_id=sa.Uuid(), p_due=TIMER.c.due_at.type)
+_due = unnest(p_id=sa.Uuid(), p_due=TIMER.c.due_at.type)
 _CLAIM_TIMERS = sa.delete(TIMER).where(TIMER.c.id == _due.c.p_id, TIMER.c.due_at == _due.c.p_due).returning(TIMER.c.id)
 _CLEAR_TIMERS = sa.delete(TIMER).where(TIMER.c.id == sa.any_(_array("ids", sa.Uuid())))
-_keys = _unnest(p_topic=sa.Text(), p_key=PARKED_KEYS.c.key.type)
+_keys = unnest(p_topic=sa.Text(), p_key=PARKED_KEYS.c.key.type)
 _same_key = sa.and_(PARKED.c.topic == PARKED_KEYS.c.topic, PARKED.c.key == PARKED_KEYS.c.key)
 _named = sa.and_(PARKED_KEYS.c.topic == _keys.c.p_topic, PARKED_KEYS.c.key == _keys.c.p_key)
 IN_LINE = sa.and_(PARKED.c.why != Why.UNDECODABLE.value, PARKED.c.key.is_not(None))
@@ -580,7 +632,7 @@ _BLOCKED = (
 )
 
 _OUTGOING = ("id", "type", "key", "value", "correlation_id", "causation_id", "actor", "traceparent")
-_out = _unnest(**{f"p_{name}": OUTBOX.c[name].type for name in _OUTGOING})
+_out = unnest(**{f"p_{name}": OUTBOX.c[name].type for name in _OUTGOING})
 _SEND = sa.insert(OUTBOX).from_select(
     [*_OUTGOING, "made_at"],
     sa.select(*(_out.c[f"p_{name}"] for name in _OUTGOING), sa.bindparam("now", type_=OUTBOX.c.made_at.type)).order_by(
@@ -595,7 +647,7 @@ def _column(rows: Sequence[Any], name: str, encode: Converter = None) -> list[An
     return list(values) if encode is None else [encode(value) for value in values]
 
 
-_timer = _unnest(
+_timer = unnest(
     ids=sa.Uuid(),
     dues=TIMER.c.due_at.type,
     types=sa.Text(),
@@ -619,7 +671,7 @@ def _batch(mapped: Mapped[Any, Any], names: Sequence[str]) -> tuple[sa.TableValu
     """Return a table for a batch of rows, and each column's value from it: JSON travels as text."""
     columns = [mapped.table.c[name] for name in names]
     types = {c.name: sa.Text() if isinstance(c.type, JSONB) else c.type for c in columns}
-    batch = _unnest(**{f"p_{name}": type_ for name, type_ in types.items()})
+    batch = unnest(**{f"p_{name}": type_ for name, type_ in types.items()})
     values = {
         c.name: batch.c[f"p_{c.name}"].cast(JSONB) if isinstance(c.type, JSONB) else batch.c[f"p_{c.name}"]
         for c in columns
@@ -627,18 +679,40 @@ def _batch(mapped: Mapped[Any, Any], names: Sequence[str]) -> tuple[sa.TableValu
     return batch, values
 
 
+def _waiting(alarm: Alarm[Any], *columns: sa.ColumnElement[Any]) -> "sa.Select[Any]":
+    """Select from the rows of an alarm, the next ones first; those whose key is blocked wait until it is not."""
+    table, key = alarm.mapped.table, sa.func.convert_to(sa.cast(alarm.mapped.key_column, sa.Text), "UTF8")
+    blocked = sa.exists().where(PARKED_KEYS.c.topic == TIMERS, PARKED_KEYS.c.key == key).correlate(table)
+    return sa.select(*columns).select_from(table).where(alarm.waiting, ~blocked).order_by(alarm.moment)
+
+
 @cache
-def _fetch(mapped: Mapped[Any, Any], for_update: bool) -> sa.Executable:
+def _fetch(mapped: Mapped[Any, Any], sets: tuple[tuple[str, ...], ...], for_update: bool) -> sa.Executable:
+    """Return the query for rows by key, and by sets with values in these columns.
+
+    The sets' keys are found first, in the same statement: rows are locked in one order, whatever led to them.
+    """
     key = mapped.key_column
-    found = sa.select(*mapped.columns).where(key == sa.any_(_array("keys", key.type)))
+    keys: sa.ColumnElement[Any] = _array("keys", key.type)
+    for number, names in enumerate(sets):
+        keys = keys.op("||")(sa.func.array(_keys_of(mapped, names, number).scalar_subquery(), type_=keys.type))
+    found = sa.select(*mapped.columns).where(key == sa.any_(keys))
     return found.order_by(key).with_for_update() if for_update else found
 
 
 @cache
-def _keys_of(mapped: Mapped[Any, Any], names: tuple[str, ...]) -> sa.Executable:
+def _take(mapped: Mapped[Any, Any], names: tuple[str, ...], *, skip_locked: bool) -> sa.Executable:
     columns = [mapped.table.c[name] for name in names]
-    among = [column == sa.any_(_array(f"p_{column.name}", column.type)) for column in columns]
-    return sa.select(mapped.key_column).where(*among)
+    matching = [column == sa.bindparam(f"p_{column.name}", type_=column.type) for column in columns]
+    found = sa.select(*mapped.columns).where(*matching).order_by(mapped.key_column)
+    return found.limit(sa.bindparam("most", type_=sa.Integer)).with_for_update(skip_locked=skip_locked)
+
+
+@cache
+def _keys_of(mapped: Mapped[Any, Any], names: tuple[str, ...], number: int = 0) -> sa.Select[Any]:
+    table = mapped.table.alias()
+    among = [table.c[name] == sa.any_(_array(f"p{number}_{name}", table.c[name].type)) for name in names]
+    return sa.select(table.c[mapped.key_column.name]).where(*among)
 
 
 @cache

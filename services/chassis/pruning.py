@@ -28,7 +28,7 @@ async def prune(engine: AsyncEngine, moment: "sa.Column[Any]", keep: timedelta) 
     while True:
         try:
             async with PostgresDatabase(engine).begin() as tx:
-                pruned = (await tx.connection.execute(sa.delete(table).where(key.in_(old)))).rowcount
+                pruned = (await tx.execute(sa.delete(table).where(key.in_(old)))).rowcount
         except Exception as error:  # whatever it is, the next round may succeed; nothing depends on it
             log.warning("not_pruned", table=table.name, error=describe(error), detail=str(error))
             await asyncio.sleep(AGAIN_S)

@@ -29,7 +29,8 @@ from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.topics import Principal
 from services.chassis import kafka, metrics
 from services.chassis.messages import headers_of, source_of
-from services.chassis.postgres import OUTBOX, Driver, driver_of, sql_of
+from services.chassis.pipeline import Driver
+from services.chassis.postgres import OUTBOX, driver_of, sql_of
 from services.chassis.settings import KafkaSettings
 from services.chassis.wakeups import OUTBOX_CHANNEL, Bell, Wakeup
 

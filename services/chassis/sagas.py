@@ -20,7 +20,7 @@ from uuid import UUID
 
 from popfax_contracts.message import Event, Message, Refusal
 from services.chassis.loading import NeededRows
-from services.chassis.messages import ClearTimer, Effect, Incoming, Outcome, SetTimer
+from services.chassis.messages import Effect, Incoming, Outcome
 from services.chassis.rows import Rows
 from services.chassis.service import Handler, Moment, needs
 
@@ -91,7 +91,7 @@ class Step:
 class LocalPivot:
     """A pivot within the service itself: done or refused in the very transaction that reaches it.
 
-    `apply` changes the state and returns what follows at once (such as timers), or a refusal code without any change;
+    `apply` changes the state and returns what follows at once, or a refusal code without any change;
     `needs` names what it reads. Its outcome is never unknown, so it never has to be called off.
     """
 
@@ -193,7 +193,12 @@ class Saga:
             trail=(_line(moment, "opened"),),
         )
         sagas.put(row)
-        return [first.ask(row), SetTimer(id_, moment.now + self.deadline, SagaDeadline(saga_id=id_))]
+        return [first.ask(row)]
+
+    @cached_property
+    def up_to_pivot(self) -> frozenset[str]:
+        """Return the names of the steps during which the deadline applies."""
+        return frozenset(step.name for step in self.steps[: self.pivot + 1])
 
 
 def _is_pivot(step: Step | LocalPivot) -> bool:
@@ -201,7 +206,7 @@ def _is_pivot(step: Step | LocalPivot) -> bool:
 
 
 class SagaDeadline(Message, type="popfax.saga.deadline", key="saga_id"):
-    """A timer's message: the saga should have passed its pivot by now."""
+    """An alarm's message: the saga should have passed its pivot by now."""
 
     saga_id: UUID
 
@@ -324,15 +329,14 @@ class _Run:
         return ()
 
     def forward(self) -> Outcome:
-        """Go on to the next step, or to the end. After the pivot the deadline no longer applies."""
+        """Go on to the next step, or to the end."""
         index = self.saga.index(self.row)
-        cleared = [ClearTimer(self.row.id)] if index == self.saga.pivot else []
         if index + 1 == len(self.saga.steps):
-            return [*cleared, *self._end(Status.COMPLETED, self.saga.completed)]
+            return self._end(Status.COMPLETED, self.saga.completed)
         following = self.saga.steps[index + 1]
         self._put(status=Status.RUNNING, step=following.name, code=None)
         if isinstance(following, Step):
-            return [*cleared, following.ask(self.row)]
+            return [following.ask(self.row)]
         applied = following.apply(self.state, self.row, self.moment)
         if isinstance(applied, str):
             self.note(f"{following.name}: {applied}")
@@ -345,7 +349,7 @@ class _Run:
         index = self.saga.index(self.row)
         if index == 0:
             self._put(code=code)
-            return [ClearTimer(self.row.id), *self._end(Status.REFUSED, self.saga.refused)]
+            return self._end(Status.REFUSED, self.saga.refused)
         self._put(status=Status.COMPENSATING, step=self.saga.steps[index - 1].name, code=code)
         return self.ask_again()
 

@@ -7,6 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from popfax_contracts.message import MalformedCommand, Message
 from popfax_contracts.topics import Principal, Topic
+from services.chassis.alarms import Alarm
 from services.chassis.database import Transaction
 from services.chassis.messages import Incoming, Outcome
 from services.chassis.rows import Changes
@@ -116,6 +117,8 @@ class Service:
     """Creates a load plan that names nothing yet."""
     malformed: type[MalformedCommand]
     refuse: AnyHandler = tell
+    alarms: Sequence[Alarm[Any]] = ()
+    """What happens at a moment that a row has itself."""
     command_topics: frozenset[str] = field(init=False)
     """The names of its command topics, on which it answers whatever arrives."""
 

@@ -7,7 +7,7 @@ simulation, on a dictionary.
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ import structlog
 
 from popfax_contracts.message import Message
 from services.chassis import metrics
-from services.chassis.database import Cause, Conflict, Database, Key, Outage, Parked, Transaction, Why
+from services.chassis.database import Cause, Conflict, Database, Key, Outage, Parked, Ready, Transaction, Why
 from services.chassis.messages import (
     BROKEN_PROCESS,
     Incoming,
@@ -91,7 +91,7 @@ class Source(Protocol):
     parks: bool
     """Whether its messages can be parked, and wait behind parked ones."""
 
-    async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
+    def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Awaitable[Collection[UUID]]:
         """Claim arrivals; return the ids of those to handle. The claim is final once the transaction commits."""
 
 
@@ -101,9 +101,9 @@ class FromKafka:
     name = "messages"
     parks = True
 
-    async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
+    def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Awaitable[Collection[UUID]]:
         """Record the ids; known ones are duplicates."""
-        return await tx.claim_inbox([arrival.id for arrival in arrivals], now)
+        return tx.claim_inbox([arrival.id for arrival in arrivals], now)
 
 
 class FromTimers:
@@ -117,6 +117,17 @@ class FromTimers:
         by_row = {record.row_id: (record.due_at, arrival.id) for arrival, record in _stored(arrivals)}
         claimed = await tx.claim_timers([(row, due) for row, (due, _) in by_row.items() if due is not None])
         return {by_row[row][1] for row in claimed}
+
+
+class FromAlarms:
+    """Rows that are due: each handler locks its row, and looks whether it still is."""
+
+    name = "timers"
+    parks = True
+
+    async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
+        """Claim nothing: the row decides."""
+        return {arrival.id for arrival in arrivals}
 
 
 class FromParked:
@@ -276,9 +287,10 @@ class Shell:
         """Handle a batch in one transaction."""
         moment = self.clock.moment()
         async with self.database.begin() as tx:
-            claimed = await source.claim(tx, arrivals, moment.now)
+            claim, asked = source.claim(tx, arrivals, moment.now), _blocked(tx, arrivals, source)
+            claimed, blocked = await claim, await asked
             fresh = _first_of_each_id(a for a in arrivals if a.id in claimed)
-            readable, parked = await self._divert(tx, fresh, source)
+            readable, parked = self._divert(fresh, blocked, source)
             await tx.park(parked, moment.now)
             decided = _Decided([], {}, {}, [])
             changes: Sequence[Changes] = ()
@@ -286,23 +298,19 @@ class Shell:
                 state = await self.service.state(tx, decidable)
                 self._decide(state, decidable, moment, decided)
                 changes = state.changes()
-            async with tx.unanswered():
-                await tx.save(changes)
-                await tx.send([*decided.messages, *decided.newest.values()], moment.now)
-                await tx.clear_timers(decided.clear_timers)
-                await tx.set_timers(list(decided.set_timers.values()))
+            await tx.save(changes)
+            await tx.send([*decided.messages, *decided.newest.values()], moment.now)
+            await tx.clear_timers(decided.clear_timers)
+            await tx.set_timers(list(decided.set_timers.values()))
         self._committed(bool(decided.messages or decided.newest))
         if readable:
             self._limit.release()
         self._observe(arrivals, fresh, readable, parked)
 
-    async def _divert(
-        self, tx: Transaction, fresh: Sequence[Arrival], source: Source
+    def _divert(
+        self, fresh: Sequence[Arrival], blocked: Collection[Key], source: Source
     ) -> tuple[list[Incoming[Message]], list[Parked]]:
         """Separate what can be handled from what must be parked: undecodable, or behind a failed message on its key."""
-        blocked: Collection[Key] = ()
-        if source.parks and fresh:
-            blocked = await tx.blocked({(a.record.topic, a.record.key) for a in fresh if a.record.key is not None})
         readable: list[Incoming[Message]] = []
         parked: list[Parked] = []
         for arrival in fresh:
@@ -396,6 +404,13 @@ class Shell:
                     correlation_id=message.correlation_id,
                     topic=message.record.topic,
                 )
+
+
+def _blocked(tx: Transaction, arrivals: Sequence[Arrival], source: Source) -> Awaitable[Collection[Key]]:
+    """Ask which of their keys wait behind a parked message."""
+    if not source.parks:
+        return Ready(())
+    return tx.blocked({(a.record.topic, a.record.key) for a in arrivals if a.record.key is not None})
 
 
 def _key(arrival: Arrival) -> Key:

@@ -1,6 +1,6 @@
-"""Feeds the shell from the database: timers that are due, and parked messages that an operator wants retried.
+"""Feeds the shell from the database: timers and rows that are due, and parked messages that an operator wants retried.
 
-Both wait in tables, so that neither a crash, nor an outage of a week, nor a jump of the clock loses any.
+All of them wait in tables, so that neither a crash, nor an outage of a week, nor a jump of the clock loses any.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import structlog
 
 from services.chassis import metrics
 from services.chassis.database import Outage
-from services.chassis.shell import FromParked, FromTimers, Shell
+from services.chassis.shell import FromAlarms, FromParked, FromTimers, Shell
 
 log = structlog.get_logger(__name__)
 
@@ -37,22 +37,29 @@ async def run_timers(shell: Shell) -> None:
 
 
 async def _until_next(shell: Shell) -> float:
-    """Return the seconds until the next timer that is known is due, at most `LOOK_S`; 0 if one is."""
+    """Return the seconds until the next timer or row that is known is due, at most `LOOK_S`; 0 if one is."""
     with shell.outages.watching(FromTimers.name):
-        due_at = await shell.database.next_timer()
-    if due_at is None:
-        return LOOK_S
-    return min(max(0.0, (due_at - shell.clock.moment().now).total_seconds()), LOOK_S)
+        ahead = [await shell.database.next_timer()]
+        if shell.service.alarms:
+            ahead.append(await shell.database.next_alarm(shell.service.alarms))
+    now = shell.clock.moment().now
+    return min([LOOK_S, *(max(0.0, (due_at - now).total_seconds()) for due_at in ahead if due_at is not None)])
 
 
 async def fire_due(shell: Shell) -> int:
-    """Pass the timers that are due to their handlers; return how many there were."""
+    """Pass the timers and rows that are due to their handlers; return how many there were."""
     with shell.outages.watching(FromTimers.name):
-        due = await shell.database.due_timers(shell.clock.moment().now, TIMERS_AT_ONCE)
-    if due:
-        await shell.process(due, FromTimers())
-        metrics.TIMERS_FIRED.inc(len(due))
-    return len(due)
+        now = shell.clock.moment().now
+        timers = await shell.database.due_timers(now, TIMERS_AT_ONCE)
+        rows = await shell.database.due_alarms(shell.service.alarms, now, TIMERS_AT_ONCE)
+    if timers:
+        await shell.process(timers, FromTimers())
+    if rows:
+        await shell.process(rows, FromAlarms())
+    fired = len(timers) + len(rows)
+    if fired:
+        metrics.TIMERS_FIRED.inc(fired)
+    return fired
 
 
 async def run_retries(shell: Shell, look_s: float = LOOK_S) -> None:

@@ -47,8 +47,10 @@ from popfax_contracts.topics import (
     PROVISIONING_PLANS,
     Principal,
 )
+from services.chassis.deadlines import deadlines
 from services.chassis.sagas import CancelSaga, RetrySaga, SagaDeadline
 from services.chassis.service import Service, contents, handles, tell
+from services.groups import tables
 from services.groups.commands import answered, noting
 from services.groups.domain import Quotas
 from services.groups.handlers import accounts, groups, invitations, memberships, transfers
@@ -112,6 +114,7 @@ GROUPS = Service(
     ),
     load=partial(LoadPlan, Quotas()),
     malformed=GroupsCommandMalformed,
+    alarms=deadlines(SAGAS, tables.SAGAS),
     refuse=noting(tell),
 )
 

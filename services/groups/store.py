@@ -1,6 +1,6 @@
 """What a batch of groups touches: loaded at once, saved at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -159,21 +159,30 @@ class LoadPlan:
         self.ending_groups.add(group_id)
 
     async def fetch(self, tx: Transaction) -> Roster:
-        """Fetch it, with one statement per table, and a few more for rows that a batch does not name by key."""
-        posted = await self._find_posted(tx)
-        sagas = await self.sagas.fetch(tx)
+        """Fetch it, with one statement per table, and one or two more for rows that a batch does not name by key.
+
+        A round trip asks for all that is named by then; tables that nothing names cost none.
+        """
+        texts = {message.correlation_id for message in self.answering}
+        posting = tx.keys(COMMANDS, {"id": {id_ for text in texts if (id_ := _uuid(text)) is not None}})
+        advancing = self.sagas.fetch(tx)
         self._follow_invitations(await tx.fetch(INVITATIONS, self.invitations, for_update=False))
-        subscribers = await self.subscribers.fetch(tx)
+        posted, sagas = self._posted(texts, await posting), await advancing
+        naming, owned = self.subscribers.fetch(tx), self.groups.fetch(tx)
+        subscribers, groups = await naming, await owned
         self._follow_addresses(subscribers)
-        groups = await self.groups.fetch(tx)
         await self._find_what_ends(tx)
         memberships = await self.memberships.fetch(tx)
         self._follow_memberships(memberships)
-        invitations = await self.invitations.fetch(tx)
+        inviting, moving = self.invitations.fetch(tx), self.transfers.fetch(tx)
+        invitations, transfers = await inviting, await moving
         self._follow_invitations(invitations)
         self.history |= self.invitations
-        transfers = await self.transfers.fetch(tx)
         answered = {id_ for id_ in posted.values() if id_ is not None}
+        commands = tx.fetch(COMMANDS, answered | awaiting(subscribers.loaded()))
+        plans = self.plans.fetch(tx, for_update=self.changes_plans)
+        tallies = self.tallies.fetch(tx)
+        history = self.history.fetch(tx)
         return Roster(
             quotas=self.quotas,
             sagas=sagas,
@@ -182,21 +191,19 @@ class LoadPlan:
             memberships=memberships,
             invitations=invitations,
             transfers=transfers,
-            commands=await tx.fetch(COMMANDS, answered | awaiting(subscribers.loaded())),
-            plans=await self.plans.fetch(tx, for_update=self.changes_plans),
-            tallies=await self.tallies.fetch(tx),
-            history=await self.history.fetch(tx),
+            commands=await commands,
+            plans=await plans,
+            tallies=await tallies,
+            history=await history,
             posted_ids=posted,
         )
 
-    async def _find_posted(self, tx: Transaction) -> dict[str, UUID | None]:
+    def _posted(self, texts: Iterable[str], found: Iterable[UUID]) -> dict[str, UUID | None]:
         """Return the commands that the batch may answer, by correlation id: None for one that was not posted.
 
         The changes of a posted command are looked up, and perhaps awaited, in the subscribers' rows.
         """
-        texts = {message.correlation_id for message in self.answering}
-        ids = {id_ for text in texts if (id_ := _uuid(text)) is not None}
-        known = {str(id_): id_ for id_ in await tx.keys(COMMANDS, {"id": ids})}
+        known = {str(id_): id_ for id_ in found}
         for message in self.answering if known else ():
             if message.correlation_id in known:
                 self.subscribers.update(change.subscriber_id for change in changed_by(message.body))

@@ -49,11 +49,9 @@ class LoadPlan:
         self.corrections: NeededRows[UUID, Correction] = NeededRows(CORRECTIONS)
 
     async def fetch(self, tx: Transaction) -> Books:
-        """Fetch it, with one statement per table that the batch touches."""
-        return Books(
-            accounts=await self.accounts.fetch(tx),
-            holds=await tx.fetch(HOLDS, self.movements),
-            transfers=await tx.fetch(TRANSFERS, self.movements),
-            corrections=await self.corrections.fetch(tx),
-            entries=tx.append(ENTRIES),
-        )
+        """Fetch it, with one statement per table that the batch touches, all in one round trip."""
+        accounts = self.accounts.fetch(tx)
+        holds = tx.fetch(HOLDS, self.movements)
+        transfers = tx.fetch(TRANSFERS, self.movements)
+        corrections = self.corrections.fetch(tx)
+        return Books(await accounts, await holds, await transfers, await corrections, tx.append(ENTRIES))

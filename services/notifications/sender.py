@@ -8,6 +8,10 @@ and shown as uncertain, and sent again under the same Message-ID, by which a mai
 A mail that can't be rendered, or does not parse back as intended, is parked with a code and never sent. A mail waits
 for the records of its people, but not forever (`domain`): without its recipient's record it is abandoned in the end,
 without that of the person it is about it is sent without a name.
+
+Mails are sent in rounds, each of which is taken by a few statements and recorded by a few. Two rounds are under way at
+once: while the mails of one are with the server, those of the other are rendered or recorded. To each other they are
+what two replicas are, so nothing depends on their order.
 """
 
 import asyncio
@@ -17,7 +21,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import aiosmtplib
 import sqlalchemy as sa
 import structlog
 from prometheus_client import Counter
@@ -26,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.chassis.database import Conflict, Outage
 from services.chassis.outages import Outages
-from services.chassis.postgres import PostgresDatabase
+from services.chassis.postgres import PostgresDatabase, unnest
 from services.chassis.wakeups import Wakeup
 from services.notifications.domain import (
     RECIPIENT_WAIT,
@@ -39,6 +42,7 @@ from services.notifications.domain import (
 from services.notifications.mime import Unsound
 from services.notifications.rendering import render
 from services.notifications.settings import NotificationsSettings
+from services.notifications.smtp import Broken, Envelope, Late, MailServer, Refused, Unsendable
 from services.notifications.tables import DELIVERIES, MAILS, PEOPLE, deliveries, erased, mails, people
 
 log = structlog.get_logger(__name__)
@@ -50,7 +54,7 @@ PARKED = Counter("popfax_mails_parked_total", "Mails whose bytes can't be made, 
 ABANDONED = Counter("popfax_mails_abandoned_total", "Mails given up: nobody was ever known under the recipient's id")
 UNCERTAIN = Counter("popfax_mails_uncertain_total", "Mails sent again because a crash hid the server's answer")
 
-EXCHANGE_TIMEOUT_S = 20.0
+ROUNDS = 2
 
 RECORD_AGAIN_S = 1.0
 """The pause before recording the server's answer is tried again."""
@@ -78,32 +82,73 @@ class Answer:
     final: bool
     text: str
     uncertain: bool = False
+    late: bool = False
+    """True if the round ended before the server heard of the mail."""
 
 
 async def send_mails(engine: AsyncEngine, settings: NotificationsSettings, outages: Outages, committed: Wakeup) -> None:
     """Send mails until cancelled; `committed` wakes it when there may be new ones."""
-    while True:
-        found = 0
-        try:
-            with outages.watching("mails"):
-                found = await send_due(engine, settings, outages)
-        except (Outage, Conflict):
-            pass  # the next round is the next attempt
-        except Exception as error:
-            log.error("mails_not_sent", error=type(error).__name__, exc_info=True)
-        if not found:
-            await committed.rest(settings.mail_poll_s)
+    sender = Sender(engine, settings, outages)
+    try:
+        await asyncio.gather(*(sender.run(committed) for _ in range(ROUNDS)))
+    finally:
+        sender.server.close()
 
 
 async def send_due(engine: AsyncEngine, settings: NotificationsSettings, outages: Outages | None = None) -> int:
     """Do one round; return how many mails it took on. Raises `Outage` or `Conflict` before anything was sent."""
-    database = PostgresDatabase(engine)
-    async with database.begin() as tx:
-        due = await _take(tx.connection, settings, datetime.now(UTC))
-    if due:
-        answers = await _deliver(due, settings)
-        await _until_recorded(database, answers, settings, outages or Outages())
-    return len(due)
+    sender = Sender(engine, settings, outages or Outages())
+    try:
+        due = await sender.take()
+        await sender.finish(due)
+        return len(due)
+    finally:
+        sender.server.close()
+
+
+class Sender:
+    """What one replica's rounds share: the connections to the mail server, and the size that a round may have."""
+
+    def __init__(self, engine: AsyncEngine, settings: NotificationsSettings, outages: Outages) -> None:
+        self.server = MailServer(settings)
+        self._settings = settings
+        self._database = PostgresDatabase(engine)
+        self._outages = outages
+        self._taking = asyncio.Lock()
+        self._most = settings.mails_at_once
+        if settings.smtp_mails_per_s is not None:  # no round may outlast its lease
+            self._most = max(1, min(self._most, int(settings.smtp_mails_per_s * settings.mail_lease_s / 8)))
+        self._room = self._most
+
+    async def run(self, committed: Wakeup) -> None:
+        """Do round after round until cancelled. While nothing is due, one of those that run looks for mails."""
+        while True:
+            try:
+                async with self._taking:
+                    due = await self.take()
+                    if not due:
+                        self.server.close_idle()
+                        await committed.rest(self._settings.mail_poll_s)
+                await self.finish(due)
+            except (Outage, Conflict):  # the next round is the next attempt
+                await asyncio.sleep(self._settings.mail_poll_s)
+            except Exception as error:
+                log.error("mails_not_sent", error=type(error).__name__, exc_info=True)
+                await asyncio.sleep(self._settings.mail_poll_s)
+
+    async def take(self) -> list[Due]:
+        """Take and render the mails of a round. Raises `Outage` and `Conflict`."""
+        with self._outages.watching("mails"):
+            async with self._database.begin() as tx:
+                return await _take(tx.connection, self._settings, datetime.now(UTC), self._room)
+
+    async def finish(self, due: Sequence[Due]) -> None:
+        """Send the mails of a round, and record what the server said."""
+        if due:
+            answers = await _deliver(due, self.server)
+            late = sum(answer.late for answer in answers)
+            self._room = max(1, len(due) - late) if late else min(2 * self._room, self._most)
+            await _until_recorded(self._database, answers, self._settings, self._outages)
 
 
 async def _until_recorded(
@@ -133,11 +178,16 @@ def _tell(answers: Sequence[Answer]) -> None:
         log.info("mail_put_off", mail_id=str(answer.mail.id), answer=answer.text)
 
 
-async def _take(connection: AsyncConnection, settings: NotificationsSettings, now: datetime) -> list[Due]:
-    """Take the mails that are due and whose people are known; render the new ones; mark all as in flight."""
+async def _take(
+    connection: AsyncConnection, settings: NotificationsSettings, now: datetime, room: int | None = None
+) -> list[Due]:
+    """Take the mails that are due and whose people are known; render the new ones; mark all as in flight.
+
+    At most `room` of them; without it, as many as the settings allow.
+    """
     due = {
         "now": now,
-        "at_once": settings.mails_at_once,
+        "at_once": room or settings.mails_at_once,
         "p_recipient_by": now - RECIPIENT_WAIT,
         "p_subject_by": now - SUBJECT_WAIT,
     }
@@ -148,35 +198,33 @@ async def _take(connection: AsyncConnection, settings: NotificationsSettings, no
     await _give_up(connection, fresh, directory, now)
     ready = [row for row in rows if before[row.id].rendered is not None or directory.has(row, now)]
     taken: list[Due] = []
-    flights: list[dict[str, Any]] = []
-    parked: list[dict[str, Any]] = []
+    uncertain: list[int] = []
+    parked: list[tuple[UUID, str]] = []
     for row in ready:
         known = before[row.id]
         mail = _due(row, known, directory, settings)
         if isinstance(mail, str):
-            parked.append({"p_id": row.id, "p_code": mail})
+            parked.append((row.id, mail))
             continue
         if known.in_flight_since is not None:
             _uncertain(row.id)
-        flights.append(
-            {
-                "mail_id": mail.id,
-                "rendered": mail.rendered,
-                "recipient": mail.recipient,
-                "attempts": mail.attempts,
-                "in_flight_since": now,
-                "uncertain": known.uncertain + (known.in_flight_since is not None),
-            }
-        )
+        uncertain.append(known.uncertain + (known.in_flight_since is not None))
         taken.append(mail)
-    if ready:
-        until = now + timedelta(seconds=settings.mail_lease_s)
-        await connection.execute(_LEASE, {"p_ids": [row.id for row in ready], "p_until": until})
-    if flights:
+    if taken:
+        ids = [mail.id for mail in taken]
+        await connection.execute(_LEASE, {"p_ids": ids, "p_until": now + timedelta(seconds=settings.mail_lease_s)})
+        flights = {
+            "p_id": ids,
+            "p_rendered": [mail.rendered for mail in taken],
+            "p_recipient": [mail.recipient for mail in taken],
+            "p_attempts": [mail.attempts for mail in taken],
+            "p_uncertain": uncertain,
+            "p_now": now,
+        }
         await connection.execute(_TAKE_OFF, flights)
     if parked:
-        await connection.execute(_PARK, parked)
-        await connection.execute(_NOTE, parked)
+        await connection.execute(_PARK, {"p_ids": [id_ for id_, _ in parked]})
+        await connection.execute(_NOTE, {"p_id": [id_ for id_, _ in parked], "p_code": [code for _, code in parked]})
     return taken
 
 
@@ -265,46 +313,27 @@ def _uncertain(mail_id: UUID) -> None:
     log.warning("mail_uncertain", mail_id=str(mail_id))
 
 
-async def _deliver(due: Sequence[Due], settings: NotificationsSettings) -> list[Answer]:
-    """Send mails over one connection. Whatever happens to it, each mail gets an answer."""
-    client = aiosmtplib.SMTP(
-        hostname=settings.smtp_host,
-        port=settings.smtp_port,
-        timeout=EXCHANGE_TIMEOUT_S,
-        use_tls=settings.smtp_security == "tls",
-        start_tls=settings.smtp_security == "starttls",
-        username=settings.smtp_username,
-        password=settings.smtp_password.get_secret_value() if settings.smtp_password else None,
-    )
-    answers = []
+async def _deliver(due: Sequence[Due], server: MailServer) -> list[Answer]:
+    """Send mails. Whatever happens to a connection, each mail gets an answer."""
     # The lease outlasts the round: no mail is begun in its second half, and each may take a quarter of it.
-    deadline = asyncio.get_running_loop().time() + settings.mail_lease_s / 2
-    for mail in due:
-        late = asyncio.get_running_loop().time() > deadline
-        answers.append(Answer(mail, False, False, "out of time") if late else await _attempt(client, mail, settings))
-    client.close()
-    return answers
+    begin_by = asyncio.get_running_loop().time() + server.settings.mail_lease_s / 2
+    return await asyncio.gather(*(_attempt(mail, server, begin_by) for mail in due))
 
 
-async def _attempt(client: aiosmtplib.SMTP, mail: Due, settings: NotificationsSettings) -> Answer:
-    handed_over = False
+async def _attempt(mail: Due, server: MailServer, begin_by: float) -> Answer:
+    settings = server.settings
+    envelope = Envelope(settings.mail_from, mail.recipient, mail.rendered)
     try:
-        async with asyncio.timeout(settings.mail_lease_s / 4):
-            if not client.is_connected:
-                await client.connect()
-            handed_over = True
-            options = [] if mail.recipient.isascii() else ["SMTPUTF8"]
-            _, text = await client.sendmail(settings.mail_from, [mail.recipient], mail.rendered, mail_options=options)
-        return Answer(mail, True, True, text)
-    except (aiosmtplib.SMTPResponseException, aiosmtplib.SMTPRecipientsRefused) as error:
-        code = error.code if isinstance(error, aiosmtplib.SMTPResponseException) else error.recipients[0].code
-        # Before the mail was mentioned (greeting, login), a refusal is due to the server or us, not to the mail.
-        return Answer(mail, False, handed_over and 500 <= code < 600, f"{code}")  # the text may quote the address
-    except (aiosmtplib.SMTPNotSupported, ValueError) as error:  # the server, or nobody, can write to such an address
-        return Answer(mail, False, True, type(error).__name__)
-    except (aiosmtplib.SMTPException, OSError) as error:  # TimeoutError is one
-        client.close()
-        return Answer(mail, False, False, type(error).__name__, uncertain=handed_over)
+        reply = await server.send(envelope, begin_by, settings.mail_lease_s / 4)
+    except Late:
+        return Answer(mail, False, False, "out of time", late=True)
+    except Refused as error:
+        return Answer(mail, False, error.permanent, str(error))
+    except Unsendable as error:
+        return Answer(mail, False, True, str(error))
+    except Broken as error:
+        return Answer(mail, False, False, str(error), uncertain=error.uncertain)
+    return Answer(mail, True, True, reply.text)
 
 
 async def _record(
@@ -315,27 +344,30 @@ async def _record(
     The mails are locked first, in the order of their ids, as erasing people does. The number of the attempt is the
     lease's fence: a sender that was paused until another took the mail must not end the other's attempt.
     """
-    ids = [answer.mail.id for answer in answers]
-    await connection.execute(_LOCK, {"p_ids": ids})
-    attempts = {row.mail_id: row.attempts for row in await connection.execute(_ATTEMPTS, {"p_ids": ids})}
-    answers = [answer for answer in answers if attempts.get(answer.mail.id) == answer.mail.attempts]
-    ends: list[dict[str, Any]] = []
-    pauses: list[dict[str, Any]] = []
-    for answer in answers:
-        mail, said = answer.mail, {"p_id": answer.mail.id, "p_answer": _storable(answer.text)}
-        if answer.final:
-            state = MailState.SENT if answer.sent else MailState.REFUSED
-            ends.append(said | {"p_state": state.value, "p_sent_at": now if answer.sent else None})
-            continue
-        pause = settings.mail_backoff_s[min(mail.attempts, len(settings.mail_backoff_s)) - 1]
-        pauses.append(said | {"p_next": now + timedelta(seconds=pause), "p_uncertain": int(answer.uncertain)})
-    if ends:
-        await connection.execute(_ENDED, ends)
-        await connection.execute(_DONE, ends)
-    if pauses:
-        await connection.execute(_PUT_OFF, pauses)
-        await connection.execute(_LATER, pauses)
+    await connection.execute(_LOCK, {"p_ids": [answer.mail.id for answer in answers]})
+    counted = set((await connection.execute(_HEARD, _heard_of(answers, now))).scalars())
+    answers = [answer for answer in answers if answer.mail.id in counted]
+    if ended := [answer for answer in answers if answer.final]:
+        states = [(MailState.SENT if answer.sent else MailState.REFUSED).value for answer in ended]
+        await connection.execute(_DONE, {"p_id": [answer.mail.id for answer in ended], "p_state": states})
+    if put_off := [answer.mail for answer in answers if not answer.final]:
+        last = len(settings.mail_backoff_s)
+        pauses = [settings.mail_backoff_s[min(mail.attempts, last) - 1] for mail in put_off]
+        nexts = [now + timedelta(seconds=pause) for pause in pauses]
+        await connection.execute(_LATER, {"p_id": [mail.id for mail in put_off], "p_next": nexts})
     return answers
+
+
+def _heard_of(answers: Sequence[Answer], now: datetime) -> dict[str, Any]:
+    return {
+        "p_id": [answer.mail.id for answer in answers],
+        "p_attempt": [answer.mail.attempts for answer in answers],
+        "p_answer": [_storable(answer.text) for answer in answers],
+        "p_final": [answer.final for answer in answers],
+        "p_sent": [answer.sent for answer in answers],
+        "p_unsure": [int(answer.uncertain) for answer in answers],
+        "p_now": now,
+    }
 
 
 def _storable(answer: str) -> str:
@@ -377,7 +409,6 @@ _BEFORE = sa.select(*DELIVERIES.columns).where(deliveries.c.mail_id == _ids)
 _PEOPLE = sa.select(*PEOPLE.columns).where(people.c.id == _ids).with_for_update(read=True, skip_locked=True)
 _LOCK = sa.select(mails.c.id).where(mails.c.id == _ids).order_by(mails.c.id).with_for_update()
 _THERE = sa.select(people.c.id).where(people.c.id == _ids)
-_ATTEMPTS = sa.select(deliveries.c.mail_id, deliveries.c.attempts).where(deliveries.c.mail_id == _ids)
 _GONE = sa.select(erased.c.id).where(erased.c.id == _ids)
 _DROP = sa.update(mails).values(state=sa.bindparam("p_state"), params={}).where(mails.c.id == _ids)
 _LEASE = (
@@ -385,25 +416,65 @@ _LEASE = (
     .values(state=MailState.RENDERED.value, next_attempt_at=sa.bindparam("p_until"))
     .where(mails.c.id == _ids)
 )
-_new = insert(deliveries)
-_TAKE_OFF = _new.on_conflict_do_update(
-    index_elements=["mail_id"],
-    set_={name: _new.excluded[name] for name in ("rendered", "recipient", "attempts", "in_flight_since", "uncertain")},
+
+_now = sa.bindparam("p_now", type_=deliveries.c.sent_at.type)
+_flights = unnest(
+    p_id=sa.Uuid(),
+    p_rendered=deliveries.c.rendered.type,
+    p_recipient=sa.Text(),
+    p_attempts=sa.Integer(),
+    p_uncertain=sa.Integer(),
 )
-_none_yet = insert(deliveries).values(
-    mail_id=sa.bindparam("p_id"), attempts=0, uncertain=0, last_answer=sa.bindparam("p_code")
+_TAKEN = ("rendered", "recipient", "attempts", "uncertain", "in_flight_since")
+_new = insert(deliveries).from_select(
+    ["mail_id", *_TAKEN],
+    sa.select(
+        _flights.c.p_id,
+        _flights.c.p_rendered,
+        _flights.c.p_recipient,
+        _flights.c.p_attempts,
+        _flights.c.p_uncertain,
+        _now,
+    ),
+)
+_TAKE_OFF = _new.on_conflict_do_update(index_elements=["mail_id"], set_={name: _new.excluded[name] for name in _TAKEN})
+_codes = unnest(p_id=sa.Uuid(), p_code=sa.Text())
+_none_yet = insert(deliveries).from_select(
+    ["mail_id", "attempts", "uncertain", "last_answer"],
+    sa.select(_codes.c.p_id, sa.literal(0), sa.literal(0), _codes.c.p_code),
 )
 _NOTE = _none_yet.on_conflict_do_update(
     index_elements=["mail_id"], set_={"last_answer": _none_yet.excluded.last_answer}
 )
+_PARK = sa.update(mails).values(state=MailState.PARKED.value).where(mails.c.id == _ids)
 
-# One row of parameters per mail: psycopg sends them in one pipeline.
-_heard = sa.update(deliveries).where(deliveries.c.mail_id == sa.bindparam("p_id"))
-_heard = _heard.values(in_flight_since=None, last_answer=sa.bindparam("p_answer"))
-_ENDED = _heard.values(rendered=None, recipient=None, sent_at=sa.bindparam("p_sent_at"))
-_PUT_OFF = _heard.values(uncertain=deliveries.c.uncertain + sa.bindparam("p_uncertain"))
-_this = sa.update(mails).where(mails.c.id == sa.bindparam("p_id"))
+_heard = unnest(
+    p_id=sa.Uuid(),
+    p_attempt=sa.Integer(),
+    p_answer=sa.Text(),
+    p_final=sa.Boolean(),
+    p_sent=sa.Boolean(),
+    p_unsure=sa.Integer(),
+)
+_HEARD = (
+    sa.update(deliveries)
+    .values(
+        in_flight_since=None,
+        last_answer=_heard.c.p_answer,
+        rendered=sa.case((_heard.c.p_final, None), else_=deliveries.c.rendered),
+        recipient=sa.case((_heard.c.p_final, None), else_=deliveries.c.recipient),
+        sent_at=sa.case((_heard.c.p_sent, _now), else_=None),
+        uncertain=deliveries.c.uncertain + _heard.c.p_unsure,
+    )
+    .where(deliveries.c.mail_id == _heard.c.p_id, deliveries.c.attempts == _heard.c.p_attempt)
+    .returning(deliveries.c.mail_id)
+)
 # What was erased meanwhile, or has already bounced, stays so.
-_DONE = _this.values(state=sa.bindparam("p_state"), params={}).where(mails.c.state == MailState.RENDERED.value)
-_PARK = _this.values(state=MailState.PARKED.value)
-_LATER = _this.values(next_attempt_at=sa.bindparam("p_next"))
+_ends = unnest(p_id=sa.Uuid(), p_state=sa.Text())
+_DONE = (
+    sa.update(mails)
+    .values(state=_ends.c.p_state, params={})
+    .where(mails.c.id == _ends.c.p_id, mails.c.state == MailState.RENDERED.value)
+)
+_nexts = unnest(p_id=sa.Uuid(), p_next=mails.c.next_attempt_at.type)
+_LATER = sa.update(mails).values(next_attempt_at=_nexts.c.p_next).where(mails.c.id == _nexts.c.p_id)

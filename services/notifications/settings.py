@@ -15,6 +15,15 @@ class NotificationsSettings(ServiceSettings):
     smtp_security: Literal["none", "starttls", "tls"] = Field("none", description="none on one machine alone")
     smtp_username: str | None = Field(None, description="who we are to the mail server, if it asks")
     smtp_password: SecretStr | None = Field(None, description="and our password there")
+    smtp_connections: int = Field(
+        8, ge=1, le=100, description="connections of one replica to the mail server, kept open while there are mails"
+    )
+    smtp_mails_per_s: float | None = Field(
+        None,
+        ge=0.1,
+        description="mails that one replica begins per second at most, over all its connections; without it, as many "
+        "as the mail server takes. Of a limit that is the mail server's, give each replica its share",
+    )
     mail_from: str = Field("no-reply@popfax.example", description="the sender's address; its domain names Message-IDs")
     password_link: ProtectedUrl = Field(
         HttpUrl("https://www.popfax.example/password"), description="the platform's page where a password is chosen"
@@ -24,7 +33,9 @@ class NotificationsSettings(ServiceSettings):
         description="the platform's page where an invitation is answered",
     )
     mail_sender: bool = Field(True, description="false leaves the sending to other replicas")
-    mails_at_once: int = Field(20, ge=1, le=200, description="mails in one round of the sender, over one connection")
+    mails_at_once: int = Field(
+        100, ge=1, le=1000, description="mails in one round of the sender; two rounds are under way at once"
+    )
     mail_backoff_s: tuple[float, ...] = Field(
         (5, 30, 120, 600, 1800, 3600),
         min_length=1,
@@ -33,4 +44,6 @@ class NotificationsSettings(ServiceSettings):
     mail_lease_s: float = Field(
         120, ge=4, le=3600, description="how long a mail is left to who is sending it, should that one have died"
     )
-    mail_poll_s: float = Field(0.5, gt=0, le=60, description="how often the sender looks for mails that are due")
+    mail_poll_s: float = Field(
+        1, gt=0, le=60, description="how often the sender looks for mails, unless its own replica has just made some"
+    )

@@ -40,9 +40,9 @@ class LoadPlan:
         """Whether any mail of the batch may lose its text; only the rows say which."""
 
     async def fetch(self, tx: Transaction) -> OutgoingMails:
-        """Fetch it, with one statement per table, and one for each way in which a mail can concern a person."""
-        people = await self.people.fetch(tx)
-        erased = await self.erased.fetch(tx, for_update=False)
+        """Fetch it, with one statement per table. Deliveries follow the mails; the rest is one round trip."""
+        people = self.people.fetch(tx)
+        erased = self.erased.fetch(tx, for_update=False)
         mails = await self.mails.fetch(tx)
         deliveries = await tx.fetch(DELIVERIES, self.mails if self.takes_text_away else ())
-        return OutgoingMails(people, erased, mails, deliveries)
+        return OutgoingMails(await people, await erased, mails, deliveries)

@@ -26,7 +26,7 @@ from popfax_contracts.message import Message
 from popfax_contracts.provisioning import OptionPublished, PlanPublished
 from popfax_contracts.topics import Principal
 from services.chassis.messages import Incoming, StoredRecord, outgoing
-from services.chassis.postgres import PostgresTransaction, engine
+from services.chassis.postgres import PostgresDatabase, engine
 from services.chassis.settings import ServiceSettings, load_settings
 from services.provisioning.domain import NumberState, Option, Plan
 from services.provisioning.tables import OPTIONS, PLANS, fax_numbers
@@ -128,8 +128,7 @@ def _why(error: ErrorDetails) -> str:
 
 async def store(catalogue: Catalogue, engine: AsyncEngine, now: datetime) -> list[str]:
     """Bring the database in line with the file, and publish what changed; return the names of that."""
-    async with engine.begin() as connection:
-        tx = await PostgresTransaction.on(connection)
+    async with PostgresDatabase(engine).begin() as tx:
         plans = await tx.fetch(PLANS, catalogue.plans)
         options = await tx.fetch(OPTIONS, catalogue.options)
         told: list[PlanPublished | OptionPublished] = []
@@ -146,7 +145,7 @@ async def store(catalogue: Catalogue, engine: AsyncEngine, now: datetime) -> lis
         await tx.save([plans, options])
         await tx.send([outgoing(message, 0, _cause(message, now)) for message in told], now)
         for numbers in catalogue.fax_numbers:
-            await connection.execute(add_numbers(numbers))
+            await tx.execute(add_numbers(numbers))
     return [message.key() for message in told]
 
 

@@ -14,12 +14,13 @@ from popfax_contracts.provisioning import (
     RegisterSubscriber,
 )
 from popfax_contracts.topics import LEDGER_EVENTS, PROVISIONING_COMMANDS, PROVISIONING_COMMANDS_FROM_GROUPS, Principal
+from services.chassis.deadlines import deadlines
 from services.chassis.sagas import CancelSaga, RetrySaga, SagaDeadline
 from services.chassis.service import Service, contents, handles
-from services.provisioning import handlers
+from services.provisioning import handlers, tables
 from services.provisioning.sagas import SAGAS
 from services.provisioning.store import LoadPlan
-from services.provisioning.timers import ExpiryDue, NumberRested
+from services.provisioning.timers import EXPIRY, ExpiryDue, NumberRested
 
 PROVISIONING = Service(
     principal=Principal.PROVISIONING,
@@ -51,4 +52,5 @@ PROVISIONING = Service(
     ),
     load=LoadPlan,
     malformed=ProvisioningCommandMalformed,
+    alarms=(*deadlines(SAGAS, tables.SAGAS), EXPIRY),
 )

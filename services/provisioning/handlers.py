@@ -46,7 +46,7 @@ from services.provisioning.domain import (
 )
 from services.provisioning.sagas.paid_action import PAID_ACTION, apply_purchase, outcome, refusal
 from services.provisioning.store import ACTIONS, LoadPlan, Registry, saga_of
-from services.provisioning.timers import ExpiryDue, NumberRested, arm, rest_of
+from services.provisioning.timers import ExpiryDue, NumberRested, rest_of
 
 Purchasing = ExtendAccount | AddOptionsPack | EnableCallForwarding
 Changing = DisableCallForwarding | ChangeEmail | CloseAccount
@@ -89,8 +89,7 @@ def register_subscriber(registry: Registry, message: Incoming[RegisterSubscriber
         registration=content,
     ).lasting(command.expires_at, moment.now)
     _add(registry, subscriber)
-    timers = [arm(subscriber)] if subscriber.expires_at is not None else []
-    return [_registered(subscriber), _person(subscriber), *timers]
+    return [_registered(subscriber), _person(subscriber)]
 
 
 def _registered(subscriber: Subscriber) -> SubscriberRegistered:
@@ -144,7 +143,7 @@ def _decide(registry: Registry, command: ProvisionAccount, content: bytes, momen
     _add(registry, subscriber)
     request = replace(request, expires_at=subscriber.expires_at)
     registry.requests.put(request)
-    return [_outcome(registry, request, command.TYPE), _person(subscriber), arm(subscriber)]
+    return [_outcome(registry, request, command.TYPE), _person(subscriber)]
 
 
 def _why_not(registry: Registry, command: ProvisionAccount, plan: Plan | None) -> ProvisioningCode | None:
@@ -355,9 +354,8 @@ def close_account(registry: Registry, message: Incoming[CloseAccount], moment: M
     if isinstance(account, ProvisioningCode):
         return [_change_refused(command, account)]
     _give_up_address(registry, account)
-    gone = account.closed(moment.now)
-    registry.subscribers.put(gone)
-    effects: list[Effect] = [closed, PersonErased(subscriber_id=account.id), arm(gone)]
+    registry.subscribers.put(account.closed(moment.now))
+    effects: list[Effect] = [closed, PersonErased(subscriber_id=account.id)]
     if account.fax_number is not None:
         number = registry.fax_numbers[account.fax_number]
         registry.fax_numbers.put(replace(number, state=NumberState.RESTING, subscriber_id=None))
@@ -374,7 +372,7 @@ def expiry_due(registry: Registry, message: Incoming[ExpiryDue], moment: Moment)
         return ()  # it was closed meanwhile
     expires_at, due = account.expires_at, account.due_days(moment.now)
     expired = expires_at <= moment.now
-    told: list[Effect] = [
+    told: list[Message] = [
         AccountExpiring(account_id=account.id, days=days, expires_at=expires_at, late=expired or days != due[-1])
         for days in due
     ]
@@ -384,7 +382,7 @@ def expiry_due(registry: Registry, message: Incoming[ExpiryDue], moment: Moment)
         account = replace(account, state=AccountState.EXPIRED)
         told.append(AccountExpired(account_id=account.id, expires_at=expires_at))
     registry.subscribers.put(account)
-    return told if expired else [*told, arm(account)]
+    return told
 
 
 def _number(load: LoadPlan, message: Incoming[NumberRested]) -> None:

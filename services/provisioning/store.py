@@ -26,6 +26,7 @@ from services.provisioning.domain import (
 )
 from services.provisioning.tables import (
     ADDRESSES,
+    ALL_PLANS,
     FAX_NUMBERS,
     OPTIONS,
     PAYMENTS,
@@ -119,33 +120,33 @@ class LoadPlan:
     async def fetch(self, tx: Transaction) -> Registry:
         """Fetch it, with one statement per table.
 
-        A table's keys may follow from rows of earlier tables, which are locked by then.
+        A table's keys may follow from rows of earlier tables, which are locked by then. What follows from none is asked
+        for together. The plans are so few that all of them are read with the accounts.
         """
         sagas = await self.sagas.fetch(tx)
-        purchases = await self.purchases.fetch(tx)
-        payments = await self.payments.fetch(tx)
+        buying, paying = self.purchases.fetch(tx), self.payments.fetch(tx)
         self.subscribers |= self.leaving
-        subscribers = await self.subscribers.fetch(tx)
-        leaving = [account for id_ in self.leaving if (account := subscribers.find(id_)) is not None]
+        known = self.subscribers.fetch(tx)
+        leaving = [account for account in (await known).loaded() if account.id in self.leaving] if self.leaving else []
         self.addresses.update(account.email for account in leaving if account.email is not None)
-        addresses = await self.addresses.fetch(tx)
-        requests = await self.requests.fetch(tx)
-        self.plans.update(account.plan for account in subscribers.loaded() if account.plan is not None)
-        plans = await self.plans.fetch(tx, for_update=False)
-        options = await self.options.fetch(tx, for_update=False)
+        taken, requesting = self.addresses.fetch(tx), self.requests.fetch(tx)
+        if self.subscribers:
+            self.plans.add_all(ALL_PLANS)
+        offered, optional = self.plans.fetch(tx, for_update=False), self.options.fetch(tx, for_update=False)
+        plans = await offered
         numbers = sum(plan is not None and plan.fax_number for plan in map(plans.find, self.new_accounts))
         free = (await tx.take(FAX_NUMBERS, {"state": NumberState.FREE.value}, numbers)).loaded()
         self.fax_numbers.update(account.fax_number for account in leaving if account.fax_number is not None)
         fax_numbers = await self.fax_numbers.fetch(tx)
         return Registry(
             sagas=sagas,
-            purchases=purchases,
-            payments=payments,
-            subscribers=subscribers,
-            addresses=addresses,
-            requests=requests,
+            purchases=await buying,
+            payments=await paying,
+            subscribers=await known,
+            addresses=await taken,
+            requests=await requesting,
             plans=plans,
-            options=options,
+            options=await optional,
             fax_numbers=Rows(FAX_NUMBERS, {row.number: row for row in (*free, *fax_numbers.loaded())}),
             free_numbers=Supply(free, numbers),
         )

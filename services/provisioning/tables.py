@@ -1,10 +1,11 @@
 """Provisioning's tables."""
 
+from datetime import datetime
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from services.chassis.rows import Mapped
+from services.chassis.rows import Mapped, RowSet
 from services.chassis.sagas import SagaRow
 from services.chassis.tables import Bytes, add_messaging_tables, add_saga_table, timestamp
 from services.provisioning.domain import Address, FaxNumber, Option, Payment, Plan, Purchase, Request, Subscriber
@@ -12,6 +13,21 @@ from services.provisioning.domain import Address, FaxNumber, Option, Payment, Pl
 metadata = sa.MetaData()
 add_messaging_tables(metadata)
 sagas = add_saga_table(metadata)
+
+# As PostgreSQL writes it, so that the migrations' index can be compared with it.
+NEXT_DUE: sa.ColumnElement[datetime] = sa.literal_column(
+    """timezone('UTC', timezone('UTC', expires_at) - '1 day'::interval *
+CASE
+    WHEN reminded_days IS NULL OR reminded_days > 30 THEN 30
+    WHEN reminded_days > 7 THEN 7
+    WHEN reminded_days > 1 THEN 1
+    ELSE 0
+END)""",
+    timestamp(),
+)
+"""`Subscriber.next_due`, for the index: in UTC, since a day is as long there as any other."""
+LASTING = sa.literal_column("state = 'active' AND expires_at IS NOT NULL", sa.Boolean())
+"""The accounts that will expire."""
 
 subscribers = sa.Table(
     "subscribers",
@@ -31,6 +47,7 @@ subscribers = sa.Table(
     sa.Column("reminded_days", sa.Integer),
     sa.Column("closed_at", timestamp()),
     sa.Column("registration", Bytes),
+    sa.Index("subscribers_due", NEXT_DUE, postgresql_where=LASTING),
 )
 
 # The primary key makes an address unique: of two transactions that find it free, one fails.
@@ -110,6 +127,7 @@ PURCHASES: Mapped[UUID, Purchase] = Mapped(
 )
 PAYMENTS: Mapped[str, Payment] = Mapped(payments, Payment)
 PLANS: Mapped[str, Plan] = Mapped(plans, Plan)
+ALL_PLANS = RowSet(PLANS)
 OPTIONS: Mapped[str, Option] = Mapped(options, Option)
 FAX_NUMBERS: Mapped[str, FaxNumber] = Mapped(fax_numbers, FaxNumber)
 SAGAS: Mapped[UUID, SagaRow] = Mapped(

@@ -27,7 +27,6 @@ PHASES: Mapping[str, tuple[Callable[..., Any], ...]] = {
         PostgresTransaction.send,
         PostgresTransaction.clear_timers,
         PostgresTransaction.set_timers,
-        PostgresTransaction.unanswered,
     ),
     "commit": (PostgresDatabase.begin,),
     "relay": (Relay.run,),

@@ -92,6 +92,7 @@ def _each(did: Counts, rows: int, calls: int) -> Costs:
         "messages handled": did.handled / COUNT,
         "messages relayed": did.relayed / COUNT,
         "statements per batch": did.statements / did.batches if did.batches else 0,
+        "round trips per batch": did.trips / did.batches if did.batches else 0,
         "rows written": rows / COUNT,
         "bytes on the wire": did.wire_bytes / COUNT,
         _CALLS: calls / COUNT,

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, LiteralString
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import psycopg
 import sqlalchemy as sa
@@ -29,7 +30,8 @@ from popfax_contracts.provisioning import RegisterSubscriber
 from popfax_contracts.topics import TOPICS, Principal
 from services.chassis import migrate, postgres
 from services.chassis.messages import source_of
-from services.chassis.postgres import Driver, PostgresDatabase, driver_of
+from services.chassis.pipeline import Driver, Pipeline
+from services.chassis.postgres import PostgresDatabase, driver_of
 from services.chassis.relay import Relay
 from services.chassis.service import Service
 from services.chassis.settings import KafkaSettings
@@ -52,6 +54,7 @@ class Counts:
 
     batches: int = 0
     statements: int = 0
+    trips: int = 0
     handled: int = 0
     relayed: int = 0
     wire_bytes: int = 0
@@ -292,21 +295,43 @@ def _ask(server: PostgresServer, query: LiteralString, database: str = "postgres
 
 
 def _counting(counts: Counts) -> Callable[[Any, Any], None]:
-    """Return a listener that makes a connection count its statements."""
+    """Return a listener that makes a connection count its statements, and its round trips."""
 
     class Counting(psycopg.AsyncCursor[Any]):
         async def execute(self, *args: Any, **options: Any) -> Any:
             counts.statements += 1
+            counts.trips += 1
             return await super().execute(*args, **options)
 
         async def executemany(self, *args: Any, **options: Any) -> Any:
             counts.statements += 1
+            counts.trips += 1
             return await super().executemany(*args, **options)
 
     def connected(connection: Any, _: Any) -> None:
         connection.driver_connection.cursor_factory = Counting
+        _COUNTS[connection.driver_connection] = counts
 
     return connected
+
+
+_COUNTS: WeakKeyDictionary[Driver, Counts] = WeakKeyDictionary()
+
+
+class CountingPipeline(Pipeline):
+    """A pipeline that counts its statements, BEGIN and COMMIT among them, and its round trips."""
+
+    def __init__(self, driver: Driver, prepared: set[bytes]) -> None:
+        super().__init__(driver, prepared)
+        self._counts = _COUNTS.get(driver, Counts())
+
+    def _execute(self, *args: Any) -> None:
+        self._counts.statements += 1
+        super()._execute(*args)
+
+    def _exchange(self) -> Any:
+        self._counts.trips += 1
+        return super()._exchange()
 
 
 @contextmanager
@@ -314,10 +339,12 @@ def line(directory: Path, watch: Watch) -> Iterator[Line]:
     """Start a server in a directory, which is removed at the end, and migrate its databases."""
     server = PostgresServer(directory)
     server.start()
+    postgres.Pipeline = CountingPipeline  # type: ignore[attr-defined]
     try:
         for service in SERVICES:
             migrate.upgrade(service.principal, server.url(service.principal))
         yield Line(server, watch)
     finally:
+        postgres.Pipeline = Pipeline  # type: ignore[attr-defined]
         server.stop()
         shutil.rmtree(directory, ignore_errors=True)

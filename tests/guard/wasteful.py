@@ -1,9 +1,10 @@
 """Counts the costs of a product that wastes: a statement with every load, and calls for every message that it sends."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
 from popfax_contracts.message import Message
+from services.chassis.database import Among
 from services.chassis.postgres import PostgresTransaction
 from services.chassis.rows import Mapped, Rows
 from tests.guard.__main__ import main
@@ -11,12 +12,17 @@ from tests.guard.__main__ import main
 _fetch, _key = PostgresTransaction.fetch, Message.key
 
 
-async def _fetch_twice(
-    self: PostgresTransaction, mapped: Mapped[Any, Any], keys: Iterable[Any], *, for_update: bool = True
-) -> Rows[Any, Any]:
+def _fetch_twice(
+    self: PostgresTransaction,
+    mapped: Mapped[Any, Any],
+    keys: Iterable[Any],
+    sets: Sequence[Among] = (),
+    *,
+    for_update: bool = True,
+) -> Awaitable[Rows[Any, Any]]:
     found = list(keys)
-    await _fetch(self, mapped, found, for_update=for_update)
-    return await _fetch(self, mapped, found, for_update=for_update)
+    _fetch(self, mapped, found, sets, for_update=for_update)
+    return _fetch(self, mapped, found, sets, for_update=for_update)
 
 
 def _key_at_length(self: Message) -> str:

@@ -8,11 +8,10 @@ from alembic import command
 from deploy.local.stack import Stack
 from popfax_contracts.topics import Principal
 from services.chassis import migrate, postgres
-from services.chassis.messages import SetTimer
 from services.provisioning import catalogue
 from services.provisioning.domain import Subscriber
 from services.provisioning.handlers import _content
-from services.provisioning.timers import arm
+from services.provisioning.timers import EXPIRY, ExpiryDue
 from tests.integration.recorder import execute, scratch_database
 from tests.unit.given import id_of
 from tests.unit.test_provisioning import register
@@ -46,12 +45,12 @@ def test_accounts_from_before_expire_as_those_that_begin_today(stack: Stack) -> 
         assert registered == [(ADA, _content(register()))]
         ends = execute(url, "SELECT id, expires_at FROM requests WHERE expires_at IS NOT NULL ORDER BY id")
         assert ends == sorted((account.id, account.expires_at) for account in accounts)
-        timers = [arm(account) for account in accounts]
+        due = [EXPIRY.record(account) for account in accounts]
         found = execute(url, "SELECT id, due_at, type, key, value FROM timers ORDER BY id")
         assert found == sorted(
-            (timer.id, timer.due_at, timer.message.TYPE, timer.message.key(), timer.message.to_json())
-            for timer in timers
-            if isinstance(timer, SetTimer)
+            (each.row_id, each.due_at, ExpiryDue.TYPE, (each.key or b"").decode(), each.value)
+            for each in due
+            if each is not None
         )
         assert len(found) == 2
 

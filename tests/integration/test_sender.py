@@ -730,9 +730,9 @@ def meanwhile(post: Post, message: Message, monkeypatch: pytest.MonkeyPatch) -> 
     """While the sender speaks to the server, and holds no lock, a message comes."""
     deliver = sender._deliver
 
-    async def interrupted(due: Any, settings: NotificationsSettings) -> Any:
+    async def interrupted(*given: Any) -> Any:
         await post.tell(message)
-        return await deliver(due, settings)
+        return await deliver(*given)
 
     monkeypatch.setattr(sender, "_deliver", interrupted)
 

@@ -23,15 +23,18 @@ from popfax_contracts.ledger import CaptureHold, CreditUnits, ReleaseHold, Reser
 from popfax_contracts.message import Command
 from popfax_contracts.topics import LEDGER_COMMANDS, SERVICES, Principal
 from services.chassis import postgres
+from services.chassis.alarms import Alarm
 from services.chassis.database import Conflict, Database, Parked, Why
 from services.chassis.loading import NeededRows
 from services.chassis.memory import MemoryDatabase, MemoryTransaction
-from services.chassis.messages import Incoming, Outgoing, SetTimer, StoredRecord, timer_message_id
+from services.chassis.messages import TIMERS, Incoming, Outgoing, SetTimer, StoredRecord, timer_message_id, timer_record
 from services.chassis.postgres import INBOX, OUTBOX, PARKED, PARKED_KEYS, TIMER, PostgresDatabase
 from services.chassis.rows import AppendOnly, Mapped, NotLoaded, RowSet
 from services.chassis.sagas import CancelSaga, SagaDeadline, SagaRow, Status
 from services.chassis.shell import FromKafka, Shell
 from services.groups import domain as groups
+from services.groups.consumers import GROUPS
+from services.groups.sagas import CREATE_MEMBER_ACCOUNT
 from services.groups.tables import INVITATIONS
 from services.ledger import domain as ledger
 from services.ledger.consumers import LEDGER
@@ -39,6 +42,7 @@ from services.ledger.tables import ACCOUNTS, ENTRIES, HOLDS
 from services.notifications import domain as notifications
 from services.provisioning import domain as provisioning
 from services.provisioning.tables import ADDRESSES, FAX_NUMBERS, PLANS
+from services.provisioning.timers import EXPIRY
 from tests.integration.recorder import scratch_database
 from tests.simulation.bus import BusRecord
 from tests.simulation.world import VirtualClock
@@ -597,6 +601,65 @@ async def test_cleared_timers_are_gone_and_unknown_ones_no_error(store: Store) -
         await tx.clear_timers([A, C])
         await tx.clear_timers([])
     assert await due(store, LATER) == [(B, NOW)]
+
+
+# --- alarms ---
+
+(DEADLINE,) = GROUPS.alarms
+WAITING = replace(SAGA, status=Status.RUNNING, opened_at=NOW - CREATE_MEMBER_ACCOUNT.deadline)
+
+
+async def rings(store: Store, alarm: Alarm[Any], now: datetime, limit: int = 9) -> list[UUID]:
+    return [record.row_id for record in await store.database.due_alarms([alarm], now, limit)]
+
+
+async def test_a_saga_is_due_at_its_deadline_until_it_has_passed_its_pivot(stores: Stores) -> None:
+    store = stores(Principal.GROUPS)
+    later = replace(WAITING, id=B, opened_at=WAITING.opened_at + timedelta(seconds=1), step="provision account")
+    others = [
+        replace(WAITING, id=UUID(int=10), status=Status.COMPENSATING),
+        replace(WAITING, id=UUID(int=11), step="capture hold"),
+        replace(WAITING, id=UUID(int=12), status=Status.COMPLETED, ended_at=NOW),
+        replace(WAITING, id=UUID(int=13), name="another"),
+    ]
+    await write(store, WAITING, later, *others)
+    assert await rings(store, DEADLINE, NOW - timedelta(microseconds=1)) == []
+    assert await rings(store, DEADLINE, LATER) == [A, B]
+    assert await rings(store, DEADLINE, LATER, limit=1) == [A]
+    assert await store.database.next_alarm([DEADLINE]) == NOW
+    (record,) = await store.database.due_alarms([DEADLINE], NOW, 9)
+    envelope = WAITING.correlation_id, WAITING.actor, None
+    body = SagaDeadline(saga_id=A)
+    assert record == timer_record(A, NOW, body.TYPE, body.key(), body.to_json(), *envelope)
+
+
+async def test_a_row_whose_key_is_blocked_waits_and_does_not_stop_the_others(stores: Stores) -> None:
+    store = stores(Principal.GROUPS)
+    await write(store, WAITING, replace(WAITING, id=B))
+    await park(store, parked(1, Why.FAILED, str(A).encode(), TIMERS))
+    assert await rings(store, DEADLINE, NOW, limit=1) == [B]
+    async with store.database.begin() as tx:
+        await tx.drop_parked([UUID(int=1)])
+    assert set(await rings(store, DEADLINE, NOW)) == {A, B}
+
+
+async def test_no_row_waits_while_there_is_none(stores: Stores) -> None:
+    assert await stores(Principal.GROUPS).database.next_alarm([DEADLINE]) is None
+
+
+@pytest.mark.parametrize("reminded", [None, 31, 30, 8, 7, 2, 1, 0])
+async def test_an_account_is_due_when_its_rules_say(stores: Stores, reminded: int | None) -> None:
+    """The index's expression and `Subscriber.next_due` are the same, also across a change of clocks."""
+    store = stores(Principal.PROVISIONING)
+    account = replace(ROWS["subscriber"][1], expires_at=datetime(2031, 4, 2, 0, 30, tzinfo=UTC), reminded_days=reminded)
+    ended = replace(account, id=B, state=provisioning.AccountState.EXPIRED)
+    await write(store, account, ended, replace(account, id=C, expires_at=None))
+    due_at = account.next_due()
+    assert due_at is not None
+    assert await store.database.next_alarm([EXPIRY]) == due_at
+    assert await rings(store, EXPIRY, due_at - timedelta(microseconds=1)) == []
+    (record,) = await store.database.due_alarms([EXPIRY], due_at, 9)
+    assert (record.due_at, record.key) == (due_at, str(A).encode())
 
 
 # --- parked messages ---

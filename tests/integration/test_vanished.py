@@ -11,7 +11,8 @@ from deploy.local.stack import Stack
 from popfax_contracts.groups import MembershipEnded
 from popfax_contracts.topics import Principal
 from services.chassis import postgres
-from services.chassis.postgres import VANISHED_S, Driver, driver_of
+from services.chassis.pipeline import Driver
+from services.chassis.postgres import VANISHED_S, driver_of
 from services.chassis.relay import PAUSE_S
 from tests.integration.paused_relay import discard, paused_relay
 from tests.integration.recorder import eventually, execute, scratch_database, settings

@@ -51,7 +51,7 @@ from popfax_contracts.provisioning import (
 from services.chassis.database import Transaction
 from services.chassis.loading import NeededRows
 from services.chassis.memory import MemoryTransaction
-from services.chassis.messages import Incoming, Outcome, SetTimer
+from services.chassis.messages import Incoming, Outcome
 from services.chassis.sagas import SagaDeadline, Status
 from services.chassis.service import AnyHandler, Moment, Service
 from services.chassis.shell import Arrival, FromKafka
@@ -265,10 +265,19 @@ def no_receipt(tray: Any, message: Incoming[MemberAccountCreated], moment: Momen
     return outcome
 
 
-def never_expires(registry: Registry, message: Incoming[ExpiryDue], moment: Moment) -> Outcome:
-    """Publish what is due, without setting the next timer."""
+def reminds_for_ever(registry: Registry, message: Incoming[ExpiryDue], moment: Moment) -> Outcome:
+    """Publish what is due, and leave it due."""
+    before = registry.subscribers.find(message.body.account_id)
     outcome = PROVISIONING.handlers[ExpiryDue](registry, message, moment)
-    return [effect for effect in outcome if not isinstance(effect, SetTimer)]
+    after = registry.subscribers.find(message.body.account_id)
+    if before is not None and after is not None:
+        registry.subscribers.put(replace(after, reminded_days=before.reminded_days))
+    return outcome
+
+
+def without_alarms(service: Service) -> Mutation:
+    """Return the product in which nothing of a service's rows is ever due."""
+    return Mutation([replace(each, alarms=()) if each is service else each for each in SERVICES])
 
 
 def address_stays_taken(registry: Registry, message: Incoming[CloseAccount], moment: Moment) -> Outcome:
@@ -407,7 +416,8 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "a transfer is done before it is to be seen": _with(GROUPS, {TransfersPosted: done_before_it_is_seen}),
     "an account is created before its payment is to be seen": _with(GROUPS, {HoldCaptured: created_before_it_is_paid}),
     "a closed account stays a member": _with(GROUPS, {AccountClosed: closed_and_still_a_member}),
-    "an account's timer is not set again": _with(PROVISIONING, {ExpiryDue: never_expires}),
+    "an account's end is announced again and again": _with(PROVISIONING, {ExpiryDue: reminds_for_ever}),
+    "nobody looks for accounts that end": without_alarms(PROVISIONING),
     "a closed account keeps its address": _with(PROVISIONING, {CloseAccount: address_stays_taken}),
     "something is given and not paid": _with(PROVISIONING, {UnitsReserved: given_and_not_paid}),
     "an expired account spends": _with(LEDGER, {AccountExpired: expired_and_still_spending}),

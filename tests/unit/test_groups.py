@@ -34,7 +34,7 @@ from popfax_contracts.provisioning import (
     PlanPublished,
     ProvisionAccount,
 )
-from services.chassis.messages import ClearTimer, Effect, Incoming, SetTimer
+from services.chassis.messages import ClearTimer, Effect, Incoming
 from services.chassis.sagas import TRAIL_LENGTH, CancelSaga, RetrySaga, SagaDeadline, SagaRow, Status
 from services.groups.consumers import GROUPS, with_quotas
 from services.groups.domain import (
@@ -102,8 +102,6 @@ DEADLINE = SagaDeadline(saga_id=SAGA)
 RETRY = RetrySaga(saga_id=SAGA)
 CANCEL = CancelSaga(saga_id=SAGA)
 
-SET_DEADLINE = SetTimer(SAGA, NOW + timedelta(minutes=5), DEADLINE)
-CLEAR_DEADLINE = ClearTimer(SAGA)
 
 JOINED = MemberJoined(group_id=GROUP, owner_id=ADA, member_id=MEMBER, epoch=1, via="account_created")
 CREATED = MemberAccountCreated(group_id=GROUP, owner_id=ADA, member_id=MEMBER, plan="send_receive", price_units=20)
@@ -165,7 +163,7 @@ def saga(scene: Scene) -> SagaRow:
 
 
 def test_opens_a_saga_that_asks_for_the_units_and_sets_a_deadline() -> None:
-    scene = given(GROUPS, PLAN).when(ASKED).then(RESERVE, SET_DEADLINE)
+    scene = given(GROUPS, PLAN).when(ASKED).then(RESERVE)
     data = COMMAND.model_dump(mode="json") | {"owner_id": str(ADA)}
     trail = (f"{NOW.isoformat(timespec='milliseconds')} opened",)
     scene.leaves(
@@ -226,7 +224,7 @@ def test_one_quota_is_for_invitations_and_accounts_together_and_counts_what_is_a
     service = with_quotas(Quotas(owner_day=3))
     invite = incoming(InviteByEmail(group_id=GROUP, email="nobody@example.org"), ADA)
     scene = given(service, PLAN).when(invite, ASKED, incoming(COMMAND, ADA, id_of("second")))
-    assert [type(effect) for effect in scene.effects][1:] == [ReserveUnits, SetTimer] * 2
+    assert [type(effect) for effect in scene.effects][1:] == [ReserveUnits] * 2
     scene.when(incoming(COMMAND, ADA, id_of("third"))).then(refused("quota_owner_day"))
     scene.when(incoming(InviteByEmail(group_id=GROUP, email="nobody@example.org"), ADA, id_of("fourth"))).then(
         InvitationRefused(group_id=GROUP, code="quota_owner_day", command_type=InviteByEmail.TYPE)
@@ -258,7 +256,7 @@ def test_a_repetition_that_the_inbox_let_through_does_not_begin_again() -> None:
 def test_two_commands_open_two_sagas() -> None:
     other = incoming(COMMAND, ADA, id_of("another command"))
     scene = given(GROUPS, PLAN).when(ASKED, other)
-    assert [type(effect) for effect in scene.effects] == [ReserveUnits, SetTimer] * 2
+    assert [type(effect) for effect in scene.effects] == [ReserveUnits] * 2
     assert {row.id for row in scene.rows() if isinstance(row, SagaRow)} == {SAGA, saga_of(other)}
 
 
@@ -286,7 +284,7 @@ PIVOT, LAST = "provision account", "capture hold"
 TURNS = [
     # There:
     Turn("reserved: ask for the account", [], RESERVED, [PROVISION], step=PIVOT),
-    Turn("provisioned: past the pivot", [RESERVED], PROVISIONED, [CLEAR_DEADLINE, CAPTURE], step=LAST),
+    Turn("provisioned: past the pivot", [RESERVED], PROVISIONED, [CAPTURE], step=LAST),
     Turn(
         "captured: the end",
         [RESERVED, PROVISIONED],
@@ -297,13 +295,13 @@ TURNS = [
         membership=True,
     ),
     # And back:
-    Turn("units short", [], SHORT, [CLEAR_DEADLINE, refused("units_short")], REFUSED, code="units_short"),
+    Turn("units short", [], SHORT, [refused("units_short")], REFUSED, code="units_short"),
     Turn("account refused: release", [RESERVED], TAKEN, [RELEASE], COMPENSATING, code="email_taken"),
     Turn(
         "released: the end",
         [RESERVED, TAKEN],
         RELEASED,
-        [CLEAR_DEADLINE, refused("email_taken")],
+        [refused("email_taken")],
         REFUSED,
         code="email_taken",
     ),
@@ -323,19 +321,19 @@ TURNS = [
         "released: timed out",
         [DEADLINE],
         RELEASED,
-        [CLEAR_DEADLINE, refused("timed_out")],
+        [refused("timed_out")],
         REFUSED,
         code="timed_out",
     ),
     # After the deadline at the pivot:
-    Turn("the account won", [RESERVED, DEADLINE], PROVISIONED, [CLEAR_DEADLINE, CAPTURE], step=LAST),
+    Turn("the account won", [RESERVED, DEADLINE], PROVISIONED, [CAPTURE], step=LAST),
     Turn("the cancellation won", [RESERVED, DEADLINE], CALLED_OFF, [RELEASE], COMPENSATING, code="timed_out"),
     Turn("it had been refused anyway", [RESERVED, DEADLINE], TAKEN, [RELEASE], COMPENSATING, code="timed_out"),
     Turn(
         "released after the cancellation won",
         [RESERVED, DEADLINE, CALLED_OFF],
         RELEASED,
-        [CLEAR_DEADLINE, refused("timed_out")],
+        [refused("timed_out")],
         REFUSED,
         code="timed_out",
     ),
@@ -392,7 +390,7 @@ def told(turn: Turn) -> list[HistoryEntry]:
 
 @pytest.mark.parametrize("code", ["account_closed", "account_expired", "units_short"])
 def test_passes_on_why_the_ledger_refuses(code: str) -> None:
-    after().when(SHORT.model_copy(update={"code": code})).then(CLEAR_DEADLINE, refused(code))
+    after().when(SHORT.model_copy(update={"code": code})).then(refused(code))
 
 
 @pytest.mark.parametrize(
@@ -400,11 +398,11 @@ def test_passes_on_why_the_ledger_refuses(code: str) -> None:
 )
 def test_passes_on_why_provisioning_refuses(code: str) -> None:
     scene = after(RESERVED).when(TAKEN.model_copy(update={"code": code})).then(RELEASE)
-    scene.when(RELEASED).then(CLEAR_DEADLINE, refused(code))
+    scene.when(RELEASED).then(refused(code))
 
 
 def test_is_refused_when_an_operator_calls_it_off() -> None:
-    after().when(CANCEL).then(RELEASE).when(RELEASED).then(CLEAR_DEADLINE, refused("cancelled"))
+    after().when(CANCEL).then(RELEASE).when(RELEASED).then(refused("cancelled"))
 
 
 @pytest.mark.parametrize(("end", "outcome", "code"), [(CAPTURED, "created", None), (SHORT, "refused", "units_short")])
@@ -484,7 +482,7 @@ def test_an_invitation_of_whose_account_is_being_created_is_void_when_they_are_a
 
 def test_every_reply_in_one_batch_takes_the_saga_to_its_end() -> None:
     scene = after().when(RESERVED, PROVISIONED, CAPTURED)
-    scene.then(PROVISION, CLEAR_DEADLINE, CAPTURE, JOINED, RECORDED, CREATED)
+    scene.then(PROVISION, CAPTURE, JOINED, RECORDED, CREATED)
 
 
 @pytest.mark.parametrize("past", [[RESERVED, PROVISIONED, CAPTURED], [SHORT]], ids=["completed", "refused"])

@@ -28,6 +28,8 @@ from deploy.operator.invariants import (
     logged,
     published,
 )
+from deploy.operator.invariants.snapshot import Lateness
+from deploy.operator.invariants.waiting import check_waiting
 from deploy.operator.snapshots import Unknown
 from popfax_contracts.catalogue import COMMANDS, codes_of
 from popfax_contracts.fields import Language
@@ -65,7 +67,7 @@ from popfax_contracts.provisioning import (
     PersonRecorded,
     PlanPublished,
 )
-from services.chassis.messages import TIMERS, SetTimer, StoredRecord
+from services.chassis.messages import TIMERS, StoredRecord
 from services.chassis.sagas import SagaDeadline, SagaRow, Status
 from services.groups import domain as groups
 from services.groups.domain import (
@@ -112,7 +114,7 @@ from services.provisioning.domain import (
     Subscriber,
 )
 from services.provisioning.store import saga_of
-from services.provisioning.timers import arm
+from services.provisioning.timers import ExpiryDue, NumberRested
 
 NOW = datetime(2031, 1, 1, tzinfo=UTC)
 NAMES = UUID("00000000-0000-4000-8000-000000000000")
@@ -162,12 +164,6 @@ def line(id_: UUID, kind: Kind, reference: UUID, outcome: str, member: UUID | No
 def mail(fact: object, template: Template, to: UUID, about: UUID | None, **more: Any) -> Mail:
     id_ = Letter(template, str(fact), to).id
     return Mail(id_, template, to, about, {}, MailState.QUEUED, NOW, END, **more)
-
-
-def expiry_of(account: Subscriber) -> TimerRow:
-    timer = arm(account)
-    assert isinstance(timer, SetTimer)
-    return TimerRow(timer.id, timer.due_at, timer.message.TYPE, timer.message.key())
 
 
 # The owner bought 100 and 7, gave 30 to another and 9 to a member, and paid 20 for that member; a second creation was
@@ -284,7 +280,7 @@ PROVISIONING = ProvisioningSnapshot(
         paid_action(UNPAID_PURCHASE, Action.CALL_FORWARDING, 99, Status.REFUSED, "units_short"),
     ],
     plans=[provisioning.Plan("send_only", 10, 12, False), provisioning.Plan("send_receive", 20, 12, True)],
-    timers=[expiry_of(subscriber(MEMBER, "", "send_receive", None))],
+    timers=[TimerRow(MEMBER, END, ExpiryDue.TYPE, str(MEMBER)), TimerRow(OWNER, END, SagaDeadline.TYPE, "x")],
     subscribers=[
         subscriber(OWNER, "owner@example.org", None, None),
         subscriber(OTHER, "other@example.org", None, None),
@@ -625,7 +621,7 @@ ALWAYS_WRONG: list[tuple[str, Snapshot, list[Invariant]]] = [
             ],
             addresses=[*PROVISIONING.addresses, Address("x@example.org", account_of(REFUSED))],
         ),
-        [Invariant.REFUSED_WITH_ACCOUNT, Invariant.TIMER_MISSING],
+        [Invariant.REFUSED_WITH_ACCOUNT],
     ),
     (
         "a creation's line says other units than were paid",
@@ -659,7 +655,7 @@ ALWAYS_WRONG: list[tuple[str, Snapshot, list[Invariant]]] = [
             addresses=without(list(PROVISIONING.addresses), 2),
             fax_numbers=list(PROVISIONING.fax_numbers)[1:],
         ),
-        [Invariant.REQUEST_MISMATCH, Invariant.TIMER_WITHOUT_ROW],
+        [Invariant.REQUEST_MISMATCH],
     ),
     (
         "an account on a plan was neither asked for nor registered",
@@ -712,7 +708,7 @@ ALWAYS_WRONG: list[tuple[str, Snapshot, list[Invariant]]] = [
             in_provisioning(subscribers=changed(list(PROVISIONING.subscribers), 2, expires_at=NOW)),
             subscribers=changed(list(GROUPS.subscribers), 2, expires_at=NOW),
         ),
-        [Invariant.EXTENSION_MISMATCH, Invariant.TIMER_MISSING],
+        [Invariant.EXTENSION_MISMATCH],
     ),
     (
         "a purchase has ended and its units are held",
@@ -942,13 +938,8 @@ ALWAYS_WRONG: list[tuple[str, Snapshot, list[Invariant]]] = [
         [Invariant.HISTORY_MISMATCH],
     ),
     (
-        "an account that ends has no timer",
-        in_provisioning(timers=[]),
-        [Invariant.TIMER_MISSING],
-    ),
-    (
-        "an account's timer is set for too late",
-        in_provisioning(timers=[replace(timer, due_at=END) for timer in PROVISIONING.timers]),
+        "an invitation's timer is set for too late",
+        in_groups(timers=[replace(timer, due_at=END + timedelta(1)) for timer in GROUPS.timers]),
         [Invariant.TIMER_MISSING],
     ),
     (
@@ -957,16 +948,8 @@ ALWAYS_WRONG: list[tuple[str, Snapshot, list[Invariant]]] = [
         [Invariant.TIMER_MISSING],
     ),
     (
-        "a saga that runs has no deadline",
-        in_provisioning(
-            purchases=[*PROVISIONING.purchases, Purchase(id_of("x"), MEMBER, Action.CALL_FORWARDING, 3, b"")],
-            sagas=[*PROVISIONING.sagas, UNDER_WAY],
-        ),
-        [Invariant.TIMER_MISSING],
-    ),
-    (
-        "a timer is for an account that never ends",
-        in_provisioning(timers=[*PROVISIONING.timers, TimerRow(OWNER, END, "popfax.provisioning.expiry-due", "x")]),
+        "a timer is for a number that nobody knows",
+        in_provisioning(timers=[TimerRow(OWNER, END, NumberRested.TYPE, "x")]),
         [Invariant.TIMER_WITHOUT_ROW],
     ),
     (
@@ -1099,7 +1082,6 @@ WRONG_WHEN_SETTLED: list[tuple[str, Snapshot, list[Invariant]]] = [
                 Purchase(id_of("x"), MEMBER, Action.CALL_FORWARDING, 3, b""),
             ],
             sagas=[*PROVISIONING.sagas, UNDER_WAY],
-            timers=[*PROVISIONING.timers, TimerRow(UNDER_WAY.id, NOW, SagaDeadline.TYPE, str(UNDER_WAY.id))],
         ),
         [Invariant.SAGA_NOT_ENDED, Invariant.PURCHASE_UNDECIDED],
     ),
@@ -1687,3 +1669,10 @@ def test_reads_a_record_by_its_envelope_and_leaves_out_one_without() -> None:
     assert logged(record([*envelope, ("traceparent", b"\xff")])) is not None
     assert logged(record([("ce_id", b"\xff"), ("ce_type", b"x")])) is None
     assert logged(record([])) is None
+
+
+def test_an_account_whose_end_is_not_announced_is_overdue() -> None:
+    wrong = in_provisioning(subscribers=changed(list(PROVISIONING.subscribers), 2, expires_at=NOW))
+    late = Lateness(settled=False, before=NOW + timedelta(1))
+    assert [violation.code for violation in check_waiting(wrong, late)] == [Invariant.TIMER_OVERDUE]
+    assert [*check_waiting(SNAPSHOT, late)] == []

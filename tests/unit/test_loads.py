@@ -5,7 +5,7 @@ The order in which tables are locked is part of it: two batches that lock in dif
 
 import gc
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -44,6 +44,7 @@ from popfax_contracts.provisioning import (
     PersonErased,
     ProvisionAccount,
 )
+from services.chassis.database import Among
 from services.chassis.memory import MemoryDatabase, MemoryTransaction
 from services.chassis.rows import Mapped, Rows
 from services.chassis.service import Service
@@ -63,15 +64,21 @@ class Counted(MemoryTransaction):
 
     statements: list[str]
 
-    async def fetch(self, mapped: Mapped[Any, Any], keys: Iterable[Any], *, for_update: bool = True) -> Rows[Any, Any]:
-        if keys := list(keys):
-            self.statements.append(f"{'lock' if for_update else 'read'} {mapped.table.name}")
-        return await super().fetch(mapped, keys, for_update=for_update)
+    def fetch(
+        self, mapped: Mapped[Any, Any], keys: Iterable[Any], sets: Sequence[Among] = (), *, for_update: bool = True
+    ) -> Awaitable[Rows[Any, Any]]:
+        sets, keys = [among for among in sets if all(among.values())], list(keys)
+        if keys or sets:
+            by = [f"by {', '.join(among) or 'nothing'}" for among in sets]
+            self.statements.append(
+                " ".join(["lock" if for_update else "read", mapped.table.name, " and ".join(by)]).strip()
+            )
+        return super().fetch(mapped, keys, sets, for_update=for_update)
 
-    async def keys(self, mapped: Mapped[Any, Any], among: Mapping[str, Any]) -> set[Any]:
+    def keys(self, mapped: Mapped[Any, Any], among: Among) -> Awaitable[set[Any]]:
         if all(among.values()):
             self.statements.append(f"find {mapped.table.name} by {', '.join(among) or 'nothing'}")
-        return await super().keys(mapped, among)
+        return super().keys(mapped, among)
 
     async def take(self, mapped: Mapped[Any, Any], matching: Mapping[str, Any], limit: int) -> Rows[Any, Any]:
         if limit:
@@ -128,7 +135,7 @@ BATCHES: dict[str, tuple[Service, list[Message], list[str]]] = {
     "accounts are asked for": (
         GROUPS,
         [new_account("b@example.org")],
-        ["find commands by id", "lock sagas", "find subscribers by email", "lock groups", "read plans", "lock tallies"],
+        ["find commands by id", "lock sagas", "lock subscribers by email", "lock groups", "read plans", "lock tallies"],
     ),
     "sagas go on": (
         GROUPS,
@@ -146,7 +153,7 @@ BATCHES: dict[str, tuple[Service, list[Message], list[str]]] = {
     "units are transferred": (
         GROUPS,
         [TransferUnits(group_id=GROUP, mode="amount", amount_units=1, members="all")],
-        ["find commands by id", "lock groups", "find memberships by group_id, active", "lock transfers"],
+        ["find commands by id", "lock groups", "lock memberships by group_id, active", "lock transfers"],
     ),
     "a transfer is not the group's": (
         GROUPS,
@@ -159,10 +166,10 @@ BATCHES: dict[str, tuple[Service, list[Message], list[str]]] = {
         [
             "find commands by id",
             "read invitations",
-            "find subscribers by email",
+            "lock subscribers by email",
             "lock groups",
             "lock invitations",
-            "find plans by nothing",
+            "read plans by nothing",
             "lock tallies",
             "lock history",
         ],
@@ -175,8 +182,7 @@ BATCHES: dict[str, tuple[Service, list[Message], list[str]]] = {
             "lock groups",
             "find invitations by subscriber_id",
             "find invitations by group_id, state",
-            "find memberships by member_id",
-            "find memberships by group_id, active",
+            "lock memberships by member_id and by group_id, active",
         ],
     ),
     "members are detached": (
@@ -192,14 +198,18 @@ BATCHES: dict[str, tuple[Service, list[Message], list[str]]] = {
     "accounts are created": (
         PROVISIONING,
         [provision("b@example.org")],
-        ["lock subscribers", "lock addresses", "lock requests", "read plans"],
+        ["lock subscribers", "lock addresses", "lock requests", "read plans by nothing"],
     ),
     "something is bought": (
         PROVISIONING,
         [ExtendAccount(request_id=uuid4(), account_id=ADA, price_units=1)],
-        ["lock purchases", "lock subscribers", "read options"],
+        ["lock purchases", "lock subscribers", "read plans by nothing", "read options"],
     ),
-    "accounts are closed": (PROVISIONING, [CloseAccount(account_id=ADA)], ["lock subscribers"]),
+    "accounts are closed": (
+        PROVISIONING,
+        [CloseAccount(account_id=ADA)],
+        ["lock subscribers", "read plans by nothing"],
+    ),
     "mails are written": (
         NOTIFICATIONS,
         [UnitsReceived(group_id=GROUP, owner_id=ADA, member_id=uuid4(), transfer_id=uuid4(), amount_units=1)],
@@ -208,7 +218,7 @@ BATCHES: dict[str, tuple[Service, list[Message], list[str]]] = {
     "somebody is erased": (
         NOTIFICATIONS,
         [PersonErased(subscriber_id=ADA)],
-        ["lock people", "read erased", "find mails by recipient_id, state", "find mails by about_id, state"],
+        ["lock people", "read erased", "lock mails by recipient_id, state and by about_id, state"],
     ),
     "mails come back": (
         NOTIFICATIONS,

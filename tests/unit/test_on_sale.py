@@ -12,7 +12,6 @@ from popfax_contracts.fields import END_OF_TIME, FIRST_MOMENT
 from popfax_contracts.groups import AccountCreationRequired
 from popfax_contracts.ledger import CaptureHold, HoldReleased, ReleaseHold, UnitsReserved
 from popfax_contracts.provisioning import AccountRefused, PlanPublished
-from services.chassis.messages import ClearTimer
 from services.groups.consumers import GROUPS
 from services.groups.domain import Plan as GroupsPlan
 from services.provisioning.consumers import PROVISIONING
@@ -92,7 +91,7 @@ def test_an_extension_that_has_become_too_long_is_given_back() -> None:
     scene.database.contents.tables["subscribers"] = {ADA: FAR}
     scene.when(RESERVED).then(ReleaseHold(hold_id=SAGA, account_id=ADA))
     scene.when(HoldReleased(hold_id=SAGA, account_id=ADA, amount_units=10))
-    scene.then(ClearTimer(SAGA), refused(extend(), "too_far_ahead"))
+    scene.then(refused(extend(), "too_far_ahead"))
 
 
 # --- off sale ---

@@ -21,7 +21,7 @@ from popfax_contracts.provisioning import (
 from services.provisioning.consumers import PROVISIONING
 from services.provisioning.domain import AccountState, Address, FaxNumber, NumberState, Plan, Request, Subscriber
 from services.provisioning.handlers import _content
-from services.provisioning.timers import arm
+from services.provisioning.timers import EXPIRY
 from tests.unit.given import NOW, Scene, given, id_of
 
 ADA, NEW, REQUEST = id_of("ada"), id_of("new"), id_of("request")
@@ -132,7 +132,7 @@ def test_registers_a_subscriber_whose_account_has_an_end_and_sets_its_timer() ->
     command = register(plan="send_only", expires_at=YEAR)
     there = replace(OWNER, plan="send_only", expires_at=YEAR, registration=_content(command))
     registered = SubscriberRegistered(subscriber_id=ADA, expires_at=YEAR)
-    scene = given(PROVISIONING, SEND).when(command).then(registered, RECORDED, arm(there))
+    scene = given(PROVISIONING, SEND).when(command).then(registered, RECORDED)
     scene.leaves(SEND, there, OWNERS_ADDRESS)
     assert there.next_due() == YEAR - timedelta(30)
     scene.when(command).then(registered, RECORDED).leaves(SEND, there, OWNERS_ADDRESS)
@@ -144,7 +144,7 @@ def test_registers_a_subscriber_whose_account_has_ended_with_a_timer_that_is_due
     subscriber = scene.only(Subscriber)
     assert (subscriber.state, subscriber.reminded_days) == (AccountState.ACTIVE, 1)
     assert subscriber.next_due() == yesterday
-    assert scene.effects[-1] == arm(subscriber)
+    assert EXPIRY.record(subscriber) is not None
 
 
 def test_refuses_a_registration_in_the_documented_order() -> None:
@@ -182,7 +182,7 @@ def test_refuses_to_register_an_account_that_somebody_else_paid() -> None:
 
 
 def test_creates_an_account_with_a_fax_number() -> None:
-    scene = provisioned().then(PROVISIONED, NEW_RECORDED, arm(CREATED))
+    scene = provisioned().then(PROVISIONED, NEW_RECORDED)
     scene.leaves(
         FAX,
         SEND,
@@ -199,7 +199,6 @@ def test_creates_an_account_without_a_number_where_the_plan_has_none() -> None:
     scene.then(
         AccountProvisioned(request_id=REQUEST, account_id=NEW, plan="send_only", expires_at=YEAR),
         person(NEW, "new@example.org", "Grace", "H.", Language.FR, None),
-        arm(CREATED),
     )
     assert scene.only(Subscriber).fax_number is None
     assert scene.only(FaxNumber) == GIVEN
@@ -278,9 +277,9 @@ def test_a_batch_gives_each_account_a_number_of_its_own() -> None:
 def test_of_two_accounts_for_one_address_in_one_batch_one_is_created() -> None:
     scene = given(PROVISIONING, FAX, FREE, FREE_TOO)
     scene.when(provision(), provision(request_id=id_of("r2"), account_id=id_of("a2")))
-    assert scene.effects[:3] == [PROVISIONED, NEW_RECORDED, arm(CREATED)]
-    assert isinstance(scene.effects[3], AccountRefused)
-    assert (len(scene.effects), scene.effects[3].code) == (4, "email_taken")
+    assert scene.effects[:2] == [PROVISIONED, NEW_RECORDED]
+    assert isinstance(scene.effects[2], AccountRefused)
+    assert (len(scene.effects), scene.effects[2].code) == (3, "email_taken")
 
 
 # --- calling off ---

@@ -18,10 +18,10 @@ from popfax_contracts.provisioning import (
     EmailChanged,
     PersonErased,
 )
-from services.chassis.messages import ClearTimer, SetTimer
+from services.chassis.messages import SetTimer
 from services.provisioning.consumers import PROVISIONING
 from services.provisioning.domain import AccountState, Address, FaxNumber, NumberState, Subscriber
-from services.provisioning.timers import NumberRested, arm, rest_of
+from services.provisioning.timers import NumberRested, rest_of
 from tests.unit.given import NOW, given, id_of
 from tests.unit.test_provisioning import (
     ADA,
@@ -161,7 +161,7 @@ def closed(account: Subscriber) -> Subscriber:
 def test_closes_an_account_and_forgets_whose_it_was() -> None:
     account = replace(FORWARDED, options_pack=True)
     scene = given(PROVISIONING, account, OWNERS_ADDRESS).when(CLOSE, actor=ADA)
-    scene.then(CLOSED, ERASED, ClearTimer(arm(account).id)).leaves(closed(account))
+    scene.then(CLOSED, ERASED).leaves(closed(account))
 
 
 def test_gives_the_same_answer_when_it_is_closed_already() -> None:
@@ -180,7 +180,6 @@ def test_lets_the_fax_number_rest_for_ninety_days() -> None:
     scene.then(
         AccountClosed(account_id=NEW),
         PersonErased(subscriber_id=NEW),
-        ClearTimer(arm(CREATED).id),
         SetTimer(rest_of("+331"), NOW + timedelta(90), NumberRested(number="+331")),
     )
     scene.leaves(*rows, closed(CREATED), FaxNumber("+331", NumberState.RESTING, None), FREE_TOO)

@@ -22,14 +22,14 @@ from popfax_contracts.provisioning import (
     ExtendAccount,
 )
 from services.chassis.memory import MemoryDatabase
-from services.chassis.messages import SetTimer, StoredRecord
+from services.chassis.messages import StoredRecord
 from services.chassis.shell import FromKafka, Shell
 from services.chassis.timers import fire_due
 from services.provisioning.consumers import PROVISIONING
 from services.provisioning.domain import AccountState, Subscriber
 from services.provisioning.handlers import _content
 from services.provisioning.tables import PLANS, SUBSCRIBERS
-from services.provisioning.timers import ExpiryDue, arm
+from services.provisioning.timers import EXPIRY, ExpiryDue
 from tests.simulation.world import VirtualClock, drive
 from tests.unit.given import NOW, given, id_of
 from tests.unit.test_provisioning import ADA, SEND, SIGNED_UP, provision, register
@@ -49,11 +49,6 @@ def expiring(account: Subscriber, days: int, late: bool = False) -> AccountExpir
 
 def expired(account: Subscriber) -> AccountExpired:
     return AccountExpired(account_id=account.id, expires_at=account.expires_at)
-
-
-def at(account: Subscriber, due_at: datetime | None) -> SetTimer:
-    assert due_at is not None
-    return SetTimer(arm(account).id, due_at, DUE)
 
 
 # --- one firing ---
@@ -77,9 +72,10 @@ def test_tells_every_milestone_that_has_come_and_waits_for_the_next(
     account = lasting(left, reminded_days=reminded)
     scene = given(PROVISIONING, account).when(DUE)
     assert account.expires_at is not None
-    again = at(account, account.expires_at - next_days * DAY)
-    scene.then(*(expiring(account, days, late) for days, late in told), again)
-    scene.leaves(replace(account, reminded_days=told[-1][0]))
+    scene.then(*(expiring(account, days, late) for days, late in told))
+    reminded_of = replace(account, reminded_days=told[-1][0])
+    scene.leaves(reminded_of)
+    assert reminded_of.next_due() == account.expires_at - next_days * DAY
 
 
 @pytest.mark.parametrize(
@@ -97,13 +93,12 @@ def test_tells_an_end_that_has_come_after_all_that_was_missed(
 def test_tells_nothing_twice() -> None:
     account = lasting(30)
     scene = given(PROVISIONING, account).when(DUE, DUE)
-    again = at(account, NOW + 23 * DAY)
-    scene.then(expiring(account, 30), again, again)
+    scene.then(expiring(account, 30))
 
 
-def test_only_waits_when_the_account_was_extended_meanwhile() -> None:
+def test_does_nothing_when_the_account_was_extended_meanwhile() -> None:
     account = lasting(300)
-    given(PROVISIONING, account).when(DUE).then(at(account, NOW + 270 * DAY)).leaves(account)
+    given(PROVISIONING, account).when(DUE).then().leaves(account)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +159,9 @@ class Life:
         assert isinstance(account, Subscriber)
         return account
 
-    def timers(self) -> list[datetime]:
-        return [timer.due_at for timer, _ in self.database.contents.timers.values()]
+    def due(self) -> datetime | None:
+        assert not self.database.contents.timers
+        return drive(self.database.next_alarm(PROVISIONING.alarms))
 
     def _told(self) -> list[Message]:
         outbox, self.database.contents.outbox = self.database.contents.outbox, []
@@ -191,7 +187,7 @@ def test_tells_each_milestone_on_its_day_and_then_the_end() -> None:
         99: [(1, False)],
         100: ["AccountExpired"],
     }
-    assert life.timers() == []
+    assert life.due() is None
     assert life.account().state is AccountState.EXPIRED
 
 
@@ -231,7 +227,7 @@ def test_extended_before_its_end_it_does_not_expire() -> None:
     extended = life.send(extend())
     end = NOW + 375 * DAY
     assert extended == [AccountExtended(request_id=id_of("extension"), account_id=ADA, expires_at=end)]
-    assert life.timers() == [end - 30 * DAY]
+    assert life.due() == end - 30 * DAY
     assert life.wait_until(NOW + 300 * DAY) == []
     assert days_told(life.wait_until(end)) == [(30, True), (7, True), (1, True), "AccountExpired"]
 
@@ -263,7 +259,7 @@ def test_extended_twice_it_lasts_twice_as_long() -> None:
 def test_closed_it_is_never_told_of() -> None:
     life = begun(10)
     assert AccountClosed(account_id=ADA) in life.send(CloseAccount(account_id=ADA), ADA)
-    assert life.timers() == []
+    assert life.due() is None
     assert life.wait_until(NOW + 40 * DAY) == []
 
 
@@ -273,16 +269,17 @@ MIGRATION = importlib.import_module("services.provisioning.migrations.0002_whole
 
 
 @pytest.mark.parametrize("reminded", [None, 30, 7, 1])
-def test_the_migration_sets_timers_as_the_handlers_do(reminded: int | None) -> None:
+def test_timers_from_before_are_the_same_messages(reminded: int | None) -> None:
     account = lasting(100, reminded_days=reminded)
-    timer = arm(account)
-    assert isinstance(timer, SetTimer)
+    due = EXPIRY.record(account)
+    assert due is not None
+    assert due.key is not None
     assert account.expires_at is not None
     assert MIGRATION.timer_of(ADA, account.expires_at, reminded) == {
-        "id": timer.id,
-        "due_at": timer.due_at,
-        "key": timer.message.key(),
-        "value": timer.message.to_json(),
+        "id": due.row_id,
+        "due_at": due.due_at,
+        "key": due.key.decode(),
+        "value": due.value,
     }
     assert ExpiryDue.TYPE in MIGRATION.SET_TIMER
 

@@ -29,7 +29,6 @@ from popfax_contracts.provisioning import (
     PaidActionRefused,
     PersonErased,
 )
-from services.chassis.messages import ClearTimer, SetTimer
 from services.chassis.sagas import CancelSaga, RetrySaga, SagaDeadline, SagaRow, Status
 from services.provisioning.consumers import PROVISIONING
 from services.provisioning.domain import (
@@ -44,7 +43,6 @@ from services.provisioning.domain import (
 )
 from services.provisioning.handlers import _content
 from services.provisioning.store import saga_of
-from services.provisioning.timers import arm
 from tests.unit.given import NOW, Scene, given, id_of, incoming
 from tests.unit.test_provisioning import ADA, NEW, SEND, SIGNED_UP
 
@@ -109,7 +107,6 @@ CAPTURED = HoldCaptured(hold_id=SAGA, account_id=ADA, amount_units=10)
 RELEASED = HoldReleased(hold_id=SAGA, account_id=ADA, amount_units=10)
 CAPTURE = CaptureHold(hold_id=SAGA, account_id=ADA)
 RELEASE = ReleaseHold(hold_id=SAGA, account_id=ADA)
-CLEARED = ClearTimer(SAGA)
 DEADLINE = SagaDeadline(saga_id=SAGA)
 CANCEL, RETRY = CancelSaga(saga_id=SAGA), RetrySaga(saga_id=SAGA)
 
@@ -147,8 +144,7 @@ def saga(scene: Scene) -> SagaRow:
 def test_gives_at_once_what_is_paid_with_money_whoever_paid(make: Make, after: Subscriber) -> None:
     command = make(**MONEY)
     scene = given(PROVISIONING, *ON_SALE, ACCOUNT).when(command, actor=NEW)
-    armed = [arm(after)] if isinstance(command, ExtendAccount) else []
-    scene.then(bought(command, after), *armed)
+    scene.then(bought(command, after))
     end = after.expires_at if isinstance(command, ExtendAccount) else None
     purchase = Purchase(REQUEST, ADA, purchase_of(scene).action, None, _content(command), None, end, NOW)
     scene.leaves(*ON_SALE, after, purchase, Payment("invoice/7", REQUEST))
@@ -183,7 +179,7 @@ def test_gives_the_same_answer_when_the_account_is_extended_again() -> None:
 def test_a_payment_pays_once(again: Callable[[], Purchasing], at_once: bool) -> None:
     other = replace(ACCOUNT, id=NEW, email="new@example.org")
     scene = given(PROVISIONING, *ON_SALE, ACCOUNT, other)
-    second, told = again(), [bought(extend(**MONEY), EXTENDED), arm(EXTENDED)]
+    second, told = again(), [bought(extend(**MONEY), EXTENDED)]
     if at_once:
         scene.when(extend(**MONEY), second).then(*told, refused(second, "payment_used"))
     else:
@@ -196,9 +192,7 @@ def test_a_refused_purchase_uses_no_payment() -> None:
     scene = given(PROVISIONING, *ON_SALE, WITH_PACK).when(add_pack(**MONEY))
     scene.then(refused(add_pack(**MONEY), "already_added"))
     scene.when(extend(**MONEY, request_id=id_of("another")))
-    scene.then(
-        AccountExtended(request_id=id_of("another"), account_id=ADA, expires_at=EXTENDED.expires_at), arm(EXTENDED)
-    )
+    scene.then(AccountExtended(request_id=id_of("another"), account_id=ADA, expires_at=EXTENDED.expires_at))
 
 
 def test_asks_no_price_of_what_is_paid_with_money() -> None:
@@ -286,7 +280,7 @@ def test_asks_for_the_units_first(make: Make, after: Subscriber) -> None:
     units = ReserveUnits(
         hold_id=SAGA, account_id=ADA, amount_units=command.price_units, extends=isinstance(command, ExtendAccount)
     )
-    scene.then(units, SetTimer(SAGA, NOW + timedelta(minutes=5), DEADLINE))
+    scene.then(units)
     pending = Purchase(REQUEST, ADA, purchase_of(scene).action, command.price_units, _content(command))
     scene.leaves(*ON_SALE, ACCOUNT, pending, saga(scene))
 
@@ -295,8 +289,7 @@ def test_asks_for_the_units_first(make: Make, after: Subscriber) -> None:
 def test_gives_when_the_units_are_held_and_tells_when_they_are_paid(make: Make, after: Subscriber) -> None:
     command = make()
     scene = opened(command)
-    armed = [arm(after)] if isinstance(command, ExtendAccount) else []
-    scene.when(RESERVED).then(*armed, CLEARED, CAPTURE)
+    scene.when(RESERVED).then(CAPTURE)
     assert account_of(scene) == after
     assert purchase_of(scene).decided_at is None
     scene.when(CAPTURED).then(bought(command, after))
@@ -331,12 +324,12 @@ def test_gives_a_repetition_the_same_answer_when_the_saga_has_ended() -> None:
 def test_a_command_and_its_repetition_in_one_batch_open_one_saga() -> None:
     scene = given(PROVISIONING, *ON_SALE, ACCOUNT)
     scene.when(incoming(extend(), ADA, id_of("one")), incoming(extend(), ADA, id_of("two")))
-    assert [type(effect) for effect in scene.effects] == [ReserveUnits, SetTimer]
+    assert [type(effect) for effect in scene.effects] == [ReserveUnits]
 
 
 @each_kind
 def test_refuses_when_the_units_are_short(make: Make, after: Subscriber) -> None:
-    scene = opened(make()).when(SHORT).then(CLEARED, refused(make(), "units_short"))
+    scene = opened(make()).when(SHORT).then(refused(make(), "units_short"))
     assert account_of(scene) == ACCOUNT
     assert saga(scene).status is Status.REFUSED
     assert purchase_of(scene).code == "units_short"
@@ -359,7 +352,7 @@ def test_gives_the_units_back_when_the_account_has_changed_too_much(
     scene.database.contents.tables["subscribers"] = {ADA: meanwhile}
     scene.when(RESERVED).then(RELEASE)
     assert account_of(scene) == meanwhile
-    scene.when(RELEASED).then(CLEARED, refused(make(), code))
+    scene.when(RELEASED).then(refused(make(), code))
     assert account_of(scene) == meanwhile
     assert (saga(scene).status, purchase_of(scene).code) == (Status.REFUSED, code)
 
@@ -367,7 +360,7 @@ def test_gives_the_units_back_when_the_account_has_changed_too_much(
 def test_keeps_to_the_price_that_was_shown_when_it_changes_meanwhile() -> None:
     scene = opened(extend())
     scene.database.contents.tables["plans"] = {SEND.plan: Plan("send_only", 99, 12, fax_number=False)}
-    scene.when(RESERVED).then(arm(EXTENDED), CLEARED, CAPTURE)
+    scene.when(RESERVED).then(CAPTURE)
 
 
 def test_two_purchases_of_one_thing_give_it_once() -> None:
@@ -375,9 +368,9 @@ def test_two_purchases_of_one_thing_give_it_once() -> None:
     scene = given(PROVISIONING, *ON_SALE, ACCOUNT).when(add_pack(), add_pack(request_id=second), actor=ADA)
     other = saga_of(second)
     scene.when(RESERVED, UnitsReserved(hold_id=other, account_id=ADA, amount_units=30))
-    scene.then(CLEARED, CAPTURE, ReleaseHold(hold_id=other, account_id=ADA))
+    scene.then(CAPTURE, ReleaseHold(hold_id=other, account_id=ADA))
     scene.when(HoldReleased(hold_id=other, account_id=ADA, amount_units=30))
-    scene.then(ClearTimer(other), refused(add_pack(request_id=second), "already_added"))
+    scene.then(refused(add_pack(request_id=second), "already_added"))
 
 
 def test_two_extensions_that_end_out_of_order_tell_each_its_own_end() -> None:
@@ -402,7 +395,6 @@ def test_an_extension_with_money_between_the_steps_of_one_with_units_keeps_their
     assert end is not None
     scene.then(
         AccountExtended(request_id=bought, account_id=ADA, expires_at=end),
-        arm(replace(ACCOUNT, expires_at=end)),
     )
     scene.when(CAPTURED)
     scene.then(AccountExtended(request_id=REQUEST, account_id=ADA, expires_at=end - YEAR, price_units=10))
@@ -415,7 +407,7 @@ def test_an_extension_with_money_between_the_steps_of_one_with_units_keeps_their
 @pytest.mark.parametrize("make", [extend, add_pack, forward])
 def test_called_off_before_the_units_are_held_it_is_refused(make: Make, call_off: Message, code: str) -> None:
     scene = opened(make()).when(call_off).then(RELEASE)
-    scene.when(RELEASED).then(CLEARED, refused(make(), code))
+    scene.when(RELEASED).then(refused(make(), code))
     assert account_of(scene) == ACCOUNT
     assert purchase_of(scene).code == code
 
@@ -493,7 +485,7 @@ ADDRESS = Address("ada@example.org", ADA)
 def test_closed_before_the_units_are_held_nothing_is_given() -> None:
     scene = given(PROVISIONING, *ON_SALE, ACCOUNT, ADDRESS).when(forward(), actor=ADA).when(CLOSE, actor=ADA)
     scene.when(RESERVED).then(RELEASE)
-    scene.when(RELEASED).then(CLEARED, refused(forward(), "account_closed"))
+    scene.when(RELEASED).then(refused(forward(), "account_closed"))
     assert account_of(scene) == CLOSED
     assert "+33199000001" not in repr(scene.rows())
 
@@ -501,7 +493,7 @@ def test_closed_before_the_units_are_held_nothing_is_given() -> None:
 def test_closed_after_it_was_given_it_is_paid_all_the_same() -> None:
     scene = given(PROVISIONING, *ON_SALE, ACCOUNT, ADDRESS).when(forward(), actor=ADA).when(RESERVED)
     scene.when(CLOSE, actor=ADA)
-    scene.then(AccountClosed(account_id=ADA), PersonErased(subscriber_id=ADA), ClearTimer(arm(ACCOUNT).id))
+    scene.then(AccountClosed(account_id=ADA), PersonErased(subscriber_id=ADA))
     scene.when(CAPTURED).then(bought(forward(), CLOSED))
     assert account_of(scene) == CLOSED
     assert "+33199000001" not in repr(scene.rows())

@@ -23,7 +23,7 @@ from popfax_contracts.message import Event, Message
 from popfax_contracts.topics import LEDGER_COMMANDS, LEDGER_EVENTS
 from services.chassis.database import Transaction
 from services.chassis.loading import NeededRows
-from services.chassis.messages import ClearTimer, Effect, Incoming, Outcome, SetTimer
+from services.chassis.messages import Effect, Incoming, Outcome, SetTimer
 from services.chassis.rows import Changes, Rows
 from services.chassis.sagas import (
     CancelSaga,
@@ -93,7 +93,6 @@ CAPTURED = HoldCaptured(hold_id=ID, account_id=ADA, amount_units=20)
 DEADLINE, RETRY, CANCEL = SagaDeadline(saga_id=ID), RetrySaga(saga_id=ID), CancelSaga(saga_id=ID)
 
 TIMER = SetTimer(id_of("what it sets"), NOW, SagaDeadline(saga_id=ID))
-SET, CLEAR = SetTimer(ID, NOW + timedelta(minutes=5), DEADLINE), ClearTimer(ID)
 BOUGHT = UnitsCredited(credit_id=ID, account_id=ADA, amount_units=1)
 
 
@@ -185,7 +184,7 @@ class Buying:
 
 def test_what_a_local_pivot_does_is_done_in_the_turn_that_reaches_it_and_the_next_step_asked_for() -> None:
     buying = Buying()
-    assert buying.comes(RESERVED) == [TIMER, CLEAR, TAKES]
+    assert buying.comes(RESERVED) == [TIMER, TAKES]
     assert buying.bought == [ID]
     buying.is_at(Status.RUNNING, "capture hold")
     assert buying.comes(CAPTURED) == [BOUGHT]
@@ -204,14 +203,14 @@ def test_a_local_pivot_that_refuses_gives_back_what_was_held() -> None:
     assert buying.comes(RESERVED) == [BACK]
     assert buying.bought == []
     buying.is_at(Status.COMPENSATING, "reserve units", "already_added")
-    assert buying.comes(RELEASED) == [CLEAR, nothing_bought("already_added")]
+    assert buying.comes(RELEASED) == [nothing_bought("already_added")]
     buying.is_at(Status.REFUSED, "reserve units", "already_added")
     assert "buy: already_added" in " ".join(buying.row.trail)
 
 
 def test_a_local_pivot_that_is_the_last_step_ends_the_saga() -> None:
     buying = Buying(is_last=True)
-    assert buying.comes(RESERVED) == [TIMER, CLEAR, BOUGHT]
+    assert buying.comes(RESERVED) == [TIMER, BOUGHT]
     assert buying.bought == [ID]
     buying.is_at(Status.COMPLETED, "buy")
     assert buying.comes(DEADLINE) == []
@@ -224,7 +223,7 @@ def test_a_local_pivot_that_is_the_last_step_ends_the_saga() -> None:
 def test_a_local_pivot_that_is_the_last_step_can_refuse() -> None:
     buying = Buying(code="account_closed", is_last=True)
     assert buying.comes(RESERVED) == [BACK]
-    assert buying.comes(RELEASED) == [CLEAR, nothing_bought("account_closed")]
+    assert buying.comes(RELEASED) == [nothing_bought("account_closed")]
 
 
 @pytest.mark.parametrize(("call", "code"), [(DEADLINE, "timed_out"), (CANCEL, "cancelled")])
@@ -233,7 +232,7 @@ def test_called_off_before_a_local_pivot_it_never_reaches_it(call: Message, code
     assert buying.comes(call) == [BACK]
     buying.is_at(Status.COMPENSATING, "reserve units", code)
     assert buying.comes(RESERVED) == []  # late: the release is on its way
-    assert buying.comes(RELEASED) == [CLEAR, nothing_bought(code)]
+    assert buying.comes(RELEASED) == [nothing_bought(code)]
     assert buying.bought == []
 
 
@@ -261,7 +260,7 @@ def test_a_reservation_that_comes_twice_reaches_a_local_pivot_once() -> None:
 
 def test_a_refusal_before_a_local_pivot_ends_the_saga_and_what_comes_late_is_given_back() -> None:
     buying = Buying()
-    assert buying.comes(SHORT) == [CLEAR, nothing_bought("units_short")]
+    assert buying.comes(SHORT) == [nothing_bought("units_short")]
     assert buying.comes(RESERVED) == [BACK]
     assert buying.bought == []
     buying.is_at(Status.REFUSED, "reserve units", "units_short")
@@ -269,6 +268,6 @@ def test_a_refusal_before_a_local_pivot_ends_the_saga_and_what_comes_late_is_giv
 
 def test_all_of_it_in_one_batch() -> None:
     buying = Buying()
-    assert buying.comes(RESERVED, CAPTURED) == [TIMER, CLEAR, TAKES, BOUGHT]
+    assert buying.comes(RESERVED, CAPTURED) == [TIMER, TAKES, BOUGHT]
     refused = Buying(code="already_added")
-    assert refused.comes(RESERVED, RELEASED) == [BACK, CLEAR, nothing_bought("already_added")]
+    assert refused.comes(RESERVED, RELEASED) == [BACK, nothing_bought("already_added")]

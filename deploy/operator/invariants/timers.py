@@ -1,7 +1,7 @@
 """Timers: every row that needs a timer has it, and every timer has its row.
 
 This holds at every moment: a row and its timer are written in one transaction. A timer whose handler failed is
-parked; it counts as present, and is found by its age.
+parked; it counts as present, and is found by its age. A saga's deadline and an account's expiry have no timers.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,55 +15,44 @@ from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.rows import by, each, in_order, merge_join, only
 from deploy.operator.invariants.snapshot import ChassisTables, ParkedRow, Snapshot, TimerRow
 from services.chassis.messages import TIMERS
-from services.chassis.sagas import CancelSaga, RetrySaga, Saga, SagaDeadline, SagaRow, Status
+from services.chassis.sagas import CancelSaga, RetrySaga, SagaDeadline
 from services.groups.domain import Invitation, InvitationState, Transfer, TransferState
-from services.groups.sagas import CREATE_MEMBER_ACCOUNT
 from services.groups.timers import InvitationDue, RetryTransfer, TransferDue
 from services.ledger.messages import CorrectBalance
-from services.provisioning.domain import AccountState, FaxNumber, NumberState, Subscriber
-from services.provisioning.sagas import PAID_ACTION
-from services.provisioning.timers import ExpiryDue, NumberRested, arm, rest_of
+from services.provisioning.domain import FaxNumber, NumberState
+from services.provisioning.timers import ExpiryDue, NumberRested, rest_of
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A timer that a row needs or allows: its message, and when it is due at the latest.
-
-    `exactly`: it is due then and not earlier. `needed`: it must exist.
-    """
+    """A timer that a row needs: its message, and when it is due."""
 
     what: str
     type: str
     due_at: datetime | None
-    exactly: bool = True
-    needed: bool = True
 
 
-_OPERATORS = frozenset(model.TYPE for model in (RetrySaga, CancelSaga, CorrectBalance, RetryTransfer))
-"""Operators' messages, which arrive as timers: they belong to no row and are due at once."""
+_WITHOUT_ROW = frozenset(
+    model.TYPE for model in (RetrySaga, CancelSaga, CorrectBalance, RetryTransfer, SagaDeadline, ExpiryDue)
+)
+"""Messages whose timers belong to no row: operators', which are due at once, and those that version 0.2.0 set of rows
+that know by themselves when they are due.
+"""
 
 
 def check_timers(snapshot: Snapshot) -> Iterator[Violation]:
     """Check each service's timers against its rows."""
-    own, invited = snapshot.provisioning, snapshot.groups.invitations
+    invited, numbers = snapshot.groups.invitations, snapshot.provisioning.fax_numbers
     yield from _compared(snapshot.ledger, ())
     yield from _compared(snapshot.notifications, ())
     yield from _compared(
         snapshot.groups,
         chain(
-            _deadlines(snapshot.groups.sagas, CREATE_MEMBER_ACCOUNT),
             _made_of(invited, _invitation),
             _made_of(snapshot.groups.transfers, _transfer),
         ),
     )
-    yield from _compared(
-        own,
-        chain(
-            _deadlines(own.sagas, PAID_ACTION),
-            _made_of(own.subscribers, _account),
-            _made_of(own.fax_numbers, _number),
-        ),
-    )
+    yield from _compared(snapshot.provisioning, _made_of(numbers, _number))
 
 
 def _compared(snapshot: ChassisTables, due: Iterable[tuple[UUID, Due]]) -> Iterator[Violation]:
@@ -76,19 +65,17 @@ def _timer(
 ) -> Iterator[Violation]:
     wanted, timer = only(due), only(timers)
     if timer is None:
-        if wanted is not None and wanted.needed and only(parked) is None:
+        if wanted is not None and only(parked) is None:
             yield Violation(Invariant.TIMER_MISSING, str(id_), f"{wanted.what}, and no timer, due at {wanted.due_at}")
         return
-    if timer.type in _OPERATORS:
+    if timer.type in _WITHOUT_ROW:
         return
     if wanted is None:
         yield Violation(Invariant.TIMER_WITHOUT_ROW, str(id_), f"{timer.type} of {timer.key}, due at {timer.due_at}")
         return
     if timer.type != wanted.type:
         yield Violation(Invariant.TIMER_MISSING, str(id_), f"{wanted.what}, and its timer is a {timer.type}")
-    if wanted.due_at is None:
-        return
-    if timer.due_at > wanted.due_at or (wanted.exactly and timer.due_at < wanted.due_at):
+    if wanted.due_at is not None and timer.due_at != wanted.due_at:
         detail = f"{wanted.what}, due at {wanted.due_at}, and its timer at {timer.due_at}"
         yield Violation(Invariant.TIMER_MISSING, str(id_), detail)
 
@@ -109,24 +96,7 @@ def _transfer(transfer: Transfer) -> tuple[UUID, Due] | None:
     return transfer.id, Due("a pending transfer", TransferDue.TYPE, None)
 
 
-def _account(account: Subscriber) -> tuple[UUID, Due] | None:
-    if account.state is not AccountState.ACTIVE or account.expires_at is None:
-        return None
-    return arm(account).id, Due(f"account {account.id} ends", ExpiryDue.TYPE, account.next_due())
-
-
 def _number(number: FaxNumber) -> tuple[UUID, Due] | None:
     if number.state is not NumberState.RESTING:
         return None
     return rest_of(number.number), Due(f"number {number.number} rests", NumberRested.TYPE, None)
-
-
-def _deadlines(sagas: Iterable[SagaRow], definition: Saga) -> Iterator[tuple[UUID, Due]]:
-    """Yield sagas' deadlines: a running saga needs one up to its pivot, one that is called off may still have it."""
-    for saga in sagas:
-        place = next((place for place, step in enumerate(definition.steps) if step.name == saga.step), None)
-        if place is None or saga.ended_at is not None or place > definition.pivot:
-            continue
-        due_at = saga.opened_at + definition.deadline
-        needed = saga.status is Status.RUNNING
-        yield saga.id, Due(f"a saga {saga.status}", SagaDeadline.TYPE, due_at, exactly=False, needed=needed)

@@ -20,6 +20,9 @@ def check_waiting(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
         if mail.state in UNDONE and late.is_old(mail.next_attempt_at):
             detail = f"{mail.template} to {mail.recipient_id} about {mail.about_id}, due since {mail.next_attempt_at}"
             yield Violation(Invariant.MAIL_UNSENT, str(mail.id), detail)
+    for account in snapshot.provisioning.subscribers:
+        if late.is_old(due_at := account.next_due()):
+            yield Violation(Invariant.TIMER_OVERDUE, str(account.id), f"provisioning: an expiry, due since {due_at}")
     services: dict[Principal, ChassisTables] = {
         Principal.LEDGER: snapshot.ledger,
         Principal.GROUPS: snapshot.groups,

@@ -61,8 +61,8 @@ async def post(engine: AsyncEngine, command: Command, actor_id: UUID, id_: UUID)
     new = insert(commands).values(row).on_conflict_do_nothing().returning(commands.c.id)
     known = sa.select(commands.c.content_hash).where(commands.c.id == id_)
     async with PostgresDatabase(engine).begin() as tx:
-        if (await tx.connection.execute(new)).one_or_none() is None:
-            if (await tx.connection.execute(known)).scalar_one() != row["content_hash"]:
+        if (await tx.execute(new)).one_or_none() is None:
+            if (await tx.execute(known)).scalar_one() != row["content_hash"]:
                 raise IdConflict
             return
         out = Outgoing(id_, command.TYPE, command.key(), value, str(id_), str(id_), actor_id, None)

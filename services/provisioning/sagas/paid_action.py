@@ -26,7 +26,6 @@ from services.chassis.sagas import LocalPivot, Saga, SagaRow, Step
 from services.chassis.service import Moment, needs
 from services.provisioning.domain import Action, Purchase
 from services.provisioning.store import ACTIONS, LoadPlan, Registry
-from services.provisioning.timers import arm
 
 
 def reserve_units(saga: SagaRow) -> ReserveUnits:
@@ -92,7 +91,7 @@ def _purchase(state: Registry, saga: SagaRow) -> Purchase:
 def apply_purchase(
     registry: Registry, purchase: Purchase, forward_to: str | None, moment: Moment
 ) -> Outcome | ProvisioningCode:
-    """Apply a purchase to its account and set the account's timer; or return why not, and change nothing.
+    """Apply a purchase to its account; or return why not, and change nothing.
 
     The purchase keeps the expiry date that an extension led to: by the time it is paid for, another may have been
     applied.
@@ -109,7 +108,6 @@ def apply_purchase(
             account = account.lasting(end, moment.now)
             registry.subscribers.put(account)
             registry.purchases.put(replace(purchase, expires_at=account.expires_at))
-            return [arm(account)]
         case Action.OPTIONS_PACK:
             registry.subscribers.put(replace(account, options_pack=True))
         case Action.CALL_FORWARDING:
