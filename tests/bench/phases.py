@@ -1,4 +1,4 @@
-"""Which part of a service a stack is in, by the functions on it.
+"""Which part of a service the event loop's thread is in, by the functions on its stack.
 
 The functions themselves are named here, not their names: whoever renames or removes one is told by the type checker.
 """
@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from types import CodeType, FrameType
 from typing import Any
 
-from services.chassis import messages, timers
-from services.chassis.consumer import Consumer
+from services.chassis import messages, relay, timers
 from services.chassis.postgres import PostgresDatabase, PostgresTransaction
 from services.chassis.relay import Relay
 from services.chassis.service import Service
@@ -17,7 +16,6 @@ from services.chassis.shell import FromKafka, Shell
 from services.notifications import sender
 
 PHASES: Mapping[str, tuple[Callable[..., Any], ...]] = {
-    "fetch": (Consumer._fetch, Consumer._commit),
     "decode": (messages.decode,),
     "inbox": (FromKafka.claim, Shell._divert),
     "load": (Service.state,),
@@ -29,7 +27,7 @@ PHASES: Mapping[str, tuple[Callable[..., Any], ...]] = {
         PostgresTransaction.set_timers,
     ),
     "commit": (PostgresDatabase.begin,),
-    "relay": (Relay.run,),
+    "relay": (Relay.run, relay.publish),  # which runs in a task of its own
     "timers": (timers.run_timers, timers.run_retries),
     "mails": (sender.send_mails,),
 }
@@ -38,27 +36,30 @@ PHASES: Mapping[str, tuple[Callable[..., Any], ...]] = {
 PACKAGES = {"/aiokafka/": "relay", "/uvicorn/": "http"}
 """What belongs to a phase but runs in tasks of its own: aiokafka's sender is the relay's."""
 
+FETCH = "fetch"
+"""The consumer's thread."""
+
 CLIENT = "client"
-"""The rest of the consumer's thread, and librdkafka's own threads."""
+"""librdkafka's own threads."""
 
 REST = "rest"
-"""The event loop, and what lies between the parts."""
+"""The event loop with its polls and its sockets, and what lies between the phases."""
 
-ALL = (*PHASES, "http", CLIENT, REST)
+ALL = (FETCH, *PHASES, "http", CLIENT, REST)
 
 _PHASE_OF: dict[CodeType, str] = {
     inspect.unwrap(function).__code__: phase for phase, functions in PHASES.items() for function in functions
 }
 
 
-def phase_of(frame: FrameType | None, otherwise: str = REST) -> str:
+def phase_of(frame: FrameType | None) -> str:
     """Return the phase that a stack is in."""
-    package = otherwise
+    package = REST
     while frame is not None:
         code = frame.f_code
         if (phase := _PHASE_OF.get(code)) is not None:
             return phase
-        if package == otherwise:
-            package = next((phase for part, phase in PACKAGES.items() if part in code.co_filename), otherwise)
+        if package == REST:
+            package = next((phase for part, phase in PACKAGES.items() if part in code.co_filename), REST)
         frame = frame.f_back
     return package

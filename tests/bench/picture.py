@@ -6,7 +6,7 @@ from typing import Any
 
 from popfax_contracts.topics import SERVICES
 from tests.bench.figures import Run
-from tests.bench.phases import CLIENT, REST
+from tests.bench.phases import CLIENT, FETCH, REST
 
 WIDTH, MARGIN = 960, 24
 LABELS = 276
@@ -14,7 +14,7 @@ LABELS = 276
 ROW, BAR = 24, 14
 
 COLOURS = {
-    "fetch": "#8091a7",
+    FETCH: "#8091a7",
     "decode": "#4c78a8",
     "inbox": "#72b7b2",
     "load": "#54a24b",
@@ -26,7 +26,7 @@ COLOURS = {
 }
 """The phases that are shown, from left to right. What is none of them belongs to the rest."""
 
-_SAME = {CLIENT: "fetch"}
+_SAME = {CLIENT: FETCH}
 
 OTHERS = {"PostgreSQL": "#6b8fb5", "Kafka": "#9d8461"}
 

@@ -1,12 +1,12 @@
 """A service with its phases timed, for the bench alone: `python -m tests.bench.profiled SERVICE DIRECTORY`.
 
-The service is the same, and nothing in it is replaced. A thread beside it wakes every few milliseconds, reads how much
-CPU each Python thread has had since (`pthread_getcpuclockid`), and books that to the phase which the thread's stack is
-in (`phases`). So the figures are CPU time, not wall time, and phases much shorter than the interval come out right on
-average. Their sum is the process's own CPU time: what no Python thread used, librdkafka's threads did.
+The service is the same, and nothing in it is replaced. A thread beside it wakes every few milliseconds and looks in
+which phase the event loop's thread is (`phases`), if it is at work. The CPU time of that thread, read off its clock, is
+then divided by how often each phase was seen; that of the consumer's thread and of librdkafka's threads is read off
+theirs. So the parts are CPU time, not wall time, and their sum is that of the process.
 
-Its cost is small and known: the sampler's own CPU is a figure beside the others. For its sake a thread that wants to
-run waits 0.2 ms at most, not 5 ms: else each sample would be taken where the service waits for something, anyway.
+What it costs is small and known: the sampler's CPU is a figure beside the others. For its sake a thread that wants to
+run waits 0.2 ms at most, not 5 ms: else each look would come where the event loop's thread waits for something, anyway.
 """
 
 from services.chassis.early_exit import exit_on_signal
@@ -20,67 +20,113 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 
-from tests.bench.phases import ALL, CLIENT, REST, phase_of
+from tests.bench.phases import ALL, CLIENT, FETCH, phase_of
 
-INTERVAL_S = 0.004
+INTERVAL_S = 0.005
 SWITCH_S = 0.0002
-WRITTEN_S = 0.25
-"""How often the sums are written to the file from which the bench reads them."""
+WRITTEN_S = 0.1
+"""How often what was seen is written to the file from which the bench reads it."""
 
 SAMPLER = "sampler"
 """The name of the sampler's own CPU time beside the phases."""
 
+_LOOP = ("/uvloop/__init__.py", "/asyncio/runners.py")
+"""Where a stack ends while the event loop, which has no frames of its own, polls or works."""
+
+CONSUMER = "consumer"
+"""The name of the consumer's thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen since the process began: CPU times in seconds, and how often each phase was seen."""
+
+    process_s: float
+    loop_s: float
+    consumer_s: float
+    sampler_s: float
+    looks: Mapping[str, int]
+
+    def booked_since(self, before: "Seen") -> dict[str, float]:
+        """Return the CPU seconds of each phase between two moments."""
+        loop_s = self.loop_s - before.loop_s
+        consumer_s, sampler_s = self.consumer_s - before.consumer_s, self.sampler_s - before.sampler_s
+        looks = {phase: count - before.looks.get(phase, 0) for phase, count in self.looks.items()}
+        each_s = loop_s / max(sum(looks.values()), 1)
+        booked = {phase: looks.get(phase, 0) * each_s for phase in ALL}
+        booked[FETCH] += consumer_s
+        booked[CLIENT] += self.process_s - before.process_s - loop_s - consumer_s - sampler_s
+        return booked | {SAMPLER: sampler_s}
+
 
 def phases_file(directory: Path, name: str) -> Path:
-    """Return where a service's sums are."""
+    """Return where a service's sampler writes."""
     return directory / f"{name}.phases.json"
 
 
+def read(file: Path) -> Seen:
+    """Return what a service's sampler has written."""
+    return Seen(**json.loads(file.read_text()))
+
+
 class Sampler(threading.Thread):
-    """Books the CPU time of this process's threads to phases, until the process ends."""
+    """Looks at the main thread, which runs the event loop, until the process ends."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(name=SAMPLER, daemon=True)
         self._file = file
-        self._spent: dict[str, float] = dict.fromkeys(ALL, 0.0)
-        self._before: dict[int, float] = {}
+        self._looks: dict[str, int] = dict.fromkeys(ALL, 0)
+        self._loop = threading.main_thread()
+        assert self._loop.ident is not None
+        self._loop_ident = self._loop.ident
 
     def run(self) -> None:
-        """Sample, and write the sums now and then."""
+        """Look, and write what was seen now and then."""
         written = 0.0
         while True:
-            time.sleep(INTERVAL_S * random.uniform(0.5, 1.5))  # else it might keep step with what it samples
-            self.sample()
+            time.sleep(INTERVAL_S * random.uniform(0.5, 1.5))  # else it might keep step with what it looks at
+            self.look()
             if (now := time.monotonic()) > written + WRITTEN_S:
                 written = now
                 self._write()
 
-    def sample(self) -> None:
-        """Book what each thread has used since the last sample."""
-        named = {thread.ident: thread.name for thread in threading.enumerate()}
-        for ident, frame in sys._current_frames().items():
-            if ident not in named or ident == threading.get_ident():
-                continue
-            used = time.clock_gettime(time.pthread_getcpuclockid(ident))
-            since = used - self._before.get(ident, used)
-            self._before[ident] = used
-            if since > 0:
-                phase = phase_of(frame, CLIENT if named[ident] == "consumer" else REST)
-                self._spent[phase] += since
+    def look(self) -> None:
+        """Count the phase that the loop's thread is in, unless it sleeps."""
+        frame = sys._current_frames()[self._loop_ident]
+        if not _is_in_the_loop(frame) or self._runs():
+            self._looks[phase_of(frame)] += 1
 
-    def sums(self) -> dict[str, float]:
-        """Return each phase's CPU seconds so far, the sampler's own among them."""
-        own = time.thread_time()
-        phases = dict(self._spent)
-        rest = time.process_time() - sum(phases.values()) - own
-        return phases | {CLIENT: phases[CLIENT] + rest, SAMPLER: own}
+    def seen(self) -> Seen:
+        """Return what was seen so far; to be called in the sampler's thread."""
+        consumers = [thread for thread in threading.enumerate() if thread.name == CONSUMER]
+        consumer_s = sum(_cpu_s(thread) for thread in consumers)
+        return Seen(time.process_time(), _cpu_s(self._loop), consumer_s, time.thread_time(), dict(self._looks))
+
+    def _runs(self) -> bool:
+        """Return whether the loop's thread is on a core: from its stack, polling and working look the same."""
+        before = _cpu_s(self._loop)
+        time.sleep(0)
+        return _cpu_s(self._loop) > before
 
     def _write(self) -> None:
         unfinished = self._file.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(self.sums()))
+        unfinished.write_text(json.dumps(asdict(self.seen())))
         unfinished.replace(self._file)
+
+
+def _is_in_the_loop(frame: FrameType) -> bool:
+    """Return whether a stack ends in the event loop itself, not in what it has called."""
+    return frame.f_code.co_filename.endswith(_LOOP)
+
+
+def _cpu_s(thread: threading.Thread) -> float:
+    assert thread.ident is not None
+    return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
 
 
 def main() -> None:

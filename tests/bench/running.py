@@ -5,7 +5,7 @@ import gc
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -72,6 +72,8 @@ class Ran:
     latencies_s: list[float]
     used: dict[str, float]
     counted: dict[str, Counters]
+    looked: tuple[Any, Any]
+    """What the caller's own look returned before and after."""
 
     @property
     def per_s(self) -> float:
@@ -198,7 +200,12 @@ class Bench:
         await self.run(credits, [(LEDGER_EVENTS, [UnitsCredited])])
 
     async def sagas(
-        self, count: int, rate: float | None = None, owners: Sequence[UUID] = (), ends: Ends | None = None
+        self,
+        count: int,
+        rate: float | None = None,
+        owners: Sequence[UUID] = (),
+        ends: Ends | None = None,
+        look: Callable[[], Any] = lambda: None,
     ) -> Ran:
         """Run account creations to their ends, at full speed or so many per second.
 
@@ -206,7 +213,7 @@ class Bench:
         """
         commands = self._creations(count, owners or self.owners)
         await asyncio.sleep(SETTLED_S)
-        return await self.run(commands, ends or (SAGA_ENDS if rate is None else SAGA_ENDS[:1]), rate)
+        return await self.run(commands, ends or (SAGA_ENDS if rate is None else SAGA_ENDS[:1]), rate, look=look)
 
     def _creations(self, count: int, owners: Sequence[UUID]) -> list[Command]:
         """Make so many account creations, spread over owners and plans; no address twice."""
@@ -233,19 +240,22 @@ class Bench:
         ends: Ends,
         rate: float | None = None,
         writer: Principal = Principal.PLATFORM,
+        look: Callable[[], Any] = lambda: None,
     ) -> Ran:
-        """Publish commands and wait for all their ends.
+        """Publish commands and wait for all their ends; `look` is called just before and just after.
 
         Raises `RuntimeError` when one was refused: every command here is made to succeed.
         """
         followers = [Follower(self.settings(), [topic], models) for topic, models in ends]
-        async with self._producing(writer) as producer:
+        async with AsyncExitStack() as cleanup:
+            producer = await cleanup.enter_async_context(self._producing(writer))
             for follower in followers:
+                cleanup.push_async_callback(follower.stop)
                 await follower.start()
             gc.collect()
             gc.freeze()  # the load's own garbage collection is no part of the product
             sent_at: dict[str, float] = {}
-            counted, used = self.counters(), self.meter.look()
+            looked, counted, used = look(), self.counters(), self.meter.look()
             began = time.perf_counter()
             waiting = asyncio.gather(*(f.until(len(commands), LIMIT_S, lambda _: None) for f in followers))
             if rate is None:
@@ -256,15 +266,14 @@ class Bench:
             elapsed = time.perf_counter() - began
             spent = self.meter.look().since(used)
             added = {name: now.since(counted[name]) for name, now in self.counters().items()}
-            for follower in followers:
-                await follower.stop()
+            looked = looked, look()
         gc.unfreeze()
         for follower in followers:
             refused = {name: n for name, n in follower.outcomes.types.items() if "refused" in name}
             if refused:
                 raise RuntimeError(f"refused: {refused}")
         at = followers[0].outcomes.at
-        return Ran(len(commands), elapsed, [at[id_] - sent for id_, sent in sent_at.items()], spent, added)
+        return Ran(len(commands), elapsed, [at[id_] - sent for id_, sent in sent_at.items()], spent, added, looked)
 
 
 SETTINGS: dict[Principal, dict[str, str]] = {

@@ -2,8 +2,6 @@
 
 import asyncio
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from types import FrameType
@@ -23,9 +21,9 @@ from tests.bench.figures import FIGURES, Figure, Run, Verdict, at, divided, numb
 from tests.bench.measures.growth import copying
 from tests.bench.measures.hops import short
 from tests.bench.measures.trace import Hop, path_to, summary
-from tests.bench.phases import ALL, CLIENT, REST, phase_of
+from tests.bench.phases import ALL, CLIENT, FETCH, REST, phase_of
 from tests.bench.plan import FAILED, Progress, Step, main_section, measured, profile_section
-from tests.bench.profiled import SAMPLER, Sampler
+from tests.bench.profiled import SAMPLER, Sampler, Seen
 from tests.bench.sizes import FULL, QUICK
 from tests.bench.statistic import latencies, medians, percentile
 
@@ -209,26 +207,33 @@ def _frame_within(function: Any, *arguments: Any) -> FrameType:
 def test_phase_is_that_of_the_innermost_function_that_has_one() -> None:
     assert phase_of(_frame_within(messages.decode, {}, ())) == "decode"
     assert phase_of(sys._getframe()) == REST
-    assert phase_of(sys._getframe(), CLIENT) == CLIENT
 
 
-def _in_another_thread(work: Callable[[], None]) -> None:
-    thread = Thread(target=work)
+def test_sampler_counts_the_phase_that_the_main_thread_is_in(tmp_path: Path) -> None:
+    seen: list[Seen] = []
+
+    def look() -> None:
+        sampler.look()
+        seen.append(sampler.seen())
+
+    sampler = Sampler(tmp_path / "phases.json")
+    thread = Thread(target=look)
     thread.start()
     thread.join()
+    assert seen[0].looks[REST] == sum(seen[0].looks.values()) == 1
+    assert 0 < seen[0].loop_s <= seen[0].process_s
 
 
-def test_sampler_books_the_cpu_time_that_threads_used(tmp_path: Path) -> None:
-    sampler = Sampler(tmp_path / "phases.json")
-    _in_another_thread(sampler.sample)  # no thread books itself
-    until = time.thread_time() + 0.05
-    while time.thread_time() < until:
-        pass
-    _in_another_thread(sampler.sample)
-    sums = sampler.sums()
-    assert set(sums) == {*ALL, SAMPLER}
-    assert sums[REST] >= 0.05
-    assert sum(sums.values()) == pytest.approx(time.process_time(), abs=0.05)
+def test_cpu_time_is_booked_by_how_often_each_phase_was_seen() -> None:
+    before = Seen(process_s=1.0, loop_s=0.5, consumer_s=0.2, sampler_s=0.1, looks={"load": 5, "decode": 1})
+    after = Seen(process_s=3.0, loop_s=1.5, consumer_s=0.5, sampler_s=0.2, looks={"load": 8, "decode": 2})
+    booked = after.booked_since(before)
+    assert set(booked) == {*ALL, SAMPLER}
+    assert {phase: spent for phase, spent in booked.items() if spent} == pytest.approx(
+        {"load": 0.75, "decode": 0.25, FETCH: 0.3, CLIENT: 0.6, SAMPLER: 0.1}
+    )
+    assert sum(booked.values()) == pytest.approx(2.0)
+    assert sum(after.booked_since(after).values()) == 0
 
 
 def test_copies_have_ids_of_their_own_that_agree_between_tables() -> None:

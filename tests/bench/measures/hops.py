@@ -5,9 +5,8 @@ pg_stat_statements loaded: neither is in any other figure. What they cost can be
 CPU stands among the phases, and the whole cost of a saga here beside its cost without them.
 """
 
-import asyncio
-import json
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from deploy.local.postgres import PostgresServer
 from deploy.local.stack import Database, Stack
 from popfax_contracts.topics import SERVICES
 from tests.bench.counters import BATCHES
-from tests.bench.profiled import WRITTEN_S, phases_file
+from tests.bench.profiled import WRITTEN_S, Seen, phases_file, read
 from tests.bench.running import Bench, Ran
 
 RATE = 100
@@ -101,22 +100,22 @@ async def hops(bench: Bench) -> dict[str, Any]:
 
 async def _profiled(bench: Bench, server: Server, count: int, rate: float | None) -> dict[str, Any]:
     server.forget()
-    phases, cpu = _phases(bench), server.cpu_s()
-    ran = await bench.sagas(count, rate)
-    await asyncio.sleep(2 * WRITTEN_S)
-    spent = {name: _since(now, phases[name]) for name, now in _phases(bench).items()}
+    ran = await bench.sagas(count, rate, look=lambda: (_phases(bench), server.cpu_s()))
+    (phases, cpu), (phases_then, cpu_then) = ran.looked
+    spent = {name: now.booked_since(phases[name]) for name, now in phases_then.items()}
     return {
         "cpu_us": round(ran.product_cpu_us),
         "services_us": {name: _per(each, count) for name, each in spent.items()},
-        "postgres_us": _per(_since(server.cpu_s(), cpu), count),
+        "postgres_us": _per(_since(cpu_then, cpu), count),
         "kafka_us": round(ran.used["kafka"] / count * 1e6),
         **_by_statement(server.statements(), ran),
     }
 
 
-def _phases(bench: Bench) -> dict[str, dict[str, float]]:
+def _phases(bench: Bench) -> dict[str, Seen]:
+    time.sleep(2 * WRITTEN_S)  # until all have written what they saw up to now
     directory = bench.product.stack.directory
-    return {str(each): json.loads(phases_file(directory, each).read_text()) for each in SERVICES}
+    return {str(each): read(phases_file(directory, each)) for each in SERVICES}
 
 
 def _since(now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
