@@ -9,7 +9,7 @@ from pydantic_core import from_json
 SILENT_S = 15.0
 """A broker that has not answered for this long counts as away, whatever the state of its connection: it may be frozen.
 
-Even an idle partition is fetched many times a second, and the group's coordinator gets a heartbeat each second.
+Even an idle partition is fetched twice a second, and the group's coordinator gets a heartbeat each second.
 """
 
 

@@ -34,6 +34,7 @@ from services.chassis import kafka, metrics
 from services.chassis.client_state import ClientState
 from services.chassis.database import Outage
 from services.chassis.envelopes import Headers, received_headers
+from services.chassis.gathering import Gathering
 from services.chassis.partitions import Place, Stop, Stops
 from services.chassis.service import Service
 from services.chassis.settings import ServiceSettings
@@ -99,6 +100,7 @@ class Consumer:
         self._done: dict[Place, int] = {}
         self._stopped: dict[Place, Stop] = {}
         self._early: list[Message] = []
+        self._gathering: Gathering[Fetched] = Gathering(service, settings.batch_records)
         self._committed_at = 0.0
         self._beat = 0.0
         self._fenced_at = -FENCED_AGAIN_S
@@ -177,7 +179,7 @@ class Consumer:
         log.warning("joining_anew", replica=self.settings.replica)
         self._client.close()
         self._state = ClientState()
-        for kept in (self._owned, self._next, self._done, self._stopped, self._early):
+        for kept in (self._owned, self._next, self._done, self._stopped, self._early, self._gathering):
             kept.clear()
         metrics.PARTITIONS_STOPPED.set(0)
         self._client = self._joining()
@@ -200,19 +202,22 @@ class Consumer:
     def _round(self) -> None:
         self._beat = time.monotonic()
         for topic in self._ids.recreated():
+            self._handle(self._gathering.clear())
             self._read_from_start(topic)
         self._try_stopped()
-        if records := self._fetch():
-            handled = self._until_handled(records)
-            self._done |= {(record.topic, record.partition): record.offset + 1 for record in handled}
+        self._gathering.add(self._fetch())
+        if records := self._gathering.take():
+            self._handle(records)
+            self._gathering.handled()
         if self._beat - self._committed_at >= self.settings.offset_commit_s:
             self._commit()
 
     def _fetch(self) -> list[Fetched]:
         """Wait for records, and take what there is. What follows a fault is fetched again once the fault is over."""
         messages, self._early = self._early, []
-        if not messages and (first := self._client.poll(POLL_S)) is not None:
-            messages = [first, *self._client.consume(max(self.settings.batch_records - 1, 1), 0)]
+        if not messages and (first := self._client.poll(self._gathering.patience_s(POLL_S))) is not None:
+            room = self.settings.batch_records - len(self._gathering)
+            messages = [first, *self._client.consume(max(room - 1, 1), 0)]
         records: list[Fetched] = []
         faulty: set[Place] = set()
         for message in messages:
@@ -225,6 +230,10 @@ class Consumer:
                 if place in self._stopped:
                     self._flows(place)
         return records
+
+    def _handle(self, records: list[Fetched]) -> None:
+        handled = self._until_handled(records)
+        self._done |= {(record.topic, record.partition): record.offset + 1 for record in handled}
 
     def _until_handled(self, records: list[Fetched]) -> list[Fetched]:
         """Try until the batch is handled, since the next one must not overtake it.
@@ -316,6 +325,7 @@ class Consumer:
         """Forget offsets of lost partitions: they are no longer ours, and the next owner finds our ids in the inbox."""
         gone = _places(partitions)
         self._owned -= gone
+        self._gathering.lose(gone)
         for place in gone:
             for kept in (self._done, self._next, self._stopped):
                 kept.pop(place, None)

@@ -27,8 +27,10 @@ def consumer(settings: ServiceSettings, principal: Principal) -> dict[str, Any]:
         "check.crcs": True,
         # A rebalance revokes only the partitions that move; the others are consumed meanwhile.
         "partition.assignment.strategy": "cooperative-sticky",
-        "fetch.wait.max.ms": settings.fetch_wait_ms,
-        "fetch.min.bytes": settings.fetch_min_bytes,
+        # The broker answers at once if there is anything; whether to wait for more is decided here (`gathering`). An
+        # idle partition is fetched twice a second, which is also how long a newly assigned one may wait for its turn.
+        "fetch.min.bytes": 1,
+        "fetch.wait.max.ms": 500,
         "max.partition.fetch.bytes": 4 << 20,
         # Prefetch a few batches, not the default of 100,000 records.
         "queued.min.messages": 3 * settings.batch_records,

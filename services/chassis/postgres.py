@@ -192,7 +192,7 @@ class PostgresDatabase:
         """Return what is due of rows, the oldest of each alarm first."""
         due: list[StoredRecord | None] = []
         with translated():
-            async with self.engine.connect() as connection:
+            async with autocommitting(self.engine) as connection:
                 for alarm in alarms:
                     query = _waiting(alarm, *alarm.mapped.columns).where(alarm.moment <= now - alarm.after).limit(limit)
                     rows = await connection.execute(query)
@@ -203,7 +203,7 @@ class PostgresDatabase:
         """Return the moment at which the next row is due, or was; None if no row waits."""
         due: list[datetime | None] = []
         with translated():
-            async with self.engine.connect() as connection:
+            async with autocommitting(self.engine) as connection:
                 for alarm in alarms:
                     moment = await connection.scalar(_waiting(alarm, alarm.moment).limit(1))
                     due.append(None if moment is None else moment + alarm.after)

@@ -1,11 +1,12 @@
 """What a service tells the chassis about itself: its topics, its handlers, how its state is loaded."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
-from popfax_contracts.message import MalformedCommand, Message
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.message import Command, MalformedCommand, Message
 from popfax_contracts.topics import Principal, Topic
 from services.chassis.alarms import Alarm
 from services.chassis.database import Transaction
@@ -103,6 +104,18 @@ def tell(state: Any, message: Incoming[MalformedCommand], moment: Moment) -> Out
     return [message.body]
 
 
+def _awaited_by(principal: Principal) -> Iterator[Topic]:
+    """Yield the topics on which other services ask a principal, or answer it."""
+    for command in MESSAGES.values():
+        if issubclass(command, Command) and command.ANSWERS:
+            (asked,) = {topic.service for topic in command.TOPICS}
+            writers = {topic.writer for topic in command.TOPICS} - {asked, Principal.PLATFORM}
+            if asked is principal:
+                yield from (topic for topic in command.TOPICS if topic.writer in writers)
+            elif principal in writers:
+                yield from (topic for answer in command.ANSWERS for topic in answer.TOPICS)
+
+
 @dataclass(frozen=True)
 class Service:
     """A service, as far as the chassis is concerned.
@@ -121,6 +134,12 @@ class Service:
     """What happens at a moment that a row has itself."""
     command_topics: frozenset[str] = field(init=False)
     """The names of its command topics, on which it answers whatever arrives."""
+    entries: frozenset[str] = field(init=False)
+    """The names of the topics on which something begins: commands of the platform, and of people."""
+    awaited: frozenset[str] = field(init=False)
+    """The names of the topics on which something goes on: commands of other services that it answers, and answers of
+    theirs.
+    """
 
     def __post_init__(self) -> None:
         """Raise for what could never work: topics that it may not read, or handlers for topics that it doesn't."""
@@ -132,6 +151,11 @@ class Service:
                 raise TypeError(f"{self.principal} handles {model.__name__} but does not subscribe to its topics")
         names = frozenset(topic.name for topic in self.topics if topic.commands)
         object.__setattr__(self, "command_topics", names)
+        outside = (Principal.PLATFORM, self.principal)
+        entries = frozenset(topic.name for topic in self.topics if topic.commands and topic.writer in outside)
+        object.__setattr__(self, "entries", entries)
+        awaited = frozenset(topic.name for topic in _awaited_by(self.principal) if topic in self.topics)
+        object.__setattr__(self, "awaited", awaited)
 
     def handler(self, message: Incoming[Message]) -> AnyHandler:
         """Return a message's handler; for a command that can't be read it is `refuse`."""

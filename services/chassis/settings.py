@@ -64,13 +64,7 @@ class ServiceSettings(ProcessSettings, KafkaSettings):
 
     database_pool: int = Field(6, ge=3, le=50, description="connections to PostgreSQL, the relay's included")
     batch_records: int = Field(2000, ge=1, le=10000, description="the most messages in one transaction")
-    fetch_wait_ms: int = Field(
-        50, ge=1, le=1000, description="how long the broker waits for `fetch_min_bytes`: a hop's latency at rest"
-    )
-    fetch_min_bytes: int = Field(
-        60_000, ge=1, description="what is worth an answer of the broker's before that: larger batches cost less"
-    )
-    offset_commit_s: float = Field(0.5, gt=0, le=10, description="offsets are committed this often, after the database")
+    offset_commit_s: float = Field(2.0, gt=0, le=10, description="offsets are committed this often, after the database")
     inbox_retention_days: int = Field(
         14, ge=1, description="how long message ids are remembered; longer than any topic keeps its records"
     )
