@@ -39,6 +39,11 @@ HEADERS: dict[str, Json] = {
         },
         "ce_causationid": {**_TEXT, "description": "The message that made this one."},
         "ce_actor": {**_UUID, "description": "The subscriber on whose behalf it is."},
+        "ce_requester": {
+            "type": "string",
+            "enum": [principal.value for principal in Principal],
+            "description": "Who asked, if it answers a command. Others may pass it over; anybody may ignore this.",
+        },
         "traceparent": {**_TEXT, "description": "The trace that it belongs to (W3C Trace Context)."},
     },
     "required": ["ce_specversion", "ce_id", "ce_source", "ce_type"],

@@ -7,7 +7,7 @@ it can't. What a handler returns leaves as an `Outgoing`.
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from popfax_contracts.codes import MalformedCode
 from popfax_contracts.ids import derive, derive_own, message_id
-from popfax_contracts.message import Message
+from popfax_contracts.message import Command, Message
 from popfax_contracts.topics import BY_NAME, Principal
 from services.chassis.envelopes import SPECVERSION, Attributes, id_of, text_of, unusual
 
@@ -142,6 +142,7 @@ class Outgoing:
     causation_id: str
     actor: UUID | None
     traceparent: str | None
+    requester: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +167,15 @@ Outcome = Sequence[Effect]
 
 
 def decode(
-    record: Record, handled: Mapping[bytes, type[Message]], own_topics: Container[str]
+    record: Record,
+    handled: Mapping[bytes, type[Message]],
+    own_topics: Container[str],
+    to_others: Container[tuple[bytes | None, bytes | None]] = (),
 ) -> Incoming[Message] | Undecodable | None:
-    """Decode a record; return None for a type that this service does not handle, on a topic of others' events.
+    """Decode a record; return None for what is none of this service's business, on a topic of others' events.
 
-    On `own_topics`, which carry the service's commands, an unknown type is undecodable.
+    That is a type that it does not handle, or an answer that only matters to whoever asked: `to_others` has the types
+    and requesters of those. On `own_topics`, which carry the service's commands, an unknown type is undecodable.
     """
     given, value = record.headers, record.value
     found, errors = dict(given), _NONE
@@ -180,8 +185,11 @@ def decode(
         found, value, errors = unusual(given, value)
     type_ = found.get("ce_type")
     model = handled.get(type_) if type_ else None
-    if model is None and record.topic not in own_topics and text_of(type_):
-        return None
+    if record.topic not in own_topics:
+        if model is None and text_of(type_):
+            return None
+        if "ce_requester" in found and (type_, found["ce_requester"]) in to_others and not errors:
+            return None
     sent_id = text_of(found.get("ce_id"))
     correlation_id = text_of(found["ce_correlationid"]) if "ce_correlationid" in found else sent_id
     actor = id_of(found["ce_actor"]) if "ce_actor" in found else None
@@ -240,7 +248,21 @@ def outgoing(message: Message, ordinal: int, cause: Incoming[Message]) -> Outgoi
         cause.sent_id or str(cause.id),
         cause.actor,
         cause.traceparent,
+        _requester(message, cause),
     )
+
+
+def _requester(message: Message, cause: Incoming[Message]) -> str | None:
+    """Return the principal that asked for an answer: the writer of its command's topic. None for anything else."""
+    topic = BY_NAME.get(cause.record.topic)
+    if topic is None or not topic.commands or type(message) not in _answers(type(cause.body)):
+        return None
+    return topic.writer.value
+
+
+@cache
+def _answers(command: type[Message]) -> frozenset[type[Message]]:
+    return frozenset(command.outcomes()) if issubclass(command, Command) else frozenset()
 
 
 class Envelope(Protocol):
@@ -270,6 +292,10 @@ class Envelope(Protocol):
     def traceparent(self) -> str | None:
         """The W3C trace context."""
 
+    @property
+    def requester(self) -> str | None:
+        """The principal whose command it answers."""
+
 
 def source_of(principal: Principal) -> str:
     """Return the CloudEvents source of the messages that a principal publishes."""
@@ -289,6 +315,8 @@ def headers_of(out: Envelope, source: str, time: str) -> list[tuple[str, bytes]]
         headers.append(("ce_actor", str(out.actor).encode()))
     if out.traceparent is not None:
         headers.append(("traceparent", out.traceparent.encode()))
+    if out.requester is not None:
+        headers.append(("ce_requester", out.requester.encode()))
     return headers
 
 

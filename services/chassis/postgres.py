@@ -631,7 +631,7 @@ _BLOCKED = (
     sa.select(PARKED_KEYS.c.topic, PARKED_KEYS.c.key).join(_keys, _named).with_for_update(read=True, of=PARKED_KEYS)
 )
 
-_OUTGOING = ("id", "type", "key", "value", "correlation_id", "causation_id", "actor", "traceparent")
+_OUTGOING = ("id", "type", "key", "value", "correlation_id", "causation_id", "actor", "traceparent", "requester")
 _out = unnest(**{f"p_{name}": OUTBOX.c[name].type for name in _OUTGOING})
 _SEND = sa.insert(OUTBOX).from_select(
     [*_OUTGOING, "made_at"],

@@ -81,6 +81,7 @@ class Unsent(NamedTuple):
     actor: str | None
     traceparent: str | None
     made_at: str
+    requester: str | None
 
 
 _READ = (

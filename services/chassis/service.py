@@ -130,6 +130,10 @@ class Service:
     """Creates a load plan that names nothing yet."""
     malformed: type[MalformedCommand]
     refuse: AnyHandler = tell
+    for_requester: frozenset[type[Message]] = frozenset()
+    """Answers that only matter to the principal that asked: one that names another is passed over, undecoded. To be
+    here, a type's handler must do nothing with an answer to another's command.
+    """
     alarms: Sequence[Alarm[Any]] = ()
     """What happens at a moment that a row has itself."""
     command_topics: frozenset[str] = field(init=False)

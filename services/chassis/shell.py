@@ -18,6 +18,7 @@ from uuid import UUID
 import structlog
 
 from popfax_contracts.message import Message
+from popfax_contracts.topics import Principal
 from services.chassis import metrics
 from services.chassis.database import Cause, Conflict, Database, Key, Outage, Parked, Ready, Transaction, Why
 from services.chassis.messages import (
@@ -219,6 +220,8 @@ class Shell:
         self._committed = committed
         self._limit = _ParkingLimit()
         self._types = {model.TYPE.encode(): model for model in service.handlers}
+        others = [each.value.encode() for each in Principal if each is not service.principal]
+        self._to_others = {(model.TYPE.encode(), requester) for model in service.for_requester for requester in others}
 
     async def process(self, records: Sequence[Record], source: Source) -> None:
         """Handle a batch completely: in the end each message has had its effect, was a duplicate, or is parked.
@@ -230,7 +233,7 @@ class Shell:
             arrivals = [
                 arrival
                 for record in records
-                if (arrival := decode(record, self._types, self.service.command_topics)) is not None
+                if (arrival := decode(record, self._types, self.service.command_topics, self._to_others)) is not None
             ]
             held: set[Key] = set()
             await self._process(arrivals, source, held)

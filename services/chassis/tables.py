@@ -61,6 +61,7 @@ def add_messaging_tables(metadata: sa.MetaData) -> None:
         sa.Column("actor", sa.Uuid),
         sa.Column("traceparent", sa.Text),
         sa.Column("made_at", timestamp(), nullable=False),
+        sa.Column("requester", sa.Text),
         info={"storage": _QUEUE},
     )
     sa.Table(

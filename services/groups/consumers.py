@@ -114,6 +114,7 @@ GROUPS = Service(
     ),
     load=partial(LoadPlan, Quotas()),
     malformed=GroupsCommandMalformed,
+    for_requester=frozenset({UnitsReserved, UnitsRefused, HoldCaptured, HoldReleased}),
     alarms=deadlines(SAGAS, tables.SAGAS),
     refuse=noting(tell),
 )

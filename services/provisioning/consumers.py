@@ -52,5 +52,6 @@ PROVISIONING = Service(
     ),
     load=LoadPlan,
     malformed=ProvisioningCommandMalformed,
+    for_requester=frozenset({UnitsReserved, UnitsRefused, HoldCaptured, HoldReleased}),
     alarms=(*deadlines(SAGAS, tables.SAGAS), EXPIRY),
 )

@@ -415,6 +415,12 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "the history waits for a transfer that is done": _with(GROUPS, {TransfersPosted: lines_stay_as_they_were}),
     "a transfer is done before it is to be seen": _with(GROUPS, {TransfersPosted: done_before_it_is_seen}),
     "an account is created before its payment is to be seen": _with(GROUPS, {HoldCaptured: created_before_it_is_paid}),
+    "an answer that matters to others is passed over": Mutation(
+        [
+            replace(each, for_requester=each.for_requester | {AccountClosed}) if each is GROUPS else each
+            for each in SERVICES
+        ]
+    ),
     "a closed account stays a member": _with(GROUPS, {AccountClosed: closed_and_still_a_member}),
     "an account's end is announced again and again": _with(PROVISIONING, {ExpiryDue: reminds_for_ever}),
     "nobody looks for accounts that end": without_alarms(PROVISIONING),
