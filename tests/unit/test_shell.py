@@ -177,6 +177,7 @@ def test_an_answer_carries_its_causes_envelope_and_the_same_id_each_time() -> No
             str(id_of("m")),
             BOB,
             "00-aa-bb-01",
+            "platform",
         )
     ]
 
