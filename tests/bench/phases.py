@@ -17,7 +17,7 @@ from services.notifications import sender
 
 PHASES: Mapping[str, tuple[Callable[..., Any], ...]] = {
     "decode": (messages.decode,),
-    "inbox": (FromKafka.claim, Shell._divert),
+    "inbox": (FromKafka.claim, Shell._divert, Shell._commit),  # which awaits what was claimed
     "load": (Service.state,),
     "handlers": (Shell._decide,),
     "save": (
