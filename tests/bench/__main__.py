@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = [[each for section in run if (each := section.only(options.only)).measures()] for run in planned]
     remove_abandoned(STATE, "bench-")
     runs = bench(chosen)
-    table.show(runs, Console(width=None if sys.stdout.isatty() else 120))
+    table.show(runs, Console(width=None if sys.stdout.isatty() else 140))
     if failed := [title for run in runs for title in run.get(FAILED, [])]:
         sys.exit(f"not measured: {', '.join(failed)}")
 

@@ -31,11 +31,12 @@ def phases(runs: Sequence[Run]) -> Grid:
     """Return what one saga costs each service by phase, at 100 per second and at full speed."""
     hops = medians(runs)["hops"]
     columns = {
-        f"{service}, {title}": hops[key]["services_us"][service]
+        f"{service} {title}": hops[key]["services_us"][service]
         for key, title in {"100": "100/s", "full": "full"}.items()
         for service in SERVICES
     }
-    rows = [[phase, *(_us(each.get(phase, 0)) for each in columns.values())] for phase in (*ALL, SAMPLER)]
+    seen = [phase for phase in (*ALL, SAMPLER) if any(phase in each for each in columns.values())]
+    rows = [[phase, *(_us(each.get(phase, 0)) for each in columns.values())] for phase in seen]
     return Grid(["µs per saga", *columns], rows)
 
 
@@ -65,7 +66,7 @@ def statements(runs: Sequence[Run]) -> Grid:
     rows = [
         [
             each["service"],
-            f"`{each['statement']}`",
+            each["statement"],
             f"{each['calls_per_saga']:.3f}",
             f"{each['rows_per_saga']:.1f}",
             _us(each["plan_us"]),
@@ -84,10 +85,14 @@ def server(runs: Sequence[Run]) -> Grid:
     return Grid(["µs per saga", "100/s", "full speed"], rows)
 
 
-DETAILS: Mapping[str, Callable[[Sequence[Run]], Grid]] = {
-    each.__name__: each for each in (processes, phases, batches, server, statements)
+DETAILS: Mapping[str, tuple[str, Callable[[Sequence[Run]], Grid]]] = {
+    "processes": ("CPU by process", processes),
+    "phases": ("CPU of the services by phase", phases),
+    "batches": ("batches and statements", batches),
+    "server": ("PostgreSQL's CPU by session", server),
+    "statements": ("the statements that take longest, at full speed", statements),
 }
-"""A table's name, and the function that makes it of runs. Raises `KeyError` for what was not measured."""
+"""A table's name, its title, and the function that makes it of runs. Raises `KeyError` for what was not measured."""
 
 
 def _us(value: Any) -> str:

@@ -67,7 +67,7 @@ def figures(runs: Sequence[Run]) -> str:
 
 
 def _detail(name: str, runs: Sequence[Run]) -> str:
-    return table.markdown(*DETAILS[name](runs))
+    return table.markdown(*DETAILS[name][1](runs))
 
 
 BLOCKS: Mapping[str, Callable[[Sequence[Run]], str]] = {

@@ -15,12 +15,12 @@ _COLOURS = {Verdict.GOAL: "bold green", Verdict.MARK: "green", Verdict.NONE: "bo
 
 def show(runs: Sequence[Run], console: Console) -> None:
     """Print all tables to a terminal, that of the figures at the end."""
-    for name, grid_of in DETAILS.items():
+    for title, grid_of in DETAILS.values():
         try:
             grid = grid_of(runs)
         except KeyError:  # not measured
             continue
-        console.print(_table(name, grid.headings, grid.rows))
+        console.print(_table(title, grid.headings, grid.rows))
     judged_rows = []
     for row, cells in judged(runs):
         colour = _COLOURS[row.verdict]
@@ -32,7 +32,7 @@ def show(runs: Sequence[Run], console: Console) -> None:
 def _table(title: str, headings: Sequence[str], cells: Iterable[Sequence[str]]) -> Table:
     table = Table(title=title)
     for position, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if position else "left")
+        table.add_column(heading, justify="right" if position else "left", overflow="fold")
     for row in cells:
         table.add_row(*row)
     return table
