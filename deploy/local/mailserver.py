@@ -16,8 +16,10 @@ import os
 import signal
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
+from zlib import crc32
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
@@ -25,6 +27,9 @@ LOOPBACK = "127.0.0.1"
 
 REFUSE = "refuse"
 HANG_AFTER_DATA = "hang-after-data"
+JOURNAL = "journal"
+
+_HEAD = 3
 
 
 _MAX_LINE = 998
@@ -64,6 +69,9 @@ class KeepOnDisk:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self.kept = Kept(directory)
+        self._writing = asyncio.Lock()
+        self._arrived: list[bytes] = []
 
     async def handle_EHLO(  # noqa: N802
         self, _server: SMTP, session: Session, _envelope: Envelope, hostname: str, responses: list[str]
@@ -76,29 +84,84 @@ class KeepOnDisk:
         """Keep the mail, or refuse it. Returns the answer to its sender. aiosmtpd finds this method by its name."""
         if (self._directory / REFUSE).exists():
             return "451 4.3.0 try again later"
-        content = envelope.original_content or b""
-        await asyncio.to_thread(keep, content, self._directory)
+        await self._keep(envelope.original_content or b"")
         if (self._directory / HANG_AFTER_DATA).exists():
             cast(asyncio.Transport, server.transport).abort()  # what is written below goes nowhere
         return "250 2.0.0 kept"
 
-
-def keep(content: bytes, directory: Path) -> Path:
-    """Write a mail as a file that is whole, and on the disk, from the moment it can be seen."""
-    path = directory / f"{time.time_ns():020d}-{uuid.uuid4().hex}.eml"
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-    _sync_directory(directory)
-    return path
+    async def _keep(self, content: bytes) -> None:
+        """Keep a mail, together with all that arrive while others are being written."""
+        self._arrived.append(content)
+        batch = self._arrived
+        async with self._writing:
+            if batch is self._arrived:  # nobody has written it yet
+                self._arrived = []
+                await asyncio.to_thread(self.kept.add, batch)
 
 
-def _sync_directory(directory: Path) -> None:
-    """Bring the names in a directory to the disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
+class Kept:
+    """The mails in a directory, as files. They are on the disk once `add` returns.
+
+    Bringing each file, and its name, to the disk took most of the server's CPU. So mails are first appended to a
+    journal, which is brought there once for all that arrived together; what a crash of the machine loses is in it.
+    """
+
+    def __init__(self, directory: Path, most: int = 256 << 20) -> None:
+        """Recover what a crash may have lost. The journal is emptied when it is longer than `most` bytes."""
+        self._directory = directory
+        self._most = most
+        self._journal = (directory / JOURNAL).open("a+b")
+        self._in_journal: list[Path] = []
+        _sync(directory)
+        self._recover()
+        self._empty_journal()
+
+    def add(self, mails: Sequence[bytes]) -> None:
+        """Keep mails. Each is whole from the moment its file can be seen."""
+        named = [(f"{time.time_ns():020d}-{uuid.uuid4().hex}.eml", mail) for mail in mails]
+        for name, mail in named:
+            self._journal.write(f"{name} {len(mail)} {crc32(mail)}\n".encode() + mail)
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+        for name, mail in named:
+            self._write(name, mail)
+        if self._journal.tell() > self._most:
+            self._empty_journal()
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._journal.close()
+
+    def _write(self, name: str, mail: bytes) -> None:
+        path = self._directory / name
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_bytes(mail)
+        unfinished.replace(path)
+        self._in_journal.append(path)
+
+    def _recover(self) -> None:
+        """Write the journal's mails again: its end may be half a mail, which nobody was told is kept."""
+        self._journal.seek(0)
+        while len(head := self._journal.readline().split()) == _HEAD:
+            name, length, checksum = head
+            mail = self._journal.read(int(length))
+            if crc32(mail) != int(checksum):
+                return
+            self._write(name.decode(), mail)
+
+    def _empty_journal(self) -> None:
+        for path in self._in_journal:  # by now, the system has written most of them
+            if path.exists():
+                _sync(path)
+        _sync(self._directory)
+        self._in_journal.clear()
+        self._journal.truncate(0)
+        self._journal.seek(0)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -117,6 +180,7 @@ async def _serve(port: int, directory: Path) -> None:
     )
     await ended.wait()
     server.close()
+    handler.kept.close()
 
 
 def main() -> None:

@@ -90,7 +90,9 @@ async def send_mails(engine: AsyncEngine, settings: NotificationsSettings, outag
     """Send mails until cancelled; `committed` wakes it when there may be new ones."""
     sender = Sender(engine, settings, outages)
     try:
-        await asyncio.gather(*(sender.run(committed) for _ in range(ROUNDS)))
+        async with asyncio.TaskGroup() as rounds:  # whose end waits for theirs, unlike that of `gather`
+            for _ in range(ROUNDS):
+                rounds.create_task(sender.run(committed))
     finally:
         sender.server.close()
 
@@ -130,10 +132,11 @@ class Sender:
                         self.server.close_idle()
                         await committed.rest(self._settings.mail_poll_s)
                 await self.finish(due)
-            except (Outage, Conflict):  # the next round is the next attempt
-                await asyncio.sleep(self._settings.mail_poll_s)
             except Exception as error:
-                log.error("mails_not_sent", error=type(error).__name__, exc_info=True)
+                if _is_cancelled():
+                    raise asyncio.CancelledError from error
+                if not isinstance(error, Outage | Conflict):  # which the next round may be spared
+                    log.error("mails_not_sent", error=type(error).__name__, exc_info=True)
                 await asyncio.sleep(self._settings.mail_poll_s)
 
     async def take(self) -> list[Due]:
@@ -151,6 +154,12 @@ class Sender:
             await _until_recorded(self._database, answers, self._settings, self._outages)
 
 
+def _is_cancelled() -> bool:
+    """Return whether we are to end: within a statement, that may come out as an error of its connection."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def _until_recorded(
     database: PostgresDatabase, answers: Sequence[Answer], settings: NotificationsSettings, outages: Outages
 ) -> None:
@@ -160,7 +169,9 @@ async def _until_recorded(
             with outages.watching("mails"):
                 async with database.begin() as tx:
                     recorded = await _record(tx.connection, answers, settings, datetime.now(UTC))
-        except (Outage, Conflict):
+        except (Outage, Conflict) as error:
+            if _is_cancelled():
+                raise asyncio.CancelledError from error
             await asyncio.sleep(RECORD_AGAIN_S)
         else:
             return _tell(recorded)
