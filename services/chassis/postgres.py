@@ -388,7 +388,12 @@ class PostgresTransaction:
             inserted, updated, removed = change.written()
             if removed:
                 self._tell(_delete(mapped), {"keys": removed})
-            self._write(_update(mapped), mapped, mapped.changing, updated)
+            if updated:
+                columns = {f"p_{name}": _column(updated, name, mapped.encoders[name]) for name in _often(mapped)}
+                for name in mapped.seldom:
+                    values, encode = (change.replaced(row, name) for row in updated), mapped.encoders[name] or _as_is
+                    columns[f"p_{name}"] = [None if value is None else encode(value) for value in values]
+                self._tell(_update(mapped), columns)
             self._write(_insert(mapped), mapped, mapped.names, inserted)
 
     async def send(self, messages: Sequence[Outgoing], now: datetime) -> None:
@@ -641,6 +646,14 @@ _SEND = sa.insert(OUTBOX).from_select(
 )
 
 
+def _often(mapped: Mapped[Any, Any]) -> list[str]:
+    return [name for name in mapped.changing if name not in mapped.seldom]
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
 def _column(rows: Sequence[Any], name: str, encode: Converter = None) -> list[Any]:
     """Return one field of many rows, as its column expects it."""
     values = map(attrgetter(name), rows)
@@ -725,6 +738,7 @@ def _insert(mapped: Mapped[Any, Any]) -> sa.Executable:
 def _update(mapped: Mapped[Any, Any]) -> sa.Executable:
     _, values = _batch(mapped, mapped.changing)
     key = values.pop(mapped.key_column.name)
+    values |= {name: sa.func.coalesce(values[name], mapped.table.c[name]) for name in mapped.seldom}
     return sa.update(mapped.table).values(values).where(mapped.key_column == key)
 
 

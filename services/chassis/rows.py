@@ -26,10 +26,13 @@ class NotLoaded(Exception):
 class Mapped(Generic[K, R]):
     """Maps a table to the dataclass of its rows: same names, same order, one column as primary key."""
 
-    def __init__(self, table: sa.Table, row: type[R], constant: Iterable[str] = ()) -> None:
+    def __init__(
+        self, table: sa.Table, row: type[R], constant: Iterable[str] = (), seldom: Collection[str] = ()
+    ) -> None:
         """Raise `TypeError` if the table and the dataclass differ.
 
-        `constant` columns are written with a new row and left out of updates.
+        `constant` columns are written with a new row and left out of updates. `seldom` ones, which may not be null, are
+        large: an update in which such a field is the same object neither encodes it nor sends it.
         """
         self.table = table
         self.row = row
@@ -40,6 +43,7 @@ class Mapped(Generic[K, R]):
         (self.key_column,) = table.primary_key.columns
         self.columns = tuple(table.c[name] for name in self.names)
         self.changing = tuple(name for name in self.names if name not in frozenset(constant))
+        self.seldom = frozenset(seldom)
         self.key_of: Callable[[R], K] = attrgetter(self.key_column.name)
         hints = get_type_hints(row)
         converters = [_converters(hints[c.name], c) for c in self.columns]
@@ -186,6 +190,11 @@ class Rows(Generic[K, R]):
         """Delete a row."""
         self._now[key] = None
         self._touched[key] = None
+
+    def replaced(self, row: R, name: str) -> Any:
+        """Return a field's value if it is another object than in the row that was found, None if it is the same."""
+        value, before = getattr(row, name), self._found.get(self.mapped.key_of(row))
+        return None if before is not None and getattr(before, name) is value else value
 
     def loaded(self) -> list[R]:
         """Return every loaded row, whichever message needed it: for loading, never for handlers."""
