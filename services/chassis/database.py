@@ -126,8 +126,10 @@ class Transaction(Protocol):
     the next question, or with the commit; its failure is raised there at the latest.
     """
 
-    def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Awaitable[Collection[UUID]]:
-        """Record message ids; return those that were not known before."""
+    def claim_inbox(
+        self, ids: Sequence[UUID], now: datetime, looked_up: Sequence[UUID] = ()
+    ) -> Awaitable[Collection[UUID]]:
+        """Record message ids; return those that were not known before, also of those that are only `looked_up`."""
 
     def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Awaitable[Collection[UUID]]:
         """Remove timers, each with the moment for which it was set; return the ids of those that were still set so."""
@@ -142,7 +144,7 @@ class Transaction(Protocol):
         """Return those of the keys that are blocked; they stay blocked until this transaction ends."""
 
     async def park(self, parked: Sequence[Parked], now: datetime) -> None:
-        """Keep messages for an operator, in order; a failed one blocks its key."""
+        """Keep messages for an operator, in order, and record their ids in the inbox; a failed one blocks its key."""
 
     async def require_known_schema(self) -> None:
         """Raise `Outage` unless the database is one that this version knows.

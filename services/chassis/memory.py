@@ -140,10 +140,12 @@ class MemoryTransaction:
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
 
-    def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Awaitable[Collection[UUID]]:
+    def claim_inbox(
+        self, ids: Sequence[UUID], now: datetime, looked_up: Sequence[UUID] = ()
+    ) -> Awaitable[Collection[UUID]]:
         """Record message ids."""
-        fresh = set(ids) - self.contents.inbox
-        self.contents.inbox |= fresh
+        fresh = {*ids, *looked_up} - self.contents.inbox
+        self.contents.inbox |= fresh & set(ids)
         return Ready(fresh)
 
     def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Awaitable[Collection[UUID]]:
@@ -179,6 +181,7 @@ class MemoryTransaction:
 
     async def park(self, parked: Sequence[Parked], now: datetime) -> None:
         """Keep messages with their bytes and reasons."""
+        self.contents.inbox.update(message.id for message in parked)
         for message in parked:
             self.contents.parked[message.id] = _ParkedRow(message)
             if message.why is Why.FAILED and message.record.key is not None:

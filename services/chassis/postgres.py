@@ -260,9 +260,12 @@ class PostgresTransaction:
         await self.pipeline.flush()
         return await self.connection.execute(executable, parameters)
 
-    def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Awaitable[Collection[UUID]]:
+    def claim_inbox(
+        self, ids: Sequence[UUID], now: datetime, looked_up: Sequence[UUID] = ()
+    ) -> Awaitable[Collection[UUID]]:
         """Record message ids. An id that another transaction is just recording makes this one wait until that ends."""
-        return self.ask(_CLAIM_INBOX, {"ids": list(ids), "now": now}, lambda known: set(ids) - _firsts(known))
+        asked = {"ids": list(ids), "now": now, "looked_up": list(looked_up)}
+        return self.ask(_CLAIM_INBOX, asked, lambda known: {*ids, *looked_up} - _firsts(known))
 
     def claim_timers(self, timers: Sequence[tuple[UUID, datetime]]) -> Awaitable[Collection[UUID]]:
         """Remove timers; one that was moved meanwhile stays, because another replica has fired it and set it again."""
@@ -319,7 +322,9 @@ class PostgresTransaction:
             }
             for p in parked
         ]
-        await self.execute(sa.insert(PARKED), rows)
+        await self.claim_inbox([p.id for p in parked], now)
+        # Two replicas may park a message at the same time that is claimed by its row alone.
+        await self.execute(insert(PARKED).on_conflict_do_nothing(), rows)
         blocked = [
             {"topic": p.record.topic, "key": p.record.key}
             for p in parked
@@ -550,7 +555,13 @@ _remembered = (
     .cte("remembered")
 )
 # It returns the ids that were known: almost always none, so there is nothing to read.
-_CLAIM_INBOX = sa.select(_ids.c.ids).where(_ids.c.ids.not_in(sa.select(_remembered.c.id)))
+# The relay relies on every transaction having its number before it takes numbers of the outbox: one that records no id
+# might not write anything before that.
+_numbered = sa.func.pg_current_xact_id().is_not(None)
+_CLAIM_INBOX = sa.union_all(
+    sa.select(_ids.c.ids).where(_ids.c.ids.not_in(sa.select(_remembered.c.id))),
+    sa.select(INBOX.c.id).where(INBOX.c.id == sa.any_(_array("looked_up", sa.Uuid())), _numbered),
+)
 _due = unnest(p_id=sa.Uuid(), p_due=TIMER.c.due_at.type)
 _CLAIM_TIMERS = sa.delete(TIMER).where(TIMER.c.id == _due.c.p_id, TIMER.c.due_at == _due.c.p_due).returning(TIMER.c.id)
 _CLEAR_TIMERS = sa.delete(TIMER).where(TIMER.c.id == sa.any_(_array("ids", sa.Uuid())))

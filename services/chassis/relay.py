@@ -227,7 +227,7 @@ class Relay:
         Below it are dead rows, which slow a scan down. But numbers are not in commit order: a transaction that is still
         open may have a lower one, and when it commits, a row of the same key with a higher number may follow at once.
         So the floor moves to a number only when every transaction that was writing when we saw that number has ended.
-        (Each one writes, and so has an id, before it takes numbers: the inbox, a timer or a lock comes first.)
+        (Each one has an id before it takes numbers: the inbox asks for one, or a timer or a lock comes first.)
         """
         if self._last - self._floor < DEAD_ROWS:
             return self._floor

@@ -1,13 +1,13 @@
 """What a service tells the chassis about itself: its topics, its handlers, how its state is loaded."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.message import Command, MalformedCommand, Message
-from popfax_contracts.topics import Principal, Topic
+from popfax_contracts.topics import SERVICES, Principal, Topic
 from services.chassis.alarms import Alarm
 from services.chassis.database import Transaction
 from services.chassis.messages import Incoming, Outcome
@@ -63,6 +63,9 @@ class Handler(Generic[S_contra, L_contra, T_contra, N_contra]):
 
     handle: Callable[[S_contra, T_contra, Moment], Outcome]
     needs: Callable[[L_contra, N_contra], None]
+    once_by: str | None = None
+    """The row by which it knows a repetition, however late and whatever came between: that changes nothing, and returns
+    the same messages again or fewer. Its messages need no row of the inbox then; None if they do."""
 
     def __call__(self, state: S_contra, subject: T_contra, moment: Moment) -> Outcome:
         """Decide."""
@@ -85,9 +88,12 @@ AnyHandler = Handler[Any, Any, Any, Any]
 Entry = tuple[type[Message], AnyHandler]
 
 
-def handles(model: type[M], handler: Handler[S, L, Incoming[M], Incoming[M]]) -> Entry:
-    """Return an entry of a table of contents. A handler of another message is a type error."""
-    return model, handler
+def handles(model: type[M], handler: Handler[S, L, Incoming[M], Incoming[M]], once_by: str | None = None) -> Entry:
+    """Return an entry of a table of contents. A handler of another message is a type error.
+
+    `once_by` names the row by which the handler knows a repetition of the message: see `Handler.once_by`.
+    """
+    return model, replace(handler, once_by=once_by)
 
 
 def contents(*entries: Entry) -> dict[type[Message], AnyHandler]:
@@ -136,6 +142,8 @@ class Service:
     """
     alarms: Sequence[Alarm[Any]] = ()
     """What happens at a moment that a row has itself."""
+    by_row: frozenset[type[Message]] = field(init=False)
+    """The messages that have no row of the inbox: their handlers know a repetition by a row of the business."""
     command_topics: frozenset[str] = field(init=False)
     """The names of its command topics, on which it answers whatever arrives."""
     entries: frozenset[str] = field(init=False)
@@ -153,6 +161,11 @@ class Service:
         for model in self.handlers:
             if not set(model.TOPICS) <= set(self.topics):
                 raise TypeError(f"{self.principal} handles {model.__name__} but does not subscribe to its topics")
+        by_row = frozenset(model for model, handler in self.handlers.items() if handler.once_by is not None)
+        for model in by_row:
+            # A client may use one id for two commands, of which the first counts: only the inbox tells them apart.
+            if not model.TOPICS or any(topic.writer not in SERVICES for topic in model.TOPICS):
+                raise TypeError(f"{model.__name__} has senders that choose ids: its messages need the inbox")
         names = frozenset(topic.name for topic in self.topics if topic.commands)
         object.__setattr__(self, "command_topics", names)
         outside = (Principal.PLATFORM, self.principal)
@@ -160,6 +173,7 @@ class Service:
         object.__setattr__(self, "entries", entries)
         awaited = frozenset(topic.name for topic in _awaited_by(self.principal) if topic in self.topics)
         object.__setattr__(self, "awaited", awaited)
+        object.__setattr__(self, "by_row", by_row)
 
     def handler(self, message: Incoming[Message]) -> AnyHandler:
         """Return a message's handler; for a command that can't be read it is `refuse`."""

@@ -92,8 +92,13 @@ class Source(Protocol):
     parks: bool
     """Whether its messages can be parked, and wait behind parked ones."""
 
-    def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Awaitable[Collection[UUID]]:
-        """Claim arrivals; return the ids of those to handle. The claim is final once the transaction commits."""
+    def claim(
+        self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime, by_row: Collection[type[Message]]
+    ) -> Awaitable[Collection[UUID]]:
+        """Claim arrivals; return the ids of those to handle. The claim is final once the transaction commits.
+
+        A message of one of the types `by_row` is told from a repetition by its handler, by a row of the business.
+        """
 
 
 class FromKafka:
@@ -102,9 +107,16 @@ class FromKafka:
     name = "messages"
     parks = True
 
-    def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Awaitable[Collection[UUID]]:
-        """Record the ids; known ones are duplicates."""
-        return tx.claim_inbox([arrival.id for arrival in arrivals], now)
+    def claim(
+        self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime, by_row: Collection[type[Message]]
+    ) -> Awaitable[Collection[UUID]]:
+        """Record the ids; known ones are duplicates. What is claimed by a row is known only if it was parked."""
+        recorded: list[UUID] = []
+        looked_up: list[UUID] = []
+        for arrival in arrivals:
+            is_by_row = isinstance(arrival, Incoming) and type(arrival.body) in by_row
+            (looked_up if is_by_row else recorded).append(arrival.id)
+        return tx.claim_inbox(recorded, now, looked_up)
 
 
 class FromTimers:
@@ -113,11 +125,13 @@ class FromTimers:
     name = "timers"
     parks = True
 
-    async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
+    async def claim(
+        self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime, by_row: Collection[type[Message]]
+    ) -> Collection[UUID]:
         """Delete the timers."""
-        by_row = {record.row_id: (record.due_at, arrival.id) for arrival, record in _stored(arrivals)}
-        claimed = await tx.claim_timers([(row, due) for row, (due, _) in by_row.items() if due is not None])
-        return {by_row[row][1] for row in claimed}
+        stored = {record.row_id: (record.due_at, arrival.id) for arrival, record in _stored(arrivals)}
+        claimed = await tx.claim_timers([(row, due) for row, (due, _) in stored.items() if due is not None])
+        return {stored[row][1] for row in claimed}
 
 
 class FromAlarms:
@@ -126,7 +140,9 @@ class FromAlarms:
     name = "timers"
     parks = True
 
-    async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
+    async def claim(
+        self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime, by_row: Collection[type[Message]]
+    ) -> Collection[UUID]:
         """Claim nothing: the row decides."""
         return {arrival.id for arrival in arrivals}
 
@@ -137,14 +153,16 @@ class FromParked:
     name = "retries"
     parks = False
 
-    async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
+    async def claim(
+        self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime, by_row: Collection[type[Message]]
+    ) -> Collection[UUID]:
         """Delete the parked messages."""
-        by_row = {record.row_id: arrival.id for arrival, record in _stored(arrivals)}
-        claimed = await tx.claim_parked(list(by_row))
-        known = {row for row in claimed if by_row[row] == row}
+        ids = {record.row_id: arrival.id for arrival, record in _stored(arrivals)}
+        claimed = await tx.claim_parked(list(ids))
+        known = {row for row in claimed if ids[row] == row}
         # An undecodable record was recorded under its position. Now that it can be decoded it has an id, which a
         # readable record may have brought meanwhile, and that one may be among these.
-        new = {by_row[row] for row in claimed} - known
+        new = {ids[row] for row in claimed} - known
         return known | set(await tx.claim_inbox(list(new), now)) if new else known
 
 
@@ -290,7 +308,8 @@ class Shell:
         """Handle a batch in one transaction."""
         moment = self.clock.moment()
         async with self.database.begin() as tx:
-            claim, asked = source.claim(tx, arrivals, moment.now), _blocked(tx, arrivals, source)
+            claim = source.claim(tx, arrivals, moment.now, self.service.by_row)
+            asked = _blocked(tx, arrivals, source)
             claimed, blocked = await claim, await asked
             fresh = _first_of_each_id(a for a in arrivals if a.id in claimed)
             readable, parked = self._divert(fresh, blocked, source)
@@ -372,7 +391,7 @@ class Shell:
         moment = self.clock.moment()
         async with self.database.begin() as tx:
             await tx.require_known_schema()
-            claimed = await source.claim(tx, [arrival], moment.now)
+            claimed = await source.claim(tx, [arrival], moment.now, self.service.by_row)
             if claimed:
                 await tx.park([parked], moment.now)
         if claimed:

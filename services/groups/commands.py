@@ -30,7 +30,7 @@ from popfax_contracts.provisioning import AccountClosed, PersonRecorded
 from popfax_contracts.topics import GROUPS_COMMANDS_FROM_HTTP, Principal
 from services.chassis.messages import Effect, Incoming, Outcome, source_of
 from services.chassis.rows import Rows
-from services.chassis.service import AnyHandler, Handler, Moment
+from services.chassis.service import AnyHandler, Moment
 from services.groups.domain import Change, PostedCommand, Subscriber, saga_asked_by
 
 
@@ -160,7 +160,7 @@ def noting(handler: AnyHandler) -> AnyHandler:
         handler.needs(load, message)
         load.answering.append(message)
 
-    return Handler(handle, with_command)
+    return replace(handler, handle=handle, needs=with_command)
 
 
 def _await(state: HasCommands, command: PostedCommand, changes: Iterable[Change]) -> int:

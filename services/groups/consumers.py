@@ -91,12 +91,12 @@ GROUPS = Service(
             handles(RetryTransfer, transfers.ask_again),
             # An account for a new member: the saga's replies, in the order of its steps ...
             handles(CreateMemberAccount, accounts.create_member_account),
-            handles(UnitsReserved, SAGAS.reply),
-            handles(UnitsRefused, SAGAS.reply),
-            handles(AccountProvisioned, accounts.account_provisioned),
-            handles(AccountRefused, SAGAS.reply),
-            handles(HoldCaptured, SAGAS.reply),
-            handles(HoldReleased, SAGAS.reply),
+            handles(UnitsReserved, SAGAS.reply, once_by="its saga"),
+            handles(UnitsRefused, SAGAS.reply, once_by="its saga"),
+            handles(AccountProvisioned, accounts.account_provisioned, once_by="its account and its saga"),
+            handles(AccountRefused, SAGAS.reply, once_by="its saga"),
+            handles(HoldCaptured, SAGAS.reply, once_by="its saga"),
+            handles(HoldReleased, SAGAS.reply, once_by="its saga"),
             # ... its deadline, and an operator's interventions.
             handles(SagaDeadline, SAGAS.deadline),
             handles(RetrySaga, SAGAS.retry),
@@ -108,7 +108,7 @@ GROUPS = Service(
             handles(AccountExtended, accounts.account_extended),
             handles(AccountExpired, accounts.account_expired),
             handles(AccountClosed, accounts.account_closed),
-            handles(BalanceChanged, accounts.balance_changed),
+            handles(BalanceChanged, accounts.balance_changed, once_by="its account's balance version"),
             handles(PlanPublished, accounts.plan_published),
         )
     ),

@@ -34,7 +34,7 @@ LEDGER = Service(
         handles(CreditUnits, handlers.credit_units),
         handles(SpendUnits, handlers.spend_units),
         handles(PostTransfers, handlers.post_transfers),
-        handles(ReserveUnits, handlers.reserve_units),
+        handles(ReserveUnits, handlers.reserve_units, once_by="its hold"),
         handles(CaptureHold, handlers.capture_hold),
         handles(ReleaseHold, handlers.release_hold),
         handles(CorrectBalance, handlers.correct_balance),

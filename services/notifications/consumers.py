@@ -36,7 +36,7 @@ NOTIFICATIONS = Service(
         handles(PersonRecorded, handlers.person_recorded),
         handles(PersonErased, handlers.person_erased),
         handles(MailBounced, handlers.mail_bounced),
-        handles(MemberAccountCreated, handlers.member_account_created),
+        handles(MemberAccountCreated, handlers.member_account_created, once_by="its mails"),
         # The mails that these call for are in `letters`.
         handles(SendInvitation, handlers.write),
         handles(InvitationAccepted, handlers.write),

@@ -28,8 +28,8 @@ PROVISIONING = Service(
     handlers=contents(
         # An account begins ...
         handles(RegisterSubscriber, handlers.register_subscriber),
-        handles(ProvisionAccount, handlers.provision_account),
-        handles(CancelProvisioning, handlers.cancel_provisioning),
+        handles(ProvisionAccount, handlers.provision_account, once_by="its request"),
+        handles(CancelProvisioning, handlers.cancel_provisioning, once_by="its request"),
         # ... is changed ...
         handles(ExtendAccount, handlers.extend_account),
         handles(AddOptionsPack, handlers.add_options_pack),
@@ -41,10 +41,10 @@ PROVISIONING = Service(
         handles(ExpiryDue, handlers.expiry_due),
         handles(NumberRested, handlers.number_rested),
         # The paid-action saga's replies, in the order of its steps ...
-        handles(UnitsReserved, SAGAS.reply),
-        handles(UnitsRefused, SAGAS.reply),
-        handles(HoldCaptured, SAGAS.reply),
-        handles(HoldReleased, SAGAS.reply),
+        handles(UnitsReserved, SAGAS.reply, once_by="its saga"),
+        handles(UnitsRefused, SAGAS.reply, once_by="its saga"),
+        handles(HoldCaptured, SAGAS.reply, once_by="its saga"),
+        handles(HoldReleased, SAGAS.reply, once_by="its saga"),
         # ... its deadline, and an operator's interventions.
         handles(SagaDeadline, SAGAS.deadline),
         handles(RetrySaga, SAGAS.retry),

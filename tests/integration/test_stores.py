@@ -28,7 +28,7 @@ from services.chassis.database import Conflict, Database, Parked, Why
 from services.chassis.loading import NeededRows
 from services.chassis.memory import MemoryDatabase, MemoryTransaction
 from services.chassis.messages import TIMERS, Incoming, Outgoing, SetTimer, StoredRecord, timer_message_id, timer_record
-from services.chassis.postgres import INBOX, OUTBOX, PARKED, PARKED_KEYS, TIMER, PostgresDatabase
+from services.chassis.postgres import INBOX, OUTBOX, PARKED, PARKED_KEYS, TIMER, PostgresDatabase, PostgresTransaction
 from services.chassis.rows import AppendOnly, Mapped, NotLoaded, RowSet
 from services.chassis.sagas import CancelSaga, SagaDeadline, SagaRow, Status
 from services.chassis.shell import FromKafka, Shell
@@ -509,6 +509,36 @@ async def test_the_inbox_gives_each_id_once(store: Store) -> None:
         assert set(await tx.claim_inbox([], LATER)) == set()
 
 
+async def test_an_id_that_is_only_looked_up_is_known_if_it_was_recorded_or_parked_and_is_not_recorded(
+    store: Store,
+) -> None:
+    await park(store, parked(1, Why.BEHIND))
+    for fresh in ({A, B}, {B}):
+        async with store.database.begin() as tx:
+            assert set(await tx.claim_inbox([A], NOW, [B, UUID(int=1)])) == fresh
+    async with store.database.begin() as tx:
+        assert set(await tx.claim_parked([UUID(int=1)])) == {UUID(int=1)}
+        assert set(await tx.claim_inbox([], NOW, [UUID(int=1), A])) == set(), "it stays known when it is not parked"
+
+
+async def test_a_transaction_has_its_number_before_it_writes(stores: Stores) -> None:
+    """The relay relies on it: numbers of the outbox are taken only by transactions that it can see."""
+    database = stores(Principal.LEDGER).database
+    if isinstance(database, MemoryDatabase):
+        return
+    async with database.begin() as tx:
+        assert isinstance(tx, PostgresTransaction)
+        await tx.claim_inbox([], NOW, [A])
+        number = await tx.connection.scalar(sa.text("SELECT pg_current_xact_id_if_assigned()::text"))
+        assert number is not None
+
+
+async def test_a_message_can_be_parked_by_two_replicas(store: Store) -> None:
+    await park(store, parked(1, Why.FAILED))
+    await park(store, parked(1, Why.FAILED))
+    assert [id_ for id_, *_ in await store.parked()] == [UUID(int=1)]
+
+
 def out(n: int, **changes: Any) -> Outgoing:
     message = Outgoing(UUID(int=n), "x.v1", f"key {n % 3}", b"\x00{}", "corr", "cause", None, None)
     return replace(message, **changes)
@@ -835,7 +865,9 @@ async def test_the_same_batches_leave_the_same_books_in_both(stores: Stores) -> 
 
     found = await run(stores(Principal.LEDGER))
     assert found == await run(InMemory())
-    assert [len(found[name]) for name in ("accounts", "holds", "transfers", "entries", "outbox")] == [1, 3, 1, 4, 9]
+    # Of the nine messages, the two answers to reservations came twice: their holds tell repetitions, not the inbox.
+    assert [len(found[name]) for name in ("accounts", "holds", "transfers", "entries", "outbox")] == [1, 3, 1, 4, 11]
+    assert len({out.id for out in found["outbox"]}) == 9
 
 
 def contents(snapshot: Snapshot) -> dict[str, list[Any]]:

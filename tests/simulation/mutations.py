@@ -275,6 +275,20 @@ def reminds_for_ever(registry: Registry, message: Incoming[ExpiryDue], moment: M
     return outcome
 
 
+def declared_by_row(service: Service, model: type[Message]) -> Mutation:
+    """Return the product in which a type of message has no row of the inbox, though it needs one."""
+    handlers = {**service.handlers, model: replace(service.handlers[model], once_by="nothing")}
+    return Mutation([replace(each, handlers=handlers) if each is service else each for each in SERVICES])
+
+
+def repeated_reply_is_noted(roster: Roster, message: Incoming[UnitsReserved], moment: Moment) -> Outcome:
+    outcome = GROUPS.handlers[UnitsReserved](roster, message, moment)
+    saga = roster.sagas.find(message.body.hold_id)
+    if saga is not None:
+        roster.sagas.put(replace(saga, updated_at=moment.now))
+    return outcome
+
+
 def without_alarms(service: Service) -> Mutation:
     """Return the product in which nothing of a service's rows is ever due."""
     return Mutation([replace(each, alarms=()) if each is service else each for each in SERVICES])
@@ -336,8 +350,8 @@ def never_forgotten(tray: Any, message: Incoming[PersonErased], moment: Moment) 
 
 
 class _ForgetfulTransaction(MemoryTransaction):
-    async def claim_inbox(self, ids: Sequence[UUID], now: datetime) -> Collection[UUID]:
-        return set(ids)
+    async def claim_inbox(self, ids: Sequence[UUID], now: datetime, looked_up: Sequence[UUID] = ()) -> Collection[UUID]:
+        return {*ids, *looked_up}
 
 
 class ForgetfulDatabase(FaultyDatabase):
@@ -352,7 +366,9 @@ class ForgetfulDatabase(FaultyDatabase):
 class ByIdAlone(FromKafka):
     """An inbox that identifies a message by its CloudEvents id alone, whatever its topic and source."""
 
-    async def claim(self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> Collection[UUID]:
+    async def claim(
+        self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime, by_row: Collection[type[Message]]
+    ) -> Collection[UUID]:
         first: dict[UUID, UUID] = {}
         for arrival in arrivals:
             sent_id = arrival.sent_id if isinstance(arrival, Incoming) else None
@@ -423,6 +439,8 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     ),
     "a closed account stays a member": _with(GROUPS, {AccountClosed: closed_and_still_a_member}),
     "an account's end is announced again and again": _with(PROVISIONING, {ExpiryDue: reminds_for_ever}),
+    "a capture is claimed by its hold": declared_by_row(LEDGER, CaptureHold),
+    "a repeated reply is noted": _with(GROUPS, {UnitsReserved: repeated_reply_is_noted}),
     "nobody looks for accounts that end": without_alarms(PROVISIONING),
     "a closed account keeps its address": _with(PROVISIONING, {CloseAccount: address_stays_taken}),
     "something is given and not paid": _with(PROVISIONING, {UnitsReserved: given_and_not_paid}),

@@ -14,7 +14,7 @@ import structlog
 from deploy.operator import snapshots
 from tests.simulation.mutations import MUTATIONS, NOT_NAMED
 from tests.simulation.story import silence_logs
-from tests.simulation.world import World
+from tests.simulation.world import SERVICES, World
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2000"))
 FIRST_SEED = int(os.environ.get("SIMULATION_FIRST_SEED", "0"))
@@ -88,6 +88,18 @@ def test_reading_causes_before_their_effects_would_raise_false_alarms(monkeypatc
     """The order in which an operator's audit reads a running product matters, and the simulation reads in it."""
     monkeypatch.setattr(snapshots, "READS", snapshots.READS[::-1])
     assert any(World(seed).run() for seed in range(SEEDS_FOR_A_MUTATION))
+
+
+def test_every_message_without_a_row_of_the_inbox_is_read_again() -> None:
+    """Reading it again is what shows that its handler knows a repetition."""
+    missing = {model.TYPE.encode() for service in SERVICES for model in service.by_row}
+    for seed in range(SEEDS_FOR_A_MUTATION):
+        world = World(seed)
+        assert not world.run()
+        missing -= world.read_again
+        if not missing:
+            return
+    assert not missing
 
 
 def test_the_same_seed_tells_the_same_story() -> None:

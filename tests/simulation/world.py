@@ -16,6 +16,7 @@ from uuid import UUID
 
 from deploy.operator.invariants import Place, check, check_log, check_tokens, check_topics, logged, published
 from deploy.operator.snapshots import memory_snapshot
+from popfax_contracts.codes import MalformedCode
 from popfax_contracts.ledger import TransfersPosted, TransfersRefused
 from popfax_contracts.message import Message
 from popfax_contracts.provisioning import OptionPublished, PlanPublished
@@ -218,6 +219,8 @@ class World:
         groups.committed, ledger.committed = self.posts.groups_committed, self.posts.ledger_committed
         self.cast = Cast(self.random, self.bus, self._rows, lambda: self.clock.now)
         self.findings: list[str] = []
+        self.read_again: set[bytes] = set()
+        """The types of what was on the topics when they were read again from their beginning."""
         self._told_again: set[Place] = set()
         self.lost = False
         self.step = 0
@@ -243,13 +246,35 @@ class World:
         self._check(settled=True)
         if self.random.random() < 0.2:
             self.tell("again", "bus", "everything is delivered once more")
-            for node in self.nodes:
-                node.consumer.positions.update(dict.fromkeys(node.consumer.positions, 0))
+            self.findings += self._read_again()
         self.tell("time", "clock", "goes on until nothing is left that waits for it")
         self._run_dry(datetime.max.replace(tzinfo=UTC))
         self._check(settled=True)
         self.findings += self._outlived()
         return self.findings
+
+    def _read_again(self) -> list[str]:
+        """Read all topics from their beginning: no row changes, and nothing is published that was not before.
+
+        Commands that an older version could not read are the exception: they are read for the first time.
+        """
+        self.read_again |= {value for record in self.bus.records() if (value := dict(record.headers).get("ce_type"))}
+        before = [(dict(node.database.contents.tables), dict(node.database.contents.appended)) for node in self.nodes]
+        published = {(record.topic, _id_of(record)) for record in self.bus.records()}
+        for node in self.nodes:
+            node.consumer.positions.update(dict.fromkeys(node.consumer.positions, 0))
+        self._run_dry(self.clock.now)
+        codes = {row.parked.code for node in self.nodes for row in node.database.contents.parked.values()}
+        if MalformedCode.UNKNOWN_TYPE.value in codes:
+            return []
+        found = [
+            f"{node.principal}: {name} changed when everything was read again"
+            for node, (tables, appended) in zip(self.nodes, before, strict=True)
+            for name, rows in {**node.database.contents.tables, **node.database.contents.appended}.items()
+            if rows and rows != {**tables, **appended}.get(name)
+        ]
+        again = {(record.topic, _id_of(record)) for record in self.bus.records()}
+        return found + [f"{topic}: {id_} was published only when read again" for topic, id_ in again - published]
 
     def _outlived(self) -> list[str]:
         """Return the invitations and accounts that should have expired and have not."""
@@ -591,6 +616,11 @@ class World:
             fax_number=plan.fax_number,
         )
         drive(_store_plan(self.by_name[Principal.PROVISIONING].database, plan, body, self.cast.uuid()))
+
+
+def _id_of(record: BusRecord) -> tuple[bytes | None, bytes | None]:
+    headers = dict(record.headers)
+    return headers.get("ce_source"), headers.get("ce_id")
 
 
 def _due(node: Node) -> list[datetime]:

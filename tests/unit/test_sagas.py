@@ -226,6 +226,18 @@ def test_a_local_pivot_that_is_the_last_step_can_refuse() -> None:
     assert buying.comes(RELEASED) == [nothing_bought("account_closed")]
 
 
+def test_a_reply_that_is_repeated_changes_nothing_whenever_it_comes() -> None:
+    buying = Buying()
+    buying.comes(RESERVED)
+    running = buying.row
+    assert buying.comes(RESERVED) == []
+    assert buying.row == running
+    buying.comes(CAPTURED)
+    ended = buying.row
+    assert buying.comes(RESERVED, CAPTURED) == []
+    assert buying.row == ended
+
+
 @pytest.mark.parametrize(("call", "code"), [(DEADLINE, "timed_out"), (CANCEL, "cancelled")])
 def test_called_off_before_a_local_pivot_it_never_reaches_it(call: Message, code: str) -> None:
     buying = Buying()

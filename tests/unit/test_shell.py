@@ -622,6 +622,45 @@ def test_no_message_overtakes_one_of_its_key_that_was_held() -> None:
     assert kitchen.answers() == ids(f"m{PARKED_AT_ONCE}", "behind")
 
 
+# --- messages without a row of the inbox ---
+
+
+def hold(name: str, units: int = 10) -> ReserveUnits:
+    return ReserveUnits(hold_id=id_of(name), account_id=ADA, amount_units=units)
+
+
+def test_a_message_that_its_row_tells_has_no_row_of_the_inbox_and_the_same_answer_again() -> None:
+    kitchen = Kitchen()
+    record = kitchen.record(hold("h"), "reserve")
+    kitchen.comes(record, record)
+    assert len(kitchen.calls) == 1, "within a batch, the first one counts"
+    assert kitchen.database.contents.inbox == set()
+    kitchen.comes(record)
+    first, again = kitchen.sent()
+    assert (first.id, first.value) == (again.id, again.value)
+
+
+def test_once_parked_it_is_in_the_inbox_and_is_not_handled_when_it_comes_again() -> None:
+    kitchen = Kitchen()
+    record = kitchen.record(hold("h"), "reserve")
+    kitchen.failing.add(id_of("reserve"))
+    kitchen.comes(record)
+    (parked,) = kitchen.database.contents.parked
+    assert kitchen.database.contents.inbox == {parked}
+    kitchen.failing.clear()
+    kitchen.comes(record)
+    assert kitchen.sent() == []
+    kitchen.retry(parked)
+    kitchen.comes(record)
+    assert len(kitchen.sent()) == 1
+
+
+def test_what_clients_send_needs_the_inbox() -> None:
+    by_row = replace(LEDGER.handlers[CreditUnits], once_by="its transfer")
+    with pytest.raises(TypeError, match="CreditUnits has senders that choose ids"):
+        replace(LEDGER, handlers={CreditUnits: by_row})
+
+
 # --- timers ---
 
 
