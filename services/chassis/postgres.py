@@ -395,7 +395,7 @@ class PostgresTransaction:
                 self._tell(_delete(mapped), {"keys": removed})
             if updated:
                 columns = {f"p_{name}": _column(updated, name, mapped.encoders[name]) for name in _often(mapped)}
-                for name in mapped.seldom:
+                for name in mapped.rarely:
                     values, encode = (change.replaced(row, name) for row in updated), mapped.encoders[name] or _as_is
                     columns[f"p_{name}"] = [None if value is None else encode(value) for value in values]
                 self._tell(_update(mapped), columns)
@@ -658,7 +658,7 @@ _SEND = sa.insert(OUTBOX).from_select(
 
 
 def _often(mapped: Mapped[Any, Any]) -> list[str]:
-    return [name for name in mapped.changing if name not in mapped.seldom]
+    return [name for name in mapped.changing if name not in mapped.rarely]
 
 
 def _as_is(value: Any) -> Any:
@@ -749,7 +749,7 @@ def _insert(mapped: Mapped[Any, Any]) -> sa.Executable:
 def _update(mapped: Mapped[Any, Any]) -> sa.Executable:
     _, values = _batch(mapped, mapped.changing)
     key = values.pop(mapped.key_column.name)
-    values |= {name: sa.func.coalesce(values[name], mapped.table.c[name]) for name in mapped.seldom}
+    values |= {name: sa.func.coalesce(values[name], mapped.table.c[name]) for name in mapped.rarely}
     return sa.update(mapped.table).values(values).where(mapped.key_column == key)
 
 

@@ -27,11 +27,11 @@ class Mapped(Generic[K, R]):
     """Maps a table to the dataclass of its rows: same names, same order, one column as primary key."""
 
     def __init__(
-        self, table: sa.Table, row: type[R], constant: Iterable[str] = (), seldom: Collection[str] = ()
+        self, table: sa.Table, row: type[R], constant: Iterable[str] = (), rarely: Collection[str] = ()
     ) -> None:
         """Raise `TypeError` if the table and the dataclass differ.
 
-        `constant` columns are written with a new row and left out of updates. `seldom` ones, which may not be null, are
+        `constant` columns are written with a new row and left out of updates. `rarely` ones, which may not be null, are
         large: an update in which such a field is the same object neither encodes it nor sends it.
         """
         self.table = table
@@ -43,7 +43,7 @@ class Mapped(Generic[K, R]):
         (self.key_column,) = table.primary_key.columns
         self.columns = tuple(table.c[name] for name in self.names)
         self.changing = tuple(name for name in self.names if name not in frozenset(constant))
-        self.seldom = frozenset(seldom)
+        self.rarely = frozenset(rarely)
         self.key_of: Callable[[R], K] = attrgetter(self.key_column.name)
         hints = get_type_hints(row)
         converters = [_converters(hints[c.name], c) for c in self.columns]

@@ -203,7 +203,7 @@ COMMANDS: Mapped[UUID, PostedCommand] = Mapped(
     commands, PostedCommand, constant=("type", "actor_id", "content_hash", "asked_at")
 )
 SAGAS: Mapped[UUID, SagaRow] = Mapped(
-    sagas, SagaRow, constant=("name", "correlation_id", "causation_id", "actor", "opened_at"), seldom=("data",)
+    sagas, SagaRow, constant=("name", "correlation_id", "causation_id", "actor", "opened_at"), rarely=("data",)
 )
 
 WITH_EMAIL = RowSet(SUBSCRIBERS, "email")

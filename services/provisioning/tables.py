@@ -131,5 +131,5 @@ ALL_PLANS = RowSet(PLANS)
 OPTIONS: Mapped[str, Option] = Mapped(options, Option)
 FAX_NUMBERS: Mapped[str, FaxNumber] = Mapped(fax_numbers, FaxNumber)
 SAGAS: Mapped[UUID, SagaRow] = Mapped(
-    sagas, SagaRow, constant=("name", "correlation_id", "causation_id", "actor", "opened_at"), seldom=("data",)
+    sagas, SagaRow, constant=("name", "correlation_id", "causation_id", "actor", "opened_at"), rarely=("data",)
 )
