@@ -5,6 +5,7 @@ import gc
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,12 +142,14 @@ class Bench:
         finally:
             self.stop(other)
 
-    def stop(self, service: ServiceProcess) -> None:
-        """Stop a process of a service, if it runs."""
-        running = self._running.get(service.principal.value, [])
-        if service in running:
-            running.remove(service)
-        service.stop()
+    def stop(self, *services: ServiceProcess) -> None:
+        """Stop processes of services, those that run, at the same time."""
+        for service in services:
+            running = self._running.get(service.principal.value, [])
+            if service in running:
+                running.remove(service)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(ServiceProcess.stop, services))
 
     def counters(self) -> dict[str, Counters]:
         """Return the services' counters, summed over replicas."""

@@ -51,8 +51,7 @@ WHERE indrelid = %(table)s::regclass
 async def growth(bench: Bench) -> dict[str, Any]:
     """Measure, fill, and measure again."""
     empty = await _cost(bench)
-    for service in bench.product.services.values():
-        bench.stop(service)
+    bench.stop(*bench.product.services.values())
     filled = fill(bench.product.stack, bench.sizes)
     full = await _cost(bench)
     return {

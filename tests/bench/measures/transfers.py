@@ -15,9 +15,7 @@ _WARM_UP = 5000
 
 async def transfers(bench: Bench) -> dict[str, Any]:
     """Stop all services but the ledger, and have units transferred between random owners. The others stay stopped."""
-    for principal in SERVICES:
-        if principal is not Principal.LEDGER:
-            bench.stop(bench.product.services[principal])
+    bench.stop(*(bench.product.services[each] for each in SERVICES if each is not Principal.LEDGER))
     await bench.run(_commands(bench, _WARM_UP), _ENDS, writer=Principal.GROUPS)
     ran = await bench.run(_commands(bench, bench.sizes.transfers), _ENDS, writer=Principal.GROUPS)
     return {"transfers": {"per_s": round(ran.per_s), **ran.costs()}}
