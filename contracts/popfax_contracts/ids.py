@@ -14,6 +14,7 @@ from uuid import UUID, SafeUUID
 # service's CPU (measured), so what is known to be an id is made one directly.
 _set_int = UUID.int.__set__  # type: ignore[attr-defined,misc]
 _set_safety = UUID.is_safe.__set__  # type: ignore[attr-defined,misc]
+_UNKNOWN = SafeUUID.unknown
 
 _NOT_VARIANT_AND_VERSION = ~((0xC000 << 48) | (0xF000 << 64))
 _RFC_9562_VERSION_5 = (0x8000 << 48) | (5 << 76)
@@ -27,7 +28,7 @@ def uuid_of(value: int) -> UUID:
     """Return `UUID(int=value)`; the value is 0 or more and below 2**128, unchecked."""
     made = object.__new__(UUID)
     _set_int(made, value)
-    _set_safety(made, SafeUUID.unknown)
+    _set_safety(made, _UNKNOWN)
     return made
 
 

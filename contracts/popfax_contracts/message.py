@@ -4,6 +4,7 @@ The envelope (id, time, correlation, causation, actor) is a CloudEvents envelope
 model is the record's value.
 """
 
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Self, cast
 from uuid import UUID
 
@@ -174,6 +175,7 @@ class Command(Message):
         return f"{answered} Refused by `{cls.REFUSAL.__name__}`, with the first of these codes that applies:\n{codes}"
 
 
+@lru_cache(maxsize=8192)  # the same few people act again and again
 def group_of(owner_id: UUID) -> UUID:
     """Return the id of the one group that a subscriber owns. It is derived, so that nobody has to ask for it."""
     return derive(_GROUP_OF_OWNER, owner_id.bytes.hex())

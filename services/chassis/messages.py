@@ -145,7 +145,7 @@ class Outgoing:
     requester: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SetTimer:
     """Asks the shell to pass `message` to its handler at `due_at` or later. Setting an id again moves its timer."""
 
@@ -154,7 +154,7 @@ class SetTimer:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ClearTimer:
     """Asks the shell to delete a timer. It is not an error if that is unknown or has already fired."""
 

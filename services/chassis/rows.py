@@ -2,12 +2,14 @@
 
 An identity map and unit of work (Fowler, *Patterns of Enterprise Application Architecture*), reduced to what a handler
 needs. Rows are frozen dataclasses: a handler replaces a row, so no change goes unnoticed and nothing has to be copied.
+Frozen, that is, for the type checker and the architecture's tests: see `_thawed`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import copy
-from dataclasses import fields
+from dataclasses import fields, make_dataclass
 from enum import Enum
+from itertools import zip_longest
 from operator import attrgetter
 from typing import Any, Generic, TypeVar, get_origin, get_type_hints
 
@@ -35,7 +37,7 @@ class Mapped(Generic[K, R]):
         large: an update in which such a field is the same object neither encodes it nor sends it.
         """
         self.table = table
-        self.row = row
+        self.row = _thawed(row)
         self.names = tuple(f.name for f in fields(row))  # type: ignore[arg-type]
         written = tuple(c.name for c in table.columns if c.identity is None)
         if self.names != written:
@@ -64,6 +66,19 @@ class Mapped(Generic[K, R]):
         for index, decode in self._decoders:
             found[index] = decode(found[index])
         return self.row(*found)
+
+
+def _thawed(row: type[R]) -> type[R]:
+    """Return a frozen dataclass, to which it gives the constructor of a plain one.
+
+    Its own sets every field by calling `object.__setattr__`, which takes ten times as long, and rows are made for every
+    message. Nothing assigns to a field: mypy checks it wherever the class is known, `impure_handlers` in every handler.
+    """
+    if "__setattr__" in vars(row):
+        plain = make_dataclass(row.__name__, [(f.name, f.type, f) for f in fields(row)])  # type: ignore[arg-type]
+        row.__init__ = plain.__init__  # type: ignore[method-assign,misc]
+        del row.__setattr__, row.__delattr__
+    return row
 
 
 class RowSet(Generic[K, R]):
@@ -112,7 +127,7 @@ def _converters(hint: Any, column: sa.Column[Any]) -> tuple[Converter, Converter
     if get_origin(hint) is tuple:
         return "\n".join, lambda text: tuple(text.split("\n")) if text else ()
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return attrgetter("value"), hint
+        return attrgetter("_value_"), hint  # `value` is a property written in Python
     return None, None
 
 
@@ -133,14 +148,13 @@ def _json(value: Any) -> str:
 class Rows(Generic[K, R]):
     """The rows of one table that a batch may read and change."""
 
-    __slots__ = ("_found", "_now", "_sets", "_touched", "mapped")
+    __slots__ = ("_found", "_now", "_sets", "mapped")
 
     def __init__(self, mapped: Mapped[K, R], found: Mapping[K, R | None]) -> None:
         """Take what was found: every requested key, with None if there is no row."""
         self.mapped = mapped
         self._found = found
         self._now: dict[K, R | None] = dict(found)
-        self._touched: dict[K, None] = {}
         self._sets: dict[RowSet[K, R], dict[Any, dict[K, None]]] = {}
 
     def cover(self, rowset: RowSet[K, R], values: Iterable[Any]) -> None:
@@ -181,7 +195,6 @@ class Rows(Generic[K, R]):
         """Write a row, new or changed."""
         key = self.mapped.key_of(row)
         self._now[key] = row
-        self._touched[key] = None
         for rowset, index in self._sets.items():
             if (keys := index.get(rowset.value_of(row))) is not None:
                 keys[key] = None
@@ -189,7 +202,6 @@ class Rows(Generic[K, R]):
     def remove(self, key: K) -> None:
         """Delete a row."""
         self._now[key] = None
-        self._touched[key] = None
 
     def replaced(self, row: R, name: str) -> Any:
         """Return a field's value if it is another object than in the row that was found, None if it is the same."""
@@ -205,13 +217,14 @@ class Rows(Generic[K, R]):
         inserted: list[R] = []
         updated: list[R] = []
         removed: list[K] = []
-        for key in self._touched:
-            row = self._now[key]
-            was_there = self._found.get(key) is not None
-            if row is not None:
-                (updated if was_there else inserted).append(row)
-            elif was_there:
+        # Both have the same keys in the same order, except that rows nobody asked for were added at the end.
+        for before, (key, row) in zip_longest(self._found.values(), self._now.items()):
+            if row is before:
+                continue
+            if row is None:
                 removed.append(key)
+            else:
+                (inserted if before is None else updated).append(row)
         return inserted, updated, removed
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Any
@@ -300,11 +301,13 @@ def saga_asked_by(message_id: UUID) -> UUID:
     return derive_own(message_id, "create-member-account")
 
 
+@lru_cache(maxsize=8192)
 def membership_of(group_id: UUID, member_id: UUID) -> UUID:
     """Return the id of a subscriber's membership in a group."""
     return derive(group_id, member_id.hex)
 
 
+@lru_cache(maxsize=8192)
 def account_of(saga_id: UUID) -> UUID:
     """Return the id of the account that a saga creates: derived, so that asking twice creates only one."""
     return derive_own(saga_id, "account")
@@ -320,6 +323,7 @@ def history_of_leg(transfer_id: UUID, member_id: UUID) -> UUID:
     return derive(transfer_id, member_id.hex)
 
 
+@lru_cache(maxsize=8192)
 def sent_invitations_tally(owner_id: UUID) -> UUID:
     """Return the id of the tally of the invitations that an owner sends."""
     return derive(owner_id, "invitations made")

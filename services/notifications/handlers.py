@@ -121,14 +121,15 @@ def write(tray: OutgoingMails, message: Incoming[Message], moment: Moment) -> Ou
 
 def _write(tray: OutgoingMails, letter: Letter, now: datetime) -> bool:
     """Add a mail; return False if it exists already, or its recipient has been erased."""
-    if tray.mails.find(letter.id) is not None or tray.erased.find(letter.recipient_id) is not None:
+    id_ = letter.id
+    if tray.mails.find(id_) is not None or tray.erased.find(letter.recipient_id) is not None:
         return False
     params = dict(letter.params)
     if params.get("group_name") and letter.about_id is not None and tray.erased.find(letter.about_id) is not None:
         params["group_name"] = None  # as telling as its owner's name, and it came after they were erased
     tray.mails.put(
         Mail(
-            letter.id,
+            id_,
             letter.template,
             letter.recipient_id,
             letter.about_id,

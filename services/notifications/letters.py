@@ -27,7 +27,7 @@ from services.notifications.domain import Template
 _MAILS = UUID("c3f7a1de-5b1c-5e0a-9d43-2f7f6d0b8a15")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Letter:
     """A mail that an event calls for.
 

@@ -88,7 +88,7 @@ def business_words(tree: Path) -> list[str]:
 
 
 def impure_handlers(tree: Path) -> list[str]:
-    """Find what makes a handler's module more than functions of their arguments: async code, I/O, caught errors."""
+    """Find what no handler's module may contain: async code, I/O, caught errors, rows changed instead of replaced."""
     found = []
     for path in handler_modules(tree):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -202,13 +202,20 @@ def _impurity(node: ast.AST) -> str | None:
         return f"imports {', '.join(sorted(roots & IO_MODULES))}" if roots & IO_MODULES else None
     if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in IO_MODULES:
         return f"imports {node.module}"
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del) and not _may_change(node.value):
+        return f"assigns to {node.attr}"
     if isinstance(node, ast.Call):
         return _impure_call(node.func)
     return None
 
 
+def _may_change(owner: ast.expr) -> bool:
+    """Say whether an object may be changed: a load plan, or a turn of a saga. Rows are replaced."""
+    return isinstance(owner, ast.Name) and owner.id in ("self", "load")
+
+
 def _impure_call(called: ast.expr) -> str | None:
-    if isinstance(called, ast.Name) and called.id in ("open", "print", "input"):
+    if isinstance(called, ast.Name) and called.id in ("open", "print", "input", "setattr", "delattr"):
         return f"calls {called.id}"
     if isinstance(called, ast.Attribute) and called.attr in ("now", "utcnow", "today", "uuid4", "uuid1"):
         return f"calls {called.attr}"

@@ -105,6 +105,8 @@ def test_plumbing_that_speaks_of_the_business_is_found(tree: Path, line: str) ->
         "from uuid import uuid4; ID = uuid4()",
         "def log() -> None: print('handled')",
         "try:\n    pass\nexcept Exception:\n    pass",
+        "def close(row) -> None: row.state = 'closed'",
+        "def close(row) -> None: setattr(row, 'state', 'closed')",
     ],
 )
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ asked for, captured once it is there, and released if it is refused. The hold's 
 """
 
 from datetime import timedelta
+from functools import lru_cache
 from uuid import UUID
 
 from popfax_contracts.codes import GroupsCode
@@ -68,7 +69,7 @@ def _line(load: LoadPlan, saga: SagaRow) -> None:
 
 
 def _membership(load: LoadPlan, saga: SagaRow) -> None:
-    group_id, member_id = UUID(saga.data["group_id"]), account_of(saga.id)
+    group_id, member_id = group(saga), account_of(saga.id)
     _line(load, saga)
     load.groups.add(group_id)
     load.subscribers.add(member_id)
@@ -78,7 +79,7 @@ def _membership(load: LoadPlan, saga: SagaRow) -> None:
 @needs(_membership)
 def add_membership(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
     """Make the holder of the new account, which is paid for, a member."""
-    group_id, owner_id, member_id = UUID(saga.data["group_id"]), owner(saga), account_of(saga.id)
+    group_id, owner_id, member_id = group(saga), owner(saga), account_of(saga.id)
     transitions.end_creation(state, saga.id, member_id, None, moment)
     created = MemberAccountCreated(
         group_id=group_id,
@@ -96,7 +97,7 @@ def refuse(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
     transitions.end_creation(state, saga.id, None, saga.code, moment)
     return [
         MemberAccountRefused(
-            group_id=UUID(saga.data["group_id"]),
+            group_id=group(saga),
             code=saga.code or GroupsCode.CANCELLED,
             command_type=CreateMemberAccount.TYPE,
         )
@@ -105,7 +106,16 @@ def refuse(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
 
 def owner(saga: SagaRow) -> UUID:
     """Return the owner, who pays."""
-    return UUID(saga.data["owner_id"])
+    return _parsed(saga.data["owner_id"])
+
+
+def group(saga: SagaRow) -> UUID:
+    """Return the owner's group."""
+    return _parsed(saga.data["group_id"])
+
+
+_parsed = lru_cache(maxsize=8192)(UUID)
+"""Returns an id from its text. The same few owners have most of the sagas."""
 
 
 CREATE_MEMBER_ACCOUNT = Saga(
