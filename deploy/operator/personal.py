@@ -107,7 +107,7 @@ CHASSIS: Mapping[str, Held | NotHeld] = {
     "outbox": Held(
         _speaks("actor", "key", "value"),
         "type key value correlation_id actor made_at",
-        "seq id causation_id traceparent",
+        "seq id causation_id traceparent requester",
     ),
     "timers": Held(_speaks("actor", "key", "value"), "due_at type key value correlation_id actor", "id traceparent"),
     "parked": Held(

@@ -121,7 +121,11 @@ def engine(url: str, pool_size: int = 8, **settings: str) -> AsyncEngine:
     def _binary_lists(connection: Any, _: Any) -> None:
         connection.adapters.register_dumper(list, ListBinaryDumper)
 
-    sa.event.listen(made.sync_engine, "rollback", lambda connection: _about_to_roll_back(connection.connection))
+    @sa.event.listens_for(made.sync_engine, "rollback")
+    def _rolls_back(connection: sa.Connection) -> None:
+        if not connection.invalidated:  # asked for what is gone, it would raise, in place of a cancellation
+            _about_to_roll_back(connection.connection)
+
     sa.event.listen(made.sync_engine, "reset", lambda _, record, __: _about_to_roll_back(record))
     return made
 

@@ -90,6 +90,7 @@ async def _write(
         rows.put(row)
         await tx.save([rows])
         await tx.send(out, datetime.now(UTC))
+        await tx.pipeline.flush()  # a batch has its numbers only with its commit; here they are to be early
         if before_commit is not None:
             await before_commit.wait()
         await asyncio.sleep(pause)  # what makes transactions commit in another order than they numbered their rows

@@ -127,3 +127,25 @@ async def test_a_batch_that_is_cancelled_while_it_waits_leaves_nothing(
     assert count(ledger_url) == 1
     await second()
     assert count(ledger_url) == 2
+
+
+async def test_a_connection_that_is_given_up_amid_a_transaction_keeps_the_cancellation(
+    ledger_engine: AsyncEngine,
+) -> None:
+    """As the relay gives up its own: an error in its place would be taken for an outage, and the task would go on."""
+    held = asyncio.Event()
+
+    async def hold() -> None:
+        async with ledger_engine.connect() as connection:
+            try:
+                await connection.execute(sa.text("SELECT 1"))
+                held.set()
+                await asyncio.sleep(60)
+            finally:
+                await connection.invalidate()
+
+    task = asyncio.create_task(hold())
+    await held.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
