@@ -38,7 +38,8 @@ def demo(directory: Directory = None, json: Json = False) -> None:
     place = (directory or connection.DIRECTORY).absolute()
     console = err if json else out
     console.print(Text("Popfax Groups", style="bold").append(": the whole product, on this machine", "not bold"))
-    with running(place, console, fresh=True) as (product, connected):
+    # Offsets say what is handled, so they are committed at once.
+    with running(place, console, fresh=True, offset_commit_s="0.01") as (product, connected):
         cast = Cast()
         reader = Reader(connected, product.stack.mail.mails)
         narrator = Narrator(console, cast.names())

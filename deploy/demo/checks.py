@@ -375,7 +375,7 @@ def _overall(observed: Observations) -> Iterator[Check]:
     yield _check(about, "members, read from the start", (("Nora", "Paul"), observed.members), "Kafka")
     yield _check(about, "and as the database has them", (True, observed.agree), "Kafka, groups")
     yield _check(about, "mails", (MAILS, observed.mails), "mail sink")
-    yield _check(about, "messages not handled", ((), _unhandled(observed)), "the inboxes")
+    yield _check(about, "messages not handled", ((), _unhandled(observed)), "their offsets")
     yield _check(about, "messages put aside", (0, observed.parked), "databases")
     yield _check(about, "invariants", ("none broken", broken), "databases")
 

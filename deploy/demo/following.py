@@ -8,7 +8,7 @@ from deploy.demo.reading import Reader
 from deploy.operator.cli.connection import Connection
 from deploy.operator.cli.wire import Seen, Sent, Watch
 from deploy.operator.kafka import ADMIN
-from popfax_contracts.provisioning import AccountExpired, AccountExpiring
+from popfax_contracts.provisioning import AccountExpired, AccountExpiring, RegisterSubscriber
 from popfax_contracts.topics import TOPICS, Principal
 from services.chassis.service import Service
 from services.groups.consumers import GROUPS
@@ -32,8 +32,8 @@ def _handlers() -> Mapping[str, frozenset[Principal]]:
 
 HANDLERS = _handlers()
 
-BY_TIMER = frozenset({AccountExpiring.TYPE, AccountExpired.TYPE})
-"""The messages here that timers cause: their cause is on no topic."""
+AT_THE_END = frozenset({AccountExpiring.TYPE, AccountExpired.TYPE})
+"""The messages that no message causes, but the end of an account."""
 
 Tell = Callable[[Seen, float, set[Principal]], None]
 
@@ -80,12 +80,13 @@ class Follower:
     ) -> Trail:
         """Follow commands until `ends` holds and no message has come for `quiet_s` seconds, or until the timeout."""
         trail, correlations = Trail(), {str(each.id) for each in sent}
+        accounts = {each.command.key() for each in sent if isinstance(each.command, RegisterSubscriber)}
         started: datetime | None = None
         deadline = time.monotonic() + timeout_s
         quiet_since = time.monotonic()
         while time.monotonic() < deadline:
             self._read(_POLL_S)
-            ready = self._ready(correlations, trail)
+            ready = self._ready(correlations, accounts, trail)
             for seen in ready:
                 started = started or seen.at
                 tell(seen, (seen.at - started).total_seconds(), self._handled(seen, trail))
@@ -102,24 +103,30 @@ class Follower:
             self._unread.setdefault(seen.id, seen)
             seen = self._watch.poll(0)
 
-    def _ready(self, correlations: set[str], trail: Trail) -> list[Seen]:
-        """Return what can be told now: partitions are read in any order, but effects are told after their causes."""
+    def _ready(self, correlations: set[str], accounts: set[str], trail: Trail) -> list[Seen]:
+        """Return what can be told now: partitions are read in any order, but effects are told after their causes.
+
+        What the end of an account brings is told of those that were registered here.
+        """
         told = {seen.id for seen in trail.seen}
         ready = [
             seen
             for seen in self._unread.values()
-            if seen.correlation_id in correlations
-            and seen.id not in told
-            and (seen.id in correlations or seen.causation_id in told or seen.type in BY_TIMER)
+            if seen.id not in told
+            and (
+                (seen.body is not None and seen.body.key() in accounts)
+                if seen.type in AT_THE_END
+                else seen.correlation_id in correlations and (seen.id in correlations or seen.causation_id in told)
+            )
         ]
         return sorted(ready, key=lambda seen: (seen.at, seen.topic))
 
     def _handled(self, seen: Seen, trail: Trail) -> set[Principal]:
-        """Wait until the services that handle a message have it in their inboxes; return those that do."""
+        """Wait until the services that handle a message have done so; return those that have."""
         expected = HANDLERS.get(seen.type, frozenset())
         deadline = time.monotonic() + _HANDLED_WITHIN_S
         while True:
-            found = self._reader.handled_by(seen)
+            found = self._reader.handled_by(seen, expected)
             if found >= expected:
                 return found
             if time.monotonic() > deadline:

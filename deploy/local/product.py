@@ -104,8 +104,10 @@ class ServiceProcess:
 class Product:
     """The stack with topics, ACLs, migrations and plans in place, and the services on it."""
 
-    def __init__(self, stack: Stack, progress: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, stack: Stack, progress: Callable[[str], None] = lambda _: None, **settings: str) -> None:
+        """`settings` are those of all services when it is entered."""
         self.stack = stack
+        self._settings = settings
         self.services = {principal: ServiceProcess(principal, stack) for principal in SERVICES}
         self._progress = progress
 
@@ -153,7 +155,9 @@ class Product:
     def __enter__(self) -> Self:
         self.stack.start()
         try:
-            self.launch_services()  # their imports take as long as the preparation: both at the same time
+            self.launch_services(
+                **self._settings
+            )  # their imports take as long as the preparation: both at the same time
             self.prepare()
             self.wait_ready()
         except BaseException:

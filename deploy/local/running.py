@@ -24,15 +24,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def running(directory: Path, console: Console, *, fresh: bool) -> Iterator[tuple[Product, Connection]]:
+def running(directory: Path, console: Console, *, fresh: bool, **settings: str) -> Iterator[tuple[Product, Connection]]:
     """Start the product in `directory`, and stop it in the end. Raises Unreachable when it does not come up.
+
+    `settings` are those of all services.
 
     Whatever asks us to end (Ctrl-C, a closed terminal) is a KeyboardInterrupt, once: the second does not disturb the
     stopping, which is bounded in time.
     """
     with _one_interrupt(), _said():
         progress = Progress(console)
-        product = Product(Stack(directory, fresh=fresh, progress=progress), progress)
+        product = Product(Stack(directory, fresh=fresh, progress=progress), progress, **settings)
         try:
             with progress, product:
                 file = write_settings(directory, product.stack)

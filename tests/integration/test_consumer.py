@@ -393,8 +393,7 @@ class TestOffsets:
                 commands.send(wire, 10)
                 await eventually(lambda: _waits_for_lock(ledger_url), "a batch before its commit")
                 assert _committed(stack) == before
-                service.kill()
-            assert await count(ledger_engine, "entries") == 0
+                service.kill()  # its COMMIT is on the way with its writes: the server decides whether it counts
             assert _committed(stack) == before
             service.launch(database_url=ledger_url, replica="a")
             await eventually(lambda: _has(ledger_engine, "inbox", commands.sent), "all of them, after the crash")

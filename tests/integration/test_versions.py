@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -51,27 +52,37 @@ def upgrade() -> None:
 
 
 def _next(directory: Path, sql: str, *, compatible: bool) -> Path:
-    """Make the next version: this one, with a migration more."""
+    """Make the next version: this one, with a migration more, that works with the version before if `compatible`."""
     for package in ("contracts", "services"):
         shutil.copytree(CHECKOUT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
     head = migrate.known(Principal.LEDGER).head
-    compatible_from = f'compatible_from = "{head}"\n' if compatible else ""
+    release = _last_release()
+    before = head if release is None else release[1]
+    compatible_from = f'compatible_from = "{before}"\n' if compatible else ""
     made = MIGRATION.format(head=head, compatible_from=compatible_from, sql=sql)
     (directory / "services/ledger/migrations/9999_next.py").write_text(made)
     return directory
 
 
-def _before(directory: Path) -> Path:
-    """Return the last release's code, where its commit is known and here; else this version's."""
+@cache
+def _last_release() -> tuple[bytes, str] | None:
+    """Return the last release's code, as an archive, and its newest migration of the ledger; None if it is not here."""
     releases = tomllib.loads((CHECKOUT / "releases.toml").read_text())["release"]
-    for commit in [release["commit"] for release in releases if release["commit"]][-1:]:
-        command = ["git", "archive", commit, "contracts", "services"]
+    for release in [release for release in releases if release["commit"]][-1:]:
+        command = ["git", "archive", release["commit"], "contracts", "services"]
         archive = subprocess.run(command, cwd=CHECKOUT, capture_output=True, check=False)
         if archive.returncode == 0:
-            directory.mkdir()
-            subprocess.run(["tar", "-x", "-C", str(directory)], input=archive.stdout, check=True)
-            return directory
-    return CHECKOUT
+            return archive.stdout, release["heads"]["ledger"]
+    return None
+
+
+def _before(directory: Path) -> Path:
+    """Return the last release's code, where its commit is known and here; else this version's."""
+    if (release := _last_release()) is None:
+        return CHECKOUT
+    directory.mkdir()
+    subprocess.run(["tar", "-x", "-C", str(directory)], input=release[0], check=True)
+    return directory
 
 
 def _migrate(stack: Stack, code: Path, url: str) -> None:

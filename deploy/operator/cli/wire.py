@@ -41,6 +41,8 @@ class Seen:
     """A record read from Kafka."""
 
     topic: str
+    partition: int
+    offset: int
     at: datetime
     id: str
     type: str
@@ -196,6 +198,8 @@ def _seen(message: KafkaMessage) -> Seen:
     type_ = headers.get("ce_type", "")
     return Seen(
         topic=message.topic() or "",
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
         at=datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC),
         id=headers.get("ce_id", ""),
         type=type_,
