@@ -123,6 +123,8 @@ class Undecodable:
     command_id: str | None = None
     correlation_id: str | None = None
     actor: UUID | None = None
+    copy_of: UUID | None = None
+    """The identity that it would have if it could be read: a message that was handled under it is the same one."""
 
     @property
     def key(self) -> UUID | None:
@@ -379,6 +381,7 @@ def position_id(record: Record) -> UUID:
 
 
 def _undecodable(record: Record, found: Attributes, code: str, errors: tuple[str, ...]) -> Undecodable:
+    sent_id = found.get("ce_id")
     return Undecodable(
         position_id(record),
         record,
@@ -388,6 +391,7 @@ def _undecodable(record: Record, found: Attributes, code: str, errors: tuple[str
         text_of(found.get("ce_id")),
         text_of(found.get("ce_correlationid")),
         id_of(found.get("ce_actor")),
+        message_id(record.topic, found.get("ce_source") or b"", sent_id) if text_of(sent_id) and sent_id else None,
     )
 
 

@@ -20,7 +20,7 @@ import structlog
 from popfax_contracts.message import Message
 from popfax_contracts.topics import Principal
 from services.chassis import metrics
-from services.chassis.database import Cause, Conflict, Database, Key, Outage, Parked, Ready, Transaction, Why
+from services.chassis.database import Cause, Conflict, Database, Key, Later, Outage, Parked, Ready, Transaction, Why
 from services.chassis.messages import (
     BROKEN_PROCESS,
     Incoming,
@@ -110,13 +110,27 @@ class FromKafka:
     def claim(
         self, tx: Transaction, arrivals: Sequence[Arrival], now: datetime, by_row: Collection[type[Message]]
     ) -> Awaitable[Collection[UUID]]:
-        """Record the ids; known ones are duplicates. What is claimed by a row is known only if it was parked."""
+        """Record the ids; known ones are duplicates. What is claimed by a row is known only if it was parked.
+
+        A copy that can't be read of a message that was handled is a duplicate, too: its sender has that one's answer.
+        """
         recorded: list[UUID] = []
         looked_up: list[UUID] = []
+        copies: dict[UUID, UUID] = {}
         for arrival in arrivals:
             is_by_row = isinstance(arrival, Incoming) and type(arrival.body) in by_row
             (looked_up if is_by_row else recorded).append(arrival.id)
-        return tx.claim_inbox(recorded, now, looked_up)
+            if isinstance(arrival, Undecodable) and arrival.copy_of is not None:
+                copies[arrival.id] = arrival.copy_of
+        if not copies:
+            return tx.claim_inbox(recorded, now, looked_up)
+        claim = tx.claim_inbox(recorded, now, [*looked_up, *copies.values()])
+
+        async def without_copies() -> Collection[UUID]:
+            fresh, here = set(await claim), {*recorded, *looked_up}
+            return fresh & here - {id_ for id_, of in copies.items() if of in here or of not in fresh}
+
+        return Later(without_copies)
 
 
 class FromTimers:

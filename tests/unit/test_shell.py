@@ -145,6 +145,18 @@ def test_handles_a_message_once_that_comes_twice_in_a_batch_and_again_later() ->
 
 
 @pytest.mark.parametrize("together", [True, False])
+def test_a_copy_that_cannot_be_read_of_what_was_handled_is_a_duplicate(together: bool) -> None:
+    """As a version before sees it that does not know the type: refused, it would be told two outcomes."""
+    kitchen = Kitchen()
+    record = kitchen.record(credit("c"), "m")
+    copy = replace(record, offset=99, headers=[("ce_id", ids("m")[0].encode()), ("ce_type", b"popfax.later.v1")])
+    for batch in [[record, copy]] if together else [[record], [copy], [copy]]:
+        kitchen.comes(*batch)
+    assert kitchen.answers() == ids("m")
+    assert kitchen.parked() == []
+
+
+@pytest.mark.parametrize("together", [True, False])
 def test_of_two_messages_with_one_id_the_first_counts_however_they_are_batched(together: bool) -> None:
     kitchen = Kitchen()
     first, second = kitchen.record(credit("c1", units=10), "m"), kitchen.record(credit("c2", units=99), "m")
