@@ -5,7 +5,10 @@ from datetime import datetime
 from uuid import UUID, uuid4
 
 from popfax_contracts.fields import Language
+from popfax_contracts.message import group_of
 from popfax_contracts.provisioning import RegisterSubscriber
+from popfax_contracts.topics import GROUPS_COMMANDS
+from services.chassis.kafka import partition_of
 
 PLAN, CHEAP_PLAN = "send_receive", "send_only"
 GROUP_NAME = "Cabinet Martin"
@@ -45,6 +48,18 @@ class Person:
         )
 
 
+def _neighbour(other: UUID) -> UUID:
+    """Return an id whose group's commands share a partition with another owner's.
+
+    What both send at once is one batch then: neither request can be over before the other begins.
+    """
+    return next(id_ for id_ in iter(uuid4, None) if _partition(id_) == _partition(other))
+
+
+def _partition(owner: UUID) -> int:
+    return partition_of(str(group_of(owner)), GROUPS_COMMANDS.partitions)
+
+
 @dataclass(frozen=True)
 class Cast:
     """Anne and the people around her; and two more owners, who both want the same colleague."""
@@ -55,7 +70,13 @@ class Cast:
     lea: Person = field(default_factory=lambda: Person("Léa", "Novak", "lea@branch.example", Language.FR))
     nora: Person = field(default_factory=lambda: Person("Nora", "Silva", "nora@popfax.example", Language.EN))
     bruno: Person = field(default_factory=lambda: Person("Bruno", "Keller", "bruno@popfax.example", Language.FR))
-    chloe: Person = field(default_factory=lambda: Person("Chloé", "Weber", "chloe@popfax.example", Language.FR))
+    chloe: Person = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the second owner."""
+        id_ = _neighbour(self.bruno.id)
+        chloe = Person("Chloé", "Weber", "chloe@popfax.example", Language.FR, id_)
+        object.__setattr__(self, "chloe", chloe)
 
     def kim(self, attempt: int) -> Person:
         """Return the colleague whom two owners want at once: a different person at each attempt."""
