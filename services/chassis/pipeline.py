@@ -100,13 +100,19 @@ class Pipeline:
         self._failure: psycopg.Error | None = None
 
     def ask(self, statement: Statement, parameters: Parameters, read: Callable[[list[Row]], T]) -> Answer[T]:
-        """Send a statement, and return what its answer will be, as `read` makes it from the rows."""
+        """Send a statement, and return what its answer will be, as `read` makes it from the rows.
+
+        Raises `psycopg.Error` if an earlier one has failed.
+        """
         answer = Answer(self, read)
         self._send(statement, statement.encode(parameters), answer)
         return answer
 
     def tell(self, statement: Statement, parameters: Parameters) -> None:
-        """Send a statement that returns nothing. Its failure is raised by whatever waits next."""
+        """Send a statement that returns nothing. Its failure is raised by whatever waits next.
+
+        Raises `psycopg.Error` if an earlier one has failed.
+        """
         self._send(statement, statement.encode(parameters), None)
 
     async def commit(self) -> None:
@@ -128,11 +134,17 @@ class Pipeline:
     async def flush(self) -> None:
         """Wait until the server has answered everything. Raises the first failure, as `psycopg.Error`, ever after."""
         if self._sent and self._failure is None:
-            self._failure = await self._driver.wait(self._exchange())
+            try:
+                self._failure = await self._driver.wait(self._exchange())
+            except BaseException:
+                self._failure = psycopg.OperationalError("the answers are lost")
+                raise
         if self._failure is not None:
             raise self._failure
 
     def _send(self, statement: Statement, parameters: list[bytes | None], answer: Answer[Any] | None) -> None:
+        if self._failure is not None:  # whoever passed it over must not get a part of the transaction committed
+            raise self._failure
         if not self._sent:
             self._wire.enter_pipeline_mode()
             if self._wire.transaction_status == TransactionStatus.IDLE:

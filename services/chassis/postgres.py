@@ -6,7 +6,7 @@ and one statement for any number of rows). Every transaction locks rows in the o
 
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from functools import cache
 from operator import attrgetter
@@ -170,8 +170,10 @@ class PostgresDatabase:
                         yield tx
                         await tx.pipeline.commit()
                     except BaseException:
-                        with suppress(psycopg.Error):  # the connection is lost, and the transaction with it
+                        try:
                             await tx.pipeline.rollback()
+                        except psycopg.Error:  # the connection is lost, and the transaction with it
+                            await connection.invalidate()
                         raise
         except Outage:
             # Some faults stick to a connection (a role's settings, a plan for another schema), and most of the other
