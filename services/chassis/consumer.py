@@ -98,6 +98,8 @@ class Consumer:
         self._owned: set[Place] = set()
         self._next: dict[Place, int] = {}
         self._done: dict[Place, int] = {}
+        self._asked: dict[Place, int] = {}
+        """The newest offsets whose commit was asked for."""
         self._stopped: dict[Place, Stop] = {}
         self._early: list[Message] = []
         self._gathering: Gathering[Fetched] = Gathering(service, settings.batch_records)
@@ -179,7 +181,7 @@ class Consumer:
         log.warning("joining_anew", replica=self.settings.replica)
         self._client.close()
         self._state = ClientState()
-        for kept in (self._owned, self._next, self._done, self._stopped, self._early, self._gathering):
+        for kept in (self._owned, self._next, self._done, self._asked, self._stopped, self._early, self._gathering):
             kept.clear()
         metrics.PARTITIONS_STOPPED.set(0)
         self._client = self._joining()
@@ -283,6 +285,7 @@ class Consumer:
         if not wanted:
             return
         self._done = {place: at for place, at in self._done.items() if place not in wanted}
+        self._asked |= wanted
         offsets = [
             TopicPartition(topic, partition, at, self._ids.known.get(topic, ""))
             for (topic, partition), at in wanted.items()
@@ -293,12 +296,15 @@ class Consumer:
             self._on_commit(error.args[0], offsets)
 
     def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
-        """Commit failed offsets that are still ours with the next: a partition may get no other record for long."""
+        """Commit failed offsets that are still ours with the next: a partition may get no other record for long.
+
+        Not those for which a newer commit was asked meanwhile: a failure may be told late, and would undo it.
+        """
         failed = [each for each in offsets if error is not None or each.error is not None]
         if failed:
             log.warning("offsets_not_committed", error=(error or failed[0].error).name())  # type: ignore[union-attr]
         again = {(each.topic, each.partition): each.offset for each in failed}
-        self._done = {place: at for place, at in again.items() if place in self._owned} | self._done
+        self._done = {place: at for place, at in again.items() if self._asked.get(place) == at} | self._done
 
     # Assignment and revocation.
 
@@ -327,7 +333,7 @@ class Consumer:
         self._owned -= gone
         self._gathering.lose(gone)
         for place in gone:
-            for kept in (self._done, self._next, self._stopped):
+            for kept in (self._done, self._asked, self._next, self._stopped):
                 kept.pop(place, None)
         metrics.PARTITIONS_STOPPED.set(len(self._stopped))
         client.incremental_unassign(partitions)
@@ -336,8 +342,8 @@ class Consumer:
     def _read_from_start(self, topic: str) -> None:
         log.warning("topic_made_anew", topic=topic)
         for place in [place for place in self._owned if place[0] == topic]:
-            self._done.pop(place, None)
-            self._next.pop(place, None)
+            for kept in (self._done, self._asked, self._next):
+                kept.pop(place, None)
             self._seek(place, OFFSET_BEGINNING)
 
     def _seek(self, place: Place, offset: int) -> None:

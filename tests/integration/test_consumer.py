@@ -16,7 +16,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from confluent_kafka import Consumer as GroupReader
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.local.product import ServiceProcess
@@ -61,6 +61,10 @@ def _group(stack: Stack) -> GroupReader:
 
 def _places() -> list[TopicPartition]:
     return [TopicPartition(TOPIC, number) for number in range(LEDGER_COMMANDS.partitions)]
+
+
+def _partition(key: UUID) -> int:
+    return kafka.partition_of(str(key), LEDGER_COMMANDS.partitions)
 
 
 def _skip_to_end(stack: Stack) -> None:
@@ -424,3 +428,18 @@ class TestOffsets:
         finally:
             service.stop()
         assert _balances(ledger_url, commands) == {55}
+
+    async def test_a_commit_whose_failure_is_told_late_does_not_undo_a_later_one(
+        self, stack: Stack, ledger_url: str, wire: Wire
+    ) -> None:
+        before, account = _committed(stack), uuid4()
+        elsewhere = next(id_ for id_ in iter(uuid4, None) if _partition(id_) != _partition(account))
+        async with consuming(stack, ledger_url, Recorder().service) as consumer:
+            wire.send(credit(account))
+            wire.flush()
+            await eventually(lambda: _committed(stack) == before + 1, "the first offset")
+            ((place, newest),) = consumer._asked.items()
+            consumer._on_commit(KafkaError(KafkaError.REQUEST_TIMED_OUT), [TopicPartition(*place, newest - 1)])
+            wire.send(credit(elsewhere))
+            wire.flush()
+            await eventually(lambda: _committed(stack) == before + 2, "the second one")
