@@ -78,6 +78,9 @@ _VANISHED = {
 _SETTINGS = {
     # Generic plans are made while the tables are empty, and then kept, which cost a fifth of all CPU when measured.
     "plan_cache_mode": "force_custom_plan",
+    # The default is a rotating disk's: a batch of 1,000 rows then reads a table of 100,000 from end to end (measured:
+    # 55 ms instead of 12).
+    "random_page_cost": "1.1",
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "60s",
 }
