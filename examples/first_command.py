@@ -92,7 +92,7 @@ def await_outcome(connection: dict[str, str], command_id: str) -> None:
             record = consumer.poll(1.0)
             if record is None or record.error() is not None:
                 continue
-            headers = {name: bytes(text or b"").decode() for name, text in (record.headers() or ())}
+            headers = {name: bytes(text or b"").decode(errors="replace") for name, text in (record.headers() or ())}
             if headers.get("ce_correlationid") == command_id:
                 print(f"read       {headers['ce_type']} {record.value().decode()}")
                 return

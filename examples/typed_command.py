@@ -113,7 +113,7 @@ def publish_and_wait(record: Mapping[str, Any], command_id: str) -> Message | No
             found = consumer.poll(1.0)
             if found is None or found.error() is not None:
                 continue
-            headers = {name: bytes(text or b"").decode() for name, text in (found.headers() or ())}
+            headers = {name: bytes(text or b"").decode(errors="replace") for name, text in (found.headers() or ())}
             if headers.get("ce_correlationid") == command_id:
                 return message_of(headers, found.key(), found.value())
     finally:

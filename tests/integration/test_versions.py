@@ -55,11 +55,8 @@ def _next(directory: Path, sql: str, *, compatible: bool) -> Path:
     """Make the next version: this one, with a migration more, that works with the version before if `compatible`."""
     for package in ("contracts", "services"):
         shutil.copytree(CHECKOUT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
-    head = migrate.known(Principal.LEDGER).head
-    release = _last_release()
-    before = head if release is None else release[1]
-    compatible_from = f'compatible_from = "{before}"\n' if compatible else ""
-    made = MIGRATION.format(head=head, compatible_from=compatible_from, sql=sql)
+    compatible_from = f'compatible_from = "{_revision_before()}"\n' if compatible else ""
+    made = MIGRATION.format(head=migrate.known(Principal.LEDGER).head, compatible_from=compatible_from, sql=sql)
     (directory / "services/ledger/migrations/9999_next.py").write_text(made)
     return directory
 
@@ -74,6 +71,12 @@ def _last_release() -> tuple[bytes, str] | None:
         if archive.returncode == 0:
             return archive.stdout, release["heads"]["ledger"]
     return None
+
+
+def _revision_before() -> str:
+    """Return the newest migration of the code that `_before` returns."""
+    release = _last_release()
+    return migrate.known(Principal.LEDGER).head if release is None else release[1]
 
 
 def _before(directory: Path) -> Path:
@@ -196,4 +199,4 @@ def test_the_next_version_says_whether_it_breaks_this_one(
     code = _next(tmp_path / "next", ADDITIVE if compatible else BREAKING, compatible=compatible)
     _migrate(stack, code, ledger_url)
     ((oldest,),) = execute(ledger_url, "SELECT oldest FROM schema_support WHERE revision = 'ledger_next'")
-    assert oldest == (migrate.known(Principal.LEDGER).head if compatible else "ledger_next")
+    assert oldest == (_revision_before() if compatible else "ledger_next")
