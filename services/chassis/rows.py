@@ -9,13 +9,23 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import copy
 from dataclasses import fields, make_dataclass
 from enum import Enum
+from functools import cache
 from itertools import zip_longest
 from operator import attrgetter
-from typing import Any, Generic, TypeVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_origin, get_type_hints
 
 import sqlalchemy as sa
 from pydantic_core import to_json
 from sqlalchemy.dialects.postgresql import JSONB
+
+if TYPE_CHECKING:
+    from dataclasses import replace as replace  # noqa: PLC0414 (mypy then knows each class's fields)
+else:
+
+    def replace(row, **changes):
+        """Return a row with other values in some fields, as `dataclasses.replace` does, for classes that are mapped."""
+        return row.__replace__(**changes)
+
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -77,8 +87,19 @@ def _thawed(row: type[R]) -> type[R]:
     if "__setattr__" in vars(row):
         plain = make_dataclass(row.__name__, [(f.name, f.type, f) for f in fields(row)])  # type: ignore[arg-type]
         row.__init__ = plain.__init__  # type: ignore[method-assign,misc]
+        row.__replace__ = _replacer(row)  # type: ignore[attr-defined]
         del row.__setattr__, row.__delattr__
     return row
+
+
+def _replacer(row: type[R]) -> Callable[..., R]:
+    """Return the method behind `replace`: one call of the constructor, where `dataclasses` loops over all fields."""
+    names = [f.name for f in fields(row)]  # type: ignore[arg-type]
+    parameters = ", ".join(f"{name}=_same" for name in names)
+    values = ", ".join(f"self.{name} if {name} is _same else {name}" for name in names)
+    made: dict[str, Any] = {"_row": row, "_same": object()}
+    exec(f"def __replace__(self, *, {parameters}): return _row({values})", made)  # noqa: S102 (nothing but fields' names)
+    return made["__replace__"]  # type: ignore[no-any-return]
 
 
 class RowSet(Generic[K, R]):
@@ -127,7 +148,7 @@ def _converters(hint: Any, column: sa.Column[Any]) -> tuple[Converter, Converter
     if get_origin(hint) is tuple:
         return "\n".join, lambda text: tuple(text.split("\n")) if text else ()
     if isinstance(hint, type) and issubclass(hint, Enum):
-        return attrgetter("_value_"), hint  # `value` is a property written in Python
+        return attrgetter("_value_"), cache(hint)  # `value` is a property written in Python, and so is the look-up
     return None, None
 
 

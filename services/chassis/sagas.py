@@ -11,7 +11,7 @@ an ordinary handler. Its rules (Garcia-Molina & Salem, *Sagas*, 1987; the pivot 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -21,7 +21,7 @@ from uuid import UUID
 from popfax_contracts.message import Event, Message, Refusal
 from services.chassis.loading import NeededRows
 from services.chassis.messages import Effect, Incoming, Outcome
-from services.chassis.rows import Rows
+from services.chassis.rows import Rows, replace
 from services.chassis.service import Handler, Moment, needs
 
 TRAIL_LENGTH = 40
@@ -227,7 +227,7 @@ class Sagas:
     """The sagas of one service, and the handlers of every message that advances them."""
 
     def __init__(self, *definitions: Saga) -> None:
-        """Index the definitions by name, and their replies by type."""
+        """Index the definitions by name, and by type the field in which a message has the saga's id."""
         self.definitions = {saga.name: saga for saga in definitions}
         self._references: dict[type[Message], str] = {
             reply: step.reference
@@ -236,7 +236,7 @@ class Sagas:
             if isinstance(step, Step)
             for reply in (step.done, step.refused, step.undone)
             if reply is not None
-        }
+        } | dict.fromkeys((SagaDeadline, RetrySaga, CancelSaga), "saga_id")
         self.reply = needs(self._needs)(self._reply)
         self.deadline = needs(self._needs)(self._deadline)
         self.cancel = needs(self._needs)(self._cancel)
@@ -248,8 +248,6 @@ class Sagas:
         load.sagas.then(self._saga_id(message.body), lambda row: self.definitions[row.name].needs(load, row, kind))
 
     def _saga_id(self, body: Message) -> UUID:
-        if isinstance(body, SagaDeadline | RetrySaga | CancelSaga):
-            return body.saga_id
         id_: UUID = getattr(body, self._references[type(body)])
         return id_
 

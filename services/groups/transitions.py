@@ -4,7 +4,6 @@ Handlers and the saga decide whether a transition takes place; how it takes plac
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
@@ -30,6 +29,7 @@ from popfax_contracts.ledger import TransfersPosted
 from popfax_contracts.message import Event, group_of
 from popfax_contracts.notifications import SendInvitation
 from services.chassis.messages import ClearTimer, Effect, SetTimer
+from services.chassis.rows import replace
 from services.chassis.service import Moment
 from services.groups.domain import (
     INVITATION_LIFETIME,

@@ -8,7 +8,6 @@ Every answer is followed by a `BalanceChanged` for each account that changed.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import cache
 from hashlib import blake2b
 from typing import Any
@@ -42,6 +41,7 @@ from popfax_contracts.ledger import (
 from popfax_contracts.message import Message
 from popfax_contracts.provisioning import AccountClosed, AccountExpired, AccountExtended
 from services.chassis.messages import Incoming, Outcome
+from services.chassis.rows import replace
 from services.chassis.service import Moment, needs
 from services.ledger.domain import (
     CONSUMPTION,

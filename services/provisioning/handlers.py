@@ -1,6 +1,5 @@
 """What provisioning does with each message that is not a saga's: checks first, in a fixed order, then writes."""
 
-from dataclasses import replace
 from hashlib import blake2b
 from uuid import UUID
 
@@ -31,6 +30,7 @@ from popfax_contracts.provisioning import (
     SubscriberRegistered,
 )
 from services.chassis.messages import Effect, Incoming, Outcome, SetTimer
+from services.chassis.rows import replace
 from services.chassis.service import Moment, needs
 from services.provisioning.domain import (
     REST,

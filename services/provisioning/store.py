@@ -1,7 +1,7 @@
 """What a batch of provisioning touches: loaded at once, saved at once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -10,7 +10,7 @@ from popfax_contracts.message import Command
 from popfax_contracts.provisioning import AddOptionsPack, EnableCallForwarding, ExtendAccount
 from services.chassis.database import Transaction
 from services.chassis.loading import NeededRows, Supply
-from services.chassis.rows import Changes, Rows
+from services.chassis.rows import Changes, Rows, replace
 from services.chassis.sagas import SagaRow
 from services.provisioning.domain import (
     Action,

@@ -1,6 +1,5 @@
 """Accounts: creating one for a new member, and what groups learns about everybody's."""
 
-from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
@@ -17,6 +16,7 @@ from popfax_contracts.provisioning import (
     SubscriberRegistered,
 )
 from services.chassis.messages import Effect, Incoming, Outcome
+from services.chassis.rows import replace
 from services.chassis.service import Moment, needs
 from services.groups import transitions
 from services.groups.domain import AccountState, InvitationState, Plan, membership_of, sent_invitations_tally

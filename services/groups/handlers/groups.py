@@ -1,11 +1,10 @@
 """The group itself, and who its owner is."""
 
-from dataclasses import replace
-
 from popfax_contracts.groups import GroupRenamed, RenameGroup, RenameRefused
 from popfax_contracts.message import group_of
 from popfax_contracts.provisioning import PersonErased, PersonRecorded
 from services.chassis.messages import Incoming, Outcome
+from services.chassis.rows import replace
 from services.chassis.service import Moment, needs
 from services.groups import transitions
 from services.groups.domain import AccountState, HistoryEntry, Kind

@@ -1,13 +1,13 @@
 """Units from an owner to members: groups decides who may get them, the ledger whether there are enough."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from uuid import UUID
 
 from popfax_contracts.codes import GroupsCode
 from popfax_contracts.groups import MAX_MEMBERS, TransferRefused, TransferUnits
 from popfax_contracts.ledger import Leg, PostTransfers, TransfersPosted, TransfersRefused
 from services.chassis.messages import ClearTimer, Incoming, Outcome, SetTimer
+from services.chassis.rows import replace
 from services.chassis.service import Moment, needs
 from services.groups import transitions
 from services.groups.domain import ASKED_AGAIN, ASKED_AGAIN_AT_LEAST, Transfer, TransferState, membership_of

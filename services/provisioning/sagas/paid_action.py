@@ -5,7 +5,6 @@ for. The hold's id is the saga's. A purchase paid for with money is applied at o
 saga.
 """
 
-from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -22,6 +21,7 @@ from popfax_contracts.ledger import (
 from popfax_contracts.message import Message
 from popfax_contracts.provisioning import AccountExtended, CallForwardingEnabled, OptionsPackAdded, PaidActionRefused
 from services.chassis.messages import Outcome
+from services.chassis.rows import replace
 from services.chassis.sagas import LocalPivot, Saga, SagaRow, Step
 from services.chassis.service import Moment, needs
 from services.provisioning.domain import Action, Purchase
