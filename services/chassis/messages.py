@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, lru_cache
 from hashlib import blake2b
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -268,35 +268,45 @@ def _answers(command: type[Message]) -> frozenset[type[Message]]:
 
 
 class Envelope(Protocol):
-    """What headers are built from: an `Outgoing`, or an outbox row, whose ids are already text."""
+    """What headers are built from, in UTF-8: a row of the outbox as the relay reads it."""
 
     @property
-    def id(self) -> UUID | str:
+    def id(self) -> bytes:
         """The CloudEvents id."""
 
     @property
-    def type(self) -> str:
+    def type(self) -> bytes:
         """The CloudEvents type."""
 
     @property
-    def correlation_id(self) -> str:
+    def correlation_id(self) -> bytes:
         """The correlation id."""
 
     @property
-    def causation_id(self) -> str:
+    def causation_id(self) -> bytes:
         """The id of the message that caused it."""
 
     @property
-    def actor(self) -> UUID | str | None:
+    def actor(self) -> bytes | None:
         """The person on whose behalf it is sent."""
 
     @property
-    def traceparent(self) -> str | None:
+    def traceparent(self) -> bytes | None:
         """The W3C trace context."""
 
     @property
-    def requester(self) -> str | None:
+    def requester(self) -> bytes | None:
         """The principal whose command it answers."""
+
+
+class _Encoded(NamedTuple):
+    id: bytes
+    type: bytes
+    correlation_id: bytes
+    causation_id: bytes
+    actor: bytes | None
+    traceparent: bytes | None
+    requester: bytes | None
 
 
 def source_of(principal: Principal) -> str:
@@ -304,30 +314,37 @@ def source_of(principal: Principal) -> str:
     return f"popfax/{principal.value}"
 
 
-def headers_of(out: Envelope, source: str, time: str) -> list[tuple[str, bytes]]:
+def headers_of(out: Outgoing, source: str, time: str) -> list[tuple[str, bytes]]:
+    """Return the headers of a message that is sent by itself, without an outbox."""
+    parts = (out.id, out.type, out.correlation_id, out.causation_id, out.actor, out.traceparent, out.requester)
+    encoded: list[Any] = [None if part is None else str(part).encode() for part in parts]
+    return headers(_Encoded._make(encoded), source, time.encode())
+
+
+def headers(out: Envelope, source: str, time: bytes) -> list[tuple[str, bytes]]:
     """Return a record's headers: CloudEvents' attributes and extensions, and the trace context."""
-    headers = [
+    found = [
         *_constant_headers(source, out.type),
-        ("ce_id", str(out.id).encode()),
-        ("ce_time", time.encode()),
-        ("ce_correlationid", out.correlation_id.encode()),
-        ("ce_causationid", out.causation_id.encode()),
+        ("ce_id", out.id),
+        ("ce_time", time),
+        ("ce_correlationid", out.correlation_id),
+        ("ce_causationid", out.causation_id),
     ]
     if out.actor is not None:
-        headers.append(("ce_actor", str(out.actor).encode()))
+        found.append(("ce_actor", out.actor))
     if out.traceparent is not None:
-        headers.append(("traceparent", out.traceparent.encode()))
+        found.append(("traceparent", out.traceparent))
     if out.requester is not None:
-        headers.append(("ce_requester", out.requester.encode()))
-    return headers
+        found.append(("ce_requester", out.requester))
+    return found
 
 
 @lru_cache(maxsize=1024)
-def _constant_headers(source: str, type_: str) -> tuple[tuple[str, bytes], ...]:
+def _constant_headers(source: str, type_: bytes) -> tuple[tuple[str, bytes], ...]:
     return (
         ("ce_specversion", SPECVERSION),
         ("ce_source", source.encode()),
-        ("ce_type", type_.encode()),
+        ("ce_type", type_),
     )
 
 

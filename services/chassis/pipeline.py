@@ -88,11 +88,13 @@ class Answer(Generic[T]):
 class Pipeline:
     """The statements of one transaction on a connection. It begins with the first one.
 
-    `prepared` holds the names of the statements that the connection knows, and belongs to the connection.
+    `prepared` holds the names of the statements that the connection knows, and belongs to the connection. A pipeline
+    that does not `begin` commits each trip by itself.
     """
 
-    def __init__(self, driver: Driver, prepared: set[bytes]) -> None:
-        self._driver = driver
+    def __init__(self, driver: Driver, prepared: set[bytes], *, begins: bool = True) -> None:
+        self.driver = driver
+        self._begins = begins
         self._wire = driver.pgconn
         self._prepared = prepared
         self._sent: list[tuple[bytes | None, Answer[Any] | None]] = []
@@ -125,7 +127,7 @@ class Pipeline:
         """Roll back what was begun, if anything. psycopg would also make the server forget all prepared statements."""
         self._failure = None
         if self._sent:
-            await self._driver.wait(self._exchange())
+            await self.driver.wait(self._exchange())
             self._failure = None
         if self._wire.transaction_status != TransactionStatus.IDLE:
             self._send(_ROLLBACK, [], None)
@@ -135,7 +137,7 @@ class Pipeline:
         """Wait until the server has answered everything. Raises the first failure, as `psycopg.Error`, ever after."""
         if self._sent and self._failure is None:
             try:
-                self._failure = await self._driver.wait(self._exchange())
+                self._failure = await self.driver.wait(self._exchange())
             except BaseException:
                 self._failure = psycopg.OperationalError("the answers are lost")
                 raise
@@ -147,7 +149,7 @@ class Pipeline:
             raise self._failure
         if not self._sent:
             self._wire.enter_pipeline_mode()
-            if self._wire.transaction_status == TransactionStatus.IDLE:
+            if self._begins and self._wire.transaction_status == TransactionStatus.IDLE:
                 self._execute(_BEGIN, [], None)
         self._execute(statement, parameters, answer)
 
@@ -183,6 +185,6 @@ class Pipeline:
         if name is not None:
             self._prepared.add(name)
         if answer is not None:
-            transformer = Transformer(self._driver)
+            transformer = Transformer(self.driver)
             transformer.set_pgresult(result)
             answer.arrive(transformer.load_rows(0, result.ntuples, tuple))

@@ -19,7 +19,6 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.array import ListBinaryDumper
 from pydantic_core import from_json
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from popfax_contracts.message import Message
@@ -524,20 +523,6 @@ def translate(error: BaseException) -> Outage | Conflict | None:
 
 
 # Statements, built and compiled once.
-
-_DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
-
-
-@cache
-def sql_of(statement: sa.Executable) -> bytes:
-    """Compile a statement to SQL for psycopg. It is cached, so only for statements that are built once.
-
-    Raises `TypeError` if it contains a value: all values must be parameters.
-    """
-    compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
-    if values := {name: value for name, value in compiled.params.items() if value is not None}:
-        raise TypeError(f"the statement holds values: {values}")
-    return str(compiled).encode()
 
 
 def _array(name: str, type_: sa.types.TypeEngine[Any]) -> sa.BindParameter[Any]:

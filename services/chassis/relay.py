@@ -10,7 +10,7 @@ everything is recreated (connection, lock, producer): an idempotent producer tha
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
@@ -22,15 +22,17 @@ import sqlalchemy as sa
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
+from psycopg.types.string import ByteaBinaryLoader
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.topics import Principal
 from services.chassis import kafka, metrics
-from services.chassis.messages import headers_of, source_of
-from services.chassis.pipeline import Driver
-from services.chassis.postgres import OUTBOX, driver_of, sql_of
+from services.chassis.database import Ready
+from services.chassis.messages import headers, source_of
+from services.chassis.pipeline import Driver, Pipeline, Row, statement
+from services.chassis.postgres import OUTBOX, driver_of
 from services.chassis.settings import KafkaSettings
 from services.chassis.wakeups import OUTBOX_CHANNEL, Bell, Wakeup
 
@@ -69,19 +71,19 @@ RENEW_S = 3600.0
 
 
 class Unsent(NamedTuple):
-    """An outbox row. Ids and times are text, as they travel: PostgreSQL formats them faster than we do."""
+    """An outbox row as it travels, in UTF-8: PostgreSQL formats ids and times faster than we do."""
 
     seq: int
-    id: str
-    type: str
-    key: str
+    id: bytes
+    type: bytes
+    key: bytes
     value: bytes
-    correlation_id: str
-    causation_id: str
-    actor: str | None
-    traceparent: str | None
-    made_at: str
-    requester: str | None
+    correlation_id: bytes
+    causation_id: bytes
+    actor: bytes | None
+    traceparent: bytes | None
+    made_at: bytes
+    requester: bytes | None
 
 
 _READ = (
@@ -107,6 +109,20 @@ _SESSION = sa.select(
 )
 _LISTEN = sa.text(f"LISTEN {OUTBOX_CHANNEL}")
 _DELETE = sa.delete(OUTBOX).where(OUTBOX.c.seq == sa.any_(sa.bindparam("seqs", type_=ARRAY(sa.BigInteger))))
+
+
+_TYPES = {type_.encode(): model for type_, model in MESSAGES.items()}
+
+
+async def outbox_on(connection: AsyncConnection) -> Pipeline:
+    """Return a pipeline for `relay_once`, on an autocommitting connection that serves nothing else from now on."""
+    driver = await driver_of(connection)
+    driver.adapters.register_loader("text", ByteaBinaryLoader)
+    return Pipeline(driver, set(), begins=False)
+
+
+def _unsent(rows: Sequence[Row]) -> list[Unsent]:
+    return [Unsent._make(row) for row in rows]
 
 
 class Relay:
@@ -154,16 +170,16 @@ class Relay:
                 while not (await connection.execute(sa.select(sa.func.pg_try_advisory_lock(LOCK)))).scalar():  # noqa: ASYNC110
                     await asyncio.sleep(STAND_BY_S)
                 await connection.execute(_LISTEN)
-                driver = await driver_of(connection)
-                driver.add_notify_handler(lambda _: self._wakeup.wake())  # heard while a statement runs
+                outbox = await outbox_on(connection)
+                outbox.driver.add_notify_handler(lambda _: self._wakeup.wake())  # heard while a statement runs
                 while True:
-                    await self._relay(driver)
+                    await self._relay(outbox)
             finally:
                 # Closes it, whatever its state. It must never return to the pool: the lock would stay taken, and the
                 # service's own transactions would commit without waiting for the disk.
                 await plain.invalidate()
 
-    async def _relay(self, driver: Driver) -> None:
+    async def _relay(self, outbox: Pipeline) -> None:
         """Relay for `RENEW_S`. Nothing is read before the producer has fenced earlier leaders'."""
         producer = await kafka.producer(self.settings, fence=self.principal.value)
         try:
@@ -173,28 +189,33 @@ class Relay:
             self._floor, self._last, self._mark = 0, 0, None
             begun = self._checked_at = time.monotonic()
             while time.monotonic() < begun + RENEW_S:
-                await self._round(driver, producer)
+                await self._round(outbox, producer)
         finally:
             self.working = False
             metrics.RELAY_LEADER.set(0)
             await kafka.stop(producer)
 
-    async def _round(self, driver: Driver, producer: AIOKafkaProducer) -> None:
-        if await self.relay_once(driver, producer) < ROWS:
-            await self._rest(driver)
+    async def _round(self, outbox: Pipeline, producer: AIOKafkaProducer) -> None:
+        if await self.relay_once(outbox, producer) < ROWS:
+            await self._rest(outbox.driver)
 
-    async def relay_once(self, driver: Driver, producer: AIOKafkaProducer) -> int:
-        """Publish and delete what is in the outbox, at most `ROWS` rows; return how many there were."""
-        settled = await self._settled(driver)
-        cursor = await driver.execute(sql_of(_READ), {"floor": self._floor, "most": ROWS})
-        found = [Unsent._make(row) for row in await cursor.fetchall()]
-        rows = list(takewhile(lambda row: row.type in MESSAGES, found))
+    async def relay_once(self, outbox: Pipeline, producer: AIOKafkaProducer) -> int:
+        """Publish and delete what is in the outbox, at most `ROWS` rows; return how many there were.
+
+        If there may be more, the deletion travels with the next round's question.
+        """
+        settling = self._settled(outbox)
+        found = await outbox.ask(statement(_READ), {"floor": self._floor, "most": ROWS}, _unsent)
+        settled = await settling
+        rows = list(takewhile(lambda row: row.type in _TYPES, found))
         if found and not rows:
-            raise UnknownType(found[0].type)
+            raise UnknownType(found[0].type.decode())
         if rows:
             await asyncio.wait_for(publish(producer, rows, self.principal), ANSWER_S)
             self._checked_at = time.monotonic()
-            await driver.execute(sql_of(_DELETE), {"seqs": [row.seq for row in rows]})
+            outbox.tell(statement(_DELETE), {"seqs": [row.seq for row in rows]})
+            if len(rows) < ROWS:
+                await outbox.flush()
             self._last = max(self._last, rows[-1].seq)
             metrics.RELAYED.inc(len(rows))
             metrics.RELAY_ROUND_SIZE.observe(len(rows))
@@ -221,7 +242,7 @@ class Relay:
                 pass
         self._wakeup.wake()
 
-    async def _settled(self, driver: Driver) -> int:
+    def _settled(self, outbox: Pipeline) -> Awaitable[int]:
         """Return the number below which no row can appear any more: the next scan may begin there.
 
         Below it are dead rows, which slow a scan down. But numbers are not in commit order: a transaction that is still
@@ -230,8 +251,11 @@ class Relay:
         (Each one has an id before it takes numbers: the inbox asks for one, or a timer or a lock comes first.)
         """
         if self._last - self._floor < DEAD_ROWS:
-            return self._floor
-        ((oldest, following),) = await (await driver.execute(sql_of(_SNAPSHOT))).fetchall()
+            return Ready(self._floor)
+        return outbox.ask(statement(_SNAPSHOT), {}, self._settled_by)
+
+    def _settled_by(self, snapshot: Sequence[tuple[int, int]]) -> int:
+        ((oldest, following),) = snapshot
         if self._mark is None:
             self._mark = (self._last, following)
         number, begun_before = self._mark
@@ -257,10 +281,12 @@ async def publish(producer: AIOKafkaProducer, rows: Sequence[Unsent], principal:
 
     Building whole batches here, one partition at a time, is a quarter cheaper than sending one by one.
     """
+    topics = {type_: _TYPES[type_].topic_of(principal) for type_ in {row.type for row in rows}}
     by_partition: dict[tuple[str, int], list[Unsent]] = {}
     for row in rows:
-        topic = MESSAGES[row.type].topic_of(principal)
-        by_partition.setdefault((topic.name, kafka.partition_of(row.key, topic.partitions)), []).append(row)
+        topic = topics[row.type]
+        partition = kafka.partition_of(row.key.decode(), topic.partitions)
+        by_partition.setdefault((topic.name, partition), []).append(row)
     source = source_of(principal)
     acknowledged = []
     for (topic_name, partition), batch_rows in by_partition.items():
@@ -275,21 +301,21 @@ async def _send(
     batch = producer.create_batch()
     for row in rows:
         record = {
-            "key": row.key.encode(),
+            "key": row.key,
             "value": row.value or None,  # an empty value stands for a tombstone, which has none on the wire
-            "headers": headers_of(row, source, _iso(row.made_at)),
+            "headers": headers(row, source, _iso(row.made_at)),
             "timestamp": None,
         }
         if batch.append(**record) is None:  # full: send it and start another
             sent.append(await producer.send_batch(batch, topic, partition=partition))
             batch = producer.create_batch()
             if batch.append(**record) is None:
-                raise ValueError(f"{row.type} is larger than a batch")
+                raise ValueError(f"{row.type.decode()} is larger than a batch")
     sent.append(await producer.send_batch(batch, topic, partition=partition))
     return sent
 
 
 @lru_cache(maxsize=64)
-def _iso(moment: str) -> str:
+def _iso(moment: bytes) -> bytes:
     """Format a time as in RFC 3339. Cached: a batch has one, and thousands of rows."""
-    return datetime.fromisoformat(moment).isoformat()
+    return datetime.fromisoformat(moment.decode()).isoformat().encode()

@@ -28,11 +28,11 @@ from popfax_contracts.ledger import CreditUnits
 from popfax_contracts.message import Message, group_of
 from popfax_contracts.provisioning import RegisterSubscriber
 from popfax_contracts.topics import TOPICS, Principal
-from services.chassis import migrate, postgres
+from services.chassis import migrate, postgres, relay
 from services.chassis.messages import source_of
 from services.chassis.pipeline import Driver, Pipeline
-from services.chassis.postgres import PostgresDatabase, driver_of
-from services.chassis.relay import Relay
+from services.chassis.postgres import PostgresDatabase
+from services.chassis.relay import Relay, outbox_on
 from services.chassis.service import Service
 from services.chassis.settings import KafkaSettings
 from services.chassis.shell import FromKafka, Shell
@@ -151,7 +151,7 @@ class Node:
     connection: AsyncConnection
     shell: Shell
     relay: Relay
-    driver: Driver
+    outbox: Pipeline
     producer: Any
     positions: dict[str, int]
     counts: Counts
@@ -244,7 +244,7 @@ class Line:
                 await node.shell.process(records, FromKafka())
                 node.counts.batches += 1
                 node.counts.handled += _handled() - handled
-            relayed = await node.relay.relay_once(node.driver, node.producer)
+            relayed = await node.relay.relay_once(node.outbox, node.producer)
         return bool(records or relayed)
 
     @asynccontextmanager
@@ -262,14 +262,14 @@ class Line:
         name, counts = service.principal, Counts()
         engine = postgres.engine(self.server.url(name))
         sa.event.listen(engine.sync_engine, "connect", _counting(counts))
-        relay = Relay(name, engine, KafkaSettings(kafka_bootstrap="", kafka_username="", kafka_password=SecretStr("")))
+        settings = KafkaSettings(kafka_bootstrap="", kafka_username="", kafka_password=SecretStr(""))
         connection = await (await engine.connect()).execution_options(isolation_level="AUTOCOMMIT")
         return Node(
             name,
             connection,
             Shell(service, PostgresDatabase(engine), self.clock),
-            relay,
-            await driver_of(connection),
+            Relay(name, engine, settings),
+            await outbox_on(connection),
             _Producer(self.kafka, counts),
             self.positions[name],
             counts,
@@ -321,8 +321,8 @@ _COUNTS: WeakKeyDictionary[Driver, Counts] = WeakKeyDictionary()
 class CountingPipeline(Pipeline):
     """A pipeline that counts its statements, BEGIN and COMMIT among them, and its round trips."""
 
-    def __init__(self, driver: Driver, prepared: set[bytes]) -> None:
-        super().__init__(driver, prepared)
+    def __init__(self, driver: Driver, prepared: set[bytes], *, begins: bool = True) -> None:
+        super().__init__(driver, prepared, begins=begins)
         self._counts = _COUNTS.get(driver, Counts())
 
     def _execute(self, *args: Any) -> None:
@@ -339,12 +339,14 @@ def line(directory: Path, watch: Watch) -> Iterator[Line]:
     """Start a server in a directory, which is removed at the end, and migrate its databases."""
     server = PostgresServer(directory)
     server.start()
-    postgres.Pipeline = CountingPipeline  # type: ignore[attr-defined]
+    for user in (postgres, relay):
+        user.Pipeline = CountingPipeline  # type: ignore[attr-defined]
     try:
         for service in SERVICES:
             migrate.upgrade(service.principal, server.url(service.principal))
         yield Line(server, watch)
     finally:
-        postgres.Pipeline = Pipeline  # type: ignore[attr-defined]
+        for user in (postgres, relay):
+            user.Pipeline = Pipeline  # type: ignore[attr-defined]
         server.stop()
         shutil.rmtree(directory, ignore_errors=True)
