@@ -344,6 +344,9 @@ async def _attempt(mail: Due, server: MailServer, begin_by: float) -> Answer:
         return Answer(mail, False, True, str(error))
     except Broken as error:
         return Answer(mail, False, False, str(error), uncertain=error.uncertain)
+    except Exception as error:  # a bug, which must not keep the answers to the other mails from being recorded
+        log.error("mail_not_attempted", mail_id=str(mail.id), error=type(error).__name__, exc_info=True)
+        return Answer(mail, False, False, type(error).__name__, uncertain=True)
     return Answer(mail, True, True, reply.text)
 
 

@@ -28,13 +28,14 @@ KEPT_IDLE_S = 20.0
 NOT_GRANTED_S = 30.0
 """How long we do with fewer connections when the server opens no more."""
 
-_GO_ON = 354
+_DATA = b"DATA\r\n"
+_GO_ON = range(300, 400)
 _TEMPORARY = 400
 _PERMANENT = 500
 _CLOSING = 421
 _LONGEST_REPLY = 32 << 10
-_REPLY = re.compile(rb"(?:[0-9]{3}-[^\n]*\n)*([0-9]{3})(?: ([^\n]*))?\n")
-_BEGUN = re.compile(rb"(?:[0-9]{3}-[^\n]*\n)*[^\n]*")
+_REPLY = re.compile(rb"(?:[2-5][0-9]{2}-[^\n]*\n)*([2-5][0-9]{2})(?: ([^\n]*))?\r?\n")
+_BEGUN = re.compile(rb"(?:[2-5][0-9]{2}-[^\n]*\n)*[^\n]*")
 _NOT_IN_ADDRESS = re.compile(r"[\x00-\x20\x7f<>]")
 
 
@@ -118,7 +119,7 @@ class MailServer:
         """Close connections that have been idle for so long: all those that carry nothing, by default."""
         idle_since = asyncio.get_running_loop().time() - idle_for_s
         for connection in self._kept:
-            if connection.idle_since <= idle_since:
+            if connection.idle_since <= idle_since or not connection.usable:
                 connection.close()
         self._kept = [connection for connection in self._kept if connection.usable]
 
@@ -190,6 +191,7 @@ class Connection(asyncio.Protocol):
         self._extensions = extensions
         self._received = b""
         self._replies: deque[Reply] = deque()
+        self._awaited = 0
         self._waiting: asyncio.Future[None] | None = None
         transport.set_protocol(self)
 
@@ -220,7 +222,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Return whether it may carry another mail: it is open, and the server has said nothing unasked."""
+        """Return whether it may carry another mail: it is open, and the server has not begun to say anything."""
         return not (self._transport.is_closing() or self._received or self._replies)
 
     async def send(self, mail: Envelope, end_by: float) -> Reply:
@@ -231,11 +233,13 @@ class Connection(asyncio.Protocol):
         try:
             async with asyncio.timeout_at(end_by):
                 await self._announce(commands, first)
-                self._write(_stuffed(mail.content))
+                self._write(_stuffed(mail.content), replies=1)
                 handed_over = True
                 reply = await self._reply()
             if reply.code >= _TEMPORARY:
                 raise Refused(reply.code)
+            if reply.code in _GO_ON:
+                raise Broken("out of step")
             return reply
         except Refused as error:
             self._refused = True
@@ -265,10 +269,10 @@ class Connection(asyncio.Protocol):
             if "smtputf8" not in self._extensions:
                 raise Unsendable("no SMTPUTF8")
             options += " SMTPUTF8"
-        said = [f"MAIL FROM:<{mail.sender}>{options}", f"RCPT TO:<{mail.recipient}>", "DATA"]
+        said = [f"MAIL FROM:<{mail.sender}>{options}", f"RCPT TO:<{mail.recipient}>"]
         if self._refused:  # the server may still be within that mail's transaction
             said = ["RSET", *said]
-        return [f"{command}\r\n".encode() for command in said]
+        return [*(f"{command}\r\n".encode() for command in said), _DATA]
 
     async def _announce(self, commands: Sequence[bytes], first: bool) -> None:
         """Send the commands that come before a content. Raises `Refused` and `Broken`.
@@ -284,27 +288,32 @@ class Connection(asyncio.Protocol):
         for command, reply in zip(commands, replies, strict=False):
             if reply.code < _TEMPORARY:
                 continue
-            if replies[-1].code == _GO_ON:  # it would take a content for nobody
+            if replies[-1].code in _GO_ON:  # it would take a content for nobody
                 self._transport.abort()
-            if not first and command.startswith((b"RSET", b"MAIL")):
+            if not first and (reply.code == _CLOSING or command.startswith((b"RSET", b"MAIL"))):
                 raise Broken("no more mails")
             raise Refused(reply.code)
 
     async def _exchange(self, commands: Sequence[bytes]) -> list[Reply]:
         """Send commands and return the replies: fewer if the server closes the connection after a refusal."""
-        self._write(b"".join(commands))
+        self._write(b"".join(commands), replies=len(commands))
         replies: list[Reply] = []
         try:
-            while len(replies) < len(commands):
-                replies.append(await self._reply())
+            for command in commands:
+                reply = await self._reply()
+                if reply.code < _TEMPORARY and (reply.code in _GO_ON) != (command == _DATA):
+                    self._transport.abort()
+                    raise Broken("out of step")
+                replies.append(reply)
         except Broken:
             if all(reply.code < _TEMPORARY for reply in replies):
                 raise
         return replies
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, replies: int) -> None:
         if self._transport.is_closing():
             raise Broken("connection lost")
+        self._awaited += replies
         self._transport.write(data)
 
     async def _reply(self) -> Reply:
@@ -313,15 +322,20 @@ class Connection(asyncio.Protocol):
                 raise Broken("connection lost")
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
+        self._awaited -= 1
         return self._replies.popleft()
 
     def data_received(self, data: bytes) -> None:
-        """Take in replies. What is no reply, or too long for one, ends the connection."""
+        """Take in replies. What is no reply, too long for one, or one to nothing, ends the connection.
+
+        Any later reply could be taken for that to another command: a mail would be "sent" that the server refused.
+        """
         self._received += data
         while (found := _REPLY.match(self._received)) is not None:
             self._replies.append(Reply(int(found[1]), (found[2] or b"").strip().decode(errors="replace")))
             self._received = self._received[found.end() :]
-        if len(self._received) > _LONGEST_REPLY or not _BEGUN.fullmatch(self._received):
+        unasked = len(self._replies) > self._awaited
+        if unasked or len(self._received) > _LONGEST_REPLY or not _BEGUN.fullmatch(self._received):
             self._transport.abort()
         self._go_on()
 

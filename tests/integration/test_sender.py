@@ -33,6 +33,7 @@ from services.notifications import mime, sender
 from services.notifications.consumers import NOTIFICATIONS
 from services.notifications.sender import send_due, send_mails
 from services.notifications.settings import NotificationsSettings
+from services.notifications.smtp import Envelope, MailServer, Reply
 from services.notifications.tables import deliveries, mails
 from tests.integration.recorder import Sent, eventually, execute, scratch_database
 
@@ -403,6 +404,26 @@ class TestTrouble:
         await post.make_due()
         assert await send_due(post.engine, post.settings) == 0
         assert len(post.arrived(member)) == 1
+
+    async def test_a_bug_in_one_attempt_leaves_the_answers_to_the_others(
+        self, post: Post, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        others, broken = [post.person(name) for name in ("Ada", "Bea", "Cleo")], post.person("Nina")
+        for each in (*others, broken):
+            await post.tell(each, created(each, each))
+        send = MailServer.send
+
+        async def fails_for_one(to: MailServer, mail: Envelope, *limits: float) -> Reply:
+            if mail.recipient == broken.email:
+                raise RuntimeError
+            return await send(to, mail, *limits)
+
+        monkeypatch.setattr(MailServer, "send", fails_for_one)
+        await send_due(post.engine, post.settings)
+        monkeypatch.undo()
+        await post.make_due()
+        await post.send_all()
+        assert [len(post.arrived(each)) for each in (*others, broken)] == [2, 2, 2, 2]
 
     async def test_a_sender_goes_on_once_the_database_is_as_it_knows_it(self, stack: Stack, post: Post) -> None:
         member, outages = post.person("Noah"), Outages()

@@ -36,6 +36,8 @@ class Server:
     answers: Answers = lambda _client, _command: None
     extensions: tuple[str, ...] = ("PIPELINING", "SIZE 10000000", "SMTPUTF8")
     delay_s: float = 0.0
+    in_pieces: bool = False
+    """Whether each octet is a packet of its own."""
     port: int = 0
     clients: list[Client] = field(default_factory=list)
     contents: list[bytes] = field(default_factory=list)
@@ -67,8 +69,8 @@ class Server:
         while line := (await reader.readline()).decode().rstrip("\r\n"):
             client.commands.append(line)
             said = self.answers(client, line) or self._ordinarily(client, line)
-            if said == "354 go on":
-                writer.write(b"354 go on\r\n")
+            if said.startswith("354"):
+                await self._say(said, writer)
                 content = await self._content(reader)
                 self.most_at_once, self.at_once = max(self.most_at_once, self.at_once + 1), self.at_once + 1
                 await asyncio.sleep(self.delay_s)
@@ -81,9 +83,15 @@ class Server:
             if said == "break":
                 writer.transport.abort()
                 return
-            writer.write(f"{said}\r\n".encode())
+            await self._say(said, writer)
             if said.startswith(("221", "421")):
                 return
+
+    async def _say(self, said: str, writer: asyncio.StreamWriter) -> None:
+        data = f"{said}\r\n".encode()
+        for piece in [data[n : n + 1] for n in range(len(data))] if self.in_pieces else [data]:
+            writer.write(piece)
+            await asyncio.sleep(0)
 
     def _ordinarily(self, client: Client, line: str) -> str:
         verb = line.partition(" ")[0]
@@ -101,7 +109,7 @@ class Server:
     async def _content(self, reader: asyncio.StreamReader) -> bytes:
         """Read a mail's content, and undo the stuffing of dots."""
         lines = []
-        while (line := await reader.readline()) != b".\r\n":
+        while (line := await reader.readuntil()) != b".\r\n":  # which raises at the end, unlike `readline`
             lines.append(line.removeprefix(b"."))
         return b"".join(lines)
 
@@ -145,6 +153,17 @@ async def test_a_mail_arrives_as_it_is(server: Server, extensions: tuple[str, ..
     assert len(server.clients) == 1, "one connection carries one mail after the other"
 
 
+@pytest.mark.parametrize("says", ["{}", "{} ", "{} fine", "{0}-one\r\n{0}-\r\n{0} two"])
+@pytest.mark.parametrize("in_pieces", [True, False])
+async def test_a_reply_may_have_any_form_and_any_number_of_packets(server: Server, says: str, in_pieces: bool) -> None:
+    codes = {"MAIL": 250, "RCPT": 251, "DATA": 354, "cont": 250}
+    server.in_pieces = in_pieces
+    server.answers = lambda _client, command: says.format(codes[command[:4]]) if command[:4] in codes else None
+    to = mail_server(server)
+    assert [(await send(to, mail(number))).code for number in range(3)] == [250] * 3
+    assert server.contents == [mail(number).content for number in range(3)]
+
+
 async def test_there_are_as_many_connections_as_the_settings_say_and_they_are_kept(server: Server) -> None:
     server.delay_s = 0.01
     to = mail_server(server, smtp_connections=4)
@@ -167,9 +186,17 @@ async def test_a_connection_that_dies_takes_one_mail_with_it_and_the_others_go_o
     assert len(server.contents) == len(MANY) - 1
 
 
-@pytest.mark.parametrize("says", ["421 enough", "452 too many mails", "554 too many mails", "break"])
-async def test_a_server_that_takes_a_few_mails_per_connection_gets_all_of_them(server: Server, says: str) -> None:
-    server.answers = lambda client, command: says if client.mails == 5 and command.startswith("MAIL") else None
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        *(("MAIL", says) for says in ("421 enough", "452 too many mails", "554 too many mails", "break")),
+        *((command, says) for command in ("RCPT", "DATA") for says in ("421 enough", "break")),
+    ],
+)
+async def test_a_server_that_takes_a_few_mails_per_connection_gets_all_of_them(
+    server: Server, command: str, says: str
+) -> None:
+    server.answers = lambda client, said: says if client.mails == 5 and said.startswith(command) else None
     answers = await send_all(mail_server(server, smtp_connections=2), MANY)
     assert [answer for answer in answers if not isinstance(answer, Reply)] == []
     assert sorted(server.contents) == sorted(each.content for each in MANY), "each of them once"
@@ -294,11 +321,64 @@ async def test_no_address_begins_a_command(server: Server, address: str) -> None
     assert not any("RCPT" in command for client in server.clients for command in client.commands)
 
 
-@pytest.mark.parametrize("nonsense", ["hello", "250-" + "x" * 40_000, "12 short"])
-async def test_what_is_no_reply_ends_the_connection(server: Server, nonsense: str) -> None:
-    server.answers = lambda _client, command: nonsense if command.startswith("MAIL") else None
-    with pytest.raises(Broken):
+@pytest.mark.parametrize("nonsense", ["hello", "250-" + "x" * 40_000, "12 short", "2500 long", "999 no", "100 wait"])
+@pytest.mark.parametrize("command", ["MAIL", "content"])
+async def test_what_is_no_reply_ends_the_connection(server: Server, nonsense: str, command: str) -> None:
+    server.answers = lambda _client, said: nonsense if said.startswith(command) else None
+    with pytest.raises(Broken) as broken:
         await send(mail_server(server), mail())
+    assert broken.value.uncertain == (command == "content")
+
+
+@pytest.mark.parametrize("extensions", [("PIPELINING",), ()], ids=["in one packet", "one by one"])
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("MAIL", "250 fine\r\n250 once more"),
+        ("RCPT", "250 fine\r\n250 once more"),
+        ("DATA", "354 go on\r\n250 kept before it was sent"),
+        ("DATA", "250 not what DATA is answered"),
+        ("MAIL", "354 go on"),
+        ("RCPT", "354 go on"),
+    ],
+)
+async def test_a_server_out_of_step_is_believed_nothing_and_given_nothing(
+    server: Server, extensions: tuple[str, ...], command: str, says: str
+) -> None:
+    server.extensions = extensions
+    server.answers = lambda _client, said: (
+        says if said.startswith(command) else "554 not this one" if said == "content" else None
+    )
+    with pytest.raises(Broken) as broken:
+        await send(mail_server(server), mail())
+    assert not broken.value.uncertain
+    assert not any("Subject" in command for client in server.clients for command in client.commands)
+
+
+async def test_a_server_that_answers_a_content_with_go_on_may_have_taken_it(server: Server) -> None:
+    server.answers = lambda _client, command: "354 go on" if command == "content" else None
+    with pytest.raises(Broken) as broken:
+        await send(mail_server(server), mail())
+    assert broken.value.uncertain
+
+
+@pytest.mark.parametrize("unasked", ["250 kept, as I said", "421 idle for too long", "250-"])
+async def test_what_a_server_says_unasked_answers_no_other_mail(server: Server, unasked: str) -> None:
+    def answers(client: Client, command: str) -> str | None:
+        if client.number:
+            return None
+        return f"250 kept\r\n{unasked}" if command == "content" else "550 never" if client.mails else None
+
+    server.answers = answers
+    to = mail_server(server)
+    for number in range(3):
+        await send(to, mail(number))
+    assert server.contents == [mail(number).content for number in range(3)]
+    assert len(server.clients) == 2
+    async with asyncio.timeout(PATIENT_S):
+        while server.open > 1:
+            server.left.clear()
+            await server.left.wait()
 
 
 async def test_a_server_that_is_away_breaks_nothing_else(server: Server) -> None:
