@@ -48,7 +48,7 @@ _LONGEST = (
     "test_endings.py",
 )
 """The files that take longest, and make servers of their own: begun last, one of them would be waited for alone."""
-_FILLING = ("test_attacks.py", "test_saga.py", "test_redelivery.py", "test_crashes.py", "test_units.py")
+_FILLING = (*_ROUGH, "test_units.py")
 """The files that fill a shared product, by how much: all invariants are checked on all its rows after most tests."""
 
 
