@@ -140,7 +140,7 @@ class Transaction(Protocol):
     async def drop_parked(self, ids: Sequence[UUID]) -> Collection[UUID]:
         """Remove messages as a claim does, and request a retry of what was parked behind those that had failed."""
 
-    def blocked(self, keys: Collection[Key]) -> Awaitable[Collection[Key]]:
+    def blocked(self, keys: Iterable[Key]) -> Awaitable[Collection[Key]]:
         """Return those of the keys that are blocked; they stay blocked until this transaction ends."""
 
     async def park(self, parked: Sequence[Parked], now: datetime) -> None:

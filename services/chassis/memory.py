@@ -175,7 +175,7 @@ class MemoryTransaction:
         self.contents.retrying -= gone
         return taken
 
-    def blocked(self, keys: Collection[Key]) -> Awaitable[Collection[Key]]:
+    def blocked(self, keys: Iterable[Key]) -> Awaitable[Collection[Key]]:
         """Return the blocked ones."""
         return Ready(self.contents.blocked & set(keys))
 

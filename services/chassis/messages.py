@@ -205,7 +205,7 @@ def decode(
     ):
         code, errors = _wrong_with(found, errors, model)
         return _undecodable(record, found, code, errors)
-    belongs = [topic.name for topic in model.TOPICS] or [TIMERS]
+    belongs = _belongs(model)
     if record.topic not in belongs:
         return _undecodable(
             record, found, MalformedCode.WRONG_TOPIC.value, (f"ce_type: belongs on {' or '.join(belongs)}",)
@@ -221,7 +221,14 @@ def decode(
     if record.key != body.key().encode():
         return _undecodable(record, found, MalformedCode.WRONG_KEY.value, (f"key: is not the {model.KEY}",))
     id_ = message_id(record.topic, found.get("ce_source") or b"", found["ce_id"] or b"")
-    return Incoming(id_, body, record, correlation_id, actor, text_of(found.get("traceparent")), sent_id)
+    traceparent = text_of(found["traceparent"]) if "traceparent" in found else None
+    return Incoming(id_, body, record, correlation_id, actor, traceparent, sent_id)
+
+
+@cache
+def _belongs(model: type[Message]) -> tuple[str, ...]:
+    """Return the names of the topics on which messages of a type are looked for."""
+    return tuple(topic.name for topic in model.TOPICS) or (TIMERS,)
 
 
 def _wrong_with(found: Attributes, errors: tuple[str, ...], model: type[Message] | None) -> tuple[str, tuple[str, ...]]:

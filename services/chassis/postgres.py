@@ -299,7 +299,7 @@ class PostgresTransaction:
         await self.execute(_UNBLOCK, _columns((row.topic, row.key) for row in rows))
         return rows
 
-    def blocked(self, keys: Collection[Key]) -> Awaitable[Collection[Key]]:
+    def blocked(self, keys: Iterable[Key]) -> Awaitable[Collection[Key]]:
         """Return the blocked ones, share-locked: a retry that would unblock them waits for this transaction."""
         is_any = self.ask(_ANY_BLOCKED, {}, bool)
 

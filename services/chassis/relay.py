@@ -125,6 +125,11 @@ def _unsent(rows: Sequence[Row]) -> list[Unsent]:
     return [Unsent._make(row) for row in rows]
 
 
+def _known(rows: Sequence[Unsent]) -> list[Unsent]:
+    """Return the rows before the first one whose type this version does not know."""
+    return list(takewhile(lambda row: row.type in _TYPES, rows))
+
+
 class Relay:
     """Publishes one service's outbox."""
 
@@ -207,7 +212,7 @@ class Relay:
         settling = self._settled(outbox)
         found = await outbox.ask(statement(_READ), {"floor": self._floor, "most": ROWS}, _unsent)
         settled = await settling
-        rows = list(takewhile(lambda row: row.type in _TYPES, found))
+        rows = found if {row.type for row in found} <= _TYPES.keys() else _known(found)
         if found and not rows:
             raise UnknownType(found[0].type.decode())
         if rows:

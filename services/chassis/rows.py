@@ -209,6 +209,8 @@ class Rows(Generic[K, R]):
             keys = self._sets[rowset][value]
         except KeyError:
             raise NotLoaded(f"{rowset.name} {value}") from None
+        if not keys:
+            return []
         rows = map(self._now.__getitem__, sorted(keys))  # type: ignore[type-var]
         return [row for row in rows if row is not None and rowset.value_of(row) == value and rowset.holds(row)]
 

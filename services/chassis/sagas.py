@@ -259,10 +259,9 @@ class Sagas:
         saga = self.definitions[row.name]
         run = _Run(saga, state, row, moment)
         kind = type(message.body)
-        again = run.has_noted(kind.__name__)
         run.note(kind.__name__)
         if row.status in ENDED:
-            return () if again else run.after_the_end(kind)
+            return () if run.had_noted(kind.__name__) else run.after_the_end(kind)
         step = run.step()
         if kind is step.done and row.status in (Status.RUNNING, Status.CANCELLING):
             return run.forward()
@@ -270,7 +269,7 @@ class Sagas:
             return run.back(row.code or message.body.code)  # type: ignore[attr-defined]
         if kind is step.undone and row.status is Status.COMPENSATING:
             return run.back(row.code or "cancelled")
-        return () if again else run.recorded()
+        return () if run.had_noted(kind.__name__) else run.recorded()
 
     def _deadline(self, state: HasSagas, message: Incoming[SagaDeadline], moment: Moment) -> Outcome:
         """Call off a saga that did not reach its pivot in time."""
@@ -322,9 +321,9 @@ class _Run:
         """Add a line to the trail."""
         self.trail = (*self.trail, _line(self.moment, what))[-TRAIL_LENGTH:]
 
-    def has_noted(self, what: str) -> bool:
-        """Return whether the trail has such a line: what was told before is told again, and changes nothing."""
-        return any(line.endswith(f" {what}") for line in self.trail)
+    def had_noted(self, what: str) -> bool:
+        """Return whether the row's trail has such a line: what was told before is told again, and changes nothing."""
+        return any(line.endswith(f" {what}") for line in self.row.trail)
 
     def recorded(self) -> Outcome:
         """Change nothing but the trail."""

@@ -118,9 +118,11 @@ class FromKafka:
         looked_up: list[UUID] = []
         copies: dict[UUID, UUID] = {}
         for arrival in arrivals:
-            is_by_row = isinstance(arrival, Incoming) and type(arrival.body) in by_row
-            (looked_up if is_by_row else recorded).append(arrival.id)
-            if isinstance(arrival, Undecodable) and arrival.copy_of is not None:
+            if not isinstance(arrival, Undecodable):
+                (looked_up if type(arrival.body) in by_row else recorded).append(arrival.id)
+                continue
+            recorded.append(arrival.id)
+            if arrival.copy_of is not None:
                 copies[arrival.id] = arrival.copy_of
         if not copies:
             return tx.claim_inbox(recorded, now, looked_up)
@@ -180,11 +182,14 @@ class FromParked:
         return known | set(await tx.claim_inbox(list(new), now)) if new else known
 
 
-def _first_of_each_id(arrivals: Iterable[Arrival]) -> list[Arrival]:
-    """Drop duplicates, as the inbox would if they came in two batches: the first one counts."""
+def _fresh(arrivals: Sequence[Arrival], claimed: Collection[UUID]) -> Sequence[Arrival]:
+    """Return the arrivals that were claimed, and of each id the first, as if they came in two batches."""
+    if len(claimed) == len(arrivals):  # almost always: none was known, and none is there twice
+        return arrivals
     first: dict[UUID, Arrival] = {}
     for arrival in arrivals:
-        first.setdefault(arrival.id, arrival)
+        if arrival.id in claimed:
+            first.setdefault(arrival.id, arrival)
     return list(first.values())
 
 
@@ -325,7 +330,7 @@ class Shell:
             claim = source.claim(tx, arrivals, moment.now, self.service.by_row)
             asked = _blocked(tx, arrivals, source)
             claimed, blocked = await claim, await asked
-            fresh = _first_of_each_id(a for a in arrivals if a.id in claimed)
+            fresh = _fresh(arrivals, claimed)
             readable, parked = self._divert(fresh, blocked, source)
             await tx.park(parked, moment.now)
             decided = _Decided([], {}, {}, [])
@@ -446,7 +451,7 @@ def _blocked(tx: Transaction, arrivals: Sequence[Arrival], source: Source) -> Aw
     """Ask which of their keys wait behind a parked message."""
     if not source.parks:
         return Ready(())
-    return tx.blocked({(a.record.topic, a.record.key) for a in arrivals if a.record.key is not None})
+    return tx.blocked((a.record.topic, a.record.key) for a in arrivals if a.record.key is not None)
 
 
 def _key(arrival: Arrival) -> Key:

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from popfax_contracts.message import Message
 from services.chassis.database import Transaction
+from services.chassis.envelopes import id_of
 from services.chassis.loading import NeededRows
 from services.chassis.messages import Incoming
 from services.chassis.rows import Changes, NotLoaded, Rows
@@ -164,7 +165,7 @@ class LoadPlan:
         A round trip asks for all that is named by then; tables that nothing names cost none.
         """
         texts = {message.correlation_id for message in self.answering}
-        posting = tx.keys(COMMANDS, {"id": {id_ for text in texts if (id_ := _uuid(text)) is not None}})
+        posting = tx.keys(COMMANDS, {"id": {id_ for text in texts if (id_ := id_of(text.encode())) is not None}})
         advancing = self.sagas.fetch(tx)
         self._follow_invitations(await tx.fetch(INVITATIONS, self.invitations, for_update=False))
         posted, sagas = self._posted(texts, await posting), await advancing
@@ -244,13 +245,6 @@ class LoadPlan:
                 self.history.add(history_of_membership(membership.id, membership.epoch))
             if membership.invitation_id is not None:
                 self.invitations.add(membership.invitation_id)
-
-
-def _uuid(text: str) -> UUID | None:
-    try:
-        return UUID(text) if len(text) == 36 else None
-    except ValueError:
-        return None
 
 
 def saga_of(message: Incoming[Message]) -> UUID:

@@ -297,9 +297,10 @@ def charge_quota(roster: Roster, owner_id: UUID, moment: Moment) -> GroupsCode |
 
     Whatever the answer is, it reveals whether somebody has that address.
     """
-    if tally(roster, sent_invitations_tally(owner_id), moment).today >= roster.quotas.owner_day:
+    asked = tally(roster, sent_invitations_tally(owner_id), moment)
+    if asked.today >= roster.quotas.owner_day:
         return GroupsCode.QUOTA_OWNER_DAY
-    _count(roster, sent_invitations_tally(owner_id), 0, 1, moment)
+    roster.tallies.put(replace(asked, today=asked.today + 1))
     return None
 
 

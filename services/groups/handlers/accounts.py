@@ -39,13 +39,13 @@ def _creation(load: LoadPlan, message: Incoming[CreateMemberAccount]) -> None:
 @needs(_creation)
 def create_member_account(roster: Roster, message: Incoming[CreateMemberAccount], moment: Moment) -> Outcome:
     """Open the account-creation saga, unless it is already clear that it would be refused."""
-    command = message.body
-    if roster.sagas.find(saga_of(message)) is not None:
+    command, saga_id = message.body, saga_of(message)
+    if roster.sagas.find(saga_id) is not None:
         return ()  # redelivered after the inbox's retention: the saga answers, or has answered
     code = _why_not(roster, message, moment)
     if code is not None:
         return [MemberAccountRefused(group_id=command.group_id, code=code, command_type=command.TYPE)]
-    owner_id, saga_id = owner_of(message), saga_of(message)
+    owner_id = owner_of(message)
     transitions.begin_creation(roster, saga_id, command.group_id, owner_id, command.price_units, moment)
     data = command.model_dump(mode="json") | {"owner_id": str(owner_id)}
     return CREATE_MEMBER_ACCOUNT.begin(roster.sagas, saga_id, data, message, moment)
