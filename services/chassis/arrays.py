@@ -101,7 +101,9 @@ def _array(oid: int, items: Callable[[Sequence[Any]], bytes]) -> Encode:
     def encoded(values: Sequence[Any]) -> bytes:
         if not values:
             return _EMPTY(0, 0, oid)
-        data = items(values)
+        # Many columns have one value: a batch's time, a state, nulls. To compare an object to itself costs nothing.
+        is_constant = values == [values[0]] * len(values)
+        data = items(values[:1]) * len(values) if is_constant else items(values)
         has_null = _NULL in data and any(value is None for value in values)
         return _HEAD(1, has_null, oid, len(values), 1) + data
 

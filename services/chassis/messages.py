@@ -266,7 +266,7 @@ def _requester(message: Message, cause: Incoming[Message]) -> str | None:
     topic = BY_NAME.get(cause.record.topic)
     if topic is None or not topic.commands or type(message) not in _answers(type(cause.body)):
         return None
-    return topic.writer.value
+    return topic.writer
 
 
 @cache

@@ -279,7 +279,8 @@ class Shell:
 
     async def _process(self, arrivals: Sequence[Arrival], source: Source, held: set[Key]) -> None:
         """Handle what can be handled. What fails on its own is parked or, with its key, `held` for another attempt."""
-        arrivals = [arrival for arrival in arrivals if _key(arrival) not in held]
+        if held:
+            arrivals = [arrival for arrival in arrivals if _key(arrival) not in held]
         if not arrivals:
             return
         try:

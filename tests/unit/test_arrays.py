@@ -57,6 +57,14 @@ def test_nothing_and_nulls_are_the_same_to_the_byte(kind: str, column: list[None
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
+def test_a_column_of_one_value_is_the_same_to_the_byte(kind: str, data: st.DataObject) -> None:
+    type_, oid, values, wrap = KINDS[kind]
+    column = [data.draw(values)] * data.draw(st.integers(1, 20)) + data.draw(st.lists(st.none() | values, max_size=1))
+    assert encoder(ARRAY(type_))(column) == as_psycopg_writes(oid, column, wrap)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
 def test_a_single_value_is_the_item_of_an_array(kind: str, data: st.DataObject) -> None:
     type_, oid, values, wrap = KINDS[kind]
     value = data.draw(values)
