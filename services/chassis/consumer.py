@@ -203,11 +203,15 @@ class Consumer:
 
     def _round(self) -> None:
         self._beat = time.monotonic()
-        for topic in self._ids.recreated():
+        if recreated := self._ids.recreated():
+            self._forget(recreated)  # at once, since a rebalance meanwhile would commit them for the new topics
             self._handle(self._gathering.clear())
-            self._read_from_start(topic)
+            self._read_from_start(recreated)
         self._try_stopped()
-        self._gathering.add(self._fetch())
+        if fetched := self._fetch():
+            self._gathering.add(fetched)
+        else:
+            self._end_quiet_stops()
         if records := self._gathering.take():
             self._handle(records)
             self._gathering.handled()
@@ -229,8 +233,8 @@ class Consumer:
             elif place in self._owned and place not in faulty:
                 records.append(record := _fetched(message, place))
                 self._next[place] = record.offset + 1
-                if place in self._stopped:
-                    self._flows(place)
+                if (stop := self._stopped.get(place)) is not None and record.offset >= stop.position:
+                    self._flows(place)  # what is before that comes again if the client has lost its place
         return records
 
     def _handle(self, records: list[Fetched]) -> None:
@@ -339,12 +343,20 @@ class Consumer:
         client.incremental_unassign(partitions)
         log.info("partitions_revoked", gone=len(gone), all=len(self._owned))
 
-    def _read_from_start(self, topic: str) -> None:
-        log.warning("topic_made_anew", topic=topic)
-        for place in [place for place in self._owned if place[0] == topic]:
-            for kept in (self._done, self._asked, self._next):
-                kept.pop(place, None)
+    def _read_from_start(self, topics: Collection[str]) -> None:
+        self._forget(topics)
+        self._early = [message for message in self._early if message.topic() not in topics]
+        for place in [place for place in self._owned if place[0] in topics]:
+            log.warning("topic_made_anew", topic=place[0], partition=place[1])
+            if (stop := self._stopped.get(place)) is not None:
+                stop.position = 0
+            self._next.pop(place, None)
             self._seek(place, OFFSET_BEGINNING)
+
+    def _forget(self, topics: Collection[str]) -> None:
+        for kept in (self._done, self._asked):
+            for place in [place for place in kept if place[0] in topics]:
+                del kept[place]
 
     def _seek(self, place: Place, offset: int) -> None:
         self._client.seek(TopicPartition(*place, offset))
@@ -375,16 +387,24 @@ class Consumer:
     def _try_stopped(self) -> None:
         """Fetch again what could not be unpacked, from the offset that an operator wants, if any."""
         for place, stop in list(self._stopped.items()):
-            if stop.is_over():
-                self._flows(place)
-            elif stop.is_due():
+            if stop.is_due():
                 skip_to = self._await(self._stops.skip_to(place, stop.position))
                 if skip_to is not None:
                     log.warning("partition_skips", topic=place[0], partition=place[1], at=stop.position, to=skip_to)
-                    self._seek(place, skip_to)
                     self._next[place] = skip_to
+                # The client may have left the place since the stop: an offset that it misread from the batch was out of
+                # range, and it begins at the beginning.
+                self._seek(place, stop.position if skip_to is None else skip_to)
                 stop.trying(skips=skip_to is not None)
                 self._client.resume(_partitions([place]))
+
+    def _end_quiet_stops(self) -> None:
+        """End the stops of partitions that were retried long ago, now that the client has nothing more to give.
+
+        Before that their fault may still be on its way: this thread may have been busy all that time.
+        """
+        for place in [place for place, stop in self._stopped.items() if stop.is_over()]:
+            self._flows(place)
 
     def _flows(self, place: Place) -> None:
         stop = self._stopped.pop(place)

@@ -24,7 +24,9 @@ Place = tuple[str, int]
 LONGEST_PAUSE_S = 5.0
 
 FLOWS_AFTER_S = 10.0
-"""A retried partition that has not failed for this long counts as flowing, even if it had no record."""
+"""A retried partition that has not failed for this long counts as flowing, even if it had no record: see
+`Consumer._end_quiet_stops`.
+"""
 
 
 class Outcome(StrEnum):

@@ -32,6 +32,7 @@ from popfax_contracts.topics import LEDGER_COMMANDS, Principal
 from services.chassis import kafka
 from tests.e2e.driver import wait
 from tests.integration.recorder import Recorder, consuming, count, credit, effects, eventually, execute, parked
+from tests.integration.test_waiting import closes
 
 TOPIC = LEDGER_COMMANDS.name
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
@@ -166,6 +167,9 @@ class TestBatchThatCannotBeUnpacked:
             assert await _amounts(ledger_engine, bad) == list(range(1, 11))
             await eventually(lambda: _committed(fresh, 5) == 160, "the offsets of the others")
             assert _committed(fresh, 3) == 10, "no position beyond what was handled"
+            # As librdkafka does now and then: what it misread from the batch as an offset is out of range.
+            consumer._client.seek(TopicPartition(TOPIC, 3, 0))
+            await eventually(lambda: _attempts(ledger_url) >= 4, "it is tried again, and stands where it did")
             row = _stop_row(ledger_url)
             assert (row["topic"], row["partition"], row["position"], row["outcome"]) == (TOPIC, 3, 10, None)
             assert row["error"] == "_BAD_MSG"
@@ -202,6 +206,10 @@ def _stop_row(url: str) -> dict[str, object]:
     return dict(zip(names, rows[0], strict=True))
 
 
+def _attempts(url: str) -> int:
+    return int(str(_stop_row(url)["attempts"]))
+
+
 class TestTopicMadeAgain:
     async def test_is_read_from_its_start_by_a_consumer_that_was_further(
         self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine
@@ -230,6 +238,25 @@ class TestTopicMadeAgain:
         group.close()
         async with consuming(fresh, ledger_url, Recorder().service):
             await eventually(lambda: _are(ledger_engine, 100), "all of them")
+
+    async def test_what_waits_then_is_handled_and_no_offset_of_it_counts_for_the_new_one(
+        self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        account = _accounts_on(3, 1)[0]
+        closes(monkeypatch)
+        async with consuming(fresh, ledger_url, Recorder().service, offset_commit_s=0.05) as consumer:
+            _publish(fresh, account, range(1, 2))
+            await eventually(lambda: _committed(fresh, 3) == 1, "the first batch's offset")
+            _publish(fresh, account, range(2, 51))
+            await eventually(lambda: len(consumer._gathering) == 49, "the rest waits")
+            _make_anew(fresh)
+            await eventually(lambda: _are(ledger_engine, 50), "it is handled")
+            _publish(fresh, account, range(101, 121))
+            await eventually(lambda: len(consumer._gathering) == 20, "the new topic's wait")
+            assert _committed(fresh, 3) <= 0
+        async with consuming(fresh, ledger_url, Recorder().service):
+            await eventually(lambda: _are(ledger_engine, 70), "all of the new topic's")
+        assert await _amounts(ledger_engine, account) == [*range(1, 51), *range(101, 121)]
 
     async def test_what_can_not_be_read_is_parked_though_such_a_record_stood_in_its_place_before(
         self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine
