@@ -306,7 +306,7 @@ class World:
         return replica._client  # type: ignore[return-value]
 
     def _share(self, replica: Consumer, places: Sequence[Place]) -> None:
-        """Give partitions to a replica, once their owners have let go of them."""
+        """Hand partitions to a replica, once their owners have let go of them."""
         for other in self.replicas:
             client = self._client(other)
             client.gained -= set(places)
@@ -370,7 +370,7 @@ class World:
         self.broker.outage = not self.broker.outage
 
     def recreate(self) -> None:
-        """A topic is deleted and made again: what was in it and not handled is gone."""
+        """A topic is deleted and recreated: what was in it and not handled is gone."""
         topic = self.random.choice(TOPICS)
         if self.random.random() < 0.7:
             return
