@@ -446,8 +446,8 @@ class PostgresTransaction:
 
 
 async def _pipeline_on(connection: AsyncConnection) -> Pipeline:
-    info = (await connection.get_raw_connection()).info
-    return Pipeline(await driver_of(connection), info.setdefault(_PREPARED, set()))
+    raw = await connection.get_raw_connection()
+    return Pipeline(_driver_of(raw), raw.info.setdefault(_PREPARED, set()))
 
 
 def _firsts(rows: Iterable[Row]) -> set[Any]:
@@ -457,7 +457,11 @@ def _firsts(rows: Iterable[Row]) -> set[Any]:
 
 async def driver_of(connection: AsyncConnection) -> Driver:
     """Return the psycopg connection under SQLAlchemy's."""
-    driver = (await connection.get_raw_connection()).driver_connection
+    return _driver_of(await connection.get_raw_connection())
+
+
+def _driver_of(raw: sa.PoolProxiedConnection) -> Driver:
+    driver = raw.driver_connection
     assert isinstance(driver, psycopg.AsyncConnection)
     return driver
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from secrets import token_bytes
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
 import structlog
@@ -202,8 +202,6 @@ def _stored(arrivals: Iterable[Arrival]) -> Iterable[tuple[Arrival, StoredRecord
 @dataclass(slots=True)
 class _Decided:
     messages: list[Outgoing]
-    newest: dict[tuple[str, str], Outgoing]
-    """Messages to compacted topics, by topic and key: those keep only the newest, so a batch sends no other."""
     set_timers: dict[UUID, tuple[SetTimer, Incoming[Message]]]
     clear_timers: list[UUID]
 
@@ -334,17 +332,17 @@ class Shell:
             fresh = _fresh(arrivals, claimed)
             readable, parked = self._divert(fresh, blocked, source)
             await tx.park(parked, moment.now)
-            decided = _Decided([], {}, {}, [])
+            decided = _Decided([], {}, [])
             changes: Sequence[Changes] = ()
             if decidable := [*readable, *self._refusals(fresh)]:
                 state = await self.service.state(tx, decidable)
                 self._decide(state, decidable, moment, decided)
                 changes = state.changes()
             await tx.save(changes)
-            await tx.send([*decided.messages, *decided.newest.values()], moment.now)
+            await tx.send(decided.messages, moment.now)
             await tx.clear_timers(decided.clear_timers)
             await tx.set_timers(list(decided.set_timers.values()))
-        self._committed(bool(decided.messages or decided.newest))
+        self._committed(bool(decided.messages))
         if readable:
             self._limit.release()
         self._observe(arrivals, fresh, readable, parked)
@@ -368,24 +366,29 @@ class Shell:
         return readable, parked
 
     def _decide(self, state: State, readable: Sequence[Incoming[Message]], moment: Moment, decided: _Decided) -> None:
-        """Call each message's handler in order, and collect what they return."""
+        """Call each message's handler in order, and collect what they return.
+
+        Compacted topics keep only the newest message of a key, so a batch sends no other.
+        """
+        newest: dict[tuple[str, Any], tuple[Message, int, Incoming[Message]]] = {}
         for message in readable:
             handler = self.service.handler(message)
             for ordinal, effect in enumerate(handler.handle(state, message, moment)):
                 if isinstance(effect, Message):
-                    out = outgoing(effect, ordinal, message)
-                    if len(out.value) > MAX_VALUE_BYTES:
-                        raise ValueError(f"{out.type} has {len(out.value)} bytes; {MAX_VALUE_BYTES} can be published")
                     topic = effect.topic_of(self.service.principal)
                     if topic.compacted:
-                        decided.newest[topic.name, out.key] = out
+                        newest[topic.name, getattr(effect, effect.KEY)] = effect, ordinal, message
                     else:
-                        decided.messages.append(out)
+                        decided.messages.append(outgoing(effect, ordinal, message))
                 elif isinstance(effect, SetTimer):
                     decided.set_timers[effect.id] = effect, message
                 else:
                     decided.set_timers.pop(effect.id, None)  # the last one for a timer counts, within a batch as well
                     decided.clear_timers.append(effect.id)
+        decided.messages += [outgoing(*each) for each in newest.values()]
+        for out in decided.messages:
+            if len(out.value) > MAX_VALUE_BYTES:
+                raise ValueError(f"{out.type} has {len(out.value)} bytes; {MAX_VALUE_BYTES} can be published")
 
     def _refusals(self, arrivals: Sequence[Arrival]) -> list[Incoming[Message]]:
         """Return the answers to undecodable commands whose sender can recognise them."""
