@@ -32,6 +32,7 @@ _WORD = 45
 _FOLD = re.compile(r"\r\n(?= )")
 _ATOMS = re.compile(r"[A-Za-z0-9'-]+( [A-Za-z0-9'-]+)*")
 _PLAIN = re.compile(r"[ -~]*")
+_HEAD = b'Content-Type: text/%b; charset="utf-8"\r\nContent-Transfer-Encoding: %b\r\n\r\n'
 
 
 class Unsound(Exception):
@@ -83,7 +84,7 @@ def compose(content: Content) -> tuple[bytes, list[str]]:
             f"{begin}\r\n".encode(),
             _part("plain", content.text),
             f"{begin}\r\n".encode(),
-            _part("html", content.html),
+            _plain_part("html", content.html) or _part("html", content.html),
             f"{begin}--\r\n".encode(),
         )
     )
@@ -92,8 +93,14 @@ def compose(content: Content) -> tuple[bytes, list[str]]:
 
 def _part(kind: str, text: str) -> bytes:
     """Write a part in ASCII and short lines, whatever its text."""
-    head = f'Content-Type: text/{kind}; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'
-    return head.encode() + b2a_qp(text.replace("\n", "\r\n").encode(), istext=True)
+    return _HEAD % (kind.encode(), b"quoted-printable") + b2a_qp(text.replace("\n", "\r\n").encode(), istext=True)
+
+
+def _plain_part(kind: str, text: str) -> bytes | None:
+    """Write a part as it is, for a quarter of the cost, if it is ASCII in lines that are not too long."""
+    if not text.isascii() or "\r" in text or max(map(len, text.split("\n"))) > MAX_LINE:
+        return None
+    return _HEAD % (kind.encode(), b"7bit") + text.replace("\n", "\r\n").encode()
 
 
 def _mailbox(header: str, mailbox: Mailbox) -> str:
@@ -156,7 +163,7 @@ _ADDRESS = re.compile(rf"{_ATOM}(\.{_ATOM})*@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 _ENCODED = re.compile(r"=\?utf-8\?b\?([A-Za-z0-9+/]+={0,2})\?=")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_PART = b'\r\nContent-Type: text/%b; charset="utf-8"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n'
+_PART = b'\r\nContent-Type: text/%b; charset="utf-8"\r\nContent-Transfer-Encoding: %b\r\n\r\n'
 
 
 def reads_back(written: bytes, content: Content, names: list[str]) -> bool:
@@ -218,10 +225,16 @@ def _are_parts(body: bytes, content: Content) -> bool:
 
 
 def _is_part(piece: bytes, kind: bytes, text: str) -> bool:
-    begin, end = _PART % kind, b"\r\n"
-    if not (piece.startswith(begin) and piece.endswith(end)):
+    quoted, as_is, end = _PART % (kind, b"quoted-printable"), _PART % (kind, b"7bit"), b"\r\n"
+    if not piece.endswith(end):
         return False
-    return a2b_qp(piece[len(begin) : -len(end)]).decode().replace("\r\n", "\n") == text
+    if piece.startswith(as_is):
+        said = piece[len(as_is) : -len(end)]
+    elif piece.startswith(quoted):
+        said = a2b_qp(piece[len(quoted) : -len(end)])
+    else:
+        return False
+    return said.decode().replace("\r\n", "\n") == text
 
 
 # --- by Python's parser -----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Self
 from unicodedata import bidirectional
 from urllib.parse import urlencode
@@ -14,7 +14,7 @@ import jinja2
 from babel import Locale
 from babel.dates import format_date
 from babel.numbers import format_decimal
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from services.notifications.domain import Mail, Person, Template
 from services.notifications.mime import Content, Mailbox, write
@@ -29,6 +29,7 @@ PLAN_NAMES = {
 
 
 _TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_ISOLATES = "\u2068\u2069"
 _RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
 
 
@@ -45,12 +46,12 @@ class Name(str):
     def __new__(cls, name: str) -> Self:
         """Make one from a stored name."""
         plain = _TURNING.sub("", name)
-        turns = any(bidirectional(character) in _RIGHT_TO_LEFT for character in plain)
+        turns = not plain.isascii() and any(bidirectional(character) in _RIGHT_TO_LEFT for character in plain)
         return super().__new__(cls, f"\u2068{plain}\u2069" if turns else plain)
 
     def __html__(self) -> str:
         """Return its HTML, for Jinja2."""
-        return Markup("<bdi>{}</bdi>").format(self.strip("\u2068\u2069"))
+        return Markup(f"<bdi>{escape(str(self).strip(_ISOLATES))}</bdi>")  # noqa: S704 - escaped
 
 
 def render(mail: Mail, to: Person, about: Person | None, settings: NotificationsSettings) -> bytes:
@@ -72,10 +73,15 @@ def render(mail: Mail, to: Person, about: Person | None, settings: Notifications
                 "Auto-Submitted": "auto-generated",
             },
             text=parts.text.render(context).strip() + "\n",
-            html=parts.html.render(context).strip() + "\n",
+            html=_in_ascii(parts.html.render(context).strip()) + "\n",
             boundary=f"popfax-{mail.id.hex}",
         )
     )
+
+
+def _in_ascii(html: str) -> str:
+    """Return HTML that says the same and needs no encoding on its way."""
+    return html.encode("ascii", "xmlcharrefreplace").decode()
 
 
 def _context(
@@ -141,6 +147,7 @@ def _filters(language: str) -> dict[str, Callable[..., str]]:
     """Return the filters of a template, which format values as that language does."""
     locale = Locale(language)
 
+    @lru_cache(maxsize=1024)
     def number(value: int) -> str:
         return format_decimal(value, locale=locale)
 

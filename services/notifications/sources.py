@@ -27,6 +27,8 @@ COLON = {"fr": "\u00a0: ", "en": ": "}
 _PLACEHOLDER = re.compile(r"\{\{ (.+?) \}\}")
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 _BEFORE = re.compile(r" (?=[:;!?»])")
+_TAG = re.compile(r"(<[a-z][a-z0-9]*) ")
+"""Where a line may end: before a tag's attributes."""
 _AFTER = re.compile(r"(?<=«) ")
 
 
@@ -83,13 +85,13 @@ def _if(when: str | None, part: str) -> str:
 
 
 def _html(blocks: Sequence[dict[str, Any]], own: dict[str, str], language: str) -> str:
-    """Return the HTML part, compiled by MJML, through which placeholders pass as plain text.
+    """Return the HTML part, compiled by MJML, through which placeholders pass as plain text; its lines are broken.
 
     The title also becomes an attribute, in which MJML's port writes a no-break space as an escape that no browser
     reads, and which can't contain markup.
     """
     own = {**own, "subject": _PLACEHOLDER.sub(r"{{ (\1) | bare }}", own["subject"]).replace("\u00a0", " ")}
-    return mjml2html(
+    html = mjml2html(
         _layouts()
         .get_template("layout.mjml")
         .render(
@@ -100,6 +102,7 @@ def _html(blocks: Sequence[dict[str, Any]], own: dict[str, str], language: str) 
         ),
         fonts={},  # none is fetched from elsewhere
     )
+    return _TAG.sub(r"\1\n", html)
 
 
 def _with_tables(blocks: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from email.message import EmailMessage
 from email.parser import Parser
 from email.policy import SMTPUTF8
+from html import unescape
 
 import pytest
 from hypothesis import example, given, settings
@@ -86,7 +87,10 @@ def test_a_name_from_right_to_left_leaves_the_sentence_as_it_is() -> None:
     (sample,) = [each for each in SAMPLES if each.name == "invitation.right_to_left.en"]
     message = read(render(sample.mail, sample.to, sample.about, SETTINGS))
     assert message["Subject"].endswith(" invites you to join “\u2068مكتب 24/7\u2069”")
-    text, html = (message.get_body((kind,)).get_content() for kind in ("plain", "html"))  # type: ignore[union-attr]
+    text, html = (
+        unescape(message.get_body((kind,)).get_content())  # type: ignore[union-attr]
+        for kind in ("plain", "html")
+    )
     assert "“\u2068مكتب 24/7\u2069”" in text
     assert "“<bdi>مكتب 24/7</bdi>”" in html
     title = re.search("<title>(.*)</title>", html)
@@ -104,6 +108,26 @@ def test_a_name_of_older_rules_turns_nothing() -> None:
         assert body is not None
         assert "gnp.exe" in body.get_content()
         assert not re.search("[\u202a-\u202e\u2066-\u2069]", body.get_content())
+
+
+@pytest.mark.parametrize(
+    ("html", "encoding"),
+    [
+        ("<p>a</p>\n", "7bit"),
+        (f"<p>{'a' * 995}\n", "7bit"),
+        (f"<p>{'a' * 996}\n", "quoted-printable"),
+        ("<p>é</p>\n", "quoted-printable"),
+        ("<p>a\rb</p>\n", "quoted-printable"),
+        (".\n.a\nFrom b\n", "7bit"),
+    ],
+)
+def test_html_travels_as_it_is_if_it_can(html: str, encoding: str) -> None:
+    content = replace(MEANT, html=html)
+    written, names = compose(content)
+    assert written.count(f"Transfer-Encoding: {encoding}\r\n".encode()) == 1 + (encoding != "7bit")
+    if "\r" not in html:
+        check(written, content, names)
+        assert reads_back(written, content, names)
 
 
 # --- what would say anything else is found ---

@@ -122,7 +122,7 @@ def test_a_name_that_looks_like_markup_is_text(sample: Sample) -> None:
     assert "<script" not in html
     assert "&lt;b&gt;Bob" in html
     assert "<b>Bob" in content(made, "plain")
-    assert "49" not in html.replace(sample.mail.params.get("token", " "), "")
+    assert "49" not in visible(html).text
 
 
 @each_sample
@@ -168,14 +168,18 @@ def sample_title(sample: Sample) -> str:
 
 @each_sample
 def test_html_is_of_its_language_has_one_heading_and_fetches_nothing(sample: Sample) -> None:
-    html = content(sample.message(SETTINGS), "html")
-    assert f'<html lang="{sample.to.language}"' in html
+    message = sample.message(SETTINGS)
+    html = content(message, "html")
+    part = message.get_body(("html",))
+    assert part is not None
+    assert part["content-transfer-encoding"] == "7bit", "its lines are short enough"
+    assert re.search(rf'<html\s+lang="{sample.to.language}"', html)
     assert visible(html).tags.count("h1") == 1
     assert "color-scheme" in html
     assert "\\" not in html, "an escape of MJML's port that no browser reads"
-    assert f'aria-label="{escape(sample_title(sample))}"' in html
+    assert f'aria-label="{escape(sample_title(sample))}"'.encode("ascii", "xmlcharrefreplace").decode() in html
     assert not re.search(r"<img|<link|<script|@import|url\(", html)
-    preheader = re.search(r'<div style="display:none[^>]*>(.+?)</div>', html)
+    preheader = re.search(r'<div\s+style="display:none[^>]*>(.+?)</div>', html)
     assert preheader is not None
     assert len(preheader[1]) > 10
 
