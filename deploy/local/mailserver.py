@@ -13,12 +13,13 @@ It stands alone: an image of its own runs it (`deploy/docker/`).
 import argparse
 import asyncio
 import os
+import re
 import signal
 import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, AnyStr, cast
 from zlib import crc32
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -30,16 +31,46 @@ HANG_AFTER_DATA = "hang-after-data"
 JOURNAL = "journal"
 
 _HEAD = 3
-
+_OK = "250 OK"
+"""aiosmtpd's answer to MAIL and RCPT."""
+_PLAIN_ADDRESS = re.compile(r"<([A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)> *")
 
 _MAX_LINE = 998
 _MAX_MAIL = 32 << 20
 
 
 class Server(SMTP):
-    """aiosmtpd's server, which reads a mail's content at once instead of line by line: half its CPU."""
+    """aiosmtpd's server, for a third of its CPU.
+
+    It reads a content at once instead of line by line, and plain addresses without Python's parser of headers.
+    """
 
     line_length_limit = _MAX_MAIL  # of the reader; commands have a limit of their own, and lines are checked below
+
+    def __init__(self, handler: object, **options: Any) -> None:
+        self._held: list[bytes] = []
+        super().__init__(handler, **options)
+
+    async def push(self, status: AnyStr) -> None:
+        """Answer. What answers commands that arrived together travels together (RFC 2920)."""
+        self._held.append(status.encode() if isinstance(status, str) else status)
+        if status == _OK:
+            self.loop.call_soon(self._let_go)
+            return
+        answers = b"\r\n".join(self._held)
+        self._held.clear()
+        await super().push(answers)
+
+    def _let_go(self) -> None:
+        if self._held:
+            self._writer.write(b"".join(each + b"\r\n" for each in self._held))
+            self._held.clear()
+
+    def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
+        """Read an address and what follows it. aiosmtpd finds this method by its name."""
+        if plain := _PLAIN_ADDRESS.match(arg):
+            return plain[1], arg[plain.end() :]
+        return super()._getaddr(arg)
 
     async def smtp_DATA(self, arg: str) -> None:  # noqa: N802
         """Take a mail's content. aiosmtpd finds this method by its name."""
@@ -54,9 +85,8 @@ class Server(SMTP):
         content = b""
         while content != b".\r\n" and not content.endswith(b"\r\n.\r\n"):
             content += await self._reader.readuntil(b".\r\n")
-        lines = content.split(b"\r\n")[:-2]
-        envelope.original_content = b"".join(line.removeprefix(b".") + b"\r\n" for line in lines)
-        if max(map(len, lines), default=0) > _MAX_LINE + 1:  # with a stuffed dot
+        envelope.original_content = (b"\r\n" + content[: -len(b".\r\n")]).replace(b"\r\n.", b"\r\n")[2:]
+        if max(map(len, envelope.original_content.split(b"\r\n"))) > _MAX_LINE:
             status = "500 Line too long"
         else:
             status = await self._call_handler_hook("DATA")
@@ -70,8 +100,8 @@ class KeepOnDisk:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.kept = Kept(directory)
-        self._writing = asyncio.Lock()
         self._arrived: list[bytes] = []
+        self._written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def handle_EHLO(  # noqa: N802
         self, _server: SMTP, session: Session, _envelope: Envelope, hostname: str, responses: list[str]
@@ -90,13 +120,23 @@ class KeepOnDisk:
         return "250 2.0.0 kept"
 
     async def _keep(self, content: bytes) -> None:
-        """Keep a mail, together with all that arrive while others are being written."""
+        """Keep a mail, together with all that have arrived while others were being written."""
+        if not self._arrived:
+            loop = asyncio.get_running_loop()
+            self._written = loop.create_future()
+            loop.call_soon(loop.call_soon, self._write)  # after whatever else is to be read by now
         self._arrived.append(content)
-        batch = self._arrived
-        async with self._writing:
-            if batch is self._arrived:  # nobody has written it yet
-                self._arrived = []
-                await asyncio.to_thread(self.kept.add, batch)
+        await asyncio.shield(self._written)  # which is the others', too
+
+    def _write(self) -> None:
+        """Write what has arrived. Nothing else is done meanwhile: a thread would cost more than it could do."""
+        arrived, self._arrived = self._arrived, []
+        try:
+            self.kept.add(arrived)
+        except OSError as error:
+            self._written.set_exception(error)
+        else:
+            self._written.set_result(None)
 
 
 class Kept:
@@ -133,11 +173,12 @@ class Kept:
         self._journal.close()
 
     def _write(self, name: str, mail: bytes) -> None:
-        path = self._directory / name
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_bytes(mail)
-        unfinished.replace(path)
-        self._in_journal.append(path)
+        path = f"{self._directory}/{name}"
+        unfinished = f"{path}.unfinished"
+        with open(unfinished, "wb", buffering=0) as file:  # noqa: PTH123 - paths cost as much as the file
+            file.write(mail)
+        os.replace(unfinished, path)  # noqa: PTH105
+        self._in_journal.append(Path(path))
 
     def _recover(self) -> None:
         """Write the journal's mails again: its end may be half a mail, which nobody was told is kept."""
