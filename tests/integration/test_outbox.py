@@ -322,6 +322,19 @@ class TestWakeups:
             bell.ring()
             await _read(log, accounts, 2)
 
+    async def test_a_storm_of_rings_costs_rounds_and_delays_nothing(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, accounts: list[UUID], log: Log
+    ) -> None:
+        storm = "SELECT pg_notify('outbox', n::text) FROM generate_series(1, 5000) n"  # different, or they would be one
+        async with relaying(stack, ledger_url) as leader:
+            await eventually(lambda: leader.working, "a leader")
+            for number in range(1, 6):
+                await asyncio.to_thread(execute, ledger_url, storm)
+                await _write(PostgresDatabase(ledger_engine), accounts[0], 1)
+                leader.wake()
+                _assert_all_in_order(await _read(log, accounts, number), {accounts[0]: number})
+            assert leader.working, "it has led all the time"
+
     async def test_ringing_without_a_database_is_no_error(self) -> None:
         nowhere = postgres.engine("postgresql+psycopg://ledger:x@127.0.0.1:1/ledger", 1)
         bell = Bell(nowhere)
