@@ -88,8 +88,8 @@ class Answer(Generic[T]):
 class Pipeline:
     """The statements of one transaction on a connection. It begins with the first one.
 
-    `prepared` holds the names of the statements that the connection knows, and belongs to the connection. A pipeline
-    that does not `begin` commits each trip by itself.
+    `prepared` holds the names of the statements that the connection knows, and belongs to the connection. Without
+    `begins`, on an autocommitting connection, each trip is a transaction of its own.
     """
 
     def __init__(self, driver: Driver, prepared: set[bytes], *, begins: bool = True) -> None:

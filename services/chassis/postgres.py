@@ -350,7 +350,7 @@ class PostgresTransaction:
         self, mapped: Mapped[K, R], keys: Iterable[K], sets: Sequence[Among] = (), *, for_update: bool = True
     ) -> Awaitable[Rows[K, R]]:
         """Load rows by key and by sets, and lock them unless they are only read."""
-        found: dict[K, R | None] = dict.fromkeys(frozenset(keys))  # which knows their hashes, if they are in a set
+        found: dict[K, R | None] = dict.fromkeys(frozenset(keys))  # a set has their hashes
         sets = [among for among in sets if all(among.values())]
         if not found and not sets:
             return Ready(Rows(mapped, found))

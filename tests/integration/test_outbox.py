@@ -195,6 +195,24 @@ class TestOrder:
         _assert_all_in_order(records, written)
         assert len(records) == sum(written.values()), "nothing failed, so nothing is there twice"
 
+    async def test_full_rounds_delete_what_they_have_published_with_the_next_read(
+        self,
+        stack: Stack,
+        ledger_url: str,
+        ledger_engine: AsyncEngine,
+        accounts: list[UUID],
+        log: Log,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        for name, value in (("ROWS", 5), ("DEAD_ROWS", 3), ("POLL_S", 600.0)):
+            monkeypatch.setattr(f"services.chassis.relay.{name}", value)
+        await _write(PostgresDatabase(ledger_engine), accounts[0], 50)
+        async with relaying(stack, ledger_url):
+            records = await _read(log, accounts, 50)
+            await eventually(lambda: _is_empty(ledger_engine), "an empty outbox, although the last round was full")
+        _assert_all_in_order(records, {accounts[0]: 50})
+        assert len(records) == 50, "no round reads what the one before it has published"
+
 
 async def _is_empty(engine: AsyncEngine) -> bool:
     return await count(engine, "outbox") == 0
