@@ -14,10 +14,10 @@ from typing import Generic, Protocol, TypeVar
 from services.chassis.partitions import Place
 from services.chassis.service import Service
 
-BATCH_TIMES = 24
+BATCH_TIMES = 32
 """Groups begin at least so many batch times apart: about as many batches as a group leads to in all services."""
 
-LONGEST_S = 0.15
+LONGEST_S = 0.2
 """The longest wait. Slower batches are large anyway: what arrives meanwhile is the next."""
 
 FACTS_S = 0.03
