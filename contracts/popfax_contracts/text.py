@@ -23,7 +23,7 @@ _FREEFORM = get_profile("OpaqueString")
 # A blank that counts as a symbol, what stands for something that is not there or was lost, and a note without a head.
 _BLANK = re.compile("[\u2800\ufffc\ufffd\U0001d159]")
 
-# Most names. What this matches is in its canonical form, whatever the rules below would look at.
+# Most names. What this matches is in its canonical form, and has neither the stop nor the colon of a web address.
 _PLAIN = re.compile(r"[A-Za-zÀ-ÖØ-öø-ſ0-9'’-]+( [A-Za-zÀ-ÖØ-öø-ſ0-9'’-]+)*")
 
 
@@ -49,7 +49,7 @@ def canonical_line(text: str) -> str:
 def canonical_name(text: str) -> str:
     """Return a line of text that is no web address either; raises `PydanticCustomError`, also `web_address`."""
     line = canonical_line(text)
-    if holds_web_address(line):
+    if not _PLAIN.fullmatch(line) and holds_web_address(line):
         raise PydanticCustomError("web_address", "a web address, or what programs take for one")
     return line
 

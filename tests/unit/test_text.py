@@ -1,6 +1,7 @@
 """Text, addresses and moments from outside: kept or refused as docs/borders.md says, example by example."""
 
 import json
+import unicodedata
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
@@ -27,6 +28,7 @@ from popfax_contracts.fields import (
 from popfax_contracts.groups import RenameGroup
 from popfax_contracts.notifications import SendInvitation
 from popfax_contracts.provisioning import PersonRecorded, RegisterSubscriber
+from popfax_contracts.text import _FULL_STOPS, _PLAIN
 from services.ledger.messages import CorrectBalance
 from tests.borders import examples, quoted
 
@@ -76,6 +78,12 @@ BESIDE = st.text(st.sampled_from(" ,;:!?()«»'\"_"), max_size=3)
 @given(BESIDE, LINKING, BESIDE)
 def test_no_name_that_is_kept_holds_a_link(before: str, link: str, after: str) -> None:
     assert refusal(NAMES, f"Anne {before}{link}{'x' if link[-1] in '/.' else ''}{after} B") == "web_address"
+
+
+def test_what_makes_a_web_address_is_in_no_plain_name_however_it_is_normalised() -> None:
+    plain = "".join(filter(_PLAIN.fullmatch, map(chr, range(0x110000))))
+    assert {"A", "é", "ſ", "7"} <= set(plain)
+    assert not set(".:/") & set(unicodedata.normalize("NFKC", plain).translate(_FULL_STOPS))
 
 
 def test_a_name_that_was_accepted_earlier_is_still_read() -> None:
