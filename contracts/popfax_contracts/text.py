@@ -48,8 +48,10 @@ def canonical_line(text: str) -> str:
 
 def canonical_name(text: str) -> str:
     """Return a line of text that is no web address either; raises `PydanticCustomError`, also `web_address`."""
+    if _PLAIN.fullmatch(text):
+        return text
     line = canonical_line(text)
-    if not _PLAIN.fullmatch(line) and holds_web_address(line):
+    if holds_web_address(line):
         raise PydanticCustomError("web_address", "a web address, or what programs take for one")
     return line
 
