@@ -155,9 +155,8 @@ class Product:
     def __enter__(self) -> Self:
         self.stack.start()
         try:
-            self.launch_services(
-                **self._settings
-            )  # their imports take as long as the preparation: both at the same time
+            # Their imports take as long as the preparation: both at the same time.
+            self.launch_services(**self._settings)
             self.prepare()
             self.wait_ready()
         except BaseException:
