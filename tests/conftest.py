@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
@@ -15,6 +16,7 @@ from deploy.operator import topics
 from deploy.operator.kafka import ADMIN
 from deploy.paths import STATE
 from tests.declared import WholeRun, declared, unit_modules
+from tests.quiet import silence_logs
 
 ANY_PORTS = Ports.model_construct()
 """Free ports, whatever the environment names: a test run must not collide with a demo."""
@@ -88,6 +90,15 @@ def _turn(file: Path) -> tuple[int, int]:
     if (group := group_of(file)) in _SHARED:
         return -len(_SHARED) + _SHARED.index(group), _FILLING.index(file.name) if file.name in _FILLING else -1
     return _LONGEST.index(file.name) if file.name in _LONGEST else len(_LONGEST), 0
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Silence the logs about what goes wrong on purpose."""
+    before = structlog.get_config()
+    silence_logs()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import sys
 
 from deploy.paths import STATE
 from tests.guard.costs import RECORDED, compare, measure, record, recorded
-from tests.simulation.story import silence_logs
+from tests.quiet import silence_logs
 
 
 def main() -> None:

@@ -4,7 +4,8 @@ import sys
 
 from rich.console import Console
 
-from tests.simulation.story import replay, silence_logs
+from tests.quiet import silence_logs
+from tests.simulation.story import replay
 from tests.simulation.world import World
 
 

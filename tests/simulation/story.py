@@ -1,10 +1,8 @@
 """A seed's run for people to read: who did what, with which message, in order."""
 
 import json
-import logging
 from typing import Any
 
-import structlog
 from rich.console import Console
 from rich.table import Table
 
@@ -12,11 +10,6 @@ from tests.simulation.bus import BusRecord
 from tests.simulation.world import World
 
 _COLOURS = {"sends": "cyan", "relays": "green", "reads": "dim", "outage": "red", "crash": "red", "poison": "red"}
-
-
-def silence_logs() -> None:
-    """Silence the services' own logs: a simulation breaks things on purpose, thousands of times."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def replay(seed: int, console: Console) -> list[str]:

@@ -3,18 +3,18 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from time import monotonic
 
 import pytest
-import structlog
 
 from deploy.operator import snapshots
+from tests.quiet import silence_logs
 from tests.simulation.mutations import MUTATIONS, NOT_NAMED
-from tests.simulation.story import silence_logs
 from tests.simulation.world import SERVICES, World
+
+pytestmark = pytest.mark.usefixtures("quiet")
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2000"))
 FIRST_SEED = int(os.environ.get("SIMULATION_FIRST_SEED", "0"))
@@ -27,15 +27,6 @@ LEAST = 300
 """The least number of seeds that must be tried, however slow the machine: fewer prove nothing."""
 
 SEEDS_FOR_A_MUTATION = 300
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Silence the logs about what is broken on purpose."""
-    before = structlog.get_config()
-    silence_logs()
-    yield
-    structlog.configure(**before)
 
 
 def run_seeds(seeds: range, until: float) -> tuple[int, dict[int, list[str]]]:

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import structlog
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
 
 from popfax_contracts.topics import LEDGER_COMMANDS, LEDGER_COMMANDS_FROM_GROUPS, PROVISIONING_EVENTS
@@ -23,8 +22,9 @@ from services.chassis.database import Outage
 from services.chassis.partitions import Place, Stop
 from services.chassis.settings import ServiceSettings
 from services.ledger.consumers import LEDGER
-from tests.simulation.story import silence_logs
 from tests.simulation.world import drive
+
+pytestmark = pytest.mark.usefixtures("quiet")
 
 TOPICS = (LEDGER_COMMANDS.name, LEDGER_COMMANDS_FROM_GROUPS.name, PROVISIONING_EVENTS.name)
 """One on which something begins, one on which it goes on, and one of facts."""
@@ -67,15 +67,6 @@ class Message:
 
     def timestamp(self) -> tuple[int, int]:
         return 1, 0
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Silence the logs about what goes wrong on purpose."""
-    before = structlog.get_config()
-    silence_logs()
-    yield
-    structlog.configure(**before)
 
 
 @dataclass

@@ -6,14 +6,13 @@ machine finds what is wrong is shown by services that are.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
-import structlog
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -96,9 +95,10 @@ from services.groups.handlers import invitations, memberships
 from services.groups.store import Roster
 from services.groups.timers import InvitationDue
 from tests.simulation.bus import BusRecord
-from tests.simulation.story import silence_logs
 from tests.simulation.world import Decide, drive, exchanged
 from tests.unit.given import NOW, id_of
+
+pytestmark = pytest.mark.usefixtures("quiet")
 
 R = TypeVar("R")
 
@@ -533,14 +533,6 @@ def _transfer(command: PostTransfers, well: bool) -> Message:
         return TransfersRefused(**ids, code="units_short", command_type=command.TYPE)
     legs = tuple(PostedLeg(account_id=leg.account_id, amount_units=leg.amount_units or 0) for leg in command.legs)
     return TransfersPosted(**ids, legs=legs, total_units=sum(leg.amount_units for leg in legs))
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    before = structlog.get_config()
-    silence_logs()
-    yield
-    structlog.configure(**before)
 
 
 SETTINGS = settings(

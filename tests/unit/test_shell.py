@@ -1,7 +1,7 @@
 """The way of a batch, on a database in memory: what is handled, skipped, answered, parked, and what follows it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,6 @@ from typing import Any
 from uuid import UUID, uuid5
 
 import pytest
-import structlog
 
 from popfax_contracts.groups import CreateMemberAccount, GroupRenamed, GroupsCommandMalformed
 from popfax_contracts.ids import message_id
@@ -44,19 +43,12 @@ from services.groups.consumers import GROUPS
 from services.ledger.consumers import LEDGER
 from services.ledger.domain import Account
 from tests.simulation.bus import BusRecord
-from tests.simulation.story import silence_logs
 from tests.simulation.world import Decide, VirtualClock, drive, exchanged
 from tests.unit.given import id_of
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 ADA, BOB = id_of("ada"), id_of("bob")
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    before = structlog.get_config()
-    silence_logs()
-    yield
-    structlog.configure(**before)
 
 
 class Bug(Exception):
