@@ -300,15 +300,18 @@ class Consumer:
             self._on_commit(error.args[0], offsets)
 
     def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
-        """Commit failed offsets that are still ours with the next: a partition may get no other record for long.
+        """Commit the newest offsets again with the next, after a failure: a partition may get no other record for long.
 
-        Not those for which a newer commit was asked meanwhile: a failure may be told late, and would undo it.
+        Also after an older commit that ends when a newer one was asked: the client may have repeated it after that one.
         """
         failed = [each for each in offsets if error is not None or each.error is not None]
         if failed:
             log.warning("offsets_not_committed", error=(error or failed[0].error).name())  # type: ignore[union-attr]
-        again = {(each.topic, each.partition): each.offset for each in failed}
-        self._done = {place: at for place, at in again.items() if self._asked.get(place) == at} | self._done
+        ended = {(each.topic, each.partition): each.offset for each in offsets}
+        again = {(each.topic, each.partition) for each in failed} | {
+            place for place, at in ended.items() if self._asked.get(place) != at
+        }
+        self._done = {place: self._asked[place] for place in again if place in self._asked} | self._done
 
     # Assignment and revocation.
 
