@@ -121,7 +121,8 @@ class Consumer:
         """Finish the current batch, commit its offsets, leave the group. Raises `TimeoutError` after `STOP_S`."""
         self._stopping.set()
         if self._ended is not None:
-            await asyncio.wait_for(asyncio.shield(self._ended), STOP_S)
+            async with asyncio.timeout(STOP_S):
+                await asyncio.shield(self._ended)
 
     @property
     def alive(self) -> bool:

@@ -68,7 +68,8 @@ def health_app(live: Callable[[], bool], checks: dict[str, Check], site: Site | 
 async def _bounded(check: Check) -> str | None:
     """Run a check; one that fails or does not answer in time counts as not ready."""
     try:
-        return await asyncio.wait_for(check(), 3)
+        async with asyncio.timeout(3):
+            return await check()
     except Exception as error:
         return type(error).__name__
 

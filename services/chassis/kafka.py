@@ -76,7 +76,8 @@ async def producer(settings: KafkaSettings, fence: str | None = None) -> AIOKafk
         transactional_id=fence,
     )
     try:
-        await asyncio.wait_for(made.start(), 10)
+        async with asyncio.timeout(10):
+            await made.start()
     except BaseException as error:
         await stop(made)
         if isinstance(

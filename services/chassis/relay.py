@@ -216,7 +216,8 @@ class Relay:
         if found and not rows:
             raise UnknownType(found[0].type.decode())
         if rows:
-            await asyncio.wait_for(publish(producer, rows, self.principal), ANSWER_S)
+            async with asyncio.timeout(ANSWER_S):
+                await publish(producer, rows, self.principal)
             self._checked_at = time.monotonic()
             outbox.tell(statement(_DELETE), {"seqs": [row.seq for row in rows]})
             if len(rows) < ROWS:
@@ -225,7 +226,8 @@ class Relay:
             metrics.RELAYED.inc(len(rows))
             metrics.RELAY_ROUND_SIZE.observe(len(rows))
         elif time.monotonic() > self._checked_at + CHECK_S:
-            await asyncio.wait_for(kafka.check(producer), ANSWER_S)
+            async with asyncio.timeout(ANSWER_S):
+                await kafka.check(producer)
             self._checked_at = time.monotonic()
         self._floor = settled if len(rows) < ROWS else min(settled, rows[-1].seq)
         return len(rows)

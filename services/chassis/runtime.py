@@ -7,7 +7,8 @@ On SIGTERM it finishes the current batch, commits, leaves the group, and exits w
 import asyncio
 import gc
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+import time
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -36,6 +37,12 @@ from services.chassis.timers import run_retries, run_timers
 from services.chassis.wakeups import Bell, Wakeup
 
 log = structlog.get_logger(__name__)
+
+END_S = 2.0
+"""How long the end of the background tasks may take when the process stops."""
+
+CANCELLED_EVERY_S = 0.5
+"""How long a task has for its end before it is cancelled again."""
 
 T = TypeVar("T", bound=ServiceSettings)
 P = TypeVar("P", bound=ProcessSettings)
@@ -75,6 +82,24 @@ def serve(principal: Principal, settings: P, site: SiteOf[P]) -> None:
 def _run(process: "_Process") -> None:
     uvloop.run(process.run())
     exit_on_signal()  # the event loop has restored the signal handlers
+
+
+async def end(tasks: Collection[asyncio.Task[Any]], within_s: float = END_S) -> None:
+    """Cancel tasks until they have ended, for so many seconds at most.
+
+    Once is not enough for a task that goes on whatever fails: within a statement, a cancellation may come out as an
+    error of its connection, and Python 3.11's `asyncio.wait_for` returns in place of a cancellation that arrives
+    together with what it waits for.
+    """
+    give_up_at = time.monotonic() + within_s
+    going_on = set(tasks)
+    while going_on and time.monotonic() < give_up_at:
+        for task in going_on:
+            task.cancel()
+        _, going_on = await asyncio.wait(going_on, timeout=CANCELLED_EVERY_S)
+    await asyncio.gather(*(set(tasks) - going_on), return_exceptions=True)  # how they ended matters no more
+    for task in going_on:
+        log.warning("task_not_ended", task=getattr(task.get_coro(), "__qualname__", task.get_name()))
 
 
 def retention(settings: ServiceSettings) -> timedelta:
@@ -217,12 +242,10 @@ class _Process:
         return repr(error)
 
     async def _stop(self, http: HttpServer, serving: asyncio.Task[None], starting: asyncio.Task[None]) -> None:
-        starting.cancel()
+        await end([starting])
         if self.work:
             await self.work.stop()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, starting, return_exceptions=True)
+        await end(self.tasks)
         http.should_exit = True
         await asyncio.wait({serving}, timeout=2)
         if self.site:

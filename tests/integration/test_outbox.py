@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -21,7 +22,7 @@ from popfax_contracts.topics import GROUPS_MEMBERS, LEDGER_EVENTS, Principal
 from services.chassis import metrics, postgres
 from services.chassis.messages import Incoming, Outgoing, decode
 from services.chassis.postgres import PostgresDatabase
-from services.chassis.relay import Relay
+from services.chassis.relay import Relay, publish
 from services.chassis.shell import FromKafka, Shell
 from services.chassis.wakeups import Bell
 from services.ledger.domain import Account, moved
@@ -294,6 +295,28 @@ class TestFence:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await engine.dispose()
+
+
+async def test_a_relay_ends_when_it_is_cancelled_as_kafkas_answer_arrives(
+    stack: Stack,
+    ledger_url: str,
+    ledger_engine: AsyncEngine,
+    accounts: Sequence[UUID],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def publish_and_be_cancelled(*arguments: Any) -> None:
+        await publish(*arguments)
+        running.cancel()
+
+    monkeypatch.setattr("services.chassis.relay.publish", publish_and_be_cancelled)
+    await _append(ledger_engine, UnitsCredited(credit_id=uuid4(), account_id=accounts[0], amount_units=1))
+    engine = postgres.engine(ledger_url, 3)
+    running = asyncio.create_task(Relay(Principal.LEDGER, engine, settings(stack, ledger_url)).run())
+    _, going_on = await asyncio.wait({running}, timeout=10)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await engine.dispose()
+    assert not going_on
 
 
 class TestWakeups:

@@ -653,7 +653,8 @@ class TestErasure:
             await connection.execute(
                 sa.text("SELECT id FROM people WHERE id = :id FOR UPDATE"), {"id": member.subscriber_id}
             )
-            assert await asyncio.wait_for(send_due(post.engine, post.settings), 5) == 1
+            async with asyncio.timeout(5):
+                assert await send_due(post.engine, post.settings) == 1
             assert len(post.arrived(other)) == 1, "it stops no other mail"
         await locking.dispose()
         assert await send_due(post.engine, post.settings) == 2

@@ -86,6 +86,8 @@ class Broker:
     """The first offset that was not handled yet."""
     findings: list[str] = field(default_factory=list)
     outage: bool = False
+    calm: bool = False
+    """True once nothing else goes wrong."""
     recreated: set[str] = field(default_factory=set)
 
     def handle(self, records: Sequence[Fetched]) -> None:
@@ -125,7 +127,8 @@ class Client:
         """Partitions that it is about to read from the beginning, whatever it is told meanwhile."""
         self.gained: set[Place] = set()
         self.lost: set[Place] = set()
-        self.answers: list[tuple[KafkaError | None, list[TopicPartition]]] = []
+        self.underway: list[tuple[KafkaError | None, list[TopicPartition]]] = []
+        """Commits that have not ended. One without an error is repeated, and may be carried out after a newer one."""
         self._on_commit = config["on_commit"]
 
     def subscribe(self, _: Sequence[str], **callbacks: Callable[..., None]) -> None:
@@ -159,15 +162,23 @@ class Client:
                 yield Message(place, position, broker.ids[place[0]])
 
     def _rebalance(self) -> None:
-        for answer in self.answers:
-            self._on_commit(*answer)
-        self.answers.clear()
+        self._end_commits()
         if self.lost:
             self.callbacks["on_revoke"](self, [TopicPartition(*place) for place in sorted(self.lost)])
             self.lost.clear()
         if gained := [place for place in sorted(self.gained) if self.broker.owners[place] is None]:
             self.callbacks["on_assign"](self, [TopicPartition(*place) for place in gained])
             self.gained -= set(gained)
+
+    def _end_commits(self) -> None:
+        underway, self.underway = self.underway, []
+        for error, offsets in underway:
+            if not self.broker.calm and self.broker.random.random() < 0.5:
+                self.underway.append((error, offsets))
+                continue
+            if error is None:  # those of partitions that it has lost are refused
+                self.broker.commit([each for each in offsets if (each.topic, each.partition) in self.positions])
+            self._on_commit(error, offsets)
 
     def committed(self, places: Sequence[TopicPartition], timeout: float) -> list[TopicPartition]:
         found = [self.broker.committed.get((each.topic, each.partition), (-1001, "")) for each in places]
@@ -202,10 +213,14 @@ class Client:
             self.astray.add(place)
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
-        if self.broker.random.random() < 0.2:
-            self.answers.append((KafkaError(KafkaError.NOT_COORDINATOR), offsets))
+        fate = 1.0 if self.broker.calm else self.broker.random.random()
+        if fate < 0.2:
+            self.underway.append((KafkaError(KafkaError.NOT_COORDINATOR), offsets))
+        elif fate < 0.4:
+            self.underway.append((None, offsets))
         else:
             self.broker.commit(offsets)
+            self._on_commit(None, offsets)
 
 
 class Ids:
@@ -310,7 +325,7 @@ class World:
         for _ in range(STEPS):
             self.random.choice(self.actions)(self)
             self.round_()
-        self.broker.outage = False
+        self.broker.outage, self.broker.calm = False, True
         for place in list(self.broker.bad):
             self.broker.bad.pop(place)
         for replica in self.replicas:
@@ -321,9 +336,17 @@ class World:
                 replica._round()
         left = {place: end for place, end in self.broker.ends.items() if self.broker.following(place) < end}
         stopped = [place for replica in self.replicas for place in replica._stopped]
-        return (
-            self.broker.findings + [f"{place} was never handled" for place in left] + [f"{p} stands" for p in stopped]
-        )
+        behind = [
+            place
+            for place, handled in self.broker.handled.items()
+            if handled > self.broker.committed.get(place, (0, ""))[0] and handled > 0
+        ]
+        return [
+            *self.broker.findings,
+            *(f"{place} was never handled" for place in left),
+            *(f"{place} stands" for place in stopped),
+            *(f"{place} was never committed to its end" for place in behind),
+        ]
 
     # What may happen.
 
@@ -419,6 +442,18 @@ class CommitsForTheTopicBefore(Consumer):
         pass
 
 
+class LeavesWhatAnOlderCommitUndoes(Consumer):
+    def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
+        if error is not None:
+            super()._on_commit(error, offsets)
+
+
+class UndoesItselfAfterAFailure(Consumer):
+    def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
+        if error is not None:
+            self._done = {(each.topic, each.partition): each.offset for each in offsets} | self._done
+
+
 class ReadsOnBehindAFault(Consumer):
     def _seek(self, place: Place, offset: int) -> None:
         if place not in self._stopped:
@@ -432,6 +467,8 @@ class ReadsOnBehindAFault(Consumer):
         MixesUpWhatWaits,
         ForgetsWhatWaits,
         CommitsForTheTopicBefore,
+        LeavesWhatAnOlderCommitUndoes,
+        UndoesItselfAfterAFailure,
         ReadsOnBehindAFault,
     ],
 )

@@ -119,7 +119,7 @@ def test_names_keep_their_place(browser: Browser, product: Product, people: Peop
         for size in (DESKTOP, PHONE):
             visit.page.set_viewport_size({"width": size[0], "height": size[1]})
             assert overflow(visit) <= 0, f"wider than the screen: {size}"
-            assert visit.page.evaluate(_OUT_OF_PLACE) == [], size
+            assert visit.measure(_OUT_OF_PLACE) == [], size
 
 
 _OUT_OF_PLACE = """() => {

@@ -30,4 +30,4 @@ def look_at(visit: Visit, scheme: str, size: tuple[int, int]) -> None:
 
 
 def overflow(visit: Visit) -> int:
-    return int(visit.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+    return int(visit.measure("document.documentElement.scrollWidth - document.documentElement.clientWidth"))

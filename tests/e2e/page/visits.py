@@ -71,11 +71,16 @@ class Visit:
         for name in names:
             self.page.locator("#members").get_by_label(re.compile(f"^\\W*\\w*{re.escape(name)}")).check()
 
+    def measure(self, script: str) -> Any:
+        """Return what a script says of the page as it is seen: its elements may be there before its style sheet."""
+        self.page.wait_for_load_state()
+        return self.page.evaluate(script)
+
     def barriers(self) -> list[str]:
         """Return what axe finds that somebody could stumble over."""
         if not self.page.evaluate("'axe' in window"):
             self.page.evaluate(AXE.read_text())
-        found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        found = self.measure("axe.run(document, {resultTypes: ['violations']})")
         return [
             f"{each['id']}: {node['target']} {node['failureSummary']}"
             for each in found["violations"]
