@@ -1,7 +1,7 @@
 """What librdkafka reports about itself each second, and what that means for readiness."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic_core import from_json
@@ -19,17 +19,39 @@ class ClientState:
     def __init__(self) -> None:
         self._told_at = time.monotonic()
         self._found: str | None = "it has not joined yet"
+        self._ends: dict[tuple[str, int], tuple[int, int]] = {}
+        """By topic and partition: where it ends, and where the group stands by what was committed last."""
 
     def take(self, statistics: str) -> None:
         """Judge new statistics: librdkafka's `stats_cb`."""
         told: Mapping[str, Any] = from_json(statistics)
         self._told_at = time.monotonic()
         self._found = next(_troubles(told), None)
+        self._ends = dict(_ends(told))
 
     def trouble(self) -> str | None:
         """Say why the client does not consume as it should; None if it does."""
         silent_s = time.monotonic() - self._told_at
         return self._found if silent_s < SILENT_S else f"the client has said nothing for {silent_s:.0f} s"
+
+    def lags(self, topics: Iterable[str], handled: Mapping[tuple[str, int], int]) -> dict[str, int]:
+        """Return how many records are not handled by topic, in this replica's partitions.
+
+        `handled` is where it stands in those of which it has handled anything. Offsets of markers count as records.
+        """
+        found = dict.fromkeys(topics, 0)
+        for place, (end, committed) in self._ends.items():
+            found[place[0]] += max(0, end - handled.get(place, committed))
+        return found
+
+
+def _ends(told: Mapping[str, Any]) -> Iterator[tuple[tuple[str, int], tuple[int, int]]]:
+    """Yield what is known of the partitions that are consumed; the client asks for their ends every ten seconds."""
+    for topic in told["topics"].values():
+        for partition in topic["partitions"].values():
+            if partition["desired"] and (end := partition["ls_offset"]) >= 0:
+                committed = max(partition["committed_offset"], partition["lo_offset"], 0)
+                yield (topic["topic"], partition["partition"]), (end, committed)
 
 
 def _troubles(told: Mapping[str, Any]) -> Iterator[str]:

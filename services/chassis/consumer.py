@@ -23,7 +23,6 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
@@ -31,10 +30,12 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Messag
 from confluent_kafka import Consumer as Client
 
 from services.chassis import kafka, metrics
+from services.chassis.arrivals import Arrivals, Fetched
 from services.chassis.client_state import ClientState
 from services.chassis.database import Outage
-from services.chassis.envelopes import Headers, received_headers
+from services.chassis.envelopes import received_headers
 from services.chassis.gathering import Gathering
+from services.chassis.observed import Series
 from services.chassis.partitions import Place, Stop, Stops
 from services.chassis.service import Service
 from services.chassis.settings import ServiceSettings
@@ -63,19 +64,6 @@ class FencedError(Exception):
     """Another process has joined the group under this replica's name."""
 
 
-@dataclass(slots=True)
-class Fetched:
-    """A record as it came from Kafka."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    timestamp: int
-
-
 class Consumer:
     """Consumes a service's topics."""
 
@@ -86,6 +74,7 @@ class Consumer:
         self._stops = stops
         self._source = FromKafka()
         self._state = ClientState()
+        self._arrivals = Arrivals(service)
         self._config = kafka.consumer(settings, service.principal) | {
             "stats_cb": self._on_statistics,
             "error_cb": _count,
@@ -93,8 +82,8 @@ class Consumer:
         }
         self._client = self._joining()
         self._ids = TopicIds(kafka.librdkafka(settings), self._topics)
-        for name in self._topics:
-            metrics.PARTITION_FAULTS.labels(name)
+        self._faults = Series(metrics.PARTITION_FAULTS, self._topics)
+        self._lags = Series(metrics.LAG, self._topics)
         self._owned: set[Place] = set()
         self._next: dict[Place, int] = {}
         self._done: dict[Place, int] = {}
@@ -109,6 +98,8 @@ class Consumer:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="consumer", daemon=True)
         self._ended: asyncio.Future[None] | None = None
+        metrics.PARTITIONS.set_function(lambda: len(self._owned))
+        metrics.CONSUMES.set_function(lambda: self.trouble() is None)
 
     async def run(self) -> None:
         """Consume until `stop`. Raises `FencedError`, and whatever else ended the thread."""
@@ -192,6 +183,8 @@ class Consumer:
 
     def _on_statistics(self, statistics: str) -> None:
         self._state.take(statistics)  # looked up each time: rejoining replaces it
+        for topic, lag in self._state.lags(self._topics, self._asked | self._done).items():
+            self._lags[topic].set(lag)
 
     def _end(self, failure: BaseException | None) -> None:
         assert self._ended is not None
@@ -248,14 +241,16 @@ class Consumer:
         Return what was handled: less than was given if partitions were revoked meanwhile, and nothing if the service
         has to stop first.
         """
-        started, pause = time.monotonic(), 0.1
+        pause = 0.1
+        self._arrivals.begin(records)
         while records and not self._stopping.is_set():
             if self._await(self._attempt(records)):
-                metrics.BATCH_SECONDS.observe(time.monotonic() - started)
+                self._arrivals.committed()
                 return records
             self._wait(pause)
             pause = min(pause * 2, 2.0)
             records = [record for record in records if (record.topic, record.partition) in self._owned]
+        self._arrivals.dropped()
         return []
 
     async def _attempt(self, records: Sequence[Fetched]) -> bool:
@@ -381,7 +376,7 @@ class Consumer:
         """Stop a partition at its first record that was not fetched, whatever the client made of it."""
         stop = self._stopped.setdefault(place, Stop(position, error))
         stop.failed(position, error)
-        metrics.PARTITION_FAULTS.labels(place[0]).inc()
+        self._faults[place[0]].inc()
         metrics.PARTITIONS_STOPPED.set(len(self._stopped))
         log.error("partition_stopped", topic=place[0], partition=place[1], position=position, error=error)
         self._client.pause(_partitions([place]))

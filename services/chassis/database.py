@@ -65,6 +65,7 @@ class Conflict(Exception):
     def __init__(self, state: str = "") -> None:
         """`state` is the SQLSTATE."""
         super().__init__(state)
+        self.state = state
         self.may_be_own = state == UNIQUE_VIOLATION
         """Whether a handler that inserts the same row twice would look like this too; retrying would then never end."""
 

@@ -53,6 +53,10 @@ class Outages:
         waits = [f"{who} wait: {w.cause} {w.detail}, for {now - w.since:.0f} s" for who, w in self.waits.items()]
         return "; ".join(waits) or None
 
+    def waited_s(self, cause: Cause) -> float:
+        """Return how long a loop has been waiting for that reason: the longest of them, 0 if there is none."""
+        return max((self._clock() - wait.since for wait in self.waits.values() if wait.cause is cause), default=0.0)
+
     @contextmanager
     def watching(self, who: str) -> Iterator[None]:
         """Note an `Outage` raised in the block and re-raise it; a block that succeeds ends the wait."""

@@ -5,12 +5,13 @@ and one statement for any number of rows). Every transaction locks rows in the o
 """
 
 import base64
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from functools import cache
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import psycopg
@@ -22,6 +23,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from popfax_contracts.message import Message
+from services.chassis import metrics
 from services.chassis.alarms import Alarm
 from services.chassis.database import UNIQUE_VIOLATION, Among, Cause, Conflict, Key, Later, Outage, Parked, Ready, Why
 from services.chassis.messages import TIMERS, Incoming, Outgoing, SetTimer, StoredRecord, timer_record
@@ -101,15 +103,34 @@ def sessions(**settings: str) -> dict[str, Any]:
     }
 
 
-def engine(url: str, pool_size: int = 8, **settings: str) -> AsyncEngine:
+_OVERFLOW = 2
+"""How many connections there may be beyond a pool's size while it is busy."""
+
+
+class _Pool(sa.AsyncAdaptedQueuePool):
+    """A pool whose users' waits are measured."""
+
+    def connect(self) -> sa.PoolProxiedConnection:
+        """Return a free connection, or a new one; wait if there can't be more."""
+        begun = time.perf_counter()
+        try:
+            return super().connect()
+        finally:
+            metrics.CONNECTION_WAIT.labels(self.logging_name).observe(time.perf_counter() - begun)
+
+
+def engine(url: str, pool_size: int = 8, pool: str = "work", **settings: str) -> AsyncEngine:
     """Return an engine, which connects on first use. `settings` are server settings for its sessions.
 
-    Raises `sqlalchemy.exc.ArgumentError` for an invalid URL. Parameters never appear in an error's text.
+    `pool` is its pool's name in the metrics. Raises `sqlalchemy.exc.ArgumentError` for an invalid URL. Parameters never
+    appear in an error's text.
     """
     made = create_async_engine(
         url,
+        poolclass=_Pool,
+        pool_logging_name=pool,
         pool_size=pool_size,
-        max_overflow=2,
+        max_overflow=_OVERFLOW,
         pool_pre_ping=False,  # an outage shows in the batch, which is retried anyway
         hide_parameters=True,
         json_deserializer=from_json,
@@ -129,7 +150,18 @@ def engine(url: str, pool_size: int = 8, **settings: str) -> AsyncEngine:
             _about_to_roll_back(connection.connection)
 
     sa.event.listen(made.sync_engine, "reset", lambda _, record, __: _about_to_roll_back(record))
+    _measure_pool(pool, made, pool_size + _OVERFLOW)
     return made
+
+
+def _measure_pool(name: str, engine: AsyncEngine, most: int) -> None:
+    def pool() -> _Pool:  # another one after each `dispose`
+        return cast(_Pool, engine.pool)
+
+    metrics.CONNECTIONS_MAX.labels(name).set(most)
+    metrics.CONNECTIONS.labels(name, "used").set_function(lambda: pool().checkedout())
+    metrics.CONNECTIONS.labels(name, "idle").set_function(lambda: pool().checkedin())
+    metrics.CONNECTION_WAIT.labels(name)
 
 
 @asynccontextmanager
@@ -202,7 +234,9 @@ class PostgresDatabase:
         with translated():
             async with autocommitting(self.engine) as connection:
                 for alarm in alarms:
-                    query = _waiting(alarm, *alarm.mapped.columns).where(alarm.moment <= now - alarm.after).limit(limit)
+                    query = (
+                        waiting_rows(alarm, *alarm.mapped.columns).where(alarm.moment <= now - alarm.after).limit(limit)
+                    )
                     rows = await connection.execute(query)
                     due += [alarm.record(alarm.mapped.from_values(values)) for values in rows]
         return [record for record in due if record is not None]
@@ -213,7 +247,7 @@ class PostgresDatabase:
         with translated():
             async with autocommitting(self.engine) as connection:
                 for alarm in alarms:
-                    moment = await connection.scalar(_waiting(alarm, alarm.moment).limit(1))
+                    moment = await connection.scalar(waiting_rows(alarm, alarm.moment).limit(1))
                     due.append(None if moment is None else moment + alarm.after)
         return min((moment for moment in due if moment is not None), default=None)
 
@@ -701,7 +735,7 @@ def _batch(mapped: Mapped[Any, Any], names: Sequence[str]) -> tuple[sa.TableValu
     return batch, values
 
 
-def _waiting(alarm: Alarm[Any], *columns: sa.ColumnElement[Any]) -> "sa.Select[Any]":
+def waiting_rows(alarm: Alarm[Any], *columns: sa.ColumnElement[Any]) -> "sa.Select[Any]":
     """Select from the rows of an alarm, the next ones first; those whose key is blocked wait until it is not."""
     table, key = alarm.mapped.table, sa.func.convert_to(sa.cast(alarm.mapped.key_column, sa.Text), "UTF8")
     blocked = sa.exists().where(PARKED_KEYS.c.topic == TIMERS, PARKED_KEYS.c.key == key).correlate(table)

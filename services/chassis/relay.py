@@ -190,7 +190,6 @@ class Relay:
         try:
             log.info("relay_leads")
             self.working = True
-            metrics.RELAY_LEADER.set(1)
             self._floor, self._last, self._mark = 0, 0, None
             begun = self._checked_at = time.monotonic()
             while time.monotonic() < begun + RENEW_S:
@@ -201,7 +200,9 @@ class Relay:
             await kafka.stop(producer)
 
     async def _round(self, outbox: Pipeline, producer: AIOKafkaProducer) -> None:
-        if await self.relay_once(outbox, producer) < ROWS:
+        relayed = await self.relay_once(outbox, producer)
+        metrics.RELAY_LEADER.set(1)  # not before: whoever leads and fails again and again does not publish
+        if relayed < ROWS:
             await self._rest(outbox.driver)
 
     async def relay_once(self, outbox: Pipeline, producer: AIOKafkaProducer) -> int:
@@ -225,6 +226,8 @@ class Relay:
             self._last = max(self._last, rows[-1].seq)
             metrics.RELAYED.inc(len(rows))
             metrics.RELAY_ROUND_SIZE.observe(len(rows))
+            made_at = datetime.fromisoformat(rows[0].made_at.decode())
+            metrics.RELAY_DELAY.observe(max(0.0, time.time() - made_at.timestamp()))
         elif time.monotonic() > self._checked_at + CHECK_S:
             async with asyncio.timeout(ANSWER_S):
                 await kafka.check(producer)

@@ -19,12 +19,15 @@ import uvloop
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from popfax_contracts.topics import Principal, kept_at_most
-from services.chassis import metrics, migrate, postgres
+from services.chassis import build, metrics, migrate, postgres
 from services.chassis.consumer import Consumer, FencedError
+from services.chassis.database import Cause
 from services.chassis.early_exit import exit_on_signal
 from services.chassis.health import Check, HttpServer, Site, health_app
 from services.chassis.logs import configure_logs
 from services.chassis.markers import mark
+from services.chassis.metrics import Part
+from services.chassis.open_work import OpenWork, kinds_of
 from services.chassis.outages import Outages
 from services.chassis.partitions import Stops
 from services.chassis.postgres import INBOX, PostgresDatabase
@@ -62,6 +65,7 @@ def run(service: Service, settings: T, background: Sequence[Background[T]] = (),
     configure_logs(service.principal.value, settings.log_format, settings.log_level)
     if retention(settings) <= kept_at_most():
         raise SystemExit(f"inbox_retention_days must exceed what topics keep at most, which is {kept_at_most()}")
+    metrics.forget(*([] if site else [Part.SITE]), *([] if service.sagas else [Part.SAGAS]))
     engine = postgres.engine(settings.database_url.get_secret_value(), settings.database_pool)
     work = _Work(service, settings, engine, background)
     served = site(settings, work.relay.wake) if site else None
@@ -74,12 +78,13 @@ def serve(principal: Principal, settings: P, site: SiteOf[P]) -> None:
     Nothing here waits for Kafka, and no batch blocks the event loop that people are waiting on.
     """
     configure_logs(principal.value, settings.log_format, settings.log_level)
-    metrics.forget_work()
+    metrics.forget(Part.WORK, Part.SAGAS)
     engine = postgres.engine(settings.database_url.get_secret_value(), 1)
     _run(_Process(principal, settings, engine, None, site(settings, Bell(engine).ring)))
 
 
 def _run(process: "_Process") -> None:
+    metrics.BUILD.labels(process.principal.value, build.version(), build.commit()).set(1)
     uvloop.run(process.run())
     exit_on_signal()  # the event loop has restored the signal handlers
 
@@ -121,6 +126,9 @@ class _Work:
         database = PostgresDatabase(engine, partial(migrate.suits, service.principal))
         self._shell = Shell(service, database, committed=self._committed)
         self._consumer = Consumer(service, self._shell, settings, Stops(engine))
+        self._open_work = OpenWork(engine, kinds_of(service))
+        for cause in Cause:
+            metrics.OUTAGE_SECONDS.labels(cause).set_function(partial(self._shell.outages.waited_s, cause))
 
     @property
     def alive(self) -> bool:
@@ -139,6 +147,7 @@ class _Work:
             asyncio.create_task(self._consumer.run()),
             asyncio.create_task(run_timers(self._shell)),
             asyncio.create_task(run_retries(self._shell)),
+            asyncio.create_task(self._open_work.run()),
             asyncio.create_task(mark(self._engine, self._principal, self.relay.wake)),
             # Message ids that no topic can deliver again.
             asyncio.create_task(prune(self._engine, INBOX.c.received_at, retention(self._settings))),

@@ -12,6 +12,7 @@ from services.chassis.alarms import Alarm
 from services.chassis.database import Transaction
 from services.chassis.messages import Incoming, Outcome
 from services.chassis.rows import Changes
+from services.chassis.waiting import Waiting
 
 M = TypeVar("M", bound=Message)
 S = TypeVar("S")
@@ -142,6 +143,10 @@ class Service:
     """
     alarms: Sequence[Alarm[Any]] = ()
     """What happens at a moment that a row has itself."""
+    sagas: Sequence[str] = ()
+    """The names of the sagas that it runs."""
+    waits: Sequence[Waiting] = ()
+    """What waits in its own tables; the chassis's are the same everywhere."""
     by_row: frozenset[type[Message]] = field(init=False)
     """The messages that have no row of the inbox: their handlers know a repetition by a row of the business."""
     command_topics: frozenset[str] = field(init=False)

@@ -32,6 +32,7 @@ from services.chassis.messages import (
     decode,
     outgoing,
 )
+from services.chassis.observed import Observed, count_conflict
 from services.chassis.outages import Outages
 from services.chassis.rows import Changes
 from services.chassis.service import Moment, Service, State
@@ -254,6 +255,7 @@ class Shell:
         self.outages = Outages()
         self._committed = committed
         self._limit = _ParkingLimit()
+        self._observed = Observed(service)
         self._types = {model.TYPE.encode(): model for model in service.handlers}
         others = [each.value.encode() for each in Principal if each is not service.principal]
         self._to_others = {(model.TYPE.encode(), requester) for model in service.for_requester for requester in others}
@@ -292,7 +294,9 @@ class Shell:
                 middle = len(arrivals) // 2
                 await self._process(arrivals[:middle], source, held)
                 await self._process(arrivals[middle:], source, held)
-            elif not source.parks:
+                return
+            self._observed.failed(arrivals[0])
+            if not source.parks:
                 await self._note_retry(arrivals[0], error)
                 held.add(_key(arrivals[0]))
             elif self._limit.allows(self.clock.moment().now):
@@ -310,7 +314,7 @@ class Shell:
                 raise
             except Conflict as conflict:
                 conflicts += 1
-                metrics.CONFLICTS.inc()
+                count_conflict(conflict)
                 if conflicts == CONFLICT_ATTEMPTS:
                     if conflict.may_be_own:
                         raise
@@ -334,7 +338,8 @@ class Shell:
             await tx.park(parked, moment.now)
             decided = _Decided([], {}, [])
             changes: Sequence[Changes] = ()
-            if decidable := [*readable, *self._refusals(fresh)]:
+            refusals = self._refusals(fresh)
+            if decidable := [*readable, *refusals]:
                 state = await self.service.state(tx, decidable)
                 self._decide(state, decidable, moment, decided)
                 changes = state.changes()
@@ -345,7 +350,12 @@ class Shell:
         self._committed(bool(decided.messages))
         if readable:
             self._limit.release()
-        self._observe(arrivals, fresh, readable, parked)
+        self._observed.batch(source.name, arrivals, fresh, readable)
+        self._observed.effects(decided.messages, changes, moment)
+        answered = {refusal.id for refusal in refusals}
+        for aside in parked:
+            self._tell_parked(aside, unanswered=aside.id not in answered)
+        _tell_handled(readable)
 
     def _divert(
         self, fresh: Sequence[Arrival], blocked: Collection[Key], source: Source
@@ -419,7 +429,7 @@ class Shell:
                 await tx.park([parked], moment.now)
         if claimed:
             self._limit.count(moment.now)
-            _tell_parked(parked)
+            self._tell_parked(parked)
 
     async def _note_retry(self, arrival: Arrival, error: Exception) -> None:
         """Record that a parked message failed again."""
@@ -428,27 +438,20 @@ class Shell:
         await self.database.retry_failed(arrival.record.row_id, code, where(error))
         log.warning("retry_failed", message_id=str(arrival.record.row_id), code=code)
 
-    def _observe(
-        self,
-        arrivals: Sequence[Arrival],
-        fresh: Sequence[Arrival],
-        readable: Sequence[Incoming[Message]],
-        parked: Sequence[Parked],
-    ) -> None:
-        metrics.BATCH_SIZE.observe(len(arrivals))
-        metrics.HANDLED.inc(len(readable))
-        metrics.DUPLICATES.inc(len(arrivals) - len(fresh))
-        for aside in parked:
-            _tell_parked(aside)
-        if log.is_enabled_for(10):  # DEBUG: one line per message costs more than handling it
-            for message in readable:
-                log.debug(
-                    "message_handled",
-                    type=message.body.TYPE,
-                    message_id=str(message.id),
-                    correlation_id=message.correlation_id,
-                    topic=message.record.topic,
-                )
+    def _tell_parked(self, parked: Parked, *, unanswered: bool = True) -> None:
+        """Count and log a parked message after the commit."""
+        metrics.PARKED.labels(parked.why).inc()
+        if unanswered:
+            self._observed.parked(parked.record.topic)
+        log.log(
+            _LEVELS[parked.why],
+            "message_parked",
+            message_id=str(parked.id),
+            topic=parked.record.topic,
+            why=parked.why,
+            code=parked.code,
+            detail=parked.detail,
+        )
 
 
 def _blocked(tx: Transaction, arrivals: Sequence[Arrival], source: Source) -> Awaitable[Collection[Key]]:
@@ -470,18 +473,17 @@ _LEVELS = {
 }
 
 
-def _tell_parked(parked: Parked) -> None:
-    """Count and log parked messages after the commit."""
-    metrics.PARKED.labels(parked.why).inc()
-    log.log(
-        _LEVELS[parked.why],
-        "message_parked",
-        message_id=str(parked.id),
-        topic=parked.record.topic,
-        why=parked.why,
-        code=parked.code,
-        detail=parked.detail,
-    )
+def _tell_handled(messages: Sequence[Incoming[Message]]) -> None:
+    """Log handled messages, if anybody wants to know: one line per message costs more than handling it."""
+    if log.is_enabled_for(logging.DEBUG):
+        for message in messages:
+            log.debug(
+                "message_handled",
+                type=message.body.TYPE,
+                message_id=str(message.id),
+                correlation_id=message.correlation_id,
+                topic=message.record.topic,
+            )
 
 
 def describe(error: BaseException) -> str:

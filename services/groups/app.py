@@ -10,14 +10,12 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.chassis.open_work import measure_open
 from services.chassis.pruning import prune
 from services.chassis.runtime import Background, retention, run, serve
 from services.chassis.settings import load_settings
 from services.groups.consumers import GROUPS, with_quotas
-from services.groups.domain import TransferState
 from services.groups.settings import GroupsSettings, Role, WebSettings
-from services.groups.tables import commands, sagas, sessions, transfers
+from services.groups.tables import commands, sessions
 from services.groups.web.app import web
 
 
@@ -31,17 +29,7 @@ async def forget_sessions(engine: AsyncEngine, *_: object) -> None:
     await prune(engine, sessions.c.forget_at, timedelta())
 
 
-async def measure_sagas(engine: AsyncEngine, *_: object) -> None:
-    """Measure the open sagas."""
-    await measure_open(engine, "saga", sagas.c.opened_at, sagas.c.ended_at.is_(None))
-
-
-async def measure_transfers(engine: AsyncEngine, *_: object) -> None:
-    """Measure the transfers that are waiting for the ledger."""
-    await measure_open(engine, "transfer", transfers.c.asked_at, transfers.c.state == TransferState.PENDING.value)
-
-
-BACKGROUND: Sequence[Background[GroupsSettings]] = [forget_commands, forget_sessions, measure_sagas, measure_transfers]
+BACKGROUND: Sequence[Background[GroupsSettings]] = [forget_commands, forget_sessions]
 
 
 def main() -> None:

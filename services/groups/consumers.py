@@ -116,6 +116,8 @@ GROUPS = Service(
     malformed=GroupsCommandMalformed,
     for_requester=frozenset({UnitsReserved, UnitsRefused, HoldCaptured, HoldReleased}),
     alarms=deadlines(SAGAS, tables.SAGAS),
+    sagas=tuple(SAGAS.definitions),
+    waits=tables.WAITING,
     refuse=noting(tell),
 )
 

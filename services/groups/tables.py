@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from services.chassis.rows import Mapped, RowSet
 from services.chassis.sagas import SagaRow
 from services.chassis.tables import Bytes, add_messaging_tables, add_saga_table, timestamp
+from services.chassis.waiting import Waiting, open_sagas, waiting
 from services.groups.domain import (
     Group,
     HistoryEntry,
@@ -219,3 +220,16 @@ PENDING_OF_GROUP = RowSet(INVITATIONS, "group_id", state=[InvitationState.PENDIN
 ALL_PLANS = RowSet(PLANS)
 LINES_ABOUT = RowSet(HISTORY, "reference_id")
 """The history lines about one thing: about a transfer, one per member."""
+
+WAITING = (
+    open_sagas(sagas),
+    waiting(
+        "transfer", "transfers that the ledger has not answered", transfers.c.asked_at, transfers.c.state == "pending"
+    ),
+    Waiting(
+        "command",
+        "commands posted on the page or over the API of which nothing has become yet",
+        sa.select(commands.c.asked_at).where(commands.c.state == "pending"),
+    ),
+)
+"""What is open in these tables."""

@@ -20,7 +20,7 @@ from popfax_contracts.topics import (
     Principal,
 )
 from services.chassis.service import Service, contents, handles
-from services.notifications import handlers
+from services.notifications import handlers, tables
 from services.notifications.store import LoadPlan
 
 NOTIFICATIONS = Service(
@@ -51,4 +51,5 @@ NOTIFICATIONS = Service(
     ),
     load=LoadPlan,
     malformed=NotificationsCommandMalformed,
+    waits=tables.WAITING,
 )

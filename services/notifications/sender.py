@@ -23,7 +23,6 @@ from uuid import UUID
 
 import sqlalchemy as sa
 import structlog
-from prometheus_client import Counter
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -31,6 +30,7 @@ from services.chassis.database import Conflict, Outage
 from services.chassis.outages import Outages
 from services.chassis.postgres import PostgresDatabase, unnest
 from services.chassis.wakeups import Wakeup
+from services.notifications import metrics
 from services.notifications.domain import (
     RECIPIENT_WAIT,
     SUBJECT_WAIT,
@@ -47,13 +47,6 @@ from services.notifications.tables import DELIVERIES, MAILS, PEOPLE, deliveries,
 
 log = structlog.get_logger(__name__)
 
-SENT = Counter("popfax_mails_sent_total", "Mails that the mail server took")
-REFUSED = Counter("popfax_mails_refused_total", "Mails that the mail server refused for good")
-RETRIED = Counter("popfax_mails_retried_total", "Attempts that the mail server put off, or that found it away")
-PARKED = Counter("popfax_mails_parked_total", "Mails whose bytes can't be made, or would not say what is meant")
-ABANDONED = Counter("popfax_mails_abandoned_total", "Mails given up: nobody was ever known under the recipient's id")
-UNCERTAIN = Counter("popfax_mails_uncertain_total", "Mails sent again because a crash hid the server's answer")
-
 ROUNDS = 2
 
 RECORD_AGAIN_S = 1.0
@@ -68,6 +61,7 @@ class Due:
     recipient: str
     rendered: bytes
     attempts: int
+    made_at: datetime
 
 
 @dataclass(slots=True)
@@ -84,6 +78,8 @@ class Answer:
     uncertain: bool = False
     late: bool = False
     """True if the round ended before the server heard of the mail."""
+    delay_s: float = 0
+    """The time from a sent mail's commit to its acceptance."""
 
 
 async def send_mails(engine: AsyncEngine, settings: NotificationsSettings, outages: Outages, committed: Wakeup) -> None:
@@ -180,10 +176,14 @@ async def _until_recorded(
 def _tell(answers: Sequence[Answer]) -> None:
     """Count and log what was recorded."""
     for answer in answers:
-        if answer.final:
-            (SENT if answer.sent else REFUSED).inc()
+        if answer.sent:
+            metrics.SENT.inc()
+            metrics.DELAY.observe(answer.delay_s)
             continue
-        RETRIED.inc()
+        if answer.final:
+            metrics.REFUSED.inc()
+            continue
+        metrics.RETRIED.inc()
         if answer.uncertain:
             _uncertain(answer.mail.id)
         log.info("mail_put_off", mail_id=str(answer.mail.id), answer=answer.text)
@@ -248,7 +248,7 @@ async def _give_up(connection: AsyncConnection, rows: Sequence[Any], directory: 
     if strangers:
         await connection.execute(_DROP, {"p_ids": [row.id for row in strangers], "p_state": MailState.ABANDONED.value})
     for row in strangers:
-        ABANDONED.inc()
+        metrics.ABANDONED.inc()
         log.error("mail_abandoned", mail_id=str(row.id), template=row.template, recipient_id=str(row.recipient_id))
 
 
@@ -307,20 +307,20 @@ def _due(row: Any, known: Delivery, directory: _Directory, settings: Notificatio
     """Return a mail with its bytes. If it can't be rendered, which is a bug in one mail, log that and return a code."""
     attempts = known.attempts + 1
     if known.rendered is not None and known.recipient is not None:
-        return Due(row.id, known.recipient, known.rendered, attempts)
+        return Due(row.id, known.recipient, known.rendered, attempts, row.made_at)
     recipient = directory.people[row.recipient_id]
     try:
         rendered = render(MAILS.from_values(row), recipient, directory.people.get(row.about_id), settings)
     except Exception as error:
         code, why = ("unsound", str(error)) if isinstance(error, Unsound) else ("not_rendered", type(error).__name__)
-        PARKED.inc()
+        metrics.PARKED.inc()
         log.error("mail_parked", mail_id=str(row.id), template=row.template, code=code, why=why)
         return code
-    return Due(row.id, recipient.email, rendered, attempts)
+    return Due(row.id, recipient.email, rendered, attempts, row.made_at)
 
 
 def _uncertain(mail_id: UUID) -> None:
-    UNCERTAIN.inc()
+    metrics.UNCERTAIN.inc()
     log.warning("mail_uncertain", mail_id=str(mail_id))
 
 
@@ -347,7 +347,8 @@ async def _attempt(mail: Due, server: MailServer, begin_by: float) -> Answer:
     except Exception as error:  # a bug, which must not keep the answers to the other mails from being recorded
         log.error("mail_not_attempted", mail_id=str(mail.id), error=type(error).__name__, exc_info=True)
         return Answer(mail, False, False, type(error).__name__, uncertain=True)
-    return Answer(mail, True, True, reply.text)
+    delay_s = max(0.0, (datetime.now(UTC) - mail.made_at).total_seconds())
+    return Answer(mail, True, True, reply.text, delay_s=delay_s)
 
 
 async def _record(

@@ -17,6 +17,7 @@ from popfax_contracts.topics import LEDGER_EVENTS, PROVISIONING_COMMANDS, PROVIS
 from services.chassis.deadlines import deadlines
 from services.chassis.sagas import CancelSaga, RetrySaga, SagaDeadline
 from services.chassis.service import Service, contents, handles
+from services.chassis.waiting import open_sagas
 from services.provisioning import handlers, tables
 from services.provisioning.sagas import SAGAS
 from services.provisioning.store import LoadPlan
@@ -54,4 +55,6 @@ PROVISIONING = Service(
     malformed=ProvisioningCommandMalformed,
     for_requester=frozenset({UnitsReserved, UnitsRefused, HoldCaptured, HoldReleased}),
     alarms=(*deadlines(SAGAS, tables.SAGAS), EXPIRY),
+    sagas=tuple(SAGAS.definitions),
+    waits=(open_sagas(tables.sagas),),
 )

@@ -41,6 +41,7 @@ NOT_BUSINESS = frozenset(
         "plan_cache_mode",
         "force_custom_plan",  # PostgreSQL's query plans
         "a stable name of this replica (static membership)",  # of Kafka's consumer group
+        "popfax-groups",  # the package's name
     }
 )
 """Names and strings of the chassis in which a word of the business means something else."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-BATCHES = "popfax_batch_messages_count"
+BATCHES = "popfax_batches_total"
 _ARRIVED = "popfax_batch_messages_sum"
 _HANDLED = "popfax_messages_handled_total"
 _RELAYED = "popfax_messages_relayed_total"

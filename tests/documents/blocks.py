@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from popfax_contracts.topics import Principal
-from tests.documents import answers, commands, licences, picture, settings, topics
+from tests.documents import answers, commands, licences, metrics, picture, settings, topics
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -20,6 +20,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "settings-groups": settings.groups,
     "settings-notifications": settings.notifications,
     "topics": topics.table_of_topics,
+    "metrics": metrics.table_of_metrics,
+    "metrics-waiting": metrics.table_of_waiting,
     "commands": commands.table_of_commands,
     "copyleft": licences.table_of_copyleft,
     "licences": licences.table_of_licences,

@@ -17,7 +17,6 @@ from weakref import WeakKeyDictionary
 import psycopg
 import sqlalchemy as sa
 from aiokafka.producer.message_accumulator import BatchBuilder
-from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -28,7 +27,7 @@ from popfax_contracts.ledger import CreditUnits
 from popfax_contracts.message import Message, group_of
 from popfax_contracts.provisioning import RegisterSubscriber
 from popfax_contracts.topics import TOPICS, Principal
-from services.chassis import migrate, postgres, relay
+from services.chassis import metrics, migrate, postgres, relay
 from services.chassis.messages import source_of
 from services.chassis.pipeline import Driver, Pipeline
 from services.chassis.postgres import PostgresDatabase
@@ -37,6 +36,7 @@ from services.chassis.service import Service
 from services.chassis.settings import KafkaSettings
 from services.chassis.shell import FromKafka, Shell
 from services.provisioning import catalogue
+from tests.counted import total
 from tests.simulation.bus import BusRecord
 from tests.simulation.world import BEGINNING, SERVICES, VirtualClock
 
@@ -281,7 +281,7 @@ class Line:
 
 
 def _handled() -> int:
-    return int(REGISTRY.get_sample_value("popfax_messages_handled_total") or 0)
+    return int(total(metrics.HANDLED))
 
 
 _SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"

@@ -31,6 +31,7 @@ from services.chassis.shell import FromKafka, Shell
 from services.ledger.consumers import LEDGER
 from services.ledger.domain import TransferKind
 from services.ledger.tables import accounts
+from tests.counted import total
 from tests.integration.recorder import Sent, count
 
 
@@ -145,7 +146,7 @@ async def test_two_replicas_that_post_crosswise_lose_no_unit_and_no_transfer(
 ) -> None:
     chance, people = random.Random(11), [uuid4() for _ in range(12)]
     await _handle(ledger_engine, [_credit(person, 1000) for person in people])
-    conflicts = metrics.CONFLICTS._value.get()
+    conflicts = total(metrics.CONFLICTS)
 
     async def replica(seed: int) -> int:
         mine = random.Random(seed)
@@ -168,7 +169,7 @@ async def test_two_replicas_that_post_crosswise_lose_no_unit_and_no_transfer(
     assert sum(balances.values()) == 1000 * len(people) + 60
     assert min(balances.values()) >= 0
     _check_books(ledger_url)
-    print(f"conflicts retried: {metrics.CONFLICTS._value.get() - conflicts:.0f}")
+    print(f"conflicts retried: {total(metrics.CONFLICTS) - conflicts:.0f}")
 
 
 async def test_replicas_that_reserve_and_capture_at_once_never_hold_more_than_there_is(

@@ -10,10 +10,8 @@ from prometheus_client import REGISTRY
 from deploy.local.stack import Stack
 from popfax_contracts.topics import Principal
 from services.chassis import open_work
-from services.chassis.outages import Outages
 from services.chassis.postgres import engine
-from services.groups.app import measure_transfers
-from services.groups.settings import GroupsSettings
+from services.groups.consumers import GROUPS
 from tests.integration.recorder import eventually, execute, scratch_database
 from tests.unit.given import id_of
 
@@ -46,7 +44,7 @@ async def test_the_open_ones_are_counted_and_the_oldest_has_its_age_until_it_end
     monkeypatch.setattr(open_work, "EVERY_S", 0.05)
     _insert(url, "ended", timedelta(days=1), "done")
     connected = engine(url, 1)
-    measuring = asyncio.create_task(measure_transfers(connected, GroupsSettings.model_construct(), Outages()))
+    measuring = asyncio.create_task(open_work.OpenWork(connected, open_work.kinds_of(GROUPS)).run())
     try:
         _insert(url, "young", timedelta(minutes=1))
         _insert(url, "old", timedelta(hours=1))

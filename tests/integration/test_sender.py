@@ -29,7 +29,7 @@ from services.chassis.outages import Outages
 from services.chassis.postgres import PostgresDatabase
 from services.chassis.shell import FromKafka, Shell
 from services.chassis.wakeups import Wakeup
-from services.notifications import mime, sender
+from services.notifications import metrics, mime, sender
 from services.notifications.consumers import NOTIFICATIONS
 from services.notifications.sender import send_due, send_mails
 from services.notifications.settings import NotificationsSettings
@@ -370,7 +370,7 @@ class TestTrouble:
     async def test_an_answer_that_is_not_heard_counts_as_uncertain_and_the_mail_is_sent_again(
         self, post: Post, deaf: None
     ) -> None:
-        uncertain = sender.UNCERTAIN._value.get()
+        uncertain = metrics.UNCERTAIN._value.get()
         member = post.person("Nina")
         await post.create(post.person("Olga"), member)
         await send_due(post.engine, post.settings)
@@ -381,7 +381,7 @@ class TestTrouble:
         ids = [mail["message-id"] for mail in post.arrived(member)]
         assert ids == [f"<{row.id}@popfax.example>"] * 2
         assert (await post.row(member)).uncertain == 1
-        assert sender.UNCERTAIN._value.get() - uncertain == 2  # the owner's, too
+        assert metrics.UNCERTAIN._value.get() - uncertain == 2  # the owner's, too
 
     async def test_what_the_server_said_is_recorded_once_the_database_takes_it_and_the_mail_is_not_sent_again(
         self, post: Post, monkeypatch: pytest.MonkeyPatch

@@ -119,7 +119,10 @@ def test_numbers_are_written_for_people(value: float | None, unit: str, expected
 
 
 METRICS = """# TYPE popfax_messages_handled counter
-popfax_messages_handled_total 30.0
+popfax_messages_handled_total{topic="a"} 10.0
+popfax_messages_handled_total{topic="b"} 20.0
+# TYPE popfax_batches counter
+popfax_batches_total{source="messages"} 5.0
 # TYPE popfax_batch_messages histogram
 popfax_batch_messages_bucket{le="1.0"} 4.0
 popfax_batch_messages_bucket{le="+Inf"} 5.0

@@ -17,7 +17,8 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
 from popfax_contracts.topics import LEDGER_COMMANDS, LEDGER_COMMANDS_FROM_GROUPS, PROVISIONING_EVENTS
 from services.chassis import consumer as module
 from services.chassis import partitions
-from services.chassis.consumer import Consumer, Fetched
+from services.chassis.arrivals import Fetched
+from services.chassis.consumer import Consumer
 from services.chassis.database import Outage
 from services.chassis.partitions import Place, Stop
 from services.chassis.settings import ServiceSettings

@@ -4,7 +4,6 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.chassis.database import Cause, Outage, Why
-from services.chassis.metrics import OPENED
 from services.chassis.outages import FORGOTTEN_S, LOG_EVERY_S, Outages
 
 
@@ -98,14 +97,3 @@ def test_a_wait_that_goes_on_is_logged_now_and_then(
 def test_every_series_is_there_before_anything_happens(name: str, label: str, values: type[Why] | type[Cause]) -> None:
     found = {sample.labels[label] for family in REGISTRY.collect() for sample in family.samples if sample.name == name}
     assert found == {value.value for value in values}
-
-
-@pytest.mark.parametrize("name", ["popfax_open", "popfax_oldest_open_seconds"])
-def test_what_can_be_open_has_its_series_from_the_start(name: str) -> None:
-    found = {sample.labels["what"] for family in REGISTRY.collect() for sample in family.samples if sample.name == name}
-    assert found == set(OPENED)
-
-
-def test_no_metric_of_ours_lacks_its_series() -> None:
-    empty = {f.name for f in REGISTRY.collect() if f.name.startswith("popfax_") and not f.samples}
-    assert empty <= {"popfax_partition_faults", "popfax_relay_unknown_types"}, "of topics, and of types of others"

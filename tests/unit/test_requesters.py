@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from prometheus_client import REGISTRY
 
 from popfax_contracts.ledger import (
     BalanceChanged,
@@ -16,11 +15,13 @@ from popfax_contracts.ledger import (
 from popfax_contracts.message import Message
 from popfax_contracts.provisioning import AccountExpired
 from popfax_contracts.topics import LEDGER_COMMANDS_FROM_GROUPS, Principal
+from services.chassis import metrics
 from services.chassis.memory import MemoryDatabase
 from services.chassis.messages import Incoming, headers_of, outgoing
 from services.chassis.service import Service
 from services.chassis.shell import FromKafka, Shell
 from services.ledger.consumers import LEDGER
+from tests.counted import total
 from tests.simulation.bus import BusRecord
 from tests.simulation.world import SERVICES, drive
 from tests.unit.given import NOW, given, id_of, incoming
@@ -34,7 +35,6 @@ ANSWERS: dict[type[Message], Message] = {
     HoldCaptured: HoldCaptured(hold_id=HOLD, account_id=ADA, amount_units=5, version=1),
     HoldReleased: HoldReleased(hold_id=HOLD, account_id=ADA, amount_units=5),
 }
-HANDLED = "popfax_messages_handled_total"
 PASSING = [service for service in SERVICES if service.for_requester]
 
 
@@ -70,9 +70,9 @@ def handled(service: Service, body: Message, *requesters: bytes | None, **others
     ]
     database = MemoryDatabase()
     record = BusRecord(body.TOPICS[0].name, 0, 0, body.key().encode(), body.to_json(), headers)
-    before = REGISTRY.get_sample_value(HANDLED) or 0
+    before = total(metrics.HANDLED)
     drive(Shell(service, database).process([record], FromKafka()))
-    return int((REGISTRY.get_sample_value(HANDLED) or 0) - before), len(database.contents.parked)
+    return int(total(metrics.HANDLED) - before), len(database.contents.parked)
 
 
 @pytest.mark.parametrize("service", PASSING, ids=lambda service: service.principal)

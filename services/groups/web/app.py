@@ -13,6 +13,7 @@ from services.chassis import postgres
 from services.groups.settings import WebSettings
 from services.groups.web.api import api
 from services.groups.web.context import WebContext, web_context
+from services.groups.web.measured import Measured
 from services.groups.web.page.site import page
 from services.groups.web.problems import not_found
 
@@ -23,6 +24,7 @@ def web_app(at: WebContext) -> Starlette:
     """Make the application."""
     app = Starlette(routes=[Mount("/v1", api(at)), Mount("", page(at))])
     app.router.default = _nowhere
+    app.add_middleware(Measured, routes=app.routes)
     if proxies := at.settings.proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=proxies)
     return app
@@ -37,7 +39,7 @@ class Web:
     """The application as the runtime wants it, with connections of its own: whoever reads never holds up a batch."""
 
     def __init__(self, settings: WebSettings, committed: Callable[[], None]) -> None:
-        self._engine: AsyncEngine = postgres.engine(settings.database_url.get_secret_value(), settings.web_pool)
+        self._engine: AsyncEngine = postgres.engine(settings.database_url.get_secret_value(), settings.web_pool, "web")
         self._context = web_context(self._engine, settings, committed)
         self.app = web_app(self._context)
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from services.groups.web import sessions
+from services.groups.web import metrics, sessions
 from services.groups.web.auth import Caller
 from services.groups.web.queries import fingerprints
 
@@ -89,6 +89,7 @@ class Feed:
         self._listeners: set[Listener] = set()
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
+        metrics.STREAMS.set_function(lambda: len(self))
 
     def __len__(self) -> int:
         return len(self._listeners)
@@ -96,8 +97,10 @@ class Feed:
     def join(self, caller: Caller, seen: str | None) -> Listener:
         """Connect somebody; `seen` is the last word that they got, if they were here before. Raises `Full`."""
         if self._closed or len(self._listeners) >= self._most:
+            metrics.STREAMS_REFUSED.labels("process").inc()
             raise Full(of_one=False)
         if sum(1 for each in self._listeners if each.caller.id == caller.id) >= self._most_each:
+            metrics.STREAMS_REFUSED.labels("person").inc()
             raise Full(of_one=True)
         listener = Listener(caller, seen)
         self._listeners.add(listener)

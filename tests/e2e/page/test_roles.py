@@ -74,7 +74,7 @@ def test_each_process_says_of_itself_what_it_does(product: Product, web: Service
         "worker": {"database": True, "kafka": True, "work": True},
     }
     assert [asked(each, "/live")[0] for each in (web, worker)] == [200, 200]
-    assert "popfax_" not in asked(web, "/metrics")[1]
+    assert "popfax_messages_" not in asked(web, "/metrics")[1]
     assert "process_cpu_seconds_total" in asked(web, "/metrics")[1]
     wait(lambda: "popfax_relay_leader 1.0" in asked(worker, "/metrics")[1], "the worker's relay leads")
     assert [asked(each, path)[0] for each in (worker, web) for path in ("/", "/v1/units")] == [404, 404, 401, 401]
