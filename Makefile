@@ -52,7 +52,8 @@ contracts: $(STAMP) ## Write the contracts' schemas and AsyncAPI documents again
 release-contracts: $(STAMP) ## Freeze today's contracts: VERSION=2.1.0
 	$(BIN)/python -m deploy.contract_tools release $(VERSION)
 
-docs: $(STAMP) ## Write the documents' generated tables again
+docs: $(STAMP) ## Write the documents' generated tables, Prometheus' rules and Grafana's dashboards again
+	$(BIN)/python -m deploy.observability
 	$(BIN)/python -m tests.documents
 
 lock: $(STAMP) ## Choose the packages' versions again: requirements/*.txt

@@ -11,11 +11,14 @@ from functools import partial
 from pathlib import Path
 
 from popfax_contracts.topics import Principal
-from tests.documents import answers, commands, licences, metrics, picture, settings, topics
+from tests.documents import alerts, answers, commands, licences, metrics, picture, settings, topics
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
+    "alerts": alerts.table_of_alerts,
+    "burns": alerts.table_of_burns,
+    "objectives": alerts.table_of_objectives,
     "settings-shared": settings.shared,
     "settings-groups": settings.groups,
     "settings-notifications": settings.notifications,
