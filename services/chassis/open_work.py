@@ -1,7 +1,8 @@
 """What waits, of every kind: how much, and for how long the oldest. Read from the database every 15 s.
 
-Each kind costs one query over an index, which looks at 100,000 rows at most, however many there are. An age grows
-between two looks, and while the database is away: nothing can have been done meanwhile.
+Each kind costs one query over an index, which looks at 100,000 rows at most, however many there are. An age
+grows while the database is away, since nothing can have been done meanwhile; between two looks it does not, since what
+was seen has probably been done.
 """
 
 import asyncio
@@ -25,6 +26,9 @@ log = structlog.get_logger(__name__)
 
 EVERY_S = 15.0
 """As often as Prometheus usually asks."""
+
+LATE_S = 5.0
+"""A look that is later than this has failed, or is waiting."""
 
 
 _TIMER = "timers, and rows that are due at a moment of their own, that are due and have not fired"
@@ -97,4 +101,5 @@ class OpenWork:
         if (oldest := self._oldest.get(what)) is None:
             return 0.0
         age_s, measured_at = oldest
-        return age_s + time.monotonic() - measured_at
+        passed_s = time.monotonic() - measured_at
+        return age_s + (passed_s if passed_s > EVERY_S + LATE_S else 0.0)

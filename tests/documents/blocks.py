@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from popfax_contracts.topics import Principal
-from tests.documents import alerts, answers, commands, licences, metrics, picture, settings, topics
+from tests.documents import alerts, answers, commands, licences, logs, metrics, picture, settings, topics
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -23,6 +23,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "settings-groups": settings.groups,
     "settings-notifications": settings.notifications,
     "topics": topics.table_of_topics,
+    "log-fields": logs.table_of_fields,
+    "log-events": logs.table_of_events,
     "metrics": metrics.table_of_metrics,
     "metrics-waiting": metrics.table_of_waiting,
     "commands": commands.table_of_commands,

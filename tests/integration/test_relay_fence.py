@@ -105,7 +105,7 @@ async def test_a_leader_with_nothing_to_publish_notices_that_kafka_does_not_answ
                 await eventually(lambda: not relay.working, "it gives up the lead", within_s=within_s)
                 assert metrics.RELAY_LEADER._value.get() == 0
             await eventually(lambda: relay.working, "it leads again")
-            assert metrics.RELAY_LEADER._value.get() == 1
+            await eventually(lambda: metrics.RELAY_LEADER._value.get() == 1, "and says so once a round has succeeded")
 
 
 async def _publish(producer: AIOKafkaProducer, key: bytes, partition: int) -> "asyncio.Future[Any]":

@@ -13,15 +13,20 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.product import Product, ServiceProcess
 from popfax_contracts.groups import RenameGroup
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
+from services.chassis.metrics import Part
+from services.chassis.open_work import kinds_of
 from tests.e2e.driver import SETTINGS, World, wait
 from tests.e2e.page.conftest import Visiting
 from tests.e2e.page.people import Person, rename, settle_in
+from tests.exported import differences
 from tests.integration.serving import Client
+from tests.simulation.world import SERVICES
 
 BATCH = 2000
 PROMPT_S = 5.0
@@ -74,10 +79,31 @@ def test_each_process_says_of_itself_what_it_does(product: Product, web: Service
         "worker": {"database": True, "kafka": True, "work": True},
     }
     assert [asked(each, "/live")[0] for each in (web, worker)] == [200, 200]
-    assert "popfax_messages_" not in asked(web, "/metrics")[1]
-    assert "process_cpu_seconds_total" in asked(web, "/metrics")[1]
     wait(lambda: "popfax_relay_leader 1.0" in asked(worker, "/metrics")[1], "the worker's relay leads")
     assert [asked(each, path)[0] for each in (worker, web) for path in ("/", "/v1/units")] == [404, 404, 401, 401]
+
+
+def test_each_process_exports_the_metrics_of_its_parts_and_no_others(product: Product, web: ServiceProcess) -> None:
+    works = Part.PROCESS, Part.WORK
+    parts = {
+        Principal.GROUPS: (*works, Part.SAGAS),
+        Principal.LEDGER: works,
+        Principal.PROVISIONING: (*works, Part.SAGAS),
+        Principal.NOTIFICATIONS: (*works, Part.MAILS),
+    }
+    answers = {service: asked(process, "/metrics")[1] for service, process in product.services.items()}
+    assert [wrong for service in parts for wrong in differences(answers[service], *parts[service])] == []
+    assert differences(asked(web, "/metrics")[1], Part.PROCESS, Part.SITE) == []
+    assert "process_cpu_seconds_total" in asked(web, "/metrics")[1]
+    for service in SERVICES:
+        assert _values(answers[service.principal], "popfax_open", "what") == {kind.what for kind in kinds_of(service)}
+        topics = _values(answers[service.principal], "popfax_consumer_lag_messages", "topic")
+        assert topics == {topic.name for topic in service.topics}
+
+
+def _values(text: str, name: str, label: str) -> set[str]:
+    families = text_string_to_metric_families(text)
+    return {sample.labels[label] for family in families for sample in family.samples if sample.name == name}
 
 
 def test_a_command_posted_to_the_web_is_done_by_the_worker_and_the_page_refreshes(
