@@ -6,7 +6,9 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.chassis.metrics import DEFINITIONS, Definition, Part
+from tests.documents.metrics import MODULES
 
+assert MODULES, "their import defines their metrics"
 _OWN = ("popfax_", "http_")
 
 

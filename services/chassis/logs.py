@@ -108,7 +108,8 @@ def _alike(record: logging.LogRecord) -> tuple[Any, ...]:
     """Return what a record has in common with those that only repeat it. structlog's records are dictionaries."""
     if isinstance(record.msg, dict):
         return record.name, record.msg.get("event"), *(str(record.msg.get(name)) for name in _TELLING)
-    return record.name, record.levelno, record.msg
+    first = record.args[0] if isinstance(record.args, tuple) and record.args else None  # librdkafka's kind of line
+    return record.name, record.levelno, record.msg, str(first)
 
 
 def configure_logs(service: str, form: Literal["json", "console"], level: str) -> None:

@@ -25,6 +25,8 @@ for _ in range(25):
 log.warning("relay_failed", error="KafkaError")
 for _ in range(3):
     logging.getLogger("aiokafka").error("no %s", "broker")
+    logging.getLogger("librdkafka").error("%s %s", "FAIL", "1")
+logging.getLogger("librdkafka").error("%s %s", "FATAL", "2")
 logging.getLogger("librdkafka").info("not worth a line")
 warnings.warn("deprecated")
 try:
@@ -69,6 +71,7 @@ def test_an_error_that_ends_a_thread_or_the_process_is_a_line_too(lines: list[di
 def test_what_repeats_itself_is_limited_and_what_differs_is_not(lines: list[dict[str, object]]) -> None:
     assert [line["error"] for line in of(lines, "relay_failed")] == ["OSError"] * FREELY + ["KafkaError"]
     assert len(of(lines, "no broker")) == 1
+    assert [line["event"] for line in of(lines, "FA")] == ["FAIL 1", "FATAL 2"]
     assert of(lines, "not worth") == []
 
 
