@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -17,6 +17,7 @@ from deploy.operator.invariants import (
     Snapshot,
     TimerRow,
 )
+from deploy.operator.invariants.rows import Ordered
 from popfax_contracts.topics import Principal
 from services.chassis.memory import MemoryDatabase
 from services.chassis.postgres import OUTBOX, PARKED, TIMER
@@ -153,7 +154,7 @@ class Unknown(str):
         return str(self)
 
 
-class Stored(Generic[R]):
+class Stored(Ordered[R]):
     """A table in PostgreSQL as of one moment: sorted by the server, and read row by row."""
 
     def __init__(

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from math import inf
 from multiprocessing import get_context
 from time import monotonic
 
@@ -11,20 +12,20 @@ import pytest
 
 from deploy.operator import snapshots
 from tests.quiet import silence_logs
-from tests.simulation.mutations import MUTATIONS, NOT_NAMED
+from tests.simulation.mutations import FOUND_BY, MUTATIONS, NOT_NAMED
 from tests.simulation.world import SERVICES, World
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2000"))
 FIRST_SEED = int(os.environ.get("SIMULATION_FIRST_SEED", "0"))
-SECONDS = float(os.environ.get("SIMULATION_SECONDS", "38"))
-"""The time limit for all seeds, in seconds. The test says how many seeds were tried within it."""
+SECONDS = float(os.environ.get("SIMULATION_SECONDS", "20"))
+"""The time limit for all seeds but the first `LEAST`, in seconds. The test says how many seeds were tried."""
 
 PROCESSES = 2
 CHUNK = 50
-LEAST = 300
-"""The least number of seeds that must be tried, however slow the machine: fewer prove nothing."""
+LEAST = 500
+"""How many seeds are tried however slow the machine is: fewer prove nothing."""
 
 SEEDS_FOR_A_MUTATION = 300
 
@@ -43,26 +44,27 @@ def run_seeds(seeds: range, until: float) -> tuple[int, dict[int, list[str]]]:
 
 
 def test_no_seed_breaks_an_invariant() -> None:
-    until = monotonic() + SECONDS
     chunks = [
         range(first, min(first + CHUNK, FIRST_SEED + SEEDS)) for first in range(FIRST_SEED, FIRST_SEED + SEEDS, CHUNK)
     ]
+    end = monotonic() + SECONDS
+    until = [inf if chunk.start < FIRST_SEED + LEAST else end for chunk in chunks]
     with ProcessPoolExecutor(PROCESSES, get_context("spawn"), initializer=silence_logs) as pool:
-        results = list(pool.map(run_seeds, chunks, [until] * len(chunks)))
+        results = list(pool.map(run_seeds, chunks, until))
     tried = sum(done for done, _ in results)
     failing = {seed: findings for _, found in results for seed, findings in found.items()}
     lines = [
         f"python -m tests.simulation {seed}\n    " + "\n    ".join(failing[seed][:5]) for seed in sorted(failing)[:5]
     ]
     assert not failing, f"{len(failing)} of {tried} seeds find something; replay with\n" + "\n".join(lines)
-    assert tried >= min(LEAST, SEEDS), f"only {tried} seeds in {SECONDS:.0f} s"
     print(f"{tried} seeds")
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_finds_the_bug_that(name: str) -> None:
     mutation = MUTATIONS[name]
-    found_by = next((seed for seed in range(SEEDS_FOR_A_MUTATION) if mutation.world(seed).run()), None)
+    seeds = sorted(range(SEEDS_FOR_A_MUTATION), key=lambda seed: seed != FOUND_BY.get(name))
+    found_by = next((seed for seed in seeds if mutation.world(seed).run()), None)
     assert found_by is not None, f"{SEEDS_FOR_A_MUTATION} seeds did not notice: {name}"
 
 

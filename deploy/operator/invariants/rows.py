@@ -7,11 +7,12 @@ key. What is in memory is one key's rows, whatever the tables' sizes.
 
 import heapq
 import pickle
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter, itemgetter
 from tempfile import TemporaryFile
-from typing import IO, Any, Protocol, TypeVar, runtime_checkable
+from typing import IO, Any, Generic, TypeVar
 
 from deploy.operator.invariants.invariant import Invariant, Violation
 
@@ -28,16 +29,18 @@ _BLOCK = 500
 """How many rows of a run are read back from the file at once."""
 
 
-@runtime_checkable
-class Ordered(Protocol[R_co]):
+class Ordered(ABC, Generic[R_co]):
     """A table stored elsewhere, which can be read in any order and any number of times."""
 
+    @abstractmethod
     def __iter__(self) -> Iterator[R_co]:
         """Read all rows, in no order."""
 
+    @abstractmethod
     def by(self, columns: Sequence[str]) -> Iterator[R_co]:
         """Read the rows that have a value in each of these columns, in the order of the columns."""
 
+    @abstractmethod
     def distinct(self, column: str) -> Iterable[Any]:
         """Return the distinct values of a column."""
 
