@@ -1,7 +1,8 @@
 """The whole product, once for all tests of this directory: real servers, and every service its own process."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import pytest
 
@@ -14,10 +15,17 @@ from tests.e2e.driver import SETTINGS, World
 @pytest.fixture(scope="package")
 def product() -> Iterator[Product]:
     """All of it, running. Who stops or kills a part starts it again."""
-    made = Product(make_stack(STATE / f"test-{os.getpid()}-e2e"))
+    with running_product("e2e", SETTINGS) as running:
+        yield running
+
+
+@contextmanager
+def running_product(name: str, settings: Mapping[str, str]) -> Iterator[Product]:
+    """A product of its own, whose services have these settings, and which is removed at the end."""
+    made = Product(make_stack(STATE / f"test-{os.getpid()}-{name}"))
     try:
         made.stack.start()
-        made.launch_services(**SETTINGS)
+        made.launch_services(**settings)
         made.prepare()
         made.wait_ready()
         yield made

@@ -48,6 +48,7 @@ from tests.integration.serving import Client
 SETTINGS = {
     "replica": "only",  # static membership: a killed service rejoins its group without waiting for a session timeout
     "batch_records": "20",  # many small batches, so that a kill comes in the middle of them
+    "offset_commit_s": "0.1",  # whatever waits until all has settled waits for the last offsets
     "mail_lease_s": "4",
     "mail_backoff_s": "[0.2, 1]",
     "mail_poll_s": "0.1",
@@ -223,17 +224,34 @@ def ends_of(broker: Broker, topics: Iterable[Topic]) -> dict[tuple[str, int], in
 
     A client that knew the broker before it was killed asks with the leader's old epoch and is refused.
     """
-    latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-    wanted = {TopicPartition(topic.name, number): latest for topic in topics for number in range(topic.partitions)}
     deadline = time.monotonic() + TIMEOUT_S
     while True:
         try:
-            client = admin(broker)
-            found = client.list_offsets(wanted, request_timeout=5)
-            return {(place.topic, place.partition): future.result().offset for place, future in found.items()}
+            return ends_by(admin(broker), topics)
         except KafkaException:  # the broker is just starting again
             if time.monotonic() > deadline:
                 raise
+
+
+def ends_by(client: AdminClient, topics: Iterable[Topic]) -> dict[tuple[str, int], int]:
+    """Return the present end of each partition. Raises `KafkaException`."""
+    latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    wanted = {TopicPartition(topic.name, number): latest for topic in topics for number in range(topic.partitions)}
+    found = client.list_offsets(wanted, request_timeout=5)
+    return {(place.topic, place.partition): future.result().offset for place, future in found.items()}
+
+
+def committed_by(client: AdminClient) -> dict[Principal, dict[tuple[str, int], int]]:
+    """Return the offsets that each service has committed. Raises `KafkaException`."""
+    asked = {
+        service: client.list_consumer_group_offsets([ConsumerGroupTopicPartitions(service.value)])[service.value]
+        for service in SERVICES
+    }
+    groups = {service: future.result() for service, future in asked.items()}
+    return {
+        service: {(place.topic, place.partition): place.offset for place in group.topic_partitions}
+        for service, group in groups.items()
+    }
 
 
 def wait(condition: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:
@@ -279,6 +297,7 @@ class World:
         self.mark = uuid4().hex[:10]
         self._urls = {principal: self.stack.postgres.url(principal) for principal in SERVICES}
         self._connections: dict[Principal, psycopg.Connection[Any]] = {}
+        self._admin: AdminClient | None = None
 
     def client(self, subscriber_id: UUID) -> Client:
         """Return a client of groups' API with a subscriber's token, made by the stand-in for the platform's login."""
@@ -438,16 +457,15 @@ class World:
 
     def _unconsumed(self) -> str:
         """Name a partition with records whose offsets its service has not committed, though they are readable."""
-        all_ends = ends_of(self.stack.kafka, TOPICS)
-        client = admin(self.stack.kafka)
+        client = self._admin = self._admin or admin(self.stack.kafka)
+        try:
+            all_ends = ends_by(client, TOPICS)
+            all_committed = committed_by(client)
+        except KafkaException as error:
+            self._admin = None  # one that knew the broker before it was killed is refused for good
+            return f"no offsets: {error}"
         for service, definition in DEFINITIONS.items():
-            names = {topic.name for topic in definition.topics}
-            request = ConsumerGroupTopicPartitions(service.value)
-            try:
-                group = client.list_consumer_group_offsets([request])[service.value].result()
-            except KafkaException as error:
-                return f"no offsets of {service}: {error}"
-            committed = {(place.topic, place.partition): place.offset for place in group.topic_partitions}
+            names, committed = {topic.name for topic in definition.topics}, all_committed[service]
             for place, end in all_ends.items():
                 if place[0] in names and end > committed.get(place, 0):
                     return f"{service} has committed {committed.get(place, 0)} of {end} on {place[0]}/{place[1]}"

@@ -1,7 +1,7 @@
 """Whoever is killed while sagas are in flight, and comes back: every saga ends, and everything adds up."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -9,7 +9,12 @@ from deploy.local.mailsink import read_mails
 from deploy.local.product import Product
 from popfax_contracts.groups import MemberAccountCreated, MemberAccountRefused
 from popfax_contracts.topics import SERVICES, Principal
-from tests.e2e.driver import PRICES, SETTINGS, SETTLED_S, World, wait
+from tests.e2e import driver
+from tests.e2e.conftest import running_product
+from tests.e2e.driver import PRICES, SETTLED_S, World, wait
+
+SETTINGS = {name: value for name, value in driver.SETTINGS.items() if name != "offset_commit_s"}
+"""Offsets are committed as late as in production, so that much is handled twice after a crash."""
 
 SAGAS = 200
 OWNERS = 20
@@ -17,6 +22,13 @@ AFFORDED = 9
 """How many accounts each owner can pay, of the ten that they ask for."""
 
 Crash = Callable[[Product], None]
+
+
+@pytest.fixture(scope="module")
+def product() -> Iterator[Product]:
+    """A product of this module's own."""
+    with running_product("crashes", SETTINGS) as running:
+        yield running
 
 
 def _service(principal: Principal) -> Crash:

@@ -91,15 +91,18 @@ def test_a_malformed_command_is_refused_to_who_sent_it(world: World) -> None:
 def test_of_two_owners_who_create_one_address_at_once_one_gets_it_and_the_other_their_units_back(
     world: World,
 ) -> None:
-    for _ in range(5):
-        one, other = world.owners(2, units=300)
-        email = f"wanted.{uuid4().hex[:6]}.{world.mark}@example.com"
-        commands = [world.create(one, email), world.create(other, email)]
-        outcomes = world.answers(commands, MemberAccountCreated, MemberAccountRefused)
-        refused = [seen for seen in outcomes.values() if seen.says(MemberAccountRefused)]
+    owners = world.owners(10, units=300)
+    pairs = list(zip(owners[::2], owners[1::2], strict=True))
+    commands = [
+        [world.create(owner, f"wanted{number}.{world.mark}@example.com") for owner in pair]
+        for number, pair in enumerate(pairs)
+    ]
+    outcomes = world.answers([id_ for both in commands for id_ in both], MemberAccountCreated, MemberAccountRefused)
+    world.settle()
+    for pair, both in zip(pairs, commands, strict=True):
+        refused = [outcomes[id_] for id_ in both if outcomes[id_].says(MemberAccountRefused)]
         assert [seen["code"] for seen in refused] == ["email_taken"]
-        world.settle()
-        assert sorted([world.available(one), world.available(other)]) == [300 - PRICES["send_only"], 300]
+        assert sorted(world.available(owner) for owner in pair) == [300 - PRICES["send_only"], 300]
     world.check_log()
 
 
