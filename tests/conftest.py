@@ -37,7 +37,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 _OWN_PRODUCT = ("test_crashes.py", "test_demo.py", "test_walkthrough.py")
-_ROUGH = ("test_attacks.py", "test_saga.py", "test_redelivery.py")
+_ROUGH = ("test_attacks.py", "test_saga.py", "test_redelivery.py", "test_restore.py")
 _FRAGILE = ("test_consumer.py", "test_kafka_client.py", "test_outbox.py", "test_relay_fence.py")
 _SHARED = ("rough", "product", "fragile")
 _LONGEST = (

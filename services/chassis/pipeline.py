@@ -125,13 +125,17 @@ class Pipeline:
 
     async def rollback(self) -> None:
         """Roll back what was begun, if anything. psycopg would also make the server forget all prepared statements."""
+        await self.discard()
+        if self._wire.transaction_status != TransactionStatus.IDLE:
+            self._send(_ROLLBACK, [], None)
+            await self.flush()
+
+    async def discard(self) -> None:
+        """Wait until the server has answered everything, whatever it answers, and forget any failure."""
         self._failure = None
         if self._sent:
             await self.driver.wait(self._exchange())
             self._failure = None
-        if self._wire.transaction_status != TransactionStatus.IDLE:
-            self._send(_ROLLBACK, [], None)
-            await self.flush()
 
     async def flush(self) -> None:
         """Wait until the server has answered everything. Raises the first failure, as `psycopg.Error`, ever after."""

@@ -277,6 +277,10 @@ class Shell:
             if held and source.parks:
                 raise Outage("message after message fails", Cause.BUG)
 
+    def read(self, record: Record) -> Arrival | None:
+        """Decode one record, as `process` does (which is spared the call); return None if it is nobody's here."""
+        return decode(record, self._types, self.service.command_topics, self._to_others)
+
     async def _process(self, arrivals: Sequence[Arrival], source: Source, held: set[Key]) -> None:
         """Handle what can be handled. What fails on its own is parked or, with its key, `held` for another attempt."""
         if held:

@@ -11,6 +11,7 @@ command's own row counts what is missing.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -65,6 +66,11 @@ def saga_of_posted(id_: UUID) -> UUID:
     """Return the id of the saga that a posted `CreateMemberAccount` opens."""
     source = source_of(Principal.GROUPS).encode()
     return saga_asked_by(message_id(GROUPS_COMMANDS_FROM_HTTP.name, source, str(id_).encode()))
+
+
+def content_hash(command: Command, actor_id: UUID) -> bytes:
+    """Return what tells a repetition of a posted command from another one under the same id."""
+    return sha256(b"\0".join((command.TYPE.encode(), actor_id.bytes, command.to_json()))).digest()
 
 
 def _changed_by_transfer(posted: TransfersPosted) -> list[Change]:

@@ -487,8 +487,12 @@ class World:
         found = check_log(records)
         assert not found, found[:5]
 
+    def disconnect(self) -> None:
+        """Close the connections to the databases: the next query opens others."""
+        while self._connections:
+            self._connections.popitem()[1].close()
+
     def close(self) -> None:
         """Close the connections."""
         self.log.close()
-        for connection in self._connections.values():
-            connection.close()
+        self.disconnect()

@@ -7,7 +7,19 @@ from typing import Any, cast
 import typer
 from confluent_kafka import KafkaException
 
-from deploy.operator.cli import audit, ledger, mail, parked, partitions, person, saga, send, topics, transfer
+from deploy.operator.cli import (
+    audit,
+    ledger,
+    mail,
+    parked,
+    partitions,
+    person,
+    replay,
+    saga,
+    send,
+    topics,
+    transfer,
+)
 from deploy.operator.cli.connection import close_all, unreachable
 from deploy.operator.cli.errors import Exit, Failure, what_failed
 from deploy.operator.cli.extensible import COMMANDS, Extensible
@@ -66,6 +78,7 @@ app.add_typer(partitions.app, name="partitions")
 app.add_typer(person.app, name="person")
 app.command("topics")(topics.topics)
 app.command("audit")(audit.audit)
+app.command("replay")(replay.replay_)
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(mail.app, name="mail")
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,7 +13,7 @@ from popfax_contracts.ids import derive_own
 from popfax_contracts.message import Command, group_of
 from services.chassis.messages import Outgoing
 from services.chassis.postgres import PostgresDatabase
-from services.groups.commands import POSTABLE
+from services.groups.commands import POSTABLE, content_hash
 from services.groups.domain import CommandState
 from services.groups.tables import commands
 
@@ -48,13 +47,11 @@ async def post(engine: AsyncEngine, command: Command, actor_id: UUID, id_: UUID)
     """Post a command, once, however often it is sent. Raises `IdConflict`."""
     assert type(command) in POSTABLE.values(), "nobody would note what becomes of it"
     now = datetime.now(UTC)
-    value = command.to_json()
-    told = b"\0".join((command.TYPE.encode(), actor_id.bytes, value))
     row = {
         "id": id_,
         "type": command.TYPE,
         "actor_id": actor_id,
-        "content_hash": sha256(told).digest(),
+        "content_hash": content_hash(command, actor_id),
         "state": CommandState.PENDING.value,
         "asked_at": now,
     }
@@ -65,5 +62,5 @@ async def post(engine: AsyncEngine, command: Command, actor_id: UUID, id_: UUID)
             if (await tx.execute(known)).scalar_one() != row["content_hash"]:
                 raise IdConflict
             return
-        out = Outgoing(id_, command.TYPE, command.key(), value, str(id_), str(id_), actor_id, None)
+        out = Outgoing(id_, command.TYPE, command.key(), command.to_json(), str(id_), str(id_), actor_id, None)
         await tx.send([out], now)

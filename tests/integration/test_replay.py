@@ -1,0 +1,224 @@
+"""A replay on a real PostgreSQL finds the order in which two replicas worked, and says so when there is none."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import sqlalchemy as sa
+
+from deploy.local.stack import Stack
+from deploy.operator.replay.again import Replay, Report
+from deploy.operator.replay.particular import particular_of
+from deploy.operator.replay.story import Told, heard_of, steps
+from popfax_contracts.catalogue import MESSAGES
+from popfax_contracts.ledger import CreditUnits, Leg, PostTransfers, SpendUnits
+from popfax_contracts.message import Message
+from popfax_contracts.topics import Principal
+from services.chassis import postgres
+from services.chassis.arrivals import Fetched
+from services.chassis.kafka import partition_of
+from services.chassis.messages import Outgoing, headers_of, source_of
+from services.chassis.partitions import Place
+from services.chassis.pipeline import Pipeline
+from services.chassis.postgres import OUTBOX, PostgresDatabase, driver_of
+from services.chassis.service import Moment
+from services.chassis.shell import FromKafka, Shell
+from services.ledger.consumers import LEDGER
+from services.ledger.tables import accounts, transfers
+from tests.integration.recorder import scratch_database
+
+BEGINNING = datetime(2026, 3, 1, 10, tzinfo=UTC)
+
+
+@dataclass
+class Clock:
+    now: datetime = BEGINNING
+
+    def moment(self) -> Moment:
+        return Moment(self.now, bytes)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+
+@dataclass
+class Topics:
+    """What was sent to the ledger."""
+
+    records: list[Fetched] = field(default_factory=list)
+
+    def send(self, body: Message, writer: Principal, actor: UUID | None = None) -> Fetched:
+        topic = body.topic_of(writer)
+        place: Place = topic.name, partition_of(body.key(), topic.partitions)
+        id_ = uuid4()
+        out = Outgoing(id_, body.TYPE, body.key(), body.to_json(), str(id_), str(id_), actor, None)
+        headers = headers_of(out, source_of(writer), BEGINNING.isoformat())
+        timestamp = int((BEGINNING + timedelta(milliseconds=len(self.records))).timestamp() * 1000)
+        made = Fetched(*place, len(self.records), body.key().encode(), body.to_json(), headers, timestamp)
+        self.records.append(made)
+        return made
+
+
+@dataclass
+class Ledger:
+    """A ledger's database."""
+
+    url: str
+
+    async def handle(self, *batches: tuple[int, Sequence[Fetched]]) -> list[Told]:
+        """Handle batches, each at so many seconds; return what was published."""
+        engine, clock = postgres.engine(self.url, 1), Clock()
+        try:
+            shell = Shell(LEDGER, PostgresDatabase(engine), clock)
+            for seconds, records in batches:
+                clock.now = BEGINNING + timedelta(seconds=seconds)
+                await shell.process(records, FromKafka())
+            async with engine.connect() as connection:
+                rows = (await connection.execute(sa.select(OUTBOX).order_by(OUTBOX.c.seq))).all()
+        finally:
+            await engine.dispose()
+        return [_told(row) for row in rows]
+
+    @asynccontextmanager
+    async def replay(self, topics: Topics, told: Sequence[Told]) -> AsyncIterator[tuple[Report, Any]]:
+        """Replay it; yield the report, and the connection with the replay's open transaction."""
+        engine = postgres.engine(self.url, 1)
+        try:
+            async with engine.connect() as connection:
+                await connection.execute(sa.select(1))
+                pipeline = Pipeline(await driver_of(connection), set())
+                again = Replay(connection, pipeline, told, particular_of(Principal.LEDGER), BEGINNING)
+                heard = [heard_of(arrival) for each in topics.records if (arrival := again.shell.read(each))]
+                committed = {(each.topic, each.partition): 1000 for each in topics.records}
+                await again.tell(steps(heard, told), committed, BEGINNING + timedelta(seconds=9))
+                await pipeline.flush()
+                yield again.report, connection
+        finally:
+            await engine.dispose()
+
+
+def _told(row: Any) -> Told:
+    topic = MESSAGES[row.type].topic_of(Principal.LEDGER)
+    place = topic.name, partition_of(row.key, topic.partitions), row.seq
+    envelope = row.causation_id, row.correlation_id, row.actor, row.made_at
+    return Told(*place, row.key, row.value, str(row.id), row.type, *envelope)
+
+
+@pytest.fixture(scope="module")
+def _urls(stack: Stack) -> Iterator[Iterator[str]]:
+    with ExitStack() as made:
+        yield (made.enter_context(scratch_database(stack, Principal.LEDGER)) for _ in iter(int, 1))
+
+
+@pytest.fixture
+def lost(_urls: Iterator[str]) -> Ledger:
+    """The database that is lost."""
+    return Ledger(next(_urls))
+
+
+@pytest.fixture
+def restored(_urls: Iterator[str]) -> Ledger:
+    """The database that knows nothing of it."""
+    return Ledger(next(_urls))
+
+
+async def _books(connection: Any) -> list[Any]:
+    found = [(await connection.execute(sa.select(table).order_by(table.c.id))).all() for table in (accounts, transfers)]
+    return [tuple(row) for rows in found for row in rows]
+
+
+def _payments(topics: Topics, account: UUID) -> tuple[Fetched, Fetched]:
+    """Two payments of which the account can afford one."""
+    spend = SpendUnits(spend_id=uuid4(), account_id=account, amount_units=80, purpose="fax", reference="fax-1")
+    legs = (Leg(account_id=uuid4(), amount_units=80),)
+    transfer = PostTransfers(transfer_id=uuid4(), source_id=account, legs=legs, reference="group")
+    return topics.send(spend, Principal.PLATFORM, account), topics.send(transfer, Principal.GROUPS, account)
+
+
+async def test_two_replicas_batches_come_in_the_order_that_explains_what_was_told(
+    lost: Ledger, restored: Ledger
+) -> None:
+    topics, account = Topics(), uuid4()
+    credit = topics.send(CreditUnits(credit_id=uuid4(), account_id=account, amount_units=100), Principal.PLATFORM)
+    spend, transfer = _payments(topics, account)
+    # The replica that began later had the account's lock first.
+    told = await lost.handle((1, [credit]), (3, [transfer]), (2, [spend]))
+    assert [each.type for each in told if "refused" in each.type] == ["popfax.ledger.spend-refused.v1"]
+    async with restored.replay(topics, told) as (report, connection):
+        assert report.problems == []
+        books = await _books(connection)
+        assert await connection.scalar(sa.select(sa.func.count()).select_from(OUTBOX)) == 0, "it is all published"
+    async with postgres.engine(lost.url, 1).connect() as connection:
+        assert books == await _books(connection)
+
+
+async def test_a_batch_comes_in_the_order_that_explains_what_was_told(lost: Ledger, restored: Ledger) -> None:
+    topics, account = Topics(), uuid4()
+    credit = topics.send(CreditUnits(credit_id=uuid4(), account_id=account, amount_units=100), Principal.PLATFORM)
+    spend, transfer = _payments(topics, account)
+    told = await lost.handle((1, [credit]), (2, [transfer, spend]))
+    told = [each for each in told if not each.is_compacted]  # compaction has been there
+    for number, each in enumerate(told):
+        each.partition = number  # and no partition shows their order
+    async with restored.replay(topics, told) as (report, connection):
+        assert report.problems == []
+        assert {row[0] for row in await connection.execute(sa.select(transfers.c.code))} == {None, "units_short"}
+
+
+async def test_what_a_batch_gets_stuck_at_was_before_the_rest(lost: Ledger, restored: Ledger) -> None:
+    topics, account, giver = Topics(), uuid4(), uuid4()
+    credits_ = [
+        topics.send(CreditUnits(credit_id=uuid4(), account_id=each, amount_units=100), Principal.PLATFORM)
+        for each in (account, giver)
+    ]
+    legs = (Leg(account_id=account, amount_units=50),)
+    gift = PostTransfers(transfer_id=uuid4(), source_id=giver, legs=legs, reference="group")
+    given = topics.send(gift, Principal.GROUPS, giver)
+    spend = SpendUnits(spend_id=uuid4(), account_id=account, amount_units=120, purpose="fax", reference="fax-1")
+    too_early = topics.send(spend, Principal.PLATFORM, account)
+    told = await lost.handle((1, credits_), (2, [too_early, given]))
+    for number, each in enumerate(told):
+        each.partition = number  # no partition shows their order
+    async with restored.replay(topics, told) as (report, connection):
+        assert report.problems == []
+        assert "units_short" in {row[0] for row in await connection.execute(sa.select(transfers.c.code))}
+
+
+async def test_what_was_never_published_is_published_now_and_decided_now(lost: Ledger, restored: Ledger) -> None:
+    topics, account = Topics(), uuid4()
+    credit = topics.send(CreditUnits(credit_id=uuid4(), account_id=account, amount_units=100), Principal.PLATFORM)
+    spend, _ = _payments(topics, account)
+    told = await lost.handle((1, [credit]), (2, [spend]))
+    published = [each for each in told if each.correlation_id != dict(spend.headers)["ce_id"].decode()]  # type: ignore[union-attr]
+    async with restored.replay(topics, published) as (report, connection):
+        assert (report.problems, report.decided) == ([], 2), "the transfer was never handled either"
+        types = [row.type for row in await connection.execute(sa.select(OUTBOX).order_by(OUTBOX.c.seq))]
+    assert types[:2] == ["popfax.ledger.transfers-posted.v1", "popfax.ledger.spend-refused.v1"], "nobody was told"
+
+
+async def test_what_no_order_explains_is_named(lost: Ledger, restored: Ledger) -> None:
+    topics, account = Topics(), uuid4()
+    credit = topics.send(CreditUnits(credit_id=uuid4(), account_id=account, amount_units=100), Principal.PLATFORM)
+    spend, transfer = _payments(topics, account)
+    told = await lost.handle((1, [credit]), (2, [spend]), (3, [transfer]))
+    (refused,) = [each for each in told if each.type == "popfax.ledger.transfers-refused.v1"]
+    refused.value = refused.value.replace(b"units_short", b"target_closed")
+    async with restored.replay(topics, told) as (report, _):
+        assert report.problems == [
+            f"popfax.ledger.transfers-refused.v1 of {account}, published at 10:00:03, came with other content"
+        ]
+
+
+async def test_an_event_without_a_known_cause_is_named(lost: Ledger, restored: Ledger) -> None:
+    topics, account = Topics(), uuid4()
+    credit = topics.send(CreditUnits(credit_id=uuid4(), account_id=account, amount_units=100), Principal.PLATFORM)
+    told = await lost.handle((1, [credit]))
+    async with restored.replay(Topics(), told) as (report, _):
+        (problem,) = report.problems
+        assert f"popfax.ledger.units-credited.v1 of {account}" in problem
+        assert "what caused it" in problem
