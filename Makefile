@@ -55,8 +55,9 @@ contracts: $(STAMP) ## Write the contracts' schemas and AsyncAPI documents again
 release-contracts: $(STAMP) ## Freeze today's contracts: VERSION=2.1.0
 	$(BIN)/python -m deploy.contract_tools release $(VERSION)
 
-docs: $(STAMP) ## Write the documents' generated tables, Prometheus' rules and Grafana's dashboards again
+docs: $(STAMP) ## Write again what is generated: documents' tables, Prometheus' rules, Grafana's dashboards, manifests
 	$(BIN)/python -m deploy.observability
+	$(BIN)/python -m deploy.kubernetes.generate
 	$(BIN)/python -m tests.documents
 
 lock: $(STAMP) ## Choose the packages' versions again: requirements/*.txt

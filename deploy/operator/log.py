@@ -1,7 +1,7 @@
 """Reads topics from their start, as the administrator, outside any consumer group."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
@@ -36,16 +36,17 @@ class Reader:
         self._config = {**config, "group.id": _GROUP, "enable.auto.commit": False, "enable.partition.eof": True}
         self._config |= {"isolation.level": "read_committed", "queued.max.messages.kbytes": 16_384}
         self._config |= {"fetch.wait.max.ms": _FETCH_WAIT_MS}
-        self._next = {
-            (topic.name, partition): OFFSET_BEGINNING for topic in topics for partition in range(topic.partitions)
-        }
+        self._topics = topics
+        self._next: dict[tuple[str, int], int] = {}
         self._progress = progress
 
     def read(self) -> Iterator[Logged]:
         """Yield the records up to the present end. Raises `KafkaException` when neither records nor the end come."""
         consumer = Consumer(self._config)
-        left = set(self._next)
         try:
+            for place in places(consumer, self._topics):
+                self._next.setdefault(place, OFFSET_BEGINNING)
+            left = set(self._next)
             consumer.assign([TopicPartition(*place, offset) for place, offset in self._next.items()])
             deadline = time.monotonic() + _WITHIN_S
             while left:
@@ -69,6 +70,15 @@ class Reader:
                         raise KafkaException(error)
         finally:
             consumer.close()
+
+
+def places(client: Consumer, topics: Iterable[Topic]) -> list[tuple[str, int]]:
+    """Return the partitions that topics have at present, as the broker says. Raises `KafkaException`."""
+    found = client.list_topics(timeout=_WITHIN_S).topics
+    wanted = [topic.name for topic in topics]
+    if missing := [name for name in wanted if name not in found]:
+        raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"there is no {', '.join(missing)}"))
+    return [(name, number) for name in wanted for number in sorted(found[name].partitions)]
 
 
 def _logged(message: Any) -> Logged | None:

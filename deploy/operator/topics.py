@@ -1,7 +1,8 @@
-"""The broker's topics and ACLs, made from `popfax_contracts.topics` and compared with it.
+"""The broker's topics and ACLs, compared with what `popfax_contracts.topics` and a deployment's settings say.
 
-`compare` says what differs, `apply` creates what is missing. Nothing here deletes or alters: a wrong partition count,
-a wrong setting or a permission too many is an operator's decision.
+`compare` says what differs, and what would put it right. `apply` creates what is missing and alters settings. What
+could lose a record or a guarantee it alters only when told to; it never deletes anything, and never touches a topic's
+partitions, replicas or cleanup policy.
 """
 
 import time
@@ -10,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, StrEnum
+from itertools import groupby
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -21,13 +23,18 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AclOperation,
     AclPermissionType,
     AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
     ConfigResource,
     NewTopic,
     ResourcePatternType,
     ResourceType,
 )
 
-from popfax_contracts.topics import COMPACTION_LAG, RETENTION, SEGMENT, TOPICS, Principal, Topic
+from deploy.operator.topic_settings import CLUSTER, ONE_BROKER, TopicSettings
+from popfax_contracts.topics import COMPACTION_LAG, SEGMENT, TOPICS, Principal, Topic
+
+__all__ = ["CLUSTER", "ONE_BROKER", "TopicSettings"]
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 
@@ -47,36 +54,35 @@ class Kind(StrEnum):
     WRONG_CONFIG = "wrong topic configuration"
     MISSING_ACL = "missing ACL"
     EXTRA_ACL = "ACL too many"
+    CLOSED = "closed to its writers"
 
 
-MISSING = frozenset({Kind.MISSING_TOPIC, Kind.MISSING_ACL})
-"""The differences that `apply` can put right."""
+class Remedy(StrEnum):
+    """What puts a difference right."""
+
+    APPLY = "popfax topics --apply"
+    ACCEPT_LOSS = "popfax topics --apply --accept-loss"
+    """It shortens what is kept, or weakens a guarantee."""
+    SWITCH = "popfax topics drain, then switch"
+    OPEN = "popfax topics switch, or open"
+    BY_HAND = "by hand"
+    NEVER = "never: change the settings"
+    """Kafka can't do it, or it would lose records."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A difference between the broker and `popfax_contracts.topics`."""
+    """A difference between the broker and what it should be."""
 
     kind: Kind
     subject: str
     expected: str = ""
     found: str = ""
+    remedy: Remedy = Remedy.APPLY
 
     def __str__(self) -> str:
         values = f": {self.found or 'nothing'} instead of {self.expected}" if self.expected else ""
         return f"{self.kind}: {self.subject}{values}"
-
-
-@dataclass(frozen=True, slots=True)
-class Durability:
-    """How many brokers keep each record, and how many of them must have it before it is acknowledged."""
-
-    replication_factor: int
-    min_insync_replicas: int
-
-
-ONE_BROKER = Durability(replication_factor=1, min_insync_replicas=1)
-CLUSTER = Durability(replication_factor=3, min_insync_replicas=2)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -102,12 +108,12 @@ class Acl:
         return f"{permission} {self.principal} {self.operation} on {self.resource.lower()} {literal}{self.name}{host}"
 
 
-def compare(admin_config: Mapping[str, str], durability: Durability = ONE_BROKER) -> list[Difference]:
+def compare(admin_config: Mapping[str, str], settings: TopicSettings = ONE_BROKER) -> list[Difference]:
     """Return what differs on the broker. `admin_config` is a super user's client configuration.
 
     Raises confluent_kafka.KafkaException when the broker doesn't answer in time or refuses.
     """
-    return _compare(_client(admin_config), durability)
+    return _compare(_client(admin_config), settings)
 
 
 def writers(admin_config: Mapping[str, str]) -> dict[str, frozenset[str]]:
@@ -126,23 +132,27 @@ def _users(acls: Iterable[Acl], topic: str, permission: str) -> frozenset[str]:
     return frozenset(acl.principal.removeprefix("User:") for acl in covering)
 
 
-def apply(admin_config: Mapping[str, str], durability: Durability = ONE_BROKER) -> list[Difference]:
-    """Create the missing topics and ACLs, wait until the broker applies them, and return what still differs.
+def apply(
+    admin_config: Mapping[str, str], settings: TopicSettings = ONE_BROKER, accept_loss: bool = False
+) -> list[Difference]:
+    """Create what is missing, alter settings, wait until the broker applies that, and return what still differs.
 
     Safe to repeat and to run concurrently. A slow broker gets as long as it needs while it makes progress. Raises
     `Stalled` when it makes none for a minute, and confluent_kafka.KafkaException when it refuses.
     """
     client, patience = _client(admin_config), _Patience()
+    remedies = {Remedy.APPLY, Remedy.ACCEPT_LOSS} if accept_loss else {Remedy.APPLY}
     while True:
         try:
-            differences = _compare(client, durability)
-            missing = [each for each in differences if each.kind in MISSING]
-            if not missing:
+            differences = _compare(client, settings)
+            wrong = [each for each in differences if each.remedy in remedies]
+            if not wrong:
                 return differences
-            patience.look(len(missing), str(missing[0]))
+            patience.look(len(wrong), str(wrong[0]))
             # Repeated: what exists stays as it is, and what a slow broker did not accept before is asked for again.
-            _create_topics(client, {each.subject for each in missing if each.kind is Kind.MISSING_TOPIC}, durability)
-            _create_acls(client, {each.subject for each in missing if each.kind is Kind.MISSING_ACL})
+            _create_topics(client, {each.subject for each in wrong if each.kind is Kind.MISSING_TOPIC}, settings)
+            _create_acls(client, {each.subject for each in wrong if each.kind is Kind.MISSING_ACL})
+            _alter_configs(client, [each for each in wrong if each.kind is Kind.WRONG_CONFIG])
         except KafkaException as error:
             if not _is_passing(error):
                 raise
@@ -185,10 +195,10 @@ def _is_passing(error: KafkaException) -> bool:
     return error.args[0].retriable() or error.args[0].code() in _PASSING
 
 
-def expected_config(topic: Topic, durability: Durability) -> dict[str, str]:
+def expected_config(topic: Topic, settings: TopicSettings) -> dict[str, str]:
     """Return the settings that a topic should have."""
     common = {
-        "min.insync.replicas": str(durability.min_insync_replicas),
+        "min.insync.replicas": str(settings.min_insync_replicas),
         "max.message.bytes": str(MAX_MESSAGE_BYTES),
         # A sender's wrong clock must neither delete a record early nor have its batch refused.
         "message.timestamp.type": "LogAppendTime",
@@ -197,13 +207,14 @@ def expected_config(topic: Topic, durability: Durability) -> dict[str, str]:
         "segment.jitter.ms": "0",
     }
     if not topic.compacted:
-        return common | {"cleanup.policy": "delete", "retention.ms": _ms(RETENTION), "retention.bytes": "-1"}
+        retention = _ms(settings.retention_of(topic))
+        return common | {"cleanup.policy": "delete", "retention.ms": retention, "retention.bytes": "-1"}
     return common | {
         "cleanup.policy": "compact",
         "min.compaction.lag.ms": "0",
         "max.compaction.lag.ms": _ms(COMPACTION_LAG),
         # A reader that was away for this long still finds the tombstone.
-        "delete.retention.ms": _ms(RETENTION),
+        "delete.retention.ms": _ms(settings.retention_of(topic)),
     }
 
 
@@ -230,11 +241,11 @@ def _own(principal: Principal) -> Iterator[Acl]:
     yield Acl(f"User:{principal}", "WRITE", "TRANSACTIONAL_ID", str(principal))
 
 
-def _compare(client: AdminClient, durability: Durability) -> list[Difference]:
-    return [*_compare_topics(client, durability), *_compare_acls(client)]
+def _compare(client: AdminClient, settings: TopicSettings) -> list[Difference]:
+    return [*_compare_topics(client, settings), *_compare_acls(client)]
 
 
-def _compare_topics(client: AdminClient, durability: Durability) -> Iterator[Difference]:
+def _compare_topics(client: AdminClient, settings: TopicSettings) -> Iterator[Difference]:
     present = client.list_topics(timeout=_REQUEST_TIMEOUT_S).topics
     configs = _configs(client, [topic.name for topic in TOPICS if topic.name in present])
     for topic in TOPICS:
@@ -243,27 +254,86 @@ def _compare_topics(client: AdminClient, durability: Durability) -> Iterator[Dif
             yield Difference(Kind.MISSING_TOPIC, topic.name)
             continue
         partitions = present[topic.name].partitions
-        yield from _compare_number(Kind.WRONG_PARTITIONS, topic.name, topic.partitions, len(partitions))
+        yield from _compare_partitions(topic, settings, len(partitions))
         replicas = min((len(each.replicas) for each in partitions.values()), default=0)
-        yield from _compare_number(Kind.WRONG_REPLICATION, topic.name, durability.replication_factor, replicas)
-        yield from _compare_config(topic, durability, configs[topic.name])
+        if replicas != settings.replication_factor:
+            numbers = str(settings.replication_factor), str(replicas)
+            yield Difference(Kind.WRONG_REPLICATION, topic.name, *numbers, Remedy.BY_HAND)
+        yield from _compare_config(topic, settings, configs[topic.name])
 
 
-def _compare_number(kind: Kind, subject: str, expected: int, found: int) -> Iterator[Difference]:
-    if expected != found:
-        yield Difference(kind, subject, str(expected), str(found))
+def _compare_partitions(topic: Topic, settings: TopicSettings, found: int) -> Iterator[Difference]:
+    wanted = settings.partitions_of(topic)
+    if wanted != found:
+        remedy = Remedy.SWITCH if wanted > found and not topic.compacted else Remedy.NEVER
+        yield Difference(Kind.WRONG_PARTITIONS, topic.name, str(wanted), str(found), remedy)
 
 
-def _compare_config(topic: Topic, durability: Durability, found: Mapping[str, str]) -> Iterator[Difference]:
-    for name, value in expected_config(topic, durability).items():
+def _compare_config(topic: Topic, settings: TopicSettings, found: Mapping[str, str]) -> Iterator[Difference]:
+    for name, value in expected_config(topic, settings).items():
         if found.get(name) != value:
-            yield Difference(Kind.WRONG_CONFIG, f"{topic.name} {name}", value, found.get(name, ""))
+            remedy = _remedy_of(name, value, found.get(name))
+            yield Difference(Kind.WRONG_CONFIG, f"{topic.name} {name}", value, found.get(name, ""), remedy)
+
+
+_KEPT = frozenset({"retention.ms", "retention.bytes", "delete.retention.ms"})
+"""Settings that say how much is kept; less of it loses records. -1 is without a limit."""
+
+
+def _remedy_of(name: str, wanted: str, found: str | None) -> Remedy:
+    if name == "cleanup.policy":
+        return Remedy.BY_HAND
+    if name in _KEPT and found is not None:
+        return Remedy.ACCEPT_LOSS if wanted != "-1" and (found == "-1" or int(wanted) < int(found)) else Remedy.APPLY
+    if name == "min.insync.replicas" and found is not None and int(wanted) < int(found):
+        return Remedy.ACCEPT_LOSS
+    return Remedy.APPLY
+
+
+def close(client: AdminClient, topic: Topic) -> None:
+    """Have the broker refuse what anybody but an administrator writes to a topic."""
+    for future in client.create_acls([to_binding(_closing(topic))], request_timeout=_REQUEST_TIMEOUT_S).values():
+        future.result()
+    while not is_closed(client, topic):  # the controller has answered, not each broker
+        time.sleep(_POLL_S)
+
+
+def is_closed(client: AdminClient, topic: Topic) -> bool:
+    """Return whether a topic is closed to its writers."""
+    return _closing(topic) in _acls(client)
+
+
+def reopen(client: AdminClient, topic: Topic) -> None:
+    """Let the writers of a topic in again."""
+    binding = to_binding(_closing(topic))
+    exactly = AclBindingFilter(
+        binding.restype,
+        binding.name,
+        binding.resource_pattern_type,
+        binding.principal,
+        binding.host,
+        binding.operation,
+        binding.permission_type,
+    )
+    for future in client.delete_acls([exactly], request_timeout=_REQUEST_TIMEOUT_S).values():
+        future.result()
+    while is_closed(client, topic):
+        time.sleep(_POLL_S)
+
+
+def _closing(topic: Topic) -> Acl:
+    return Acl("User:*", "WRITE", "TOPIC", topic.name, permission="DENY")
 
 
 def _compare_acls(client: AdminClient) -> Iterator[Difference]:
     expected, found = expected_acls(), _acls(client)
+    closed = {_closing(topic): topic.name for topic in TOPICS}
     yield from (Difference(Kind.MISSING_ACL, str(acl)) for acl in sorted(expected - found))
-    yield from (Difference(Kind.EXTRA_ACL, str(acl)) for acl in sorted(found - expected))
+    for acl in sorted(found - expected):
+        if acl in closed:
+            yield Difference(Kind.CLOSED, closed[acl], remedy=Remedy.OPEN)
+        else:
+            yield Difference(Kind.EXTRA_ACL, str(acl), remedy=Remedy.BY_HAND)
 
 
 def _configs(client: AdminClient, names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -293,13 +363,13 @@ def _acls(client: AdminClient) -> set[Acl]:
     return {_from_binding(binding) for binding in found}
 
 
-def _create_topics(client: AdminClient, names: set[str], durability: Durability) -> None:
+def _create_topics(client: AdminClient, names: set[str], settings: TopicSettings) -> None:
     new = [
         NewTopic(
             topic.name,
-            num_partitions=topic.partitions,
-            replication_factor=durability.replication_factor,
-            config=expected_config(topic, durability),
+            num_partitions=settings.partitions_of(topic),
+            replication_factor=settings.replication_factor,
+            config=expected_config(topic, settings),
         )
         for topic in TOPICS
         if topic.name in names
@@ -315,6 +385,18 @@ def _create_acls(client: AdminClient, subjects: set[str]) -> None:
     if bindings:
         for future in client.create_acls(bindings, request_timeout=_REQUEST_TIMEOUT_S).values():
             future.result()
+
+
+def _alter_configs(client: AdminClient, wrong: Iterable[Difference]) -> None:
+    for topic, differences in groupby(wrong, lambda each: each.subject.split()[0]):
+        entries = [_entry(each.subject.split()[1], each.expected) for each in differences]
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+        for future in client.incremental_alter_configs([resource], request_timeout=_REQUEST_TIMEOUT_S).values():
+            future.result()
+
+
+def _entry(name: str, value: str) -> ConfigEntry:
+    return ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
 
 
 def _result(future: "Future[Any]", unless: int) -> Any:

@@ -3,16 +3,21 @@
 import asyncio
 import os
 import ssl
+from collections.abc import Set
 from functools import lru_cache
 from struct import unpack
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
 
 from popfax_contracts.topics import Principal
 from services.chassis.settings import KafkaSettings, ServiceSettings
 from services.chassis.tolerant import tolerate_lost_connections
+
+_ANSWER_S = 10.0
 
 
 def consumer(settings: ServiceSettings, principal: Principal) -> dict[str, Any]:
@@ -128,6 +133,15 @@ async def check(producer: AIOKafkaProducer) -> None:
     """Wait until a broker answers, for a producer that has nothing to send."""
     while not await producer.client.force_metadata_update():  # noqa: ASYNC110  (its answer is no event)
         await asyncio.sleep(0.2)
+
+
+async def partitions(settings: KafkaSettings, topics: Set[str]) -> dict[str, int]:
+    """Ask the broker how many partitions each of these topics has. Raises confluent_kafka's `KafkaException`."""
+    admin = AdminClient({**librdkafka(settings), "log_level": 0})
+    found = (await asyncio.to_thread(admin.list_topics, timeout=_ANSWER_S)).topics
+    if missing := topics - found.keys():
+        raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"no {', '.join(sorted(missing))}"))
+    return {topic: len(found[topic].partitions) for topic in topics}
 
 
 @lru_cache(maxsize=65536)

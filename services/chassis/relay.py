@@ -63,7 +63,11 @@ PAUSE_S = 15
 """The server ends a relay's session after this much silence, which releases its lock; more than `ANSWER_S`."""
 
 CHECK_S = 5.0
-"""How often a relay with nothing to publish checks that it could."""
+"""How often a relay asks Kafka about its topics: whether it could publish, and how many partitions they have."""
+
+LEARNS_WITHIN_S = CHECK_S + ANSWER_S + PAUSE_S
+"""How long after a topic got more partitions a relay may still write by their old number: it asked just before, takes
+as long as it may, and is paused for as long as it can be without losing the lock."""
 
 RENEW_S = 3600.0
 """How often the epoch is raised without a change of leader: the coordinator forgets ids that were idle for
@@ -216,10 +220,10 @@ class Relay:
         rows = found if {row.type for row in found} <= _TYPES.keys() else _known(found)
         if found and not rows:
             raise UnknownType(found[0].type.decode())
-        if rows:
+        if rows or time.monotonic() > self._checked_at + CHECK_S:
             async with asyncio.timeout(ANSWER_S):
-                await publish(producer, rows, self.principal)
-            self._checked_at = time.monotonic()
+                await self._publish(producer, rows)
+        if rows:
             outbox.tell(statement(_DELETE), {"seqs": [row.seq for row in rows]})
             if len(rows) < ROWS:
                 await outbox.flush()
@@ -228,12 +232,15 @@ class Relay:
             metrics.RELAY_ROUND_SIZE.observe(len(rows))
             made_at = datetime.fromisoformat(rows[0].made_at.decode())
             metrics.RELAY_DELAY.observe(max(0.0, time.time() - made_at.timestamp()))
-        elif time.monotonic() > self._checked_at + CHECK_S:
-            async with asyncio.timeout(ANSWER_S):
-                await kafka.check(producer)
-            self._checked_at = time.monotonic()
         self._floor = settled if len(rows) < ROWS else min(settled, rows[-1].seq)
         return len(rows)
+
+    async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[Unsent]) -> None:
+        """Publish rows, by what was known of the topics less than `CHECK_S` ago: they may have more partitions now."""
+        if time.monotonic() > self._checked_at + CHECK_S:
+            await kafka.check(producer)
+            self._checked_at = time.monotonic()
+        await publish(producer, rows, self.principal)
 
     async def _rest(self, driver: Driver) -> None:
         """Wait until this process or another has committed rows, but not forever."""
@@ -292,10 +299,11 @@ async def publish(producer: AIOKafkaProducer, rows: Sequence[Unsent], principal:
     Building whole batches here, one partition at a time, is a quarter cheaper than sending one by one.
     """
     topics = {type_: _TYPES[type_].topic_of(principal) for type_ in {row.type for row in rows}}
+    partitions = {topic.name: len(await producer.partitions_for(topic.name)) for topic in set(topics.values())}
     by_partition: dict[tuple[str, int], list[Unsent]] = {}
     for row in rows:
         topic = topics[row.type]
-        partition = kafka.partition_of(row.key.decode(), topic.partitions)
+        partition = kafka.partition_of(row.key.decode(), partitions[topic.name])
         by_partition.setdefault((topic.name, partition), []).append(row)
     source = source_of(principal)
     acknowledged = []

@@ -148,7 +148,7 @@ class _Work:
             asyncio.create_task(run_timers(self._shell)),
             asyncio.create_task(run_retries(self._shell)),
             asyncio.create_task(self._open_work.run()),
-            asyncio.create_task(mark(self._engine, self._principal, self.relay.wake)),
+            asyncio.create_task(mark(self._engine, self._settings, self._principal, self.relay.wake)),
             # Message ids that no topic can deliver again.
             asyncio.create_task(prune(self._engine, INBOX.c.received_at, retention(self._settings))),
             *(

@@ -36,7 +36,6 @@ NOT_BUSINESS = frozenset(
         "group.id",  # Kafka's consumer group
         "group.instance.id",
         "GroupCoordinator",
-        "aiokafka.consumer.group_coordinator",
         "LoadPlan",  # what a batch needs
         "plan_cache_mode",
         "force_custom_plan",  # PostgreSQL's query plans

@@ -22,6 +22,8 @@ def _root() -> Any:
 
 def _commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(command, TyperGroup):
+        if command.invoke_without_command:
+            yield path, command
         context = typer.Context(command)
         for name in command.list_commands(context):
             yield from _commands(f"{path} {name}", command.get_command(context, name))

@@ -26,7 +26,7 @@ from popfax_contracts.groups import CreateMemberAccount, MemberAccountCreated, T
 from popfax_contracts.ledger import CreditUnits
 from popfax_contracts.message import Message, group_of
 from popfax_contracts.provisioning import RegisterSubscriber
-from popfax_contracts.topics import TOPICS, Principal
+from popfax_contracts.topics import BY_NAME, TOPICS, Principal
 from services.chassis import metrics, migrate, postgres, relay
 from services.chassis.messages import source_of
 from services.chassis.pipeline import Driver, Pipeline
@@ -114,6 +114,10 @@ class _Producer:
     async def force_metadata_update(self) -> bool:
         """Answer, as a broker does that is there."""
         return True
+
+    async def partitions_for(self, topic: str) -> range:
+        """Return a topic's partitions."""
+        return range(BY_NAME[topic].partitions)
 
     def create_batch(self) -> _Batch:
         """Begin a batch."""

@@ -34,6 +34,9 @@ QUICK = {
 }
 """A broker that looks all the time: what it does in between takes hours otherwise."""
 
+PARTITIONS = 15
+"""Another number than the contracts' default: a deployment chooses."""
+
 Kept = list[tuple[bytes | None, bytes | None]]
 
 
@@ -47,8 +50,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RETENTION", "SEGMENT", "COMPACTION_LAG"):
+    for name in ("SEGMENT", "COMPACTION_LAG"):
         monkeypatch.setattr(topics, name, SHORT)
+    monkeypatch.setattr(topics.TopicSettings, "retention_of", lambda _, topic: SHORT)
 
 
 def make(broker: KafkaBroker, name: str, config: dict[str, str], partitions: int = 1) -> str:
@@ -155,7 +159,7 @@ async def test_an_erased_value_on_a_quiet_partition_is_gone_once_its_writer_mark
     broker: KafkaBroker, ledger_engine: AsyncEngine
 ) -> None:
     """Through the outbox and the relay, as in the product; without markers it would stay forever."""
-    topic = make(broker, LEDGER_BALANCES.name, config_of("compacted"), LEDGER_BALANCES.partitions)
+    topic = make(broker, LEDGER_BALANCES.name, config_of("compacted"), PARTITIONS)
     unmarked = make(broker, "unmarked", config_of("compacted"))
     for each in (topic, unmarked):
         send(broker, each, (b"anne", b"her address", 0))
@@ -172,7 +176,7 @@ async def test_an_erased_value_on_a_quiet_partition_is_gone_once_its_writer_mark
     often = timedelta(seconds=1)
     running = [
         asyncio.create_task(relay.run()),
-        asyncio.create_task(mark(ledger_engine, Principal.LEDGER, relay.wake, often, often)),
+        asyncio.create_task(mark(ledger_engine, settings, Principal.LEDGER, relay.wake, often, often)),
     ]
     try:
         gone = ((b"anne", b"her address"), (b"anne", None))
@@ -182,22 +186,24 @@ async def test_an_erased_value_on_a_quiet_partition_is_gone_once_its_writer_mark
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
     assert kept(broker, unmarked) == list(gone)
-    for partition in range(LEDGER_BALANCES.partitions):
+    for partition in range(PARTITIONS):
         found = kept(broker, topic, partition)
-        assert {key for key, _ in found} == {str(keys_of(LEDGER_BALANCES)[partition]).encode()}
+        assert {key for key, _ in found} == {str(keys_of(LEDGER_BALANCES, PARTITIONS)[partition]).encode()}
         assert {value for _, value in found} == {None}
 
 
-def test_each_partition_has_a_marker_s_key_of_its_own() -> None:
+@pytest.mark.parametrize("partitions", [1, 12, 100])
+def test_each_partition_has_a_marker_s_key_of_its_own(partitions: int) -> None:
     for topic in (topic for topic in TOPICS if topic.compacted):
-        keys = keys_of(topic)
-        assert [partition_of(str(key), topic.partitions) for key in keys] == list(range(topic.partitions))
+        keys = keys_of(topic, partitions)
+        assert [partition_of(str(key), partitions) for key in keys] == list(range(partitions))
 
 
 @pytest.mark.parametrize("topic", [topic for topic in TOPICS if topic.compacted], ids=lambda topic: topic.name)
 def test_every_compacted_topic_is_marked_by_its_writer(topic: Topic) -> None:
-    marked = {(out.type, out.key) for principal in Principal for out in markers(principal)}
-    types = {type_ for type_, key in marked if key in {str(each) for each in keys_of(topic)}}
+    partitions = {topic.name: topic.partitions for topic in TOPICS}
+    marked = {(out.type, out.key) for principal in Principal for out in markers(principal, partitions)}
+    types = {type_ for type_, key in marked if key in {str(each) for each in keys_of(topic, topic.partitions)}}
     assert len(types) == 1
 
 

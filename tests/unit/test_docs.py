@@ -18,6 +18,7 @@ DOCUMENTS = [
     *blocks.documents(CHECKOUT),
     CHECKOUT / "contracts" / "README.md",
     CHECKOUT / "deploy" / "docker" / "README.md",
+    CHECKOUT / "deploy" / "kubernetes" / "README.md",
 ]
 
 RUNBOOKS = CHECKOUT / "docs" / "operations" / "runbooks"

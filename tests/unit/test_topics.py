@@ -21,6 +21,8 @@ from services.chassis.runtime import retention
 from services.chassis.service import Service
 from services.chassis.settings import ServiceSettings
 
+PARTITIONS = {topic.name: topic.partitions for topic in topics.TOPICS}
+
 
 def test_what_is_erased_is_gone_when_it_is_promised() -> None:
     assert topics.erased_within() <= topics.ERASURE
@@ -81,7 +83,7 @@ def test_no_other_command_is_sent_by_an_orchestrator_to_another_service() -> Non
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.principal)
 def test_a_marker_is_none_of_a_reader_s_business(service: Service) -> None:
     handled = {model.TYPE.encode(): model for model in service.handlers}
-    for out in (out for principal in Principal for out in markers(principal)):
+    for out in (out for principal in Principal for out in markers(principal, PARTITIONS)):
         (topic,) = MESSAGES[out.type].TOPICS
         headers = headers_of(out, f"popfax/{topic.writer}", "2031-01-01T00:00:00+00:00")
         record = StoredRecord(UUID(str(out.id)), None, topic.name, 0, 0, out.key.encode(), None, list(headers))

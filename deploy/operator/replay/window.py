@@ -9,6 +9,7 @@ from typing import Any
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
+from deploy.operator.log import places
 from popfax_contracts.topics import Principal, Topic
 from services.chassis.arrivals import Fetched
 from services.chassis.envelopes import received_headers
@@ -81,11 +82,7 @@ def gone(config: Mapping[str, Any], topics: Collection[Topic], since: datetime) 
     ]
     consumer = _client(config)
     try:
-        lows = {
-            (topic.name, number): consumer.get_watermark_offsets(TopicPartition(topic.name, number), 10)[0]
-            for topic in old
-            for number in range(topic.partitions)
-        }
+        lows = {place: consumer.get_watermark_offsets(TopicPartition(*place), 10)[0] for place in places(consumer, old)}
     finally:
         consumer.close()
     return [Gone(*place, low) for place, low in lows.items() if low > 0]
@@ -114,5 +111,5 @@ def _client(config: Mapping[str, Any]) -> Consumer:
 def _starts(consumer: Consumer, topics: Collection[Topic], since: datetime) -> list[TopicPartition]:
     """Return where to begin. A partition without records since then is read from its end."""
     moment = int(since.timestamp() * 1000)
-    wanted = [TopicPartition(topic.name, number, moment) for topic in topics for number in range(topic.partitions)]
+    wanted = [TopicPartition(*place, moment) for place in places(consumer, topics)]
     return consumer.offsets_for_times(wanted, timeout=_WITHIN_S)

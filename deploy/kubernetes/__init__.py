@@ -1,0 +1,1 @@
+"""Kubernetes: manifests made from the contracts (`generate`), and whether an API server would take them (`check`)."""
