@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,19 +16,24 @@ from deploy.operator.replay.again import Replay, Report
 from deploy.operator.replay.particular import particular_of
 from deploy.operator.replay.story import Told, heard_of, steps
 from popfax_contracts.catalogue import MESSAGES
-from popfax_contracts.ledger import CreditUnits, Leg, PostTransfers, SpendUnits
-from popfax_contracts.message import Message
+from popfax_contracts.fields import Language
+from popfax_contracts.groups import CreateMemberAccount
+from popfax_contracts.ledger import CreditUnits, Leg, PostTransfers, ReserveUnits, SpendUnits
+from popfax_contracts.message import Message, group_of
+from popfax_contracts.provisioning import PlanPublished
 from popfax_contracts.topics import Principal
 from services.chassis import postgres
 from services.chassis.arrivals import Fetched
 from services.chassis.kafka import partition_of
-from services.chassis.messages import Outgoing, headers_of, source_of
+from services.chassis.messages import Incoming, Outgoing, SetTimer, StoredRecord, headers_of, source_of
 from services.chassis.partitions import Place
 from services.chassis.pipeline import Pipeline
 from services.chassis.postgres import OUTBOX, PostgresDatabase, driver_of
+from services.chassis.sagas import CancelSaga, RetrySaga
 from services.chassis.service import Moment
 from services.chassis.shell import FromKafka, Shell
-from services.ledger.consumers import LEDGER
+from services.chassis.timers import fire_due
+from services.groups.tables import sagas
 from services.ledger.tables import accounts, transfers
 from tests.integration.recorder import scratch_database
 
@@ -65,66 +70,79 @@ class Topics:
 
 
 @dataclass
-class Ledger:
-    """A ledger's database."""
+class Database:
+    """A service's database."""
 
     url: str
+    service: Principal = Principal.LEDGER
 
     async def handle(self, *batches: tuple[int, Sequence[Fetched]]) -> list[Told]:
-        """Handle batches, each at so many seconds; return what was published."""
+        """Handle batches, each at so many seconds, and whatever is due by then; return what was published."""
         engine, clock = postgres.engine(self.url, 1), Clock()
         try:
-            shell = Shell(LEDGER, PostgresDatabase(engine), clock)
+            shell = Shell(particular_of(self.service).definition, PostgresDatabase(engine), clock)
             for seconds, records in batches:
                 clock.now = BEGINNING + timedelta(seconds=seconds)
                 await shell.process(records, FromKafka())
-            async with engine.connect() as connection:
-                rows = (await connection.execute(sa.select(OUTBOX).order_by(OUTBOX.c.seq))).all()
+                await fire_due(shell)
         finally:
             await engine.dispose()
-        return [_told(row) for row in rows]
+        async with self.connected() as connection:
+            rows = (await connection.execute(sa.select(OUTBOX).order_by(OUTBOX.c.seq))).all()
+        return [_told(self.service, row) for row in rows]
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Any]:
+        """Yield a connection."""
+        engine = postgres.engine(self.url, 1)
+        try:
+            async with engine.connect() as connection:
+                yield connection
+        finally:
+            await engine.dispose()
+
+    async def intervene(self, message: Message, seconds: int) -> None:
+        """Set an operator's message as a timer, as the command line does."""
+        engine = postgres.engine(self.url, 1)
+        record = StoredRecord(uuid4(), None, "operator", 0, 0, None, None, ())
+        cause = Incoming[Message](record.row_id, message, record, str(uuid4()), None)
+        async with PostgresDatabase(engine).begin() as tx:
+            await tx.set_timers([(SetTimer(uuid4(), BEGINNING + timedelta(seconds=seconds), message), cause)])
+        await engine.dispose()
 
     @asynccontextmanager
     async def replay(self, topics: Topics, told: Sequence[Told]) -> AsyncIterator[tuple[Report, Any]]:
         """Replay it; yield the report, and the connection with the replay's open transaction."""
-        engine = postgres.engine(self.url, 1)
-        try:
-            async with engine.connect() as connection:
-                await connection.execute(sa.select(1))
-                pipeline = Pipeline(await driver_of(connection), set())
-                again = Replay(connection, pipeline, told, particular_of(Principal.LEDGER), BEGINNING)
-                heard = [heard_of(arrival) for each in topics.records if (arrival := again.shell.read(each))]
-                committed = {(each.topic, each.partition): 1000 for each in topics.records}
-                await again.tell(steps(heard, told), committed, BEGINNING + timedelta(seconds=9))
-                await pipeline.flush()
-                yield again.report, connection
-        finally:
-            await engine.dispose()
+        async with self.connected() as connection:
+            await connection.execute(sa.select(1))
+            pipeline = Pipeline(await driver_of(connection), set())
+            again = Replay(connection, pipeline, told, particular_of(self.service), BEGINNING)
+            heard = [heard_of(arrival) for each in topics.records if (arrival := again.shell.read(each))]
+            committed = {(each.topic, each.partition): 1000 for each in topics.records}
+            await again.tell(steps(heard, told), committed, BEGINNING + timedelta(seconds=9))
+            await pipeline.flush()
+            yield again.report, connection
 
 
-def _told(row: Any) -> Told:
-    topic = MESSAGES[row.type].topic_of(Principal.LEDGER)
+def _told(service: Principal, row: Any) -> Told:
+    topic = MESSAGES[row.type].topic_of(service)
     place = topic.name, partition_of(row.key, topic.partitions), row.seq
     envelope = row.causation_id, row.correlation_id, row.actor, row.made_at
     return Told(*place, row.key, row.value, str(row.id), row.type, *envelope)
 
 
-@pytest.fixture(scope="module")
-def _urls(stack: Stack) -> Iterator[Iterator[str]]:
-    with ExitStack() as made:
-        yield (made.enter_context(scratch_database(stack, Principal.LEDGER)) for _ in iter(int, 1))
+@pytest.fixture
+def lost(stack: Stack) -> Iterator[Database]:
+    """The ledger's database that is lost."""
+    with scratch_database(stack, Principal.LEDGER) as url:
+        yield Database(url)
 
 
 @pytest.fixture
-def lost(_urls: Iterator[str]) -> Ledger:
-    """The database that is lost."""
-    return Ledger(next(_urls))
-
-
-@pytest.fixture
-def restored(_urls: Iterator[str]) -> Ledger:
-    """The database that knows nothing of it."""
-    return Ledger(next(_urls))
+def restored(stack: Stack) -> Iterator[Database]:
+    """The ledger's database that knows nothing of it."""
+    with scratch_database(stack, Principal.LEDGER) as url:
+        yield Database(url)
 
 
 async def _books(connection: Any) -> list[Any]:
@@ -141,7 +159,7 @@ def _payments(topics: Topics, account: UUID) -> tuple[Fetched, Fetched]:
 
 
 async def test_two_replicas_batches_come_in_the_order_that_explains_what_was_told(
-    lost: Ledger, restored: Ledger
+    lost: Database, restored: Database
 ) -> None:
     topics, account = Topics(), uuid4()
     credit = topics.send(CreditUnits(credit_id=uuid4(), account_id=account, amount_units=100), Principal.PLATFORM)
@@ -153,11 +171,11 @@ async def test_two_replicas_batches_come_in_the_order_that_explains_what_was_tol
         assert report.problems == []
         books = await _books(connection)
         assert await connection.scalar(sa.select(sa.func.count()).select_from(OUTBOX)) == 0, "it is all published"
-    async with postgres.engine(lost.url, 1).connect() as connection:
+    async with lost.connected() as connection:
         assert books == await _books(connection)
 
 
-async def test_a_batch_comes_in_the_order_that_explains_what_was_told(lost: Ledger, restored: Ledger) -> None:
+async def test_a_batch_comes_in_the_order_that_explains_what_was_told(lost: Database, restored: Database) -> None:
     topics, account = Topics(), uuid4()
     credit = topics.send(CreditUnits(credit_id=uuid4(), account_id=account, amount_units=100), Principal.PLATFORM)
     spend, transfer = _payments(topics, account)
@@ -170,7 +188,7 @@ async def test_a_batch_comes_in_the_order_that_explains_what_was_told(lost: Ledg
         assert {row[0] for row in await connection.execute(sa.select(transfers.c.code))} == {None, "units_short"}
 
 
-async def test_what_a_batch_gets_stuck_at_was_before_the_rest(lost: Ledger, restored: Ledger) -> None:
+async def test_what_a_batch_gets_stuck_at_was_before_the_rest(lost: Database, restored: Database) -> None:
     topics, account, giver = Topics(), uuid4(), uuid4()
     credits_ = [
         topics.send(CreditUnits(credit_id=uuid4(), account_id=each, amount_units=100), Principal.PLATFORM)
@@ -189,7 +207,7 @@ async def test_what_a_batch_gets_stuck_at_was_before_the_rest(lost: Ledger, rest
         assert "units_short" in {row[0] for row in await connection.execute(sa.select(transfers.c.code))}
 
 
-async def test_what_was_never_published_is_published_now_and_decided_now(lost: Ledger, restored: Ledger) -> None:
+async def test_what_was_never_published_is_published_now_and_decided_now(lost: Database, restored: Database) -> None:
     topics, account = Topics(), uuid4()
     credit = topics.send(CreditUnits(credit_id=uuid4(), account_id=account, amount_units=100), Principal.PLATFORM)
     spend, _ = _payments(topics, account)
@@ -201,7 +219,7 @@ async def test_what_was_never_published_is_published_now_and_decided_now(lost: L
     assert types[:2] == ["popfax.ledger.transfers-posted.v1", "popfax.ledger.spend-refused.v1"], "nobody was told"
 
 
-async def test_what_no_order_explains_is_named(lost: Ledger, restored: Ledger) -> None:
+async def test_what_no_order_explains_is_named(lost: Database, restored: Database) -> None:
     topics, account = Topics(), uuid4()
     credit = topics.send(CreditUnits(credit_id=uuid4(), account_id=account, amount_units=100), Principal.PLATFORM)
     spend, transfer = _payments(topics, account)
@@ -214,7 +232,7 @@ async def test_what_no_order_explains_is_named(lost: Ledger, restored: Ledger) -
         ]
 
 
-async def test_an_event_without_a_known_cause_is_named(lost: Ledger, restored: Ledger) -> None:
+async def test_an_event_without_a_known_cause_is_named(lost: Database, restored: Database) -> None:
     topics, account = Topics(), uuid4()
     credit = topics.send(CreditUnits(credit_id=uuid4(), account_id=account, amount_units=100), Principal.PLATFORM)
     told = await lost.handle((1, [credit]))
@@ -222,3 +240,53 @@ async def test_an_event_without_a_known_cause_is_named(lost: Ledger, restored: L
         (problem,) = report.problems
         assert f"popfax.ledger.units-credited.v1 of {account}" in problem
         assert "what caused it" in problem
+
+
+@pytest.fixture
+def groups(stack: Stack) -> Iterator[tuple[Database, Database]]:
+    """The database of groups that is lost, and the one that knows nothing of it."""
+    with scratch_database(stack, Principal.GROUPS) as lost, scratch_database(stack, Principal.GROUPS) as restored:
+        yield Database(lost, Principal.GROUPS), Database(restored, Principal.GROUPS)
+
+
+def _creation(topics: Topics) -> list[Fetched]:
+    """A plan, and the wish for an account with it."""
+    plan = PlanPublished(plan="send_only", price_units=60, validity_months=12, fax_number=False)
+    owner_id = uuid4()
+    fields = {"plan": "send_only", "price_units": 60, "email": "ben@example.com", "first_name": "Ben"}
+    command = CreateMemberAccount(group_id=group_of(owner_id), last_name="Petit", language=Language.EN, **fields)
+    return [topics.send(plan, Principal.PROVISIONING), topics.send(command, Principal.PLATFORM, owner_id)]
+
+
+async def _sagas(connection: Any) -> list[Any]:
+    query = sa.select(sagas.c.id, sagas.c.status, sagas.c.step, sagas.c.code, sagas.c.updated_at, sagas.c.trail)
+    return [tuple(row) for row in await connection.execute(query)]
+
+
+async def test_a_saga_is_called_off_again_by_its_deadline(groups: tuple[Database, Database]) -> None:
+    lost, restored = groups
+    topics = Topics()
+    told = await lost.handle((1, _creation(topics)), (400, []))
+    assert [each.type for each in told] == ["popfax.ledger.reserve-units.v1", "popfax.ledger.release-hold.v1"]
+    async with restored.replay(topics, told) as (report, connection):
+        assert (report.problems, report.due) == ([], 1)
+        found = await _sagas(connection)
+    async with lost.connected() as connection:
+        assert found == await _sagas(connection)
+
+
+@pytest.mark.parametrize("message", [CancelSaga, RetrySaga])
+async def test_what_an_operator_did_to_a_saga_is_done_again(
+    groups: tuple[Database, Database], message: type[CancelSaga | RetrySaga]
+) -> None:
+    lost, restored = groups
+    topics = Topics()
+    (asked,) = await lost.handle((1, _creation(topics)))
+    await lost.intervene(message(saga_id=ReserveUnits.from_json(asked.value).hold_id), 2)
+    told = await lost.handle((2, []))
+    assert len(told) == 2
+    async with restored.replay(topics, told) as (report, connection):
+        assert (report.problems, report.due) == ([], 1)
+        found = await _sagas(connection)
+    async with lost.connected() as connection:
+        assert found == await _sagas(connection)
