@@ -12,7 +12,8 @@ from pathlib import Path
 from deploy.contract_tools.examples import HEADERS, Example, of
 from deploy.contract_tools.layout import Json, as_text
 from deploy.contract_tools.schemas import key_schema, value_schema
-from deploy.operator.topics import CLUSTER, expected_config
+from deploy.operator.topic_settings import CLUSTER
+from deploy.operator.topics import expected_config
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.message import Command, Message
 from popfax_contracts.topics import TOPICS, Topic

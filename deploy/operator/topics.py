@@ -31,10 +31,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from deploy.operator.topic_settings import CLUSTER, ONE_BROKER, TopicSettings
+from deploy.operator.topic_settings import ONE_BROKER, TopicSettings
 from popfax_contracts.topics import COMPACTION_LAG, SEGMENT, TOPICS, Principal, Topic
-
-__all__ = ["CLUSTER", "ONE_BROKER", "TopicSettings"]
 
 MAX_MESSAGE_BYTES = 1024 * 1024
 

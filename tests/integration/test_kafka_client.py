@@ -27,6 +27,7 @@ from deploy.local.product import ServiceProcess
 from deploy.local.stack import Stack
 from deploy.operator import topics
 from deploy.operator.kafka import ADMIN
+from deploy.operator.topic_settings import ONE_BROKER
 from popfax_contracts.ledger import CreditUnits
 from popfax_contracts.topics import LEDGER_COMMANDS, Principal
 from services.chassis import kafka
@@ -89,7 +90,7 @@ def _make_anew(stack: Stack) -> None:
 
 def _is_made(admin: AdminClient) -> bool:
     try:
-        config = topics.expected_config(LEDGER_COMMANDS, topics.ONE_BROKER)
+        config = topics.expected_config(LEDGER_COMMANDS, ONE_BROKER)
         admin.create_topics([NewTopic(TOPIC, LEDGER_COMMANDS.partitions, 1, config=config)])[TOPIC].result()
     except KafkaException:  # the old one is still being deleted
         return False

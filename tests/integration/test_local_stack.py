@@ -39,6 +39,7 @@ from deploy.local.process import wait_until
 from deploy.local.stack import Stack, StackError, remove_abandoned
 from deploy.operator import topics
 from deploy.operator.kafka import ADMIN, answers_authenticated
+from deploy.operator.topic_settings import CLUSTER
 from deploy.paths import CHECKOUT, STATE
 from popfax_contracts.topics import GROUPS_COMMANDS, GROUPS_EVENTS, LEDGER_EVENTS, SERVICES, TOPICS, Principal, Topic
 from tests.conftest import ANY_PORTS, make_stack, running_stack
@@ -456,7 +457,7 @@ def _kinds(stack: Stack) -> set[topics.Kind]:
 
 
 def _compare_for_cluster(stack: Stack) -> list[topics.Difference]:
-    return topics.compare(stack.kafka.client_config(ADMIN), topics.CLUSTER)
+    return topics.compare(stack.kafka.client_config(ADMIN), CLUSTER)
 
 
 def _create_acl(admin: AdminClient, acl: topics.Acl) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from deploy.local.kafka import KafkaBroker
 from deploy.operator import topics
 from deploy.operator.kafka import ADMIN
+from deploy.operator.topic_settings import ONE_BROKER, TopicSettings
 from popfax_contracts.ledger import BalancesMarker
 from popfax_contracts.topics import LEDGER_BALANCES, LEDGER_EVENTS, TOPICS, Principal, Topic
 from services.chassis.kafka import partition_of
@@ -52,7 +53,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SEGMENT", "COMPACTION_LAG"):
         monkeypatch.setattr(topics, name, SHORT)
-    monkeypatch.setattr(topics.TopicSettings, "retention_of", lambda _, topic: SHORT)
+    monkeypatch.setattr(TopicSettings, "retention_of", lambda _, topic: SHORT)
 
 
 def make(broker: KafkaBroker, name: str, config: dict[str, str], partitions: int = 1) -> str:
@@ -64,7 +65,7 @@ def make(broker: KafkaBroker, name: str, config: dict[str, str], partitions: int
 
 def config_of(kind: str, **changed: str) -> dict[str, str]:
     topic = LEDGER_BALANCES if kind == "compacted" else LEDGER_EVENTS
-    return topics.expected_config(topic, topics.ONE_BROKER) | {
+    return topics.expected_config(topic, ONE_BROKER) | {
         name.replace("_", "."): value for name, value in changed.items()
     }
 

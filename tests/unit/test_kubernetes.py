@@ -250,6 +250,39 @@ def _settings() -> set[str]:
 # --- put together ---
 
 
+def faults(kustomization: Path) -> list[str]:
+    """Return what a kustomization names that is not there, and which manifests beside it nobody applies."""
+    here, said = kustomization.parent, yaml.safe_load(kustomization.read_text())
+    named = [*said.get("resources", []), *said.get("components", [])]
+    for made in said.get("configMapGenerator", []):
+        named += [*made.get("envs", []), *made.get("files", [])]
+    missing = [f"{here / name} is missing" for name in named if not _is_there(here / name)]
+    beside = {file.name for file in here.glob("*.yaml")} - {kustomization.name, *named}
+    return missing + [f"{here / name} is applied by nobody" for name in sorted(beside)]
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_file() or (path / "kustomization.yaml").is_file()
+
+
+def test_each_kustomization_has_what_it_names_and_names_what_it_has() -> None:
+    found = sorted(generate.HERE.rglob("kustomization.yaml"))
+    assert [fault for each in found for fault in faults(each)] == []
+
+
+def test_a_manifest_that_is_missing_or_applied_by_nobody_is_found(tmp_path: Path) -> None:
+    _write(
+        tmp_path / "kustomization.yaml", "resources: [services.yaml, ../base]\nconfigMapGenerator: [{envs: [a.env]}]\n"
+    )
+    _write(tmp_path / "extra.yaml", "kind: Service\n")
+    assert [fault.rpartition("/")[2] for fault in faults(tmp_path / "kustomization.yaml")] == [
+        "services.yaml is missing",
+        "base is missing",
+        "a.env is missing",
+        "extra.yaml is applied by nobody",
+    ]
+
+
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, list[Manifest]]:
     """What `kubectl` makes of the example. Without it, files are checked one by one (above), and patches are not."""

@@ -7,6 +7,7 @@ import pytest
 
 from deploy.contract_tools.asyncapi import SERVICES
 from deploy.operator import topics as administration
+from deploy.operator.topic_settings import ONE_BROKER
 from deploy.operator.topics import Stalled, _Patience
 from popfax_contracts import topics
 from popfax_contracts.catalogue import MESSAGES
@@ -36,7 +37,7 @@ def test_the_inbox_outlasts_what_topics_keep() -> None:
 
 @pytest.mark.parametrize("topic", topics.TOPICS, ids=lambda topic: topic.name)
 def test_the_settings_of_a_topic_are_those_that_its_bound_rests_on(topic: topics.Topic) -> None:
-    config = administration.expected_config(topic, administration.ONE_BROKER)
+    config = administration.expected_config(topic, ONE_BROKER)
     cut = topics.COMPACTION_LAG if topic.compacted else topics.SEGMENT
     assert config["message.timestamp.type"] == "LogAppendTime"
     assert config["segment.ms"] == str(round(cut.total_seconds() * 1000))
