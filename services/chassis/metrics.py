@@ -205,7 +205,7 @@ CLIENT_ERRORS = counter(
 
 OPEN = gauge(
     "popfax_open",
-    "Rows that wait, counted up to 100,000",
+    "Rows that wait, counted up to 100,000; timers of rows, commands and mails up to 10,000",
     "How much waits, of what?",
     what="the kinds below",
 )

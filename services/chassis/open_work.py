@@ -1,6 +1,6 @@
 """What waits, of every kind: how much, and for how long the oldest. Read from the database every 15 s.
 
-Each kind costs one query over an index, which looks at 100,000 rows at most, however many there are. An age
+Each kind costs one query over an index, which looks at 100,000 rows at most, or 10,000, however many there are. An age
 grows while the database is away, since nothing can have been done meanwhile; between two looks it does not, since what
 was seen has probably been done.
 """
@@ -20,7 +20,7 @@ from services.chassis.alarms import Alarm
 from services.chassis.postgres import OUTBOX, PARKED, PARTITION_STOPS, TIMER, autocommitting, translated, waiting_rows
 from services.chassis.service import Service
 from services.chassis.shell import describe
-from services.chassis.waiting import Waiting, waiting
+from services.chassis.waiting import FEWER, Waiting, waiting
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ def due(alarm: Alarm[Any]) -> Waiting:
     """Return the kind of an alarm's rows that are due; it counts among the timers."""
     due_at = alarm.moment + alarm.after
     rows = waiting_rows(alarm, due_at).where(alarm.moment <= sa.func.now() - alarm.after)
-    return Waiting("timer", _TIMER, rows)
+    return Waiting("timer", _TIMER, rows, FEWER)
 
 
 def kinds_of(service: Service) -> list[Waiting]:

@@ -7,7 +7,10 @@ from typing import Any
 import sqlalchemy as sa
 
 MOST = 100_000
-"""So many rows of a kind are counted; more count as that many."""
+"""So many rows of a kind are counted; more count as that many. Measured with a million: 10 to 40 ms."""
+
+FEWER = 10_000
+"""The same for rows of which each takes another look-up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,11 +24,12 @@ class Waiting:
     what: str
     means: str
     rows: "sa.Select[Any]"
+    most: int = MOST
 
     @property
     def query(self) -> "sa.Select[Any]":
         """Return the query for how many there are, and how many seconds the oldest has waited, None without any."""
-        (since, *_) = (found := self.rows.limit(MOST).subquery()).c
+        (since, *_) = (found := self.rows.limit(self.most).subquery()).c
         age_s: sa.ColumnElement[Any] = sa.extract("epoch", sa.func.now() - sa.func.min(since))
         return sa.select(*(sa.func.count(), age_s)).select_from(found)
 

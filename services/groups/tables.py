@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from services.chassis.rows import Mapped, RowSet
 from services.chassis.sagas import SagaRow
 from services.chassis.tables import Bytes, add_messaging_tables, add_saga_table, timestamp
-from services.chassis.waiting import Waiting, open_sagas, waiting
+from services.chassis.waiting import FEWER, Waiting, open_sagas, waiting
 from services.groups.domain import (
     Group,
     HistoryEntry,
@@ -230,6 +230,7 @@ WAITING = (
         "command",
         "commands posted on the page or over the API of which nothing has become yet",
         sa.select(commands.c.asked_at).where(commands.c.state == "pending"),
+        FEWER,
     ),
 )
 """What is open in these tables."""

@@ -7,7 +7,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from services.chassis.rows import Mapped, RowSet
 from services.chassis.tables import Bytes, add_messaging_tables, timestamp
-from services.chassis.waiting import Waiting
+from services.chassis.waiting import FEWER, Waiting
 from services.notifications.domain import UNDONE, Delivery, Erased, Mail, Person
 
 metadata = sa.MetaData()
@@ -75,12 +75,11 @@ WAITING_FOR = RowSet(MAILS, "recipient_id", state=UNDONE)
 WAITING_ABOUT = RowSet(MAILS, "about_id", state=UNDONE)
 """The mails about a person that may still be sent to others."""
 
-_MOST_MAILS = 10_000
 _undone = (
     sa.select(mails.c.made_at, mails.c.recipient_id)
     .where(mails.c.state.in_(["queued", "rendered"]))
     .order_by(mails.c.next_attempt_at)
-    .limit(_MOST_MAILS)
+    .limit(FEWER)
     .subquery()
 )
 _known = sa.exists().where(people.c.id == _undone.c.recipient_id)
