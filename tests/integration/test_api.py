@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
+from prometheus_client import REGISTRY
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.local.stack import Stack
@@ -20,10 +21,12 @@ from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
 from services.chassis import postgres
 from services.groups.domain import AccountState, HistoryEntry, Invitation, InvitationState, Kind, Plan
+from services.groups.web import metrics
 from services.groups.web.app import Web
+from tests.e2e.driver import wait
 from tests.integration.recorder import eventually, execute, scratch_database
 from tests.integration.seeding import group, member, person, seed
-from tests.integration.serving import Client, serving
+from tests.integration.serving import Answer, Client, serving
 from tests.tokens import token
 from tests.unit.given import NOW, id_of
 
@@ -98,6 +101,43 @@ def ada(nobody: Client) -> Client:
 @pytest.fixture
 def bob(nobody: Client) -> Client:
     return nobody.as_(BOB.id)
+
+
+def _counted(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def test_requests_are_measured_by_method_route_and_status_and_no_id_is_kept(nobody: Client, ada: Client) -> None:
+    def requests(method: str, route: str, status: int) -> float:
+        labels = {"http_request_method": method, "http_route": route, "http_response_status_code": str(status)}
+        return _counted("http_server_request_duration_seconds_count", **labels)
+
+    asked: list[tuple[Callable[[], Answer], tuple[str, str, int]]] = [
+        (lambda: ada.get("/v1/group"), ("GET", "/v1/group", 200)),
+        (lambda: ada.get(f"/v1/groups/{id_of('none')}"), ("GET", "/v1/groups/{group_id}", 404)),
+        (lambda: nobody.get("/v1/group"), ("GET", "", 401)),  # refused at the door, before any route
+        (lambda: ada.get("/v1/none"), ("GET", "", 404)),
+        (lambda: nobody.get("/static/none.css"), ("GET", "/static/{path}", 404)),
+    ]
+    waits = _counted("popfax_database_wait_seconds_count", pool="web")
+    for ask, measured in asked:
+        before = requests(*measured)
+        assert ask().status == measured[2]
+        wait(lambda: requests(*measured) == before + 1, f"{measured} is counted")  # noqa: B023  (called at once)
+    assert _counted("popfax_database_wait_seconds_count", pool="web") > waits
+    assert _counted("popfax_database_connections", pool="web", state="idle") >= 1
+    routes = {s.labels["http_route"] for family in metrics.REQUESTS.collect() for s in family.samples}
+    assert {"/", "/commands/{id:uuid}", "/v1/commands/rename-group", "/v1/openapi.json"} <= routes
+
+
+def test_failures_of_a_route_have_their_series_before_the_first(nobody: Client) -> None:
+    found = {
+        (s.labels["http_route"], s.labels["http_response_status_code"])
+        for family in metrics.REQUESTS.collect()
+        for s in family.samples
+    }
+    assert {("/v1/units", status) for status in ("200", "500", "503")} <= found
+    assert ("/v1/commands/rename-group", "202") in found
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
@@ -463,7 +503,10 @@ async def test_connections_are_bounded_and_nobody_looks_for_nobody(url: str, tmp
         bob = client.as_(BOB.id)
         with bob.events() as one, bob.events() as two:
             assert next(one)["event"] == next(two)["event"] == "connected"
+            refused = _counted("popfax_sse_refused_total", limit="process")
             assert bob.get("/v1/events").problem == (503, "too_many_connections")
+            assert _counted("popfax_sse_streams") == 2
+            assert _counted("popfax_sse_refused_total", limit="process") == refused + 1
             assert feed._looking is not None
         await eventually(lambda: len(feed) == 0 and feed._looking is None, "all have hung up")
         with bob.events() as again:
