@@ -215,7 +215,10 @@ def _snapshot(url: str) -> Iterator[sa.Connection]:
         poolclass=sa.NullPool,
         isolation_level="REPEATABLE READ",
         hide_parameters=True,
-        connect_args={"connect_timeout": 5, "options": "-c timezone=UTC -c default_transaction_read_only=on"},
+        connect_args={
+            "connect_timeout": 5,
+            "options": "-c timezone=UTC -c default_transaction_read_only=on -c application_name=popfax",
+        },
     )
     with engine.connect() as connection:
         connection.execute(sa.select(1))  # the first statement fixes the snapshot's moment

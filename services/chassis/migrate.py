@@ -12,7 +12,7 @@ The first is kept in the database (`schema_support`), since an older version can
 
 import sys
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -107,25 +107,36 @@ def known(principal: Principal) -> Known:
 
 async def suits(principal: Principal, connection: AsyncConnection) -> bool:
     """Say whether this version's code works on a database."""
-    return known(principal).suits(*await _state(principal, connection))
+    found = await connection.run_sync(partial(state, principal))
+    return known(principal).suits(found.revision, found.oldest)
 
 
 async def trouble(principal: Principal, engine: AsyncEngine) -> str | None:
     """Say why this version can't work on a database; None if it can. Raises SQLAlchemy's errors."""
     async with engine.connect() as connection:
-        revision, oldest = await _state(principal, connection)
-        if not known(principal).suits(revision, oldest):
-            return f"it is at {revision}, and this version is made for {known(principal).head}"
-        read_only = (await connection.execute(sa.text("SHOW transaction_read_only"))).scalar()
-        return "it is read-only" if read_only == "on" else None
+        found = await connection.run_sync(partial(state, principal))
+        if not known(principal).suits(found.revision, found.oldest):
+            return f"it is at {found.revision}, and this version is made for {known(principal).head}"
+        return "it is read-only" if found.read_only else None
 
 
-async def _state(principal: Principal, connection: AsyncConnection) -> tuple[str | None, str | None]:
-    """Return a database's revision and, if we don't know it, the oldest revision whose code works on it."""
-    revision = await connection.run_sync(_revision)
-    if revision is None or revision in known(principal).all:
-        return revision, None
-    return revision, (await connection.execute(_oldest(revision))).scalar()
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a database says of its schema."""
+
+    revision: str | None
+    oldest: str | None
+    """The oldest revision whose code works on it, if we don't know its own."""
+    read_only: bool
+
+
+def state(principal: Principal, connection: sa.Connection) -> State:
+    """Read a database's state."""
+    revision = _revision(connection)
+    is_known = revision is None or revision in known(principal).all
+    oldest = None if is_known else connection.execute(_oldest(revision or "")).scalar()
+    read_only = connection.execute(sa.text("SHOW transaction_read_only")).scalar()
+    return State(revision, oldest, read_only == "on")
 
 
 def note_support(ctx: MigrationContext, step: MigrationInfo, **_: Any) -> None:

@@ -99,8 +99,13 @@ def sessions(**settings: str) -> dict[str, Any]:
         "keepalives_interval": 3,
         "keepalives_count": 3,
         "tcp_user_timeout": VANISHED_S * 1000,
-        "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
+        "options": " ".join(f"-c {name}={_escaped(value)}" for name, value in options.items()),
     }
+
+
+def _escaped(value: str) -> str:
+    """Return an option's value so that the server does not end it at a space."""
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
 _OVERFLOW = 2

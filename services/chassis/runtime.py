@@ -31,6 +31,7 @@ from services.chassis.open_work import OpenWork, kinds_of
 from services.chassis.outages import Outages
 from services.chassis.partitions import Stops
 from services.chassis.postgres import INBOX, PostgresDatabase
+from services.chassis.process_names import Does, ProcessName
 from services.chassis.pruning import prune
 from services.chassis.relay import Relay
 from services.chassis.service import Service
@@ -66,7 +67,9 @@ def run(service: Service, settings: T, background: Sequence[Background[T]] = (),
     if retention(settings) <= kept_at_most():
         raise SystemExit(f"inbox_retention_days must exceed what topics keep at most, which is {kept_at_most()}")
     metrics.forget(*([] if site else [Part.SITE]), *([] if service.sagas else [Part.SAGAS]))
-    engine = postgres.engine(settings.database_url.get_secret_value(), settings.database_pool)
+    name = ProcessName.of_this_process(service.principal, Does.ALL if site else Does.WORKER, settings.replica)
+    url, size = settings.database_url.get_secret_value(), settings.database_pool
+    engine = postgres.engine(url, size, application_name=str(name))
     work = _Work(service, settings, engine, background)
     served = site(settings, work.relay.wake) if site else None
     _run(_Process(service.principal, settings, engine, work, served))
@@ -79,7 +82,8 @@ def serve(principal: Principal, settings: P, site: SiteOf[P]) -> None:
     """
     configure_logs(principal.value, settings.log_format, settings.log_level)
     metrics.forget(Part.WORK, Part.SAGAS)
-    engine = postgres.engine(settings.database_url.get_secret_value(), 1)
+    name = ProcessName.of_this_process(principal, Does.WEB)
+    engine = postgres.engine(settings.database_url.get_secret_value(), 1, application_name=str(name))
     _run(_Process(principal, settings, engine, None, site(settings, Bell(engine).ring)))
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from popfax_contracts.topics import Principal
-from tests.documents import alerts, answers, commands, licences, logs, metrics, picture, settings, topics
+from tests.documents import alerts, answers, commands, doctor, licences, logs, metrics, picture, settings, topics
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +28,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "metrics": metrics.table_of_metrics,
     "metrics-waiting": metrics.table_of_waiting,
     "commands": commands.table_of_commands,
+    "findings": doctor.table_of_findings,
     "copyleft": licences.table_of_copyleft,
     "licences": licences.table_of_licences,
     **{f"asked-of-{service}": partial(answers.asked_of, service) for service in Principal if service != "platform"},

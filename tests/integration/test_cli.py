@@ -1,11 +1,13 @@
 """`popfax`, command by command, against the running product."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +17,17 @@ from uuid import UUID, uuid4
 import pytest
 import sqlalchemy as sa
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AclBindingFilter, AdminClient  # type: ignore[attr-defined]
 from sqlalchemy.ext.asyncio import AsyncEngine
 from typer.testing import CliRunner, Result
 
 from deploy.local.process import wait_until
 from deploy.local.product import Product
 from deploy.local.running import write_settings
+from deploy.operator import topics
 from deploy.operator.cli import connection
 from deploy.operator.cli.app import app
+from deploy.operator.cli.doctor import kafka as doctor_kafka
 from deploy.operator.cli.errors import Exit
 from deploy.operator.cli.output import out
 from deploy.operator.kafka import ADMIN
@@ -33,10 +37,11 @@ from popfax_contracts.codes import GroupsCode
 from popfax_contracts.ledger import CreditUnits
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import LEDGER_COMMANDS, SERVICES, Principal
+from services.chassis import build, migrate
 from services.chassis.database import Parked, Why
 from services.chassis.messages import StoredRecord
-from services.chassis.postgres import PARKED, PARKED_KEYS, TIMER, PostgresDatabase, engine
-from services.groups.tables import history, plans, sagas, subscribers, transfers
+from services.chassis.postgres import OUTBOX, PARKED, PARKED_KEYS, PARTITION_STOPS, TIMER, PostgresDatabase, engine
+from services.groups.tables import commands, history, plans, sagas, subscribers, transfers
 from services.groups.timers import TransferDue
 from services.ledger.tables import accounts
 from services.notifications.tables import mails
@@ -553,3 +558,130 @@ def settled_codes(cli: Cli) -> set[str]:
     """What an audit finds that is told that nothing is in flight. Other tests may have left something."""
     done = cli("audit", "--settled", "--json")
     return {each["code"] for each in json.loads(done.stdout)["violations"]}
+
+
+class TestDoctor:
+    """Comes last: it leaves the product in ruins."""
+
+    def test_says_that_all_is_well_and_who_is_there(self, cli: Cli) -> None:
+        assert wait_until(lambda: cli("doctor").exit_code == Exit.OK, ANSWER_WITHIN_S), cli("doctor").stdout
+        assert "All is well" in cli("doctor").stdout
+        told = cli.json("doctor")
+        assert (told["well"], told["complete"], told["findings"]) == (True, True, [])
+        for database in told["databases"].values():
+            (process,) = database["processes"]
+            assert process["name"]["version"] == build.version()
+            assert database["leader"]["process"] == process["name"]["name"]
+        assert [len(group["members"]) for group in told["kafka"]["groups"].values()] == [1, 1, 1, 1]
+
+    async def test_finds_every_fault_of_many_at_once(
+        self, cli: Cli, owner: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(doctor_kafka, "LATE_S", 1.0)
+        processes = cli.product.services
+        os.kill(processes[Principal.NOTIFICATIONS].pid, signal.SIGSTOP)
+        processes[Principal.LEDGER].kill()
+        old_url = f"{cli.product.stack.postgres.url(Principal.GROUPS)}?application_name=popfax-groups 0.2.9 web old"
+        old = sa.create_engine(old_url, poolclass=sa.NullPool)
+        try:
+            with old.connect():
+                await self.break_everything(cli, owner)
+                assert wait_until(lambda: self.missed(cli) == set(), ANSWER_WITHIN_S), self.missed(cli)
+            self.also_without_kafka_and_a_database(cli)
+        finally:
+            processes[Principal.NOTIFICATIONS].kill()
+
+    async def break_everything(self, cli: Cli, owner: str) -> None:
+        assert cli(*creation(owner, "--timeout", "1")).exit_code == Exit.UNREACHABLE
+        past = datetime.now(UTC) - timedelta(hours=2)
+        cli.rows(Principal.GROUPS, sa.update(sagas).where(sagas.c.ended_at.is_(None)).values(opened_at=past))
+        posted = {"id": uuid4(), "type": "x", "actor_id": UUID(owner), "content_hash": b"", "state": "pending"}
+        cli.rows(Principal.GROUPS, sa.insert(commands).values(posted | {"asked_at": past}))
+        waiting = {"id": uuid4(), "type": "x", "key": "k", "value": b"", "correlation_id": "c"}
+        cli.rows(Principal.LEDGER, sa.insert(TIMER).values(waiting | {"due_at": past}))
+        row = waiting | {"causation_id": "c", "made_at": past}
+        cli.rows(Principal.NOTIFICATIONS, sa.insert(OUTBOX).values(row | {"type": "popfax.notifications.newer.v9"}))
+        stop = {"topic": LEDGER_COMMANDS.name, "partition": 3, "position": 17, "error": "BAD_MSG", "attempts": 9}
+        cli.rows(Principal.LEDGER, sa.insert(PARTITION_STOPS).values(stop | {"stopped_at": past}))
+        for state, recipient in (("queued", UUID(owner)), ("queued", uuid4()), ("parked", UUID(owner))):
+            mail = {"id": uuid4(), "template": "welcome", "recipient_id": recipient, "params": {}, "state": state}
+            cli.rows(
+                Principal.NOTIFICATIONS, sa.insert(mails).values(mail | {"made_at": past, "next_attempt_at": past})
+            )
+        await self.park(cli, Why.FAILED, Why.UNDECODABLE)
+        first = migrate.revisions(Principal.PROVISIONING)[0].revision
+        cli.rows(Principal.PROVISIONING, sa.text(f"UPDATE alembic_version SET version_num = '{first}'"))
+        cli.rows(Principal.PROVISIONING, sa.text("ALTER DATABASE provisioning SET default_transaction_read_only = on"))
+        self.change_acls(cli)
+
+    async def park(self, cli: Cli, *reasons: Why) -> None:
+        connected: AsyncEngine = engine(cli.product.stack.postgres.url(Principal.LEDGER), 3)
+        async with PostgresDatabase(connected).begin() as tx:
+            for why in reasons:
+                record = StoredRecord(uuid4(), None, LEDGER_COMMANDS.name, 0, 0, b"k", b"", [])
+                await tx.park([Parked(record.row_id, record, why, "Bug", "here")], datetime.now(UTC))
+        await connected.dispose()
+
+    def change_acls(self, cli: Cli) -> None:
+        """Take one away that nobody needs just now, and add one that nobody should have."""
+        client = AdminClient({**cli.product.stack.kafka.client_config(ADMIN)})
+        acl = next(each for each in sorted(topics.expected_acls()) if each.name == LEDGER_COMMANDS.name)
+        gone = topics.to_binding(acl)
+        exactly = AclBindingFilter(
+            gone.restype,
+            gone.name,
+            gone.resource_pattern_type,
+            gone.principal,
+            gone.host,
+            gone.operation,
+            gone.permission_type,
+        )
+        extra = topics.to_binding(replace(acl, principal="User:stranger"))
+        for future in (*client.delete_acls([exactly]).values(), *client.create_acls([extra]).values()):
+            future.result(10)
+
+    def also_without_kafka_and_a_database(self, cli: Cli) -> None:
+        """A broker that hangs is waited for, but not for long, and all others are asked."""
+        url = cli.product.stack.postgres.url(Principal.LEDGER)
+        gone = Cli(cli.product, cli.file.with_name("gone.env"))
+        gone.file.write_text(cli.file.read_text().replace(url, "postgresql+psycopg://ledger@127.0.0.1:1/ledger"))
+        cli.product.stack.kafka.pause()
+        try:
+            began = time.monotonic()
+            found = self.found(gone, Exit.UNREACHABLE)
+            assert time.monotonic() - began < 12
+        finally:
+            cli.product.stack.kafka.resume()
+        assert found >= {("kafka_unreachable", ""), ("database_unreachable", "ledger"), ("saga_stuck", "groups")}
+
+    def missed(self, cli: Cli) -> set[tuple[str, str]]:
+        """What is wrong and not found; of the relay, that it is silent, or after a while that it has no leader."""
+        found = self.found(cli)
+        leads_not = {("relay_silent", "notifications"), ("relay_leaderless", "notifications")}
+        return WRONG - found | (set() if leads_not & found else leads_not)
+
+    def found(self, cli: Cli, expect: Exit = Exit.NO) -> set[tuple[str, str]]:
+        told = cli.json("doctor", expect=expect)
+        return {(each["code"], each["subject"] or "") for each in told["findings"]}
+
+
+WRONG = {
+    ("acl_extra", ""),
+    ("acl_missing", ""),
+    ("command_undecided", "groups"),
+    ("database_read_only", "provisioning"),
+    ("key_blocked", "ledger"),
+    ("mail_parked", "notifications"),
+    ("mail_stuck", "notifications"),
+    ("mails_late", "notifications"),
+    ("message_unreadable", "ledger"),
+    ("no_process", "ledger"),
+    ("outbox_held", "notifications"),
+    ("partition_stopped", "ledger"),
+    ("records_late", "ledger"),
+    ("saga_stuck", "groups"),
+    ("schema_older", "provisioning"),
+    ("timers_late", "ledger"),
+    ("versions_differ", "groups"),
+}
+"""What the doctor must find at once, and of whom."""

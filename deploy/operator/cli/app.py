@@ -21,6 +21,7 @@ from deploy.operator.cli import (
     transfer,
 )
 from deploy.operator.cli.connection import close_all, unreachable
+from deploy.operator.cli.doctor.command import doctor
 from deploy.operator.cli.errors import Exit, Failure, what_failed
 from deploy.operator.cli.extensible import COMMANDS, Extensible
 from deploy.operator.cli.output import complain
@@ -76,6 +77,7 @@ app.add_typer(transfer.app, name="transfer")
 app.add_typer(parked.app, name="parked")
 app.add_typer(partitions.app, name="partitions")
 app.add_typer(person.app, name="person")
+app.command("doctor")(doctor)
 app.add_typer(topics.app, name="topics")
 app.command("audit")(audit.audit)
 app.command("replay")(replay.replay_)

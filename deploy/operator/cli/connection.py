@@ -1,25 +1,30 @@
 """How a command reaches the product: by settings from a file, the environment, or the running local product."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from confluent_kafka import KafkaError, KafkaException
 
-from deploy.operator.cli.errors import Unreachable, UsageError
+from deploy.operator.cli.errors import Refused, Unreachable, UsageError
 from deploy.operator.kafka import ADMIN, PLAINTEXT, answers_authenticated, client_config
 from deploy.paths import STATE
 from popfax_contracts.topics import Principal
 from services.chassis.postgres import sessions
 from services.chassis.settings import SECRETS_DIRECTORY
 
+T = TypeVar("T")
+
 DIRECTORY = STATE / "demo"
 """Where `popfax demo` and `popfax up` keep the local product, unless told otherwise."""
 
 FILE_NAME = "popfax.env"
+
+APPLICATION = "popfax"
+"""What PostgreSQL shows as the name of the command line's connections."""
 
 _CONNECT_TIMEOUT_S = 5
 _MARKS = ("_DATABASE_URL", "_KAFKA_BOOTSTRAP")
@@ -56,14 +61,22 @@ class Connection:
 
     def rows(self, service: Principal, statement: sa.Executable) -> Sequence[Any]:
         """Run one statement in a service's database, in its own transaction. Raises Unreachable."""
+
+        def run(connection: sa.Connection) -> Sequence[Any]:
+            found = connection.execute(statement)
+            return found.all() if found.returns_rows else []
+
+        return self.ask(service, run)
+
+    def ask(self, service: Principal, question: Callable[[sa.Connection], T]) -> T:
+        """Run a function on a service's database, in a transaction. Raises Unreachable, or Refused if it answers."""
         try:
             with self._engine(service).begin() as connection:
-                found = connection.execute(statement)
-                return found.all() if found.returns_rows else []
+                return question(connection)
         except sa.exc.OperationalError as error:
             raise Unreachable(f"{service}'s database can't be reached ({self._source})") from error
         except sa.exc.DBAPIError as error:  # a missing table or privilege: not the schema that this version expects
-            raise Unreachable(f"{service}'s database refuses: {type(error.orig).__name__} ({self._source})") from error
+            raise Refused(f"{service}'s database refuses: {type(error.orig).__name__} ({self._source})") from error
 
     def close(self) -> None:
         """Close the connections to the databases."""
@@ -76,7 +89,7 @@ class Connection:
                 self._engines[service] = sa.create_engine(
                     self.database_url(service),
                     hide_parameters=True,
-                    connect_args=sessions() | {"connect_timeout": _CONNECT_TIMEOUT_S},
+                    connect_args=sessions(application_name=APPLICATION) | {"connect_timeout": _CONNECT_TIMEOUT_S},
                 )
             except sa.exc.ArgumentError as error:
                 raise UsageError(f"{service.upper()}_DATABASE_URL is not a URL ({self._source})") from error

@@ -36,6 +36,10 @@ class Unreachable(Failure):
     exit_code = Exit.UNREACHABLE
 
 
+class Refused(Unreachable):
+    """It answers, and refuses: a privilege is missing, or it is another version's."""
+
+
 _FULL = frozenset({ENOSPC, EDQUOT})
 _DENIED = frozenset({EACCES, EPERM, EROFS})
 

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 
-from deploy.operator.cli.connection import Connection
+from deploy.operator.cli.connection import APPLICATION, Connection
 from deploy.operator.cli.errors import Failure, Unreachable, UsageError
 from popfax_contracts.message import Message
 from popfax_contracts.topics import Principal
@@ -61,7 +61,7 @@ async def _set_timer(url: str, service: Principal, message: Message, correlation
     """Set a timer as a handler would, under a new id: the saga's own id is its deadline's."""
     record = StoredRecord(uuid4(), None, "operator", 0, 0, None, None, ())
     cause = Incoming[Message](record.row_id, message, record, correlation_id, actor)
-    connected = engine(url, pool_size=1)
+    connected = engine(url, pool_size=1, application_name=APPLICATION)
     try:
         async with PostgresDatabase(connected).begin() as tx:
             await tx.set_timers([(SetTimer(uuid4(), datetime.now(UTC), message), cause)])

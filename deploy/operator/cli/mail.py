@@ -11,14 +11,14 @@ import sqlalchemy as sa
 import typer
 
 from deploy.operator.cli.browser import find as browser
-from deploy.operator.cli.connection import connect
+from deploy.operator.cli.connection import Connection, connect
 from deploy.operator.cli.errors import Failure, UsageError
 from deploy.operator.cli.intervening import begins
 from deploy.operator.cli.options import EnvFile, Json
 from deploy.operator.cli.output import ago, complain, print_json, print_table, say, short
 from deploy.operator.cli.preview import write_previews
 from popfax_contracts.topics import Principal
-from services.notifications.domain import STUCK_AFTER, MailState
+from services.notifications.domain import STUCK_AFTER, UNDONE, MailState
 from services.notifications.settings import NotificationsSettings
 from services.notifications.tables import deliveries, erased, mails, people
 
@@ -86,6 +86,12 @@ _STUCK = sa.or_(
     mails.c.state == MailState.PARKED.value,
     sa.and_(_WAITS_FOR.is_not(None), mails.c.made_at < sa.func.now() - STUCK_AFTER),
 )
+_JOINED = (
+    mails.outerjoin(deliveries, deliveries.c.mail_id == mails.c.id)
+    .outerjoin(_recipient, _recipient.c.id == mails.c.recipient_id)
+    .outerjoin(_subject, _subject.c.id == mails.c.about_id)
+    .outerjoin(erased, erased.c.id == mails.c.about_id)
+)
 _LISTED = (
     sa.select(
         mails.c.id,
@@ -102,12 +108,24 @@ _LISTED = (
         mails.c.recipient_id,
         mails.c.about_id,
     )
-    .outerjoin(deliveries, deliveries.c.mail_id == mails.c.id)
-    .outerjoin(_recipient, _recipient.c.id == mails.c.recipient_id)
-    .outerjoin(_subject, _subject.c.id == mails.c.about_id)
-    .outerjoin(erased, erased.c.id == mails.c.about_id)
+    .select_from(_JOINED)
     .order_by(mails.c.made_at.desc(), mails.c.id)
 )
+
+
+_UNDONE = mails.c.state.in_([each.value for each in UNDONE])
+_is_parked = mails.c.state == MailState.PARKED.value
+_TROUBLES = (
+    sa.select(sa.func.count().filter(_is_parked), sa.func.count().filter(~_is_parked))
+    .select_from(_JOINED)
+    .where(_UNDONE, _STUCK)
+)
+
+
+def troubles(connection: Connection) -> tuple[int, int]:
+    """Return how many mails are parked, and how many have waited for somebody's record for too long."""
+    ((parked, waiting),) = connection.rows(Principal.NOTIFICATIONS, _TROUBLES)
+    return parked, waiting
 
 
 def _remark(row: Any) -> str:

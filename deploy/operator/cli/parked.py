@@ -13,8 +13,9 @@ from uuid import UUID
 import sqlalchemy as sa
 import typer
 from rich.progress import Progress
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 
-from deploy.operator.cli.connection import Connection, connect
+from deploy.operator.cli.connection import APPLICATION, Connection, connect
 from deploy.operator.cli.errors import Exit, Failure, Unreachable, UsageError
 from deploy.operator.cli.intervening import begins
 from deploy.operator.cli.options import EnvFile, Json, Service, Timeout, services
@@ -197,7 +198,7 @@ async def _drop(url: str, found: Found, posted: Any) -> bool:
 
     If it was a posted command, that command ends as refused: nothing else will ever answer it.
     """
-    connected = engine(url, pool_size=1)
+    connected = engine(url, pool_size=1, application_name=APPLICATION)
     try:
         async with PostgresDatabase(connected).begin() as tx:
             dropped = found.row.id in await tx.drop_parked([found.row.id])
@@ -359,6 +360,15 @@ def _tell_retried(connection: Connection, selections: Sequence[Selection], waiti
         raise Unreachable(f"{waiting} wait: the services go on with them when they run")
     if failed:
         raise typer.Exit(Exit.NO)
+
+
+def tally(connection: Connection, service: Principal) -> Sequence[Any]:
+    """Return for each reason how many messages are parked, the id of the first, and how many seconds ago that was."""
+    by_why = PARKED.c.why
+    first = sa.func.array_agg(aggregate_order_by(PARKED.c.id, PARKED.c.seq))[1].label("first")
+    oldest: sa.ColumnElement[Any] = sa.extract("epoch", sa.func.now() - sa.func.min(PARKED.c.parked_at))
+    query = sa.select(by_why, sa.func.count().label("messages"), first, oldest.label("oldest_s")).group_by(by_why)
+    return connection.rows(service, query)
 
 
 def _find(connection: Connection, id_: str, service: Principal | None) -> Found:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -20,6 +21,9 @@ app = typer.Typer(help="List partitions that have stopped, and skip what they ha
 
 _POLL_S = 0.2
 _PROBE_S = 20.0
+_AGE_S: sa.ColumnElement[Any] = sa.cast(sa.extract("epoch", sa.func.now() - STOPS.c.stopped_at), sa.Double).label(
+    "age_s"
+)
 _UNREADABLE = frozenset({KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED})
 Topic = Annotated[str, typer.Argument(help="The topic, such as popfax.ledger.commands.")]
 Partition = Annotated[int, typer.Argument(min=0, help="Its partition.")]
@@ -34,10 +38,7 @@ def list_(
 ) -> None:
     """List partitions that have stopped: the service tries them again and again, and handles nothing behind."""
     connection = connect(env_file)
-    query = sa.select(STOPS).order_by(STOPS.c.id)
-    if not everything:
-        query = query.where(STOPS.c.ended_at.is_(None))
-    found = [(each, row) for each in services(service) for row in connection.rows(each, query)]
+    found = [(each, row) for each in services(service) for row in stops(connection, each, everything)]
     if json:
         print_json([{"service": each, **row._mapping} for each, row in found])
         return
@@ -51,6 +52,12 @@ def list_(
             for each, row in found
         ],
     )
+
+
+def stops(connection: Connection, service: Principal, everything: bool = False) -> Sequence[Any]:
+    """Return the stops that have not ended, or all: their rows, and for how many seconds (`age_s`), oldest first."""
+    query = sa.select(STOPS, _AGE_S).order_by(STOPS.c.id)
+    return connection.rows(service, query if everything else query.where(STOPS.c.ended_at.is_(None)))
 
 
 def _outcome(row: Any) -> str:

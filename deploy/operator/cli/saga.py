@@ -78,7 +78,7 @@ def list_(
 ) -> None:
     """List the open sagas with step and age; a stuck one has been open for longer than its definition allows."""
     connection = connect(env_file)
-    found = sorted((saga for runner in RUNNERS for saga in _some(connection, runner, everything, limit)), key=_age)
+    found = sorted((saga for runner in RUNNERS for saga in some(connection, runner, everything, limit)), key=_age)
     now = datetime.now(UTC)
     if json:
         print_json([_summary(saga, now) for saga in found[:limit]])
@@ -104,7 +104,8 @@ def list_(
     )
 
 
-def _some(connection: Connection, runner: Runner, everything: bool, limit: int) -> Sequence[Found]:
+def some(connection: Connection, runner: Runner, everything: bool, limit: int) -> Sequence[Found]:
+    """Return the open sagas of a service, oldest first; with `everything` those that have ended too, latest first."""
     columns = runner.table.table.c
     query = sa.select(*runner.table.columns).limit(limit)
     if everything:

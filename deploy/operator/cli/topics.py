@@ -65,7 +65,7 @@ def topics(
         return
     if accept_loss and not apply:
         raise UsageError("--accept-loss goes with --apply")
-    wanted = _settings(settings, cluster)
+    wanted = wanted_settings(settings, cluster)
     config = connect(env_file).admin
     require_kafka(config)
     try:
@@ -107,7 +107,7 @@ def drain(
 
     Exit codes: 0 it is drained; 1 there is no reason to; 3 readers have not caught up in time, and it stays closed.
     """
-    wanted, config = _settings(settings, cluster), connect(env_file).admin
+    wanted, config = wanted_settings(settings, cluster), connect(env_file).admin
     require_kafka(config)
     try:
         change = Switch(config, _topic(topic))
@@ -134,7 +134,7 @@ def switch(
 
     Exit codes: 0 it is open, with its new partitions; 1 refused: it is not closed, or not drained.
     """
-    wanted, config = _settings(settings, cluster), connect(env_file).admin
+    wanted, config = wanted_settings(settings, cluster), connect(env_file).admin
     require_kafka(config)
     try:
         change = Switch(config, _topic(topic))
@@ -173,7 +173,7 @@ def _topic(name: str) -> Topic:
         raise UsageError(f"there is no topic {name}") from None
 
 
-def _settings(file: Path | None, cluster: bool) -> TopicSettings:
+def wanted_settings(file: Path | None, cluster: bool) -> TopicSettings:
     """Return the deployment's settings. Raises UsageError if they are not safe with what services remember."""
     try:
         found = read_settings(file) if file else CLUSTER if cluster else ONE_BROKER

@@ -55,8 +55,7 @@ def list_(
     env_file: EnvFile = None,
 ) -> None:
     """List the open transfers with their age; a stuck one has waited for the ledger for more than five minutes."""
-    pending = _ROWS.where(transfers.c.state == TransferState.PENDING.value).order_by(transfers.c.asked_at).limit(limit)
-    found = _read(connect(env_file), pending)
+    found = pending(connect(env_file), limit)
     now = datetime.now(UTC)
     if json:
         print_json([_summary(transfer, now) for transfer in found])
@@ -114,6 +113,12 @@ def _cause(connection: Connection, id_: UUID) -> tuple[str, UUID | None]:
 
 def _find(connection: Connection, id_: str) -> Found:
     return the_one(_read(connection, _ROWS.where(begins(transfers.c.id, id_)).limit(2)), "transfer", id_)
+
+
+def pending(connection: Connection, limit: int) -> Sequence[Found]:
+    """Return the transfers that the ledger has not answered, oldest first."""
+    waiting = transfers.c.state == TransferState.PENDING.value
+    return _read(connection, _ROWS.where(waiting).order_by(transfers.c.asked_at).limit(limit))
 
 
 def _read(connection: Connection, query: sa.Select[Any]) -> Sequence[Found]:

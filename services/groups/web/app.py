@@ -9,8 +9,10 @@ from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from popfax_contracts.topics import Principal
 from services.chassis import postgres
-from services.groups.settings import WebSettings
+from services.chassis.process_names import Does, ProcessName
+from services.groups.settings import GroupsSettings, WebSettings
 from services.groups.web.api import api
 from services.groups.web.context import WebContext, web_context
 from services.groups.web.measured import Measured
@@ -39,7 +41,8 @@ class Web:
     """The application as the runtime wants it, with connections of its own: whoever reads never holds up a batch."""
 
     def __init__(self, settings: WebSettings, committed: Callable[[], None]) -> None:
-        self._engine: AsyncEngine = postgres.engine(settings.database_url.get_secret_value(), settings.web_pool, "web")
+        url, size = settings.database_url.get_secret_value(), settings.web_pool
+        self._engine: AsyncEngine = postgres.engine(url, size, "web", application_name=str(_process(settings)))
         self._context = web_context(self._engine, settings, committed)
         self.app = web_app(self._context)
 
@@ -51,6 +54,11 @@ class Web:
         """Let go of the connections."""
         await self._context.tokens.close()
         await self._engine.dispose()
+
+
+def _process(settings: WebSettings) -> ProcessName:
+    replica = settings.replica if isinstance(settings, GroupsSettings) else None
+    return ProcessName.of_this_process(Principal.GROUPS, Does(settings.role.value), replica)
 
 
 def web(settings: WebSettings, committed: Callable[[], None]) -> Web | None:
