@@ -217,6 +217,26 @@ async def test_what_was_never_published_is_published_now_and_decided_now(lost: D
         assert (report.problems, report.decided) == ([], 2), "the transfer was never handled either"
         types = [row.type for row in await connection.execute(sa.select(OUTBOX).order_by(OUTBOX.c.seq))]
     assert types[:2] == ["popfax.ledger.transfers-posted.v1", "popfax.ledger.spend-refused.v1"], "nobody was told"
+    assert types[2:] == ["popfax.ledger.balance-changed.v1"] * 2, "of the source, too, of which there is an older one"
+
+
+async def test_what_waits_in_the_restored_outbox_goes_out_only_if_it_never_did(
+    lost: Database, restored: Database
+) -> None:
+    topics, account = Topics(), uuid4()
+    first, second = (
+        topics.send(CreditUnits(credit_id=uuid4(), account_id=account, amount_units=100), Principal.PLATFORM)
+        for _ in range(2)
+    )
+    told = await lost.handle((1, [first]), (2, [second]))
+    assert len(await restored.handle((1, [first]))) == 2, "the backup came before the relay"
+    async with restored.replay(topics, told) as (report, connection):
+        assert (report.problems, report.settled, report.lost) == ([], 2, 0)
+        assert await connection.scalar(sa.select(sa.func.count()).select_from(OUTBOX)) == 0
+    async with restored.replay(topics, []) as (report, connection):
+        assert (report.problems, report.settled, report.decided) == ([], 0, 1)
+        kept = (await connection.execute(sa.select(OUTBOX.c.key, OUTBOX.c.type).order_by(OUTBOX.c.seq))).all()
+        assert len(kept) == 4
 
 
 async def test_what_no_order_explains_is_named(lost: Database, restored: Database) -> None:
