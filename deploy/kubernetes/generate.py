@@ -384,7 +384,7 @@ def _database(service: Principal) -> list[Manifest]:
     name, archive = f"{service}-database", "barman-cloud.cloudnative-pg.io"
     spec = {
         "instances": 3,
-        "imageName": "ghcr.io/cloudnative-pg/postgresql:18",
+        "imageName": "ghcr.io/cloudnative-pg/postgresql:18-minimal-trixie",
         "primaryUpdateStrategy": "unsupervised",
         "enableSuperuserAccess": False,
         "postgresql": {

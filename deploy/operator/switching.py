@@ -122,10 +122,15 @@ class Switch:
     def reopen(self, learned: bool = False, wait: Callable[[float], None] = time.sleep) -> None:
         """Let the writers in again, once they have learned how many partitions there are: they have if `learned`.
 
-        Raises `Refused` if somebody has written since the topic was drained, and readers have not caught up.
+        Raises `Refused` if somebody else has opened it, or has written since it was drained and is not read yet.
         """
         if not learned:
             wait(self.learns_s)
+        if not self.is_closed():
+            raise Refused(
+                f"{self._topic.name} was opened by somebody else: "
+                "what was written since may be out of order within a key"
+            )
         self._require_drained()
         topics.reopen(self._client, self._topic)
 

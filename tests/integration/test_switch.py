@@ -206,6 +206,12 @@ class TestRefused:
         assert switch.partitions() == BEFORE
         assert switch.is_closed()
 
+    def test_when_somebody_else_has_opened_it_meanwhile(self, stack: Stack, admin: AdminClient) -> None:
+        switch = Switch(stack.kafka.client_config(ADMIN), LEDGER_COMMANDS)
+        switch.close(AFTER)
+        with pytest.raises(Refused, match="was opened by somebody else"):
+            switch.reopen(wait=lambda _: topics.reopen(admin, LEDGER_COMMANDS))
+
 
 def test_retention_is_prolonged_at_once_and_shortened_only_when_that_is_meant(popfax: Popfax, tmp_path: Path) -> None:
     def days(number: int) -> None:

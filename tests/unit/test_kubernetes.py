@@ -1,6 +1,7 @@
 """The manifests: those made from the contracts are up to date, an API server would take all, a mistake is refused."""
 
 import copy
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -245,6 +246,14 @@ def _settings() -> set[str]:
     literals = example["configMapGenerator"][0]["literals"]
     inline = {entry["name"] for pod in pods().values() for each in containers(pod) for entry in each["env"]}
     return {line.partition("=")[0] for line in (*lines, *literals) if not line.startswith("#")} | inline
+
+
+def test_strimzi_leaves_a_topic_closed_that_is_being_drained() -> None:
+    """Its user operator deletes the permissions of users that are no KafkaUser: of `*`, too, unless it is told."""
+    template = the("Kafka", "popfax")["spec"]["entityOperator"]["template"]
+    (setting,) = template["userOperatorContainer"]["env"]
+    assert setting["name"] == "STRIMZI_IGNORED_USERS_PATTERN"
+    assert [user for user in ("*", *Principal, "admin") if re.fullmatch(setting["value"], user)] == ["*"]
 
 
 # --- put together ---

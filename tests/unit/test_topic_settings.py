@@ -1,5 +1,6 @@
 """Topics' partitions, replicas and retention as a deployment's settings: what is refused, and what differs how."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from deploy.operator import topics
 from deploy.operator.topic_settings import InvalidSettings, TopicSettings, read_settings
 from deploy.operator.topics import Remedy
+from deploy.paths import CHECKOUT
 from popfax_contracts.topics import LEDGER_COMMANDS, LEDGER_EVENTS, PROVISIONING_DIRECTORY, SERVICES, Topic
 
 CLUSTER = "replication_factor = 3\nmin_insync_replicas = 2\n"
@@ -102,3 +104,8 @@ def test_what_would_lose_records_or_a_guarantee_needs_an_explicit_yes(
 def test_partitions_are_never_changed_by_applying(topic: Topic, wanted: int, found: int, remedy: Remedy) -> None:
     (difference,) = topics._compare_partitions(topic, TopicSettings(partitions=wanted), found)
     assert difference.remedy is remedy
+
+
+def test_the_documents_example_can_be_read(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", (CHECKOUT / "docs/operations/scaling.md").read_text(), re.DOTALL)
+    assert read(tmp_path, example).partitions_of(LEDGER_COMMANDS) == 48
