@@ -56,7 +56,8 @@ def health_app(live: Callable[[], bool], checks: dict[str, Check], site: Site | 
         return JSONResponse(passed | {"why": why} if why else passed, 503 if why else 200)
 
     async def metrics(_: Request) -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        text = await asyncio.to_thread(generate_latest)  # tens of milliseconds, in which people would wait for a page
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     ours = [Route("/live", is_live), Route("/ready", is_ready), Route("/metrics", metrics)]
     app = Starlette(routes=ours)

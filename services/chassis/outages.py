@@ -45,7 +45,8 @@ class Outages:
     def waits(self) -> Mapping[str, Wait]:
         """Return the current waits by loop; empty while all is well."""
         now = self._clock()
-        return {who: wait for who, wait in self._waits.items() if now - wait.met_at < FORGOTTEN_S}
+        known = list(self._waits.items())  # at once: metrics are read in another thread
+        return {who: wait for who, wait in known if now - wait.met_at < FORGOTTEN_S}
 
     def trouble(self) -> str | None:
         """Say what is waited for, and since when; None while all is well."""
