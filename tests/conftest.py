@@ -37,7 +37,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 _OWN_PRODUCT = ("test_crashes.py", "test_demo.py", "test_walkthrough.py")
-_ROUGH = ("test_attacks.py", "test_saga.py", "test_redelivery.py", "test_restore.py")
+_ROUGH = ("test_restore.py", "test_attacks.py", "test_saga.py", "test_redelivery.py")
 _FRAGILE = ("test_consumer.py", "test_kafka_client.py", "test_outbox.py", "test_relay_fence.py")
 _SHARED = ("rough", "product", "fragile")
 _LONGEST = (
@@ -52,7 +52,10 @@ _LONGEST = (
 )
 """The files that take longest, and make servers of their own: begun last, one of them would be waited for alone."""
 _FILLING = (*_ROUGH, "test_units.py")
-"""The files that fill a shared product, by how much: all invariants are checked on all its rows after most tests."""
+"""The files that fill a shared product, by how much: all invariants are checked on all its rows after most tests.
+
+The restores come first all the same: they audit the topics, on which the others leave what can't be read.
+"""
 
 
 def group_of(file: Path) -> str:
