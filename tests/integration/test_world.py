@@ -246,7 +246,7 @@ async def test_nothing_is_told_to_be_parked_that_could_not_be(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[object] = []
-    monkeypatch.setattr("services.chassis.shell._tell_parked", told.append)
+    monkeypatch.setattr(Shell, "_tell_parked", lambda _, message, **__: told.append(message))
     bad = service.record(credit(uuid4(), UNSAVABLE))
     service.execute(f"REVOKE INSERT ON parked FROM {service.role}")
     with pytest.raises(Outage):
