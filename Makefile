@@ -37,7 +37,7 @@ test: $(STAMP)
 	$(BIN)/pytest $(T)
 else
 test: check ## Run all checks and all tests (T=path: one; STACK=containers: in containers)
-	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 endif
 
 bench: $(STAMP) ## Measure, for a quarter of an hour (QUICK=1: two minutes; GROWTH=1: also full databases; RUNS=n)

@@ -43,14 +43,20 @@ _SHARED = ("rough", "product", "fragile")
 _LONGEST = (
     "test_crashes.py",
     "test_walkthrough.py",
+    "test_demo.py",
+    "test_local_stack.py",
     "test_audit.py",
     "test_cli.py",
+    "test_endings.py",
+    "test_vanished.py",
+    "test_retention.py",
     "test_versions.py",
     "test_simulation.py",
-    "test_demo.py",
-    "test_endings.py",
+    "test_world.py",
+    "test_recipe.py",
+    "test_stores.py",
 )
-"""The files that take longest, and make servers of their own: begun last, one of them would be waited for alone."""
+"""The files that take longest: begun last, one of them would be waited for alone."""
 _FILLING = (*_ROUGH, "test_units.py")
 """The files that fill a shared product, by how much: all invariants are checked on all its rows after most tests.
 
