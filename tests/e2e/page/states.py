@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 from uuid import UUID, uuid4
 
 from popfax_contracts.topics import Principal
@@ -183,11 +182,9 @@ def _used(visit: Visit, cast: Cast) -> None:
 
 def _too_many(visit: Visit, _: Cast) -> None:
     visit.open(_link_of(visit, uuid4()))  # nobody whom another test needs
-    visit.expected.add(429)
     said = visit.page.get_by_text("C’était trop à la fois")
     while said.count() == 0:  # each second some more is allowed again
-        while visit.page.request.get(f"{visit.url}/name").status != HTTPStatus.TOO_MANY_REQUESTS:
-            pass
+        visit.ask_too_often()
         visit.open()
     visit.wrongs.clear()  # a page that was let through on the way may have been refused its stream of changes
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,6 +18,11 @@ DESKTOP, PHONE = (1280, 900), (390, 844)
 WITHIN_MS = 15_000
 
 expect.set_options(timeout=WITHIN_MS)
+
+_ASK_TOO_OFTEN = """async refused => {
+    const ask = async () => (await fetch("/name")).status;
+    while (!(await Promise.all(Array.from({length: 60}, ask))).includes(refused));
+}"""
 
 
 class Visit:
@@ -75,6 +81,11 @@ class Visit:
         """Return what a script says of the page as it is seen: its elements may be there before its style sheet."""
         self.page.wait_for_load_state()
         return self.page.evaluate(script)
+
+    def ask_too_often(self) -> None:
+        """Make requests until one is refused for the time being. Many at once: a slow machine would never get there."""
+        self.expected.add(HTTPStatus.TOO_MANY_REQUESTS)
+        self.page.evaluate(_ASK_TOO_OFTEN, HTTPStatus.TOO_MANY_REQUESTS.value)
 
     def barriers(self) -> list[str]:
         """Return what axe finds that somebody could stumble over."""
