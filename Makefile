@@ -67,20 +67,22 @@ lock: $(STAMP) ## Choose the packages' versions again: requirements/*.txt
 	echo aiosmtpd | $(LOCK) --constraint requirements/dev.txt --output-file requirements/mailsink.txt -
 
 # An interrupted setup leaves no stamp, and the next one goes on where it was.
-$(STAMP): requirements/dev.txt pyproject.toml deploy/local/kafka-jars.sha256 deploy/contract_tools/asyncapi-parser.sha256
+$(STAMP): requirements/dev.txt pyproject.toml deploy/local/kafka-jars.sha256 deploy/local/postgres-archives.sha256 deploy/contract_tools/asyncapi-parser.sha256
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed: make setup PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || { \
 		echo "Python's venv and ensurepip are needed: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
-	@echo "1/5 making $(VENV)"
+	@echo "1/6 making $(VENV)"
 	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@echo "2/5 installing packages"
+	@echo "2/6 installing packages"
 	@$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@echo "3/5 installing the product"
+	@echo "3/6 installing the product"
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps -e .
-	@echo "4/5 fetching Kafka's jars"
+	@echo "4/6 fetching Kafka's jars"
 	@$(BIN)/python -m deploy.local.jars
-	@echo "5/5 fetching AsyncAPI's parser"
+	@echo "5/6 fetching PostgreSQL with TLS"
+	@$(BIN)/python -m deploy.local.postgres_archive || echo "the local product can do without: only --tls needs it"
+	@echo "6/6 fetching AsyncAPI's parser"
 	@$(BIN)/python -m deploy.contract_tools.parser
 	@touch $@
 	@echo "Ready: make demo, make test"

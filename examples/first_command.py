@@ -26,6 +26,7 @@ def main() -> None:
     connection = {
         "bootstrap.servers": os.environ["PLATFORM_KAFKA_BOOTSTRAP"],
         "security.protocol": os.environ.get("PLATFORM_KAFKA_SECURITY", "SASL_PLAINTEXT"),
+        "ssl.ca.location": os.environ.get("PLATFORM_KAFKA_CA_FILE", "probe"),  # which is the system's
         "sasl.mechanism": "SCRAM-SHA-512",
         "sasl.username": os.environ["PLATFORM_KAFKA_USERNAME"],
         "sasl.password": os.environ["PLATFORM_KAFKA_PASSWORD"],

@@ -7,13 +7,16 @@
 import asyncio
 import json
 import os
+import ssl
 
 from faststream import AckPolicy, FastStream
 from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.security import SASLScram512
 
 SERVER, USER, PASSWORD = (os.environ[f"PLATFORM_KAFKA_{name}"] for name in ("BOOTSTRAP", "USERNAME", "PASSWORD"))
-broker = KafkaBroker(SERVER, security=SASLScram512(USER, PASSWORD), logger=None)
+TLS = os.environ.get("PLATFORM_KAFKA_SECURITY") == "SASL_SSL"
+CONTEXT = ssl.create_default_context(cafile=os.environ.get("PLATFORM_KAFKA_CA_FILE")) if TLS else None
+broker = KafkaBroker(SERVER, security=SASLScram512(USER, PASSWORD, CONTEXT, use_ssl=TLS), logger=None)
 members: dict[str, dict[str, object]] = {}
 
 

@@ -95,6 +95,7 @@ def publish_and_wait(record: Mapping[str, Any], command_id: str) -> Message | No
     connection = {
         "bootstrap.servers": os.environ["PLATFORM_KAFKA_BOOTSTRAP"],
         "security.protocol": os.environ.get("PLATFORM_KAFKA_SECURITY", "SASL_PLAINTEXT"),
+        "ssl.ca.location": os.environ.get("PLATFORM_KAFKA_CA_FILE", "probe"),  # which is the system's
         "sasl.mechanism": "SCRAM-SHA-512",
         "sasl.username": os.environ["PLATFORM_KAFKA_USERNAME"],
         "sasl.password": os.environ["PLATFORM_KAFKA_PASSWORD"],

@@ -39,7 +39,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 _OWN_PRODUCT = ("test_crashes.py", "test_demo.py", "test_walkthrough.py")
 _ROUGH = ("test_restore.py", "test_attacks.py", "test_saga.py", "test_redelivery.py")
 _FRAGILE = ("test_consumer.py", "test_kafka_client.py", "test_outbox.py", "test_relay_fence.py")
-_SHARED = ("rough", "product", "fragile")
+_SECURE = ("test_secure.py",)
+"""The files that share three brokers with TLS (`secure_stack`)."""
+_SHARED = ("rough", "product", "fragile", "secure")
+_SHARED_FIXTURES = {
+    "product": ("rough", "product"),
+    "fragile": ("fragile",),
+    "secure_stack": ("secure",),
+}
+"""Fixtures that are dear to make, and the groups whose tests may ask for them."""
 _LONGEST = (
     "test_crashes.py",
     "test_walkthrough.py",
@@ -70,6 +78,8 @@ def group_of(file: Path) -> str:
     A product, or a stack whose servers may be killed, is dear to make and to keep: all that use it are one group. The
     tests of a product are two groups, each with a product of its own: in one, they would take as long as all others.
     """
+    if file.name in _SECURE:
+        return "secure"
     if "e2e" in file.parts and file.name not in _OWN_PRODUCT:
         return "rough" if file.name in _ROUGH else "product"
     return "fragile" if file.name in _FRAGILE else str(file)
@@ -90,7 +100,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup | No
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the groups first, then what takes longest. Raises for a test that is not in a group of what it uses."""
     for item in items:
-        for fixture, groups in (("product", ("rough", "product")), ("fragile", ("fragile",))):
+        for fixture, groups in _SHARED_FIXTURES.items():
             own = item.path.name in _OWN_PRODUCT
             if fixture in getattr(item, "fixturenames", ()) and not own and group_of(item.path) not in groups:
                 raise pytest.UsageError(f"{item.nodeid} uses {fixture}, and is not in its group")

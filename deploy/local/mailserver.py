@@ -1,11 +1,14 @@
 """An SMTP server that delivers nothing: it keeps every mail it accepts as a file, and refuses on demand.
 
-    python -m deploy.local.mailserver --port N --directory D
+    python -m deploy.local.mailserver --port N --directory D [--certificate C --key K] [--logins L]
 
 A mail is on the disk before its sender reads "250". Two files in D change what happens to the next mails:
 
 - `refuse`: they are refused for now, with 451.
 - `hang-after-data`: they are kept, and the connection is dropped without an answer, so that the sender can't know.
+
+With a certificate, it speaks TLS from the first byte. With logins, a file with lines such as `user:password` that is
+read at each login, it takes mails from those users alone.
 
 It stands alone: an image of its own runs it (`deploy/docker/`).
 """
@@ -15,6 +18,7 @@ import asyncio
 import os
 import re
 import signal
+import ssl
 import time
 import uuid
 from collections.abc import Sequence
@@ -22,7 +26,7 @@ from pathlib import Path
 from typing import Any, AnyStr, cast
 from zlib import crc32
 
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 LOOPBACK = "127.0.0.1"
 
@@ -209,15 +213,39 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-async def _serve(port: int, directory: Path) -> None:
+class Logins:
+    """Who may send mails: aiosmtpd asks this at each login."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __call__(self, _server: SMTP, _session: Session, _envelope: Envelope, _kind: str, data: Any) -> AuthResult:
+        """Say whether these are a user's name and password."""
+        known = isinstance(data, LoginPassword) and data.login + b":" + data.password in self._lines()
+        return AuthResult(success=known, handled=False)
+
+    def _lines(self) -> list[bytes]:
+        return self._file.read_bytes().splitlines()
+
+
+async def _serve(options: argparse.Namespace) -> None:
     """Serve until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, ended.set)
-    handler = KeepOnDisk(directory)
+    handler = KeepOnDisk(options.directory)
+    logins = Logins(options.logins) if options.logins else None
+    asked = {"authenticator": logins, "auth_required": True, "auth_require_tls": False} if logins else {}
+    context = None
+    if options.certificate:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(options.certificate, options.key)
     server = await loop.create_server(
-        lambda: Server(handler, hostname="localhost", enable_SMTPUTF8=True), LOOPBACK, port
+        lambda: Server(handler, hostname="localhost", enable_SMTPUTF8=True, **asked),
+        LOOPBACK,
+        options.port,
+        ssl=context,
     )
     await ended.wait()
     server.close()
@@ -229,8 +257,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.local.mailserver", description="An SMTP server for tests.")
     parser.add_argument("--port", type=int, required=True, help="the port on the loopback interface")
     parser.add_argument("--directory", type=Path, required=True, help="where the mails are kept")
-    options = parser.parse_args()
-    asyncio.run(_serve(options.port, options.directory))
+    parser.add_argument("--certificate", type=Path, help="our certificate (PEM): with it, all is TLS")
+    parser.add_argument("--key", type=Path, help="its key (PEM)")
+    parser.add_argument("--logins", type=Path, help="who may send mails, a line such as user:password for each")
+    asyncio.run(_serve(parser.parse_args()))
 
 
 if __name__ == "__main__":

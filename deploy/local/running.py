@@ -24,7 +24,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def running(directory: Path, console: Console, *, fresh: bool, **settings: str) -> Iterator[tuple[Product, Connection]]:
+def running(
+    directory: Path, console: Console, *, fresh: bool, tls: bool = False, brokers: int = 1, **settings: str
+) -> Iterator[tuple[Product, Connection]]:
     """Start the product in `directory`, and stop it in the end. Raises Unreachable when it does not come up.
 
     `settings` are those of all services.
@@ -34,7 +36,8 @@ def running(directory: Path, console: Console, *, fresh: bool, **settings: str) 
     """
     with _one_interrupt(), _said():
         progress = Progress(console)
-        product = Product(Stack(directory, fresh=fresh, progress=progress), progress, **settings)
+        stack = Stack(directory, fresh=fresh, progress=progress, tls=tls, brokers=brokers)
+        product = Product(stack, progress, **settings)
         try:
             with progress, product:
                 file = write_settings(directory, product.stack)

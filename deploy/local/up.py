@@ -26,6 +26,8 @@ Directory = Annotated[
 
 def up(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the data of earlier runs.")] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypt all connections, with an authority of its own.")] = False,
+    brokers: Annotated[int, typer.Option("--brokers", help="How many Kafka brokers: 1 or 3.")] = 1,
     directory: Directory = None,
     json: Json = False,
 ) -> None:
@@ -34,7 +36,7 @@ def up(
     Other commands find them by themselves (or by --env-file, with --directory).
     """
     place = (directory or connection.DIRECTORY).absolute()
-    with running(place, err if json else out, fresh=fresh) as (product, connected):
+    with running(place, err if json else out, fresh=fresh, tls=tls, brokers=brokers) as (product, connected):
         if json:
             print_json(addresses(product) | {"env_file": place / connection.FILE_NAME})
             out.file.flush()
@@ -49,7 +51,7 @@ def up(
 def addresses(product: Product) -> dict[str, str]:
     """Return where the parts of a running product are."""
     stack = product.stack
-    database = stack.postgres.superuser_url.rsplit("@", 1)[-1].split("/")[0]
+    database = stack.postgres.superuser_url.split("@", 1)[-1].split("/")[0]
     return {
         "kafka": stack.kafka.bootstrap,
         "postgresql": database,

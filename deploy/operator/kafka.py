@@ -5,23 +5,21 @@ from collections.abc import Mapping
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from services.chassis.kafka_access import MECHANISM, librdkafka
+from services.chassis.settings import KafkaSettings, settings_from
+
+__all__ = ["ADMIN", "MECHANISM", "answers_authenticated", "client_config"]
+
 ADMIN = "admin"
 """The super user: the broker itself and its administrators."""
 
-MECHANISM = "SCRAM-SHA-512"
 
-PLAINTEXT = "SASL_PLAINTEXT"
+def client_config(user: str, values: Mapping[str, str]) -> dict[str, str]:
+    """Return what confluent-kafka needs to connect as `user`, whose settings are among `values` by environment names.
 
-
-def client_config(bootstrap: str, user: str, password: str, security: str = PLAINTEXT) -> dict[str, str]:
-    """Return what confluent-kafka needs to connect as `user`, with `security` as Kafka names its protocols."""
-    return {
-        "bootstrap.servers": bootstrap,
-        "security.protocol": security,
-        "sasl.mechanism": MECHANISM,
-        "sasl.username": str(user),  # confluent-kafka doesn't take a subclass of str such as Principal everywhere
-        "sasl.password": password,
-    }
+    Raises pydantic's `ValidationError`, also for brokers that must not be reached in this way.
+    """
+    return librdkafka(settings_from(KafkaSettings, user, values))
 
 
 def answers_authenticated(config: Mapping[str, str], timeout_s: float) -> bool:

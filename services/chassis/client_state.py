@@ -1,16 +1,28 @@
 """What librdkafka reports about itself each second, and what that means for readiness."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import structlog
+from confluent_kafka import KafkaError
 from pydantic_core import from_json
+
+log = structlog.get_logger(__name__)
 
 SILENT_S = 15.0
 """A broker that has not answered for this long counts as away, whatever the state of its connection: it may be frozen.
 
 Even an idle partition is fetched twice a second, and the group's coordinator gets a heartbeat each second.
 """
+
+
+REFUSED = {
+    KafkaError._AUTHENTICATION: "a broker refuses our password",
+    KafkaError._SSL: "a broker's certificate is not accepted, or ours is not",
+}
+"""What it means for a connection, by the code of the client's error."""
 
 
 class ClientState:
@@ -21,6 +33,8 @@ class ClientState:
         self._found: str | None = "it has not joined yet"
         self._ends: dict[tuple[str, int], tuple[int, int]] = {}
         """By topic and partition: where it ends, and where the group stands by what was committed last."""
+        self._refused = ""
+        self._refused_at = -math.inf
 
     def take(self, statistics: str) -> None:
         """Judge new statistics: librdkafka's `stats_cb`."""
@@ -29,10 +43,20 @@ class ClientState:
         self._found = next(_troubles(told), None)
         self._ends = dict(_ends(told))
 
+    def failed(self, error: KafkaError) -> None:
+        """Note an error that the client reports: librdkafka's `error_cb`."""
+        if (refused := REFUSED.get(error.code())) is not None:
+            log.warning("kafka_refused", reason=refused)
+            self._refused, self._refused_at = refused, time.monotonic()
+
     def trouble(self) -> str | None:
         """Say why the client does not consume as it should; None if it does."""
-        silent_s = time.monotonic() - self._told_at
-        return self._found if silent_s < SILENT_S else f"the client has said nothing for {silent_s:.0f} s"
+        now = time.monotonic()
+        if now - self._told_at >= SILENT_S:
+            return f"the client has said nothing for {now - self._told_at:.0f} s"
+        if self._found is not None and now - self._refused_at < SILENT_S:
+            return f"{self._found} ({self._refused})"
+        return self._found
 
     def lags(self, topics: Iterable[str], handled: Mapping[tuple[str, int], int]) -> dict[str, int]:
         """Return how many records are not handled by topic, in this replica's partitions.

@@ -4,7 +4,7 @@ One thread owns librdkafka's consumer and does everything with it, in this order
 event loop, note how far that got, commit. librdkafka reports rebalances only from within `poll`, so a rebalance never
 meets a batch that is being handled, and nothing here needs a lock.
 
-Four things are not left to the client:
+Five things are not left to the client:
 
 - **Its position after a batch that it could not unpack.** librdkafka continues after it, or at an offset that it
   misread. Here the partition stops where it is (`partitions`) and is retried; all others flow on.
@@ -13,6 +13,7 @@ Four things are not left to the client:
 - **Its name in the group.** librdkafka fences itself off: if the coordinator was away for longer than a session, it
   joins again, and a commit still in flight under the old member id ends the client for good. Here it is replaced
   (`_is_its_own_doing`).
+- **Its certificates.** librdkafka reads them once. When they have changed, the client is replaced in the same way.
 - **Its health.** `trouble` is what the client reports about itself now (`client_state`), not what a callback once said.
 
 Offsets are committed lazily, since they only save work after a restart: the inbox knows what was done.
@@ -29,7 +30,7 @@ import structlog
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka import Consumer as Client
 
-from services.chassis import kafka, metrics
+from services.chassis import kafka, kafka_access, metrics
 from services.chassis.arrivals import Arrivals, Fetched
 from services.chassis.client_state import ClientState
 from services.chassis.database import Outage
@@ -60,6 +61,10 @@ FENCED_AGAIN_S = 60.0
 """A replica that is fenced off twice within this time shares its name with another process."""
 
 
+class _OtherCertificates(Exception):
+    """The certificates have changed, which the client has read once and for all."""
+
+
 class FencedError(Exception):
     """Another process has joined the group under this replica's name."""
 
@@ -75,11 +80,7 @@ class Consumer:
         self._source = FromKafka()
         self._state = ClientState()
         self._arrivals = Arrivals(service)
-        self._config = kafka.consumer(settings, service.principal) | {
-            "stats_cb": self._on_statistics,
-            "error_cb": _count,
-            "on_commit": self._on_commit,
-        }
+        self._principal = service.principal
         self._client = self._joining()
         self._ids = TopicIds(kafka.librdkafka(settings), self._topics)
         self._faults = Series(metrics.PARTITION_FAULTS, self._topics)
@@ -95,6 +96,7 @@ class Consumer:
         self._committed_at = 0.0
         self._beat = 0.0
         self._fenced_at = -FENCED_AGAIN_S
+        self._renewal: bool | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="consumer", daemon=True)
         self._ended: asyncio.Future[None] | None = None
@@ -114,6 +116,10 @@ class Consumer:
         if self._ended is not None:
             async with asyncio.timeout(STOP_S):
                 await asyncio.shield(self._ended)
+
+    def renew(self, with_tls: bool) -> None:
+        """Connect from now on as the settings say now; `with_tls` if certificates have changed, too."""
+        self._renewal = with_tls or self._renewal is True
 
     @property
     def alive(self) -> bool:
@@ -143,6 +149,9 @@ class Consumer:
                 except FencedError:
                     if not self._is_its_own_doing():
                         raise
+                    self._join_anew()
+                except _OtherCertificates:
+                    self._commit()
                     self._join_anew()
             self._commit()
         except BaseException as error:
@@ -179,7 +188,26 @@ class Consumer:
         self._client = self._joining()
 
     def _joining(self) -> Client:
-        return Client(self._config, logger=logging.getLogger("librdkafka"))
+        config = kafka.consumer(self.settings, self._principal) | {
+            "stats_cb": self._on_statistics,
+            "error_cb": self._on_client_error,
+            "on_commit": self._on_commit,
+        }
+        return Client(config, logger=logging.getLogger("librdkafka"))
+
+    def _take_over_renewal(self) -> None:
+        with_tls, self._renewal = self._renewal, None
+        if with_tls is None:
+            return
+        self._ids.connect(kafka.librdkafka(self.settings))
+        if with_tls:
+            raise _OtherCertificates
+        self._client.set_sasl_credentials(*kafka_access.credentials(self.settings))
+
+    def _on_client_error(self, error: KafkaError) -> None:
+        """Count what the client also logs, and recovers from by itself."""
+        metrics.CLIENT_ERRORS.inc()
+        self._state.failed(error)
 
     def _on_statistics(self, statistics: str) -> None:
         self._state.take(statistics)  # looked up each time: rejoining replaces it
@@ -197,6 +225,7 @@ class Consumer:
 
     def _round(self) -> None:
         self._beat = time.monotonic()
+        self._take_over_renewal()
         if recreated := self._ids.recreated():
             self._forget(recreated)  # at once, since a rebalance meanwhile would commit them for the new topics
             self._handle(self._gathering.clear())
@@ -367,7 +396,7 @@ class Consumer:
             raise FencedError(error.str())
         offset = message.offset()
         if place not in self._owned or offset is None or offset < 0:
-            _count(error)  # about the connection or the whole topic: the client recovers by itself
+            self._on_client_error(error)  # about the connection or the whole topic: the client recovers by itself
         elif place not in faulty:
             faulty.add(place)
             self._stop(place, self._next.get(place, offset), error.name())
@@ -426,8 +455,3 @@ def _partitions(places: Collection[Place]) -> list[TopicPartition]:
 
 def _places(partitions: Collection[TopicPartition]) -> set[Place]:
     return {(each.topic, each.partition) for each in partitions}
-
-
-def _count(error: KafkaError) -> None:
-    """Count errors that the client also logs, and recovers from by itself."""
-    metrics.CLIENT_ERRORS.inc()

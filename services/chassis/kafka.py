@@ -1,8 +1,6 @@
-"""How a service connects to Kafka: security, and the few settings that must not be left to their defaults."""
+"""How a service uses Kafka: the few settings of its clients that must not be left to their defaults."""
 
 import asyncio
-import os
-import ssl
 from collections.abc import Set
 from functools import lru_cache
 from struct import unpack
@@ -14,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from popfax_contracts.topics import Principal
+from services.chassis import kafka_access
 from services.chassis.settings import KafkaSettings, ServiceSettings
 from services.chassis.tolerant import tolerate_lost_connections
 
@@ -50,15 +49,8 @@ def consumer(settings: ServiceSettings, principal: Principal) -> dict[str, Any]:
 
 
 def librdkafka(settings: KafkaSettings) -> dict[str, Any]:
-    """Return the connection settings of every librdkafka client."""
-    return {
-        "bootstrap.servers": settings.kafka_bootstrap,
-        "client.id": settings.kafka_username,
-        "security.protocol": settings.kafka_security,
-        "sasl.mechanism": "SCRAM-SHA-512",
-        "sasl.username": settings.kafka_username,
-        "sasl.password": settings.kafka_password.get_secret_value(),
-        "ssl.ca.location": os.environ.get("SSL_CERT_FILE", "probe"),
+    """Return the settings of every client of librdkafka."""
+    return kafka_access.librdkafka(settings) | {
         "socket.timeout.ms": 10_000,  # a frozen broker would otherwise go unnoticed for a minute
         "reconnect.backoff.max.ms": 2_000,
         "log.connection.close": False,
@@ -97,17 +89,15 @@ async def producer(settings: KafkaSettings, fence: str | None = None) -> AIOKafk
 
 
 def client(settings: KafkaSettings) -> dict[str, Any]:
-    """Return the connection arguments of every aiokafka client."""
-    return {
-        "bootstrap_servers": settings.kafka_bootstrap.split(","),
-        "client_id": settings.kafka_username,
-        "security_protocol": settings.kafka_security,
-        "ssl_context": ssl.create_default_context() if settings.kafka_security == "SASL_SSL" else None,
-        "sasl_mechanism": "SCRAM-SHA-512",
-        "sasl_plain_username": settings.kafka_username,
-        "sasl_plain_password": settings.kafka_password.get_secret_value(),
-        "retry_backoff_ms": 200,
-    }
+    """Return the arguments of every aiokafka client."""
+    return kafka_access.aiokafka(settings) | {"retry_backoff_ms": 200}
+
+
+def renew(producer: AIOKafkaProducer, settings: KafkaSettings) -> None:
+    """Have a producer open its next connections with what the settings say now. Those that are open stay."""
+    client = producer.client
+    client._sasl_plain_username, client._sasl_plain_password = kafka_access.credentials(settings)
+    client._ssl_context = kafka_access.context(settings)
 
 
 async def stop(producer: AIOKafkaProducer) -> None:

@@ -26,7 +26,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from popfax_contracts.topics import Principal
-from services.chassis.settings import ServiceSettings, load_settings
+from services.chassis.settings import DatabaseSettings, load_settings
 
 log = structlog.get_logger(__name__)
 
@@ -170,4 +170,4 @@ def _revision(connection: sa.Connection) -> str | None:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        upgrade(Principal(name), load_settings(ServiceSettings, Principal(name)).database_url.get_secret_value())
+        upgrade(Principal(name), load_settings(DatabaseSettings, Principal(name)).database_url.get_secret_value())

@@ -29,6 +29,7 @@ from services.chassis.database import UNIQUE_VIOLATION, Among, Cause, Conflict, 
 from services.chassis.messages import TIMERS, Incoming, Outgoing, SetTimer, StoredRecord, timer_record
 from services.chassis.pipeline import Answer, Driver, Pipeline, Row, statement
 from services.chassis.rows import Appended, AppendOnly, Changes, Converter, Mapped, Rows
+from services.chassis.settings import DatabaseSettings
 from services.chassis.tables import add_messaging_tables
 
 K = TypeVar("K")
@@ -52,6 +53,13 @@ _CAUSES = {
     "0A": Cause.SCHEMA,  # "cached plan must not change result type"
     "53": Cause.RESOURCES,
 }
+_REFUSALS = {
+    "authentication failed": ("it refuses our password", Cause.PRIVILEGE),
+    "pg_hba.conf": ("no line of its pg_hba.conf lets us in", Cause.PRIVILEGE),
+    "certificate": ("its certificate is not accepted, or ours is not", Cause.AWAY),
+    "does not support SSL": ("it has no TLS", Cause.AWAY),
+}
+"""What a refused connection means, by what its error's text contains."""
 _NOT_SENT = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
 """Errors that psycopg itself raises, without a SQLSTATE, for values that it can't send."""
 
@@ -167,6 +175,19 @@ def _measure_pool(name: str, engine: AsyncEngine, most: int) -> None:
     metrics.CONNECTIONS.labels(name, "used").set_function(lambda: pool().checkedout())
     metrics.CONNECTIONS.labels(name, "idle").set_function(lambda: pool().checkedin())
     metrics.CONNECTION_WAIT.labels(name)
+
+
+def engine_of(settings: DatabaseSettings, pool_size: int, pool: str = "work", **sessions: str) -> AsyncEngine:
+    """Return the engine of a service's own database, each of whose connections is opened with the newest password."""
+    made = engine(settings.database_url.get_secret_value(), pool_size, pool, **sessions)
+
+    @sa.event.listens_for(made.sync_engine, "do_connect")
+    def _newest_password(_: Any, __: Any, ___: Any, given: dict[str, Any]) -> None:
+        settings.reread()
+        url = sa.make_url(settings.database_url.get_secret_value())
+        given |= {"user": url.username, "password": url.password}
+
+    return made
 
 
 @asynccontextmanager
@@ -557,12 +578,26 @@ def translate(error: BaseException) -> Outage | Conflict | None:
         return None
     state = cause.sqlstate
     if state is None:
-        return None if isinstance(cause, _NOT_SENT) else Outage(type(cause).__name__)
+        return None if isinstance(cause, _NOT_SENT) else Outage(reason(cause), _cause_of_refusal(cause))
     if state.startswith(_CONFLICTS):
         return Conflict(state)
     if state.startswith(_OF_A_MESSAGE):
         return None
     return Outage(state, _CAUSES.get(state) or _CAUSES.get(state[:2]) or Cause.OTHER)
+
+
+def reason(error: BaseException) -> str:
+    """Return what is wrong with a connection: why the server did not let us in, or else the error's name.
+
+    libpq passes on no SQLSTATE of a connection that was refused, so this reads its text; a server that speaks another
+    language than English is misunderstood, and then the name is all.
+    """
+    cause = getattr(error, "orig", None) or error
+    return next((meant for text, (meant, _) in _REFUSALS.items() if text in str(cause)), type(cause).__name__)
+
+
+def _cause_of_refusal(error: psycopg.Error) -> Cause:
+    return next((cause for text, (_, cause) in _REFUSALS.items() if text in str(error)), Cause.AWAY)
 
 
 # Statements, built and compiled once.

@@ -142,6 +142,7 @@ class Relay:
         self.engine = engine
         self.settings = settings
         self.working = False
+        self._producer: AIOKafkaProducer | None = None
         self._wakeup = Wakeup()
         self._bell = Bell(engine)
         self._floor = 0
@@ -155,6 +156,11 @@ class Relay:
             self._wakeup.wake()
         else:
             self._bell.ring()
+
+    def renew(self, _with_tls: bool) -> None:
+        """Connect from now on as the settings say now."""
+        if self._producer is not None:
+            kafka.renew(self._producer, self.settings)
 
     async def run(self) -> None:
         """Relay until cancelled, whatever fails."""
@@ -190,7 +196,7 @@ class Relay:
 
     async def _relay(self, outbox: Pipeline) -> None:
         """Relay for `RENEW_S`. Nothing is read before the producer has fenced earlier leaders'."""
-        producer = await kafka.producer(self.settings, fence=self.principal.value)
+        self._producer = producer = await kafka.producer(self.settings, fence=self.principal.value)
         try:
             log.info("relay_leads")
             self.working = True
@@ -199,7 +205,7 @@ class Relay:
             while time.monotonic() < begun + RENEW_S:
                 await self._round(outbox, producer)
         finally:
-            self.working = False
+            self.working, self._producer = False, None
             metrics.RELAY_LEADER.set(0)
             await kafka.stop(producer)
 

@@ -24,6 +24,7 @@ from services.chassis.consumer import Consumer, FencedError
 from services.chassis.database import Cause
 from services.chassis.early_exit import exit_on_signal
 from services.chassis.health import Check, HttpServer, Site, health_app
+from services.chassis.kafka_access import access
 from services.chassis.logs import configure_logs
 from services.chassis.markers import mark
 from services.chassis.metrics import Part
@@ -34,6 +35,7 @@ from services.chassis.postgres import INBOX, PostgresDatabase
 from services.chassis.process_names import Does, ProcessName
 from services.chassis.pruning import prune
 from services.chassis.relay import Relay
+from services.chassis.renewal import renew
 from services.chassis.service import Service
 from services.chassis.settings import ProcessSettings, ServiceSettings
 from services.chassis.shell import Shell
@@ -68,8 +70,7 @@ def run(service: Service, settings: T, background: Sequence[Background[T]] = (),
         raise SystemExit(f"inbox_retention_days must exceed what topics keep at most, which is {kept_at_most()}")
     metrics.forget(*([] if site else [Part.SITE]), *([] if service.sagas else [Part.SAGAS]))
     name = ProcessName.of_this_process(service.principal, Does.ALL if site else Does.WORKER, settings.replica)
-    url, size = settings.database_url.get_secret_value(), settings.database_pool
-    engine = postgres.engine(url, size, application_name=str(name))
+    engine = postgres.engine_of(settings, settings.database_pool, application_name=str(name))
     work = _Work(service, settings, engine, background)
     served = site(settings, work.relay.wake) if site else None
     _run(_Process(service.principal, settings, engine, work, served))
@@ -83,7 +84,7 @@ def serve(principal: Principal, settings: P, site: SiteOf[P]) -> None:
     configure_logs(principal.value, settings.log_format, settings.log_level)
     metrics.forget(Part.WORK, Part.SAGAS)
     name = ProcessName.of_this_process(principal, Does.WEB)
-    engine = postgres.engine(settings.database_url.get_secret_value(), 1, application_name=str(name))
+    engine = postgres.engine_of(settings, 1, application_name=str(name))
     _run(_Process(principal, settings, engine, None, site(settings, Bell(engine).ring)))
 
 
@@ -126,6 +127,7 @@ class _Work:
         self._settings = settings
         self._engine = engine
         self._background = [(job, Wakeup()) for job in background]
+        self._access = access(settings)
         self.relay = Relay(service.principal, engine, settings)
         database = PostgresDatabase(engine, partial(migrate.suits, service.principal))
         self._shell = Shell(service, database, committed=self._committed)
@@ -149,6 +151,7 @@ class _Work:
         return [
             asyncio.create_task(self.relay.run()),
             asyncio.create_task(self._consumer.run()),
+            asyncio.create_task(renew(self._settings, self._access, self._consumer.renew, self.relay.renew)),
             asyncio.create_task(run_timers(self._shell)),
             asyncio.create_task(run_retries(self._shell)),
             asyncio.create_task(self._open_work.run()),
@@ -238,7 +241,7 @@ class _Process:
         try:
             return await migrate.trouble(self.principal, self.engine)
         except (sa.exc.SQLAlchemyError, OSError) as error:
-            return f"it does not answer: {type(error).__name__}"
+            return f"it does not answer: {postgres.reason(error)}"
 
     def _health(self) -> Any:
         work = self.work

@@ -20,8 +20,12 @@ class TopicIds:
     def __init__(self, config: Mapping[str, Any], topics: Sequence[str]) -> None:
         self.known: dict[str, str] = {}
         self.missing: set[str] = set()
-        self._admin = AdminClient({**config, "log_level": 0})
         self._topics = topics
+        self.connect(config)
+
+    def connect(self, config: Mapping[str, Any]) -> None:
+        """Ask by a new client from now on."""
+        self._admin = AdminClient({**config, "log_level": 0})
         self._asked: dict[str, Future[Any]] = {}
         self._ask_at = 0.0
 

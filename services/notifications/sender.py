@@ -16,6 +16,7 @@ what two replicas are, so nothing depends on their order.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,7 +27,7 @@ import structlog
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.chassis.database import Conflict, Outage
+from services.chassis.database import Cause, Conflict, Outage
 from services.chassis.outages import Outages
 from services.chassis.postgres import PostgresDatabase, unnest
 from services.chassis.wakeups import Wakeup
@@ -42,7 +43,7 @@ from services.notifications.domain import (
 from services.notifications.mime import Unsound
 from services.notifications.rendering import render
 from services.notifications.settings import NotificationsSettings
-from services.notifications.smtp import Broken, Envelope, Late, MailServer, Refused, Unsendable
+from services.notifications.smtp import Broken, Envelope, Late, LockedOut, MailServer, Refused, Unsendable
 from services.notifications.tables import DELIVERIES, MAILS, PEOPLE, deliveries, erased, mails, people
 
 log = structlog.get_logger(__name__)
@@ -76,6 +77,8 @@ class Answer:
     final: bool
     text: str
     uncertain: bool = False
+    locked_out: bool = False
+    """True if the server did not take our user and password: the mail is not to blame."""
     late: bool = False
     """True if the round ended before the server heard of the mail."""
     delay_s: float = 0
@@ -147,6 +150,9 @@ class Sender:
             answers = await _deliver(due, self.server)
             late = sum(answer.late for answer in answers)
             self._room = max(1, len(due) - late) if late else min(2 * self._room, self._most)
+            with suppress(Outage), self._outages.watching("mails to the mail server"):
+                if any(answer.locked_out for answer in answers):
+                    raise Outage("it refuses our password", Cause.PRIVILEGE)
             await _until_recorded(self._database, answers, self._settings, self._outages)
 
 
@@ -343,7 +349,7 @@ async def _attempt(mail: Due, server: MailServer, begin_by: float) -> Answer:
     except Unsendable as error:
         return Answer(mail, False, True, str(error))
     except Broken as error:
-        return Answer(mail, False, False, str(error), uncertain=error.uncertain)
+        return Answer(mail, False, False, str(error), error.uncertain, isinstance(error, LockedOut))
     except Exception as error:  # a bug, which must not keep the answers to the other mails from being recorded
         log.error("mail_not_attempted", mail_id=str(mail.id), error=type(error).__name__, exc_info=True)
         return Answer(mail, False, False, type(error).__name__, uncertain=True)

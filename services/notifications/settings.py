@@ -1,9 +1,11 @@
 """Notifications' settings, besides those of every service."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field, HttpUrl, SecretStr
+from pydantic import Field, HttpUrl, SecretStr, model_validator
 
+from services.chassis import security
 from services.chassis.settings import ProtectedUrl, ServiceSettings
 
 
@@ -12,9 +14,15 @@ class NotificationsSettings(ServiceSettings):
 
     smtp_host: str = Field(description="the mail server")
     smtp_port: int = Field(25, ge=1, le=65535, description="its port")
-    smtp_security: Literal["none", "starttls", "tls"] = Field("none", description="none on one machine alone")
+    smtp_security: Literal["none", "starttls", "tls"] = Field(
+        "none",
+        description="`none` on one machine alone; `tls` from the first byte; or `starttls`, without which no mail goes",
+    )
+    smtp_ca_file: Path | None = Field(
+        None, description="certificates (PEM) of the authorities that the mail server is trusted by; none: the system's"
+    )
     smtp_username: str | None = Field(None, description="who we are to the mail server, if it asks")
-    smtp_password: SecretStr | None = Field(None, description="and our password there")
+    smtp_password: SecretStr | None = Field(None, min_length=1, description="and our password there")
     smtp_connections: int = Field(
         8, ge=1, le=100, description="connections of one replica to the mail server, kept open while there are mails"
     )
@@ -47,3 +55,15 @@ class NotificationsSettings(ServiceSettings):
     mail_poll_s: float = Field(
         1, gt=0, le=60, description="how often the sender looks for mails, unless its own replica has just made some"
     )
+
+    @model_validator(mode="after")
+    def _mails_are_protected(self) -> Self:
+        self._require(
+            self.smtp_security != "none" or security.is_loopback(self.smtp_host),
+            f"{self.smtp_host} would be reached without TLS: set smtp_security to tls or starttls",
+        )
+        if self.smtp_security != "none":
+            security.client_context(self.smtp_ca_file)
+        elif self.smtp_ca_file is not None:
+            raise ValueError("there is smtp_ca_file, and smtp_security is none")
+        return self

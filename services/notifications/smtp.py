@@ -18,6 +18,7 @@ from typing import NamedTuple, Self, cast
 
 import aiosmtplib
 
+from services.chassis import security
 from services.notifications.settings import NotificationsSettings
 
 CONNECT_TIMEOUT_S = 20.0
@@ -80,6 +81,10 @@ class Late(Exception):
 
 class _NotGranted(Exception):
     """The server does not open one more connection, while others carry mails."""
+
+
+class LockedOut(Broken):
+    """The server does not take our user and password."""
 
 
 class Stale(Exception):
@@ -198,12 +203,14 @@ class Connection(asyncio.Protocol):
     @classmethod
     async def open(cls, settings: NotificationsSettings, by: float) -> Self:
         """Connect, greet and log in. Raises `Broken`, also for a refusal, which can't be due to a mail."""
+        settings.reread()
         client = aiosmtplib.SMTP(
             hostname=settings.smtp_host,
             port=settings.smtp_port,
             timeout=CONNECT_TIMEOUT_S,
             use_tls=settings.smtp_security == "tls",
             start_tls=settings.smtp_security == "starttls",
+            tls_context=None if settings.smtp_security == "none" else security.client_context(settings.smtp_ca_file),
             username=settings.smtp_username,
             password=settings.smtp_password.get_secret_value() if settings.smtp_password else None,
         )
@@ -213,6 +220,8 @@ class Connection(asyncio.Protocol):
                 await _greet(client)
         except BaseException as error:
             client.close()
+            if isinstance(error, aiosmtplib.SMTPAuthenticationError):
+                raise LockedOut(str(error.code)) from error
             if isinstance(error, aiosmtplib.SMTPResponseException):
                 raise Broken(str(error.code)) from error
             if isinstance(error, aiosmtplib.SMTPException | OSError):  # TimeoutError is one

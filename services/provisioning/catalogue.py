@@ -27,7 +27,7 @@ from popfax_contracts.provisioning import OptionPublished, PlanPublished
 from popfax_contracts.topics import Principal
 from services.chassis.messages import Incoming, StoredRecord, outgoing
 from services.chassis.postgres import PostgresDatabase, engine
-from services.chassis.settings import ServiceSettings, load_settings
+from services.chassis.settings import DatabaseSettings, load_settings
 from services.provisioning.domain import NumberState, Option, Plan
 from services.provisioning.tables import OPTIONS, PLANS, fax_numbers
 
@@ -179,7 +179,7 @@ async def _main(path: Path) -> None:
         catalogue = read(path)
     except BadCatalogue as error:
         sys.exit(str(error))
-    settings = load_settings(ServiceSettings, Principal.PROVISIONING)
+    settings = load_settings(DatabaseSettings, Principal.PROVISIONING)
     connected = engine(settings.database_url.get_secret_value())
     changed = await store(catalogue, connected, datetime.now(UTC))
     await connected.dispose()

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 import pytest
 
 from deploy.local.product import Product
+from deploy.local.stack import Stack
 from deploy.paths import STATE
-from tests.conftest import make_stack
+from tests.conftest import ANY_PORTS, make_stack
 from tests.e2e.driver import SETTINGS, World
 
 
@@ -40,3 +41,30 @@ def world(product: Product) -> Iterator[World]:
     made = World(product)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def secure_stack() -> Iterator[Stack]:
+    """Three brokers (replication 3, two in sync), PostgreSQL and a mail sink, all with TLS, and nothing in them yet.
+
+    What runs on it gets its settings from `process_environment`, with which secrets are files.
+    """
+    made = Stack(STATE / f"test-{os.getpid()}-secure", ANY_PORTS, fresh=True, tls=True, brokers=3)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+def secure_product(secure_stack: Stack) -> Iterator[Product]:
+    """The product on it: topics, ACLs, migrations and plans are there, and one process of each service runs."""
+    made = Product(secure_stack)
+    try:
+        made.launch_services(**SETTINGS)
+        made.prepare()
+        made.wait_ready()
+        yield made
+    finally:
+        made.stop_services()

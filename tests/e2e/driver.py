@@ -299,6 +299,10 @@ class World:
         self._connections: dict[Principal, psycopg.Connection[Any]] = {}
         self._admin: AdminClient | None = None
 
+    def reads_at(self, service: Principal, url: str) -> None:
+        """Read a service's database by another URL from now on."""
+        self._urls[service] = url
+
     def client(self, subscriber_id: UUID) -> Client:
         """Return a client of groups' API with a subscriber's token, made by the stand-in for the platform's login."""
         host, _, port = self.product.services[Principal.GROUPS].url.removeprefix("http://").partition(":")

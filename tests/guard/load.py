@@ -266,7 +266,7 @@ class Line:
         name, counts = service.principal, Counts()
         engine = postgres.engine(self.server.url(name))
         sa.event.listen(engine.sync_engine, "connect", _counting(counts))
-        settings = KafkaSettings(kafka_bootstrap="", kafka_username="", kafka_password=SecretStr(""))
+        settings = KafkaSettings(kafka_bootstrap="127.0.0.1:1", kafka_username="", kafka_password=SecretStr("none"))
         connection = await (await engine.connect()).execution_options(isolation_level="AUTOCOMMIT")
         return Node(
             name,

@@ -22,7 +22,7 @@ import structlog
 import uvloop
 
 from popfax_contracts.topics import Principal
-from services.chassis import kafka, postgres, relay
+from services.chassis import kafka, kafka_access, postgres, relay
 from services.chassis.settings import ServiceSettings
 
 SO_ATTACH_FILTER = 26
@@ -52,7 +52,7 @@ def paused_relay(
 ) -> Iterator[Paused]:
     """Start a paused relay on a database; it is killed when the context ends."""
     given = settings.model_dump(mode="json") | {
-        "kafka_password": settings.kafka_password.get_secret_value(),
+        "kafka_password": kafka_access.password(settings),
         "database_url": settings.database_url.get_secret_value(),
     }
     told = json.dumps({"settings": given, "principal": principal, "fenced": fenced, "vanish": vanish})

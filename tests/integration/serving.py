@@ -121,7 +121,7 @@ class Events:
 def serving(url: str, directory: Path, watch: Callable[[Web], None] = lambda _: None, **more: Any) -> Iterator[Client]:
     """Run the web application on a database, in a thread with its own event loop."""
     given = {
-        "kafka_bootstrap": "nowhere:1",
+        "kafka_bootstrap": "127.0.0.1:1",
         "kafka_username": "groups",
         "kafka_password": "unused",
         "database_url": url,

@@ -346,6 +346,13 @@ class TestSettings:
             make_stack(own.directory).start()
         assert answers_authenticated(own.kafka.client_config(ADMIN), timeout_s=3.0)
 
+    def test_refuses_the_data_of_another_kind_of_stack(self, directory: Path) -> None:
+        (directory / "postgres").mkdir(parents=True)
+        with pytest.raises(StackError, match="has data of a stack with 1 broker without TLS"):
+            Stack(directory, ANY_PORTS, tls=True, brokers=3).start()
+        with pytest.raises(StackError, match="1 broker, or 3"):
+            Stack(directory, ANY_PORTS, brokers=2)
+
     def test_leaves_a_stack_in_use_alone_when_it_removes_abandoned_ones(self, own: Stack, directory: Path) -> None:
         (directory / "kafka").mkdir(parents=True)
         remove_abandoned(STATE, f"test-{os.getpid()}-")  # both, and no other process's

@@ -269,10 +269,10 @@ class Rows:
 
 SETTINGS = ServiceSettings.model_validate(
     {
-        "kafka_bootstrap": "nowhere:1",
+        "kafka_bootstrap": "127.0.0.1:1",
         "kafka_username": "ledger",
         "kafka_password": "x",
-        "database_url": "postgresql+psycopg://x",
+        "database_url": "postgresql+psycopg://x@localhost/x",
         "batch_records": BATCH,
         "offset_commit_s": 0.05,
     }

@@ -124,7 +124,12 @@ async def server() -> AsyncIterator[Server]:
 
 
 def mail_server(server: Server, **more: Any) -> MailServer:
-    given = {"kafka_bootstrap": "x:1", "kafka_username": "x", "kafka_password": "x", "database_url": "postgresql://x/x"}
+    given = {
+        "kafka_bootstrap": "127.0.0.1:1",
+        "kafka_username": "x",
+        "kafka_password": "x",
+        "database_url": "postgresql+psycopg://x@localhost/x",
+    }
     settings = given | {"smtp_host": "127.0.0.1", "smtp_port": server.port} | more
     return MailServer(NotificationsSettings.model_validate(settings))
 

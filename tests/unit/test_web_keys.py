@@ -19,7 +19,12 @@ from tests.tokens import AUDIENCE, key_set, token, write_keys
 from tests.unit.given import id_of
 
 ADA = id_of("Ada")
-KAFKA = {"kafka_bootstrap": "nowhere:1", "kafka_username": "x", "kafka_password": "x", "database_url": "x"}
+KAFKA = {
+    "kafka_bootstrap": "127.0.0.1:1",
+    "kafka_username": "x",
+    "kafka_password": "x",
+    "database_url": "postgresql+psycopg://x@localhost/x",
+}
 
 Answering = Callable[[asyncio.StreamWriter], Awaitable[None]]
 

@@ -8,13 +8,23 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from confluent_kafka import KafkaError, KafkaException
+from pydantic import ValidationError
 
 from deploy.operator.cli.errors import Refused, Unreachable, UsageError
-from deploy.operator.kafka import ADMIN, PLAINTEXT, answers_authenticated, client_config
+from deploy.operator.kafka import ADMIN, answers_authenticated
 from deploy.paths import STATE
 from popfax_contracts.topics import Principal
+from services.chassis.kafka_access import librdkafka
 from services.chassis.postgres import sessions
-from services.chassis.settings import SECRETS_DIRECTORY
+from services.chassis.settings import (
+    SECRETS_DIRECTORY,
+    ConnectingSettings,
+    DatabaseSettings,
+    KafkaSettings,
+    settings_from,
+)
+
+S = TypeVar("S", bound=ConnectingSettings)
 
 T = TypeVar("T")
 
@@ -41,14 +51,12 @@ class Connection:
         self._engines: dict[Principal, sa.Engine] = {}
 
     def kafka(self, user: str) -> dict[str, str]:
-        """Return confluent-kafka's configuration for a principal, or for the administrator."""
-        prefix = f"{user.upper()}_KAFKA"
-        return client_config(
-            self._value(f"{prefix}_BOOTSTRAP"),
-            self._value(f"{prefix}_USERNAME"),
-            self._value(f"{prefix}_PASSWORD"),
-            self._values.get(f"{prefix}_SECURITY", PLAINTEXT),
-        ) | {"log_level": "0"}  # librdkafka's log lines: errors are returned anyway
+        """Return confluent-kafka's configuration for a principal, or for the administrator.
+
+        Raises Unreachable for a setting that is missing, and UsageError for one that can't be used.
+        """
+        quiet = {"log_level": "0"}  # librdkafka's log lines: errors are returned anyway
+        return librdkafka(self._settings(KafkaSettings, user)) | quiet
 
     @cached_property
     def admin(self) -> dict[str, str]:
@@ -57,7 +65,7 @@ class Connection:
 
     def database_url(self, service: Principal) -> str:
         """Return the URL of a service's database. Raises Unreachable if it is not set."""
-        return self._value(f"{service.upper()}_DATABASE_URL")
+        return self._settings(DatabaseSettings, service).database_url.get_secret_value()
 
     def rows(self, service: Principal, statement: sa.Executable) -> Sequence[Any]:
         """Run one statement in a service's database, in its own transaction. Raises Unreachable."""
@@ -85,21 +93,22 @@ class Connection:
 
     def _engine(self, service: Principal) -> sa.Engine:
         if service not in self._engines:
-            try:
-                self._engines[service] = sa.create_engine(
-                    self.database_url(service),
-                    hide_parameters=True,
-                    connect_args=sessions(application_name=APPLICATION) | {"connect_timeout": _CONNECT_TIMEOUT_S},
-                )
-            except sa.exc.ArgumentError as error:
-                raise UsageError(f"{service.upper()}_DATABASE_URL is not a URL ({self._source})") from error
+            self._engines[service] = sa.create_engine(
+                self.database_url(service),
+                hide_parameters=True,
+                connect_args=sessions(application_name=APPLICATION) | {"connect_timeout": _CONNECT_TIMEOUT_S},
+            )
         return self._engines[service]
 
-    def _value(self, name: str) -> str:
+    def _settings(self, kind: type[S], user: str) -> S:
         try:
-            return self._values[name]
-        except KeyError:
-            raise Unreachable(f"{name} is not set ({self._source})") from None
+            return settings_from(kind, user, self._values)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            if wrong["type"] == "missing":
+                name = f"{user}_{wrong['loc'][0]}".upper()
+                raise Unreachable(f"{name} is not set ({self._source})") from None
+            raise UsageError(f"{user.upper()}: {wrong['msg'].removeprefix('Value error, ')} ({self._source})") from None
 
 
 def require_kafka(config: Mapping[str, str]) -> None:

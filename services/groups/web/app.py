@@ -41,8 +41,8 @@ class Web:
     """The application as the runtime wants it, with connections of its own: whoever reads never holds up a batch."""
 
     def __init__(self, settings: WebSettings, committed: Callable[[], None]) -> None:
-        url, size = settings.database_url.get_secret_value(), settings.web_pool
-        self._engine: AsyncEngine = postgres.engine(url, size, "web", application_name=str(_process(settings)))
+        name = str(_process(settings))
+        self._engine: AsyncEngine = postgres.engine_of(settings, settings.web_pool, "web", application_name=name)
         self._context = web_context(self._engine, settings, committed)
         self.app = web_app(self._context)
 
