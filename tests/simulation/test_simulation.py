@@ -19,12 +19,12 @@ pytestmark = pytest.mark.usefixtures("quiet")
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2000"))
 FIRST_SEED = int(os.environ.get("SIMULATION_FIRST_SEED", "0"))
 SECONDS = float(os.environ.get("SIMULATION_SECONDS", "38"))
-"""The time limit for all seeds, in seconds. The test says how many seeds were tried within it."""
+"""The time limit for all seeds but the first `LEAST`, in seconds. The test says how many were tried."""
 
 PROCESSES = 2
 CHUNK = 50
 LEAST = 300
-"""The least number of seeds that must be tried, however slow the machine: fewer prove nothing."""
+"""So many seeds are tried however slow the machine is: fewer prove nothing."""
 
 SEEDS_FOR_A_MUTATION = 300
 
@@ -34,7 +34,7 @@ def run_seeds(seeds: range, until: float) -> tuple[int, dict[int, list[str]]]:
     found: dict[int, list[str]] = {}
     done = 0
     for seed in seeds:
-        if monotonic() > until:
+        if seed >= FIRST_SEED + LEAST and monotonic() > until:
             break
         done += 1
         if findings := World(seed).run():
@@ -55,7 +55,6 @@ def test_no_seed_breaks_an_invariant() -> None:
         f"python -m tests.simulation {seed}\n    " + "\n    ".join(failing[seed][:5]) for seed in sorted(failing)[:5]
     ]
     assert not failing, f"{len(failing)} of {tried} seeds find something; replay with\n" + "\n".join(lines)
-    assert tried >= min(LEAST, SEEDS), f"only {tried} seeds in {SECONDS:.0f} s"
     print(f"{tried} seeds")
 
 
