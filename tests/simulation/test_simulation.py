@@ -35,7 +35,7 @@ def run_seeds(seeds: range, until: float) -> tuple[int, dict[int, list[str]]]:
     found: dict[int, list[str]] = {}
     done = 0
     for seed in seeds:
-        if monotonic() > until:
+        if seed >= FIRST_SEED + LEAST and monotonic() > until:
             break
         done += 1
         if findings := World(seed).run():
