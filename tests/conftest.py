@@ -1,13 +1,15 @@
 """Fixtures for all tests: real Kafka, real PostgreSQL and a real mail sink, when a test asks for them."""
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+import uvloop
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
@@ -34,6 +36,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Remove what killed runs have left behind: once, before any test, for some have directories that nothing locks."""
     if not hasattr(session.config, "workerinput"):
         remove_abandoned(STATE, "test-")
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run asynchronous tests on the services' event loop: what goes wrong on it does not on asyncio's own."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 _OWN_PRODUCT = ("test_crashes.py", "test_demo.py", "test_walkthrough.py")

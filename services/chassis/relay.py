@@ -249,21 +249,21 @@ class Relay:
         await publish(producer, rows, self.principal)
 
     async def _rest(self, driver: Driver) -> None:
-        """Wait until this process or another has committed rows, but not forever."""
-        loop = asyncio.get_running_loop()
-        loop.add_reader(driver.fileno(), self._heard, driver)
+        """Wait until this process or another has committed rows, or the session has ended, but not forever.
+
+        Nothing is read while the socket is watched: libpq closes that of a lost connection as it reads, and the event
+        loop would take whatever gets the same number next, a connection to Kafka for example, for the one it watches.
+        """
+        loop, socket = asyncio.get_running_loop(), driver.fileno()
+        loop.add_reader(socket, self._wakeup.wake)
         try:
             await self._wakeup.rest(POLL_S)
         finally:
-            loop.remove_reader(driver.fileno())
-
-    def _heard(self, driver: Driver) -> None:
-        """Take what the server says unasked: a notification, or that the session has ended, as the next read sees."""
-        with suppress(psycopg.Error):
+            loop.remove_reader(socket)
+        with suppress(psycopg.Error):  # a lost connection is noticed by the next round
             driver.pgconn.consume_input()
             while driver.pgconn.notifies():
                 pass
-        self._wakeup.wake()
 
     def _settled(self, outbox: Pipeline) -> Awaitable[int]:
         """Return the number below which no row can appear any more: the next scan may begin there.

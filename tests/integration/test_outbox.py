@@ -1,14 +1,17 @@
 """The outbox and its relay, on a real PostgreSQL and a real broker: nothing lost, and in order on each key."""
 
 import asyncio
+import os
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from socket import SHUT_RDWR, socket
 from typing import Any
 from uuid import UUID, uuid4
 
+import psutil
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -147,6 +150,21 @@ async def _leader(engine: AsyncEngine) -> int | None:
     )
     async with engine.connect() as connection:
         return (await connection.execute(query)).scalar()
+
+
+async def _socket_of_leader(engine: AsyncEngine) -> int:
+    """The number of the socket at which this process holds the relay's lock."""
+    query = sa.text("SELECT client_port FROM pg_stat_activity WHERE pid = :pid")
+    pid = await _leader(engine)
+    async with engine.connect() as connection:
+        port = (await connection.execute(query, {"pid": pid})).scalar()
+    (found,) = [each.fd for each in psutil.Process().net_connections("tcp") if each.laddr.port == port]
+    return found
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(await reader.read(1))
+    writer.close()
 
 
 async def _kill_leader(engine: AsyncEngine) -> None:
@@ -362,6 +380,26 @@ class TestWakeups:
             await _write(PostgresDatabase(ledger_engine), accounts[0], 1)
             bell.ring()
             await _read(log, accounts, 2)
+
+    async def test_it_does_not_watch_the_socket_of_a_lost_connection_whose_number_another_gets(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine
+    ) -> None:
+        """The event loop would take the other for the lost one: a connection to Kafka would never hear an answer."""
+        server = await asyncio.start_server(_answer, "127.0.0.1")
+        async with server, relaying(stack, ledger_url) as leader:
+            await eventually(lambda: leader.working, "a leader")
+            lost = await _socket_of_leader(ledger_engine)
+            with socket(fileno=os.dup(lost)) as its:
+                its.shutdown(SHUT_RDWR)
+            await eventually(lambda: not leader.working, "it has noticed")
+            connected = [await asyncio.open_connection(*server.sockets[0].getsockname()) for _ in range(5)]
+            assert lost in {writer.get_extra_info("socket").fileno() for _, writer in connected}
+            for _, writer in connected:
+                writer.write(b"x")
+            async with asyncio.timeout(5):
+                assert [await reader.read(1) for reader, _ in connected] == [b"x"] * 5
+            for _, writer in connected:
+                writer.close()
 
     async def test_a_storm_of_rings_costs_rounds_and_delays_nothing(
         self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, accounts: list[UUID], log: Log
