@@ -12,7 +12,7 @@ LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --un
 	--custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test-fast test bench costs screenshots lock contracts release-contracts docs
+.PHONY: help setup demo check test-fast test bench costs screenshots alerts lock contracts release-contracts docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: $(STAMP) ## Measure, for a quarter of an hour (QUICK=1: two minutes; GROW
 
 costs: $(STAMP) ## Record what a message costs: statements, rows, bytes, function calls (tests/guard/costs.json)
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.guard
+
+alerts: $(STAMP) ## Make every fault, see its alerts fire and resolve, and write the table into docs/operations/alerts.md
+	$(BIN)/python -m tests.observability
 
 screenshots: $(STAMP) ## Take a picture of every state of the page: build/screenshots/index.html
 	$(BIN)/python -m tests.e2e.page.screenshots

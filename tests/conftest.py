@@ -57,6 +57,7 @@ _SHARED_FIXTURES = {
 """Fixtures that are dear to make, and the groups whose tests may ask for them."""
 _LONGEST = (
     "test_crashes.py",
+    "test_faults.py",
     "test_walkthrough.py",
     "test_demo.py",
     "test_local_stack.py",

@@ -2,9 +2,10 @@
 
     python -m deploy.local.mailserver --port N --directory D [--certificate C --key K] [--logins L]
 
-A mail is on the disk before its sender reads "250". Two files in D change what happens to the next mails:
+A mail is on the disk before its sender reads "250". Three files in D change what happens to the next mails:
 
 - `refuse`: they are refused for now, with 451.
+- `refuse-for-good`: they are refused for good, with 554.
 - `hang-after-data`: they are kept, and the connection is dropped without an answer, so that the sender can't know.
 
 With a certificate, it speaks TLS from the first byte. With logins, a file with lines such as `user:password` that is
@@ -31,6 +32,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 LOOPBACK = "127.0.0.1"
 
 REFUSE = "refuse"
+REFUSE_FOR_GOOD = "refuse-for-good"
 HANG_AFTER_DATA = "hang-after-data"
 JOURNAL = "journal"
 
@@ -118,6 +120,8 @@ class KeepOnDisk:
         """Keep the mail, or refuse it. Returns the answer to its sender. aiosmtpd finds this method by its name."""
         if (self._directory / REFUSE).exists():
             return "451 4.3.0 try again later"
+        if (self._directory / REFUSE_FOR_GOOD).exists():
+            return "554 5.7.1 refused"
         await self._keep(envelope.original_content or b"")
         if (self._directory / HANG_AFTER_DATA).exists():
             cast(asyncio.Transport, server.transport).abort()  # what is written below goes nowhere

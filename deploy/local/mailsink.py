@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deploy.local.certificates import Authority
 from deploy.local.errors import PortTakenError, StackError
-from deploy.local.mailserver import HANG_AFTER_DATA, REFUSE
+from deploy.local.mailserver import HANG_AFTER_DATA, REFUSE, REFUSE_FOR_GOOD
 from deploy.local.passwords import write_private
 from deploy.local.paths import private_directory
 from deploy.local.ports import LOOPBACK, Port, answers, is_free
@@ -72,6 +72,11 @@ class MailSink:
     def refuse(self) -> Path:
         """While this file exists, mails are refused for now."""
         return self.mails / REFUSE
+
+    @property
+    def refuse_for_good(self) -> Path:
+        """While this file exists, mails are refused for good."""
+        return self.mails / REFUSE_FOR_GOOD
 
     @property
     def hang_after_data(self) -> Path:

@@ -54,7 +54,14 @@ class Objective:
     promise: str
     """What is promised, as a sentence."""
     errors: str
-    """The share of bad events over `[window]`; nothing, or not a number, while nothing happens."""
+    """The share of what is bad over `[window]`; nothing, or not a number, while nothing happens."""
+    now: str = ""
+    """Of an objective about time rather than events: 1 while it is bad now, else 0. `errors` is then its average."""
+
+    @property
+    def moment(self) -> str:
+        """Return the name of the series that says whether it is bad now."""
+        return f"popfax:{self.name}_errors:now"
 
     def record(self, window: str) -> str:
         """Return the name of the series that holds the share of bad events over a window."""
@@ -112,6 +119,8 @@ def as_yaml(document: object) -> str:
 
 
 def _records(objective: Objective, pace: Pace) -> Iterator[Rule]:
+    if objective.now:
+        yield {"record": objective.moment, "expr": pace.expression(objective.now)}
     for window in WINDOWS:
         expression = objective.errors.replace(WINDOW, f"[{window}]")
         yield {"record": objective.record(window), "expr": pace.expression(expression)}

@@ -1,4 +1,4 @@
-"""What waits, of every kind: how much, and for how long the oldest. Read from the database every 15 s.
+"""What waits, of every kind: how much, and for how long the oldest. Read from the database every `measure_s`.
 
 Each kind costs one query over an index, which looks at 100,000 rows at most, or 10,000, however many there are. An age
 grows while the database is away, since nothing can have been done meanwhile; between two looks it does not, since what
@@ -23,9 +23,6 @@ from services.chassis.shell import describe
 from services.chassis.waiting import FEWER, Waiting, waiting
 
 log = structlog.get_logger(__name__)
-
-EVERY_S = 15.0
-"""As often as Prometheus usually asks."""
 
 LATE_S = 5.0
 """A look that is later than this has failed, or is waiting."""
@@ -59,8 +56,10 @@ def kinds_of(service: Service) -> list[Waiting]:
 class OpenWork:
     """Measures what waits."""
 
-    def __init__(self, engine: AsyncEngine, kinds: Sequence[Waiting]) -> None:
+    def __init__(self, engine: AsyncEngine, kinds: Sequence[Waiting], every_s: float) -> None:
+        """`every_s` is how often it looks."""
         self._engine = engine
+        self._every_s = every_s
         self._kinds = kinds
         self._oldest: dict[str, tuple[float, float]] = {}
         """By `what`: how old the oldest was, and when that was."""
@@ -78,7 +77,7 @@ class OpenWork:
                     await self.measure()
             except Exception as error:  # whatever it is, the loops that handle messages meet it too
                 log.warning("not_measured", error=describe(error))
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(self._every_s)
 
     async def measure(self) -> None:
         """Measure once. Raises what the database raises."""
@@ -102,4 +101,4 @@ class OpenWork:
             return 0.0
         age_s, measured_at = oldest
         passed_s = time.monotonic() - measured_at
-        return age_s + (passed_s if passed_s > EVERY_S + LATE_S else 0.0)
+        return age_s + (passed_s if passed_s > self._every_s + LATE_S else 0.0)

@@ -132,7 +132,7 @@ class _Work:
         database = PostgresDatabase(engine, partial(migrate.suits, service.principal))
         self._shell = Shell(service, database, committed=self._committed)
         self._consumer = Consumer(service, self._shell, settings, Stops(engine))
-        self._open_work = OpenWork(engine, kinds_of(service))
+        self._open_work = OpenWork(engine, kinds_of(service), settings.measure_s)
         for cause in Cause:
             metrics.OUTAGE_SECONDS.labels(cause).set_function(partial(self._shell.outages.waited_s, cause))
 

@@ -136,6 +136,9 @@ class ServiceSettings(ProcessSettings, KafkaSettings):
     inbox_retention_days: int = Field(
         14, ge=1, description="how long message ids are remembered; longer than any topic keeps its records"
     )
+    measure_s: float = Field(
+        15.0, gt=0, le=60, description="how often what waits in the database is counted: as often as Prometheus asks"
+    )
     replica: str | None = Field(
         None, description="a stable name of this replica (static membership): its restart moves no partitions"
     )

@@ -15,7 +15,7 @@ _HOLD = """
 CREATE TABLE held AS SELECT * FROM outbox WHERE false;
 CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
     'BEGIN INSERT INTO held SELECT NEW.*; RETURN NULL; END';
-CREATE TRIGGER hold BEFORE INSERT ON outbox FOR EACH ROW WHEN (NEW.type = '{type}') EXECUTE FUNCTION hold();
+CREATE TRIGGER hold BEFORE INSERT ON outbox FOR EACH ROW WHEN (NEW.type = '{type}' AND {also}) EXECUTE FUNCTION hold();
 """
 _RELEASE = """
 DROP TRIGGER hold ON outbox;
@@ -26,11 +26,14 @@ DROP FUNCTION hold();
 
 
 @contextmanager
-def held_back(world: World, service: Principal, model: type[Message]) -> Iterator[None]:
-    """Until the block ends, what a service says of one type stays in its database; then it is published in order."""
+def held_back(world: World, service: Principal, model: type[Message], also: str = "true") -> Iterator[None]:
+    """Until the block ends, what a service says of one type stays in its database; then it is published in order.
+
+    `also` is a condition in SQL on `NEW`, the outbox's row: what else must be true of what is held.
+    """
     url = world.stack.postgres.url(service).replace("+psycopg", "", 1)
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(_HOLD.format(type=model.TYPE).encode())
+        connection.execute(_HOLD.format(type=model.TYPE, also=also).encode())
         try:
             yield
         finally:

@@ -46,11 +46,10 @@ async def _until(count: int) -> None:
 async def test_the_open_ones_are_counted_and_the_oldest_has_its_age_until_it_ends(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(open_work, "EVERY_S", 0.05)
     monkeypatch.setattr(open_work, "LATE_S", 0.3)
     _insert(url, "ended", timedelta(days=1), "done")
     connected = engine(url, 1)
-    measuring = asyncio.create_task(open_work.OpenWork(connected, open_work.kinds_of(GROUPS)).run())
+    measuring = asyncio.create_task(open_work.OpenWork(connected, open_work.kinds_of(GROUPS), 0.05).run())
     try:
         _insert(url, "young", timedelta(minutes=1))
         _insert(url, "old", timedelta(hours=1))

@@ -26,6 +26,7 @@ _PROCESS = frozenset({"process_cpu_seconds_total", "process_resident_memory_byte
 def known_metrics() -> frozenset[str]:
     """Return every name that PromQL may use: metrics, and what rules record."""
     records = {objective.record(window) for objective in OBJECTIVES for window in WINDOWS}
+    records |= {objective.moment for objective in OBJECTIVES if objective.now}
     ours = {name for definition in DEFINITIONS for name in _names(definition.metric)}
     return frozenset(ours | records | _PROCESS)
 

@@ -24,7 +24,7 @@ def find(name: str, unpacked: Path = UNPACKED) -> str | None:
     The environment variable `PROMETHEUS` or `PROMTOOL` names one; then no other counts.
     """
     named = os.environ.get(name.upper())
-    return shutil.which(named or name) or (None if named else shutil.which(unpacked / "usr" / "bin" / name))
+    return shutil.which(named or name) or (None if named else shutil.which(str(unpacked / "usr" / "bin" / name)))
 
 
 def find_or_unpack(name: str, unpacked: Path = UNPACKED) -> str:

@@ -68,7 +68,10 @@ def _popfax(arguments: list[str], _: Set[str]) -> str | None:
     try:
         context = command.make_context("popfax", list(arguments), resilient_parsing=False)
         while hasattr(command, "resolve_command"):
-            name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+            words = [*context._protected_args, *context.args]
+            if not words and command.invoke_without_command:
+                break
+            name, command, rest = command.resolve_command(context, words)
             context = command.make_context(name, rest, parent=context)
     except Exception as error:
         if type(error) is typer.BadParameter:  # not a subclass, such as that for a missing argument

@@ -5,7 +5,7 @@ import signal
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -35,9 +35,9 @@ class Prometheus:
     """A Prometheus whose configuration, data and log are in one directory. Use it as a context manager."""
 
     def __init__(
-        self, directory: Path, targets: Mapping[str, str], rules: Mapping[str, Any], interval: str = "500ms"
+        self, directory: Path, targets: Mapping[str, Sequence[str]], rules: Mapping[str, Any], interval: str = "500ms"
     ) -> None:
-        """`targets` are jobs and where each answers, as host:port; `rules` is a rule file.
+        """`targets` are jobs and where their processes answer, as host:port; `rules` is a rule file.
 
         `interval` is how often targets are scraped and rules evaluated.
         """
@@ -78,7 +78,8 @@ class Prometheus:
             "global": {"scrape_interval": self._interval, "evaluation_interval": self._interval},
             "rule_files": [str(self._directory / "rules.yaml")],
             "scrape_configs": [
-                {"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in self._targets.items()
+                {"job_name": job, "static_configs": [{"targets": list(targets)}]}
+                for job, targets in self._targets.items()
             ],
         }
 

@@ -29,6 +29,7 @@ def web_app(at: WebContext) -> Starlette:
     app.add_middleware(Measured, routes=app.routes)
     if proxies := at.settings.proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=proxies)
+    app.middleware_stack = app.build_middleware_stack()  # not with the first request: it has metrics
     return app
 
 
