@@ -65,8 +65,8 @@ docs: $(STAMP) ## Write again what is generated: documents' tables, Prometheus' 
 
 lock: $(STAMP) ## Choose the packages' versions again: requirements/*.txt
 	$(LOCK) --all-extras --output-file requirements/dev.txt pyproject.toml
-	$(LOCK) --constraint requirements/dev.txt --output-file requirements/services.txt pyproject.toml
-	$(LOCK) --constraint requirements/dev.txt --extra operator --output-file requirements/operator.txt pyproject.toml
+	$(LOCK) --constraint requirements/dev.txt --extra tracing --output-file requirements/services.txt pyproject.toml
+	$(LOCK) --constraint requirements/dev.txt --extra operator --extra tracing --output-file requirements/operator.txt pyproject.toml
 	echo aiosmtpd | $(LOCK) --constraint requirements/dev.txt --output-file requirements/mailsink.txt -
 
 # An interrupted setup leaves no stamp, and the next one goes on where it was.

@@ -215,6 +215,7 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
         "mails": Held(
             _has("recipient_id", "about_id"),
             "id template recipient_id about_id params state made_at next_attempt_at invitation_id round",
+            "traceparent",
             others={"params": "recipient_id"},
         ),
         "deliveries": Held(

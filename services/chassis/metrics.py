@@ -290,6 +290,18 @@ BUILD = gauge(
     version="the release",
     commit="`POPFAX_COMMIT`, which the image sets; `unknown` without it",
 )
+SPANS_RECORDED = counter(
+    "popfax_spans_recorded_total",
+    "Spans of traces that were recorded, to be sent to the collector",
+    "How much is traced?",
+    part=Part.PROCESS,
+)
+SPANS_SENT = counter(
+    "popfax_spans_sent_total",
+    "Spans that the collector took; the others wait for it, or are lost",
+    "Do traces arrive?",
+    part=Part.PROCESS,
+)
 
 
 def forget(*parts: Part) -> None:

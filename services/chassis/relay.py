@@ -34,6 +34,7 @@ from services.chassis.messages import headers, source_of
 from services.chassis.pipeline import Driver, Pipeline, Row, statement
 from services.chassis.postgres import OUTBOX, driver_of
 from services.chassis.settings import KafkaSettings
+from services.chassis.tracing import tracing
 from services.chassis.wakeups import OUTBOX_CHANNEL, Bell, Wakeup
 
 log = structlog.get_logger(__name__)
@@ -227,8 +228,9 @@ class Relay:
         if found and not rows:
             raise UnknownType(found[0].type.decode())
         if rows or time.monotonic() > self._checked_at + CHECK_S:
-            async with asyncio.timeout(ANSWER_S):
-                await self._publish(producer, rows)
+            with tracing().publishing(rows):
+                async with asyncio.timeout(ANSWER_S):
+                    await self._publish(producer, rows)
         if rows:
             outbox.tell(statement(_DELETE), {"seqs": [row.seq for row in rows]})
             if len(rows) < ROWS:

@@ -40,6 +40,7 @@ from services.chassis.service import Service
 from services.chassis.settings import ProcessSettings, ServiceSettings
 from services.chassis.shell import Shell
 from services.chassis.timers import run_retries, run_timers
+from services.chassis.tracing import start_tracing, tracing
 from services.chassis.wakeups import Bell, Wakeup
 
 log = structlog.get_logger(__name__)
@@ -66,6 +67,7 @@ SiteOf = Callable[[P, Callable[[], None]], Site | None]
 def run(service: Service, settings: T, background: Sequence[Background[T]] = (), site: SiteOf[T] | None = None) -> None:
     """Run a service until SIGTERM or SIGINT; with a `site`, it serves that from the same process."""
     configure_logs(service.principal.value, settings.log_format, settings.log_level)
+    start_tracing(service.principal, settings)
     if retention(settings) <= kept_at_most():
         raise SystemExit(f"inbox_retention_days must exceed what topics keep at most, which is {kept_at_most()}")
     metrics.forget(*([] if site else [Part.SITE]), *([] if service.sagas else [Part.SAGAS]))
@@ -83,6 +85,7 @@ def serve(principal: Principal, settings: P, site: SiteOf[P]) -> None:
     """
     configure_logs(principal.value, settings.log_format, settings.log_level)
     metrics.forget(Part.WORK, Part.SAGAS)
+    start_tracing(principal, settings)
     name = ProcessName.of_this_process(principal, Does.WEB)
     engine = postgres.engine_of(settings, 1, application_name=str(name))
     _run(_Process(principal, settings, engine, None, site(settings, Bell(engine).ring)))
@@ -263,7 +266,7 @@ class _Process:
             await self.work.stop()
         await end(self.tasks)
         http.should_exit = True
-        await asyncio.wait({serving}, timeout=2)
+        await asyncio.gather(asyncio.wait({serving}, timeout=2), tracing().stop())
         if self.site:
             await self.site.close()
         await self.engine.dispose()

@@ -125,6 +125,30 @@ class ProcessSettings(DatabaseSettings):
     )
     log_format: Literal["json", "console"] = Field("json", description="json for machines, console for people")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug logs each message")
+    otlp_endpoint: HttpUrl | None = Field(
+        None,
+        description="where a collector takes traces by OTLP over HTTP, such as `https://collector:4318/v1/traces`;"
+        " without it, nothing is traced",
+    )
+    otlp_ca_file: Path | None = Field(
+        None,
+        description="certificates (PEM) of the authorities that the collector is trusted by; none: those of"
+        " the package `certifi`",
+    )
+    trace_ratio: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="the share of traces that are recorded, of those that begin here; one that a message brings is"
+        " recorded if its sender records it",
+    )
+
+    @model_validator(mode="after")
+    def _collector_is_protected(self) -> Self:
+        if (url := self.otlp_endpoint) is not None:
+            protected = url.scheme == "https" or security.is_loopback(url.host or "")
+            self._require(protected, "otlp_endpoint: give an https:// address")
+        return self
 
 
 class ServiceSettings(ProcessSettings, KafkaSettings):

@@ -36,6 +36,7 @@ from services.chassis.observed import Observed, count_conflict
 from services.chassis.outages import Outages
 from services.chassis.rows import Changes
 from services.chassis.service import Moment, Service, State
+from services.chassis.tracing import tracing
 
 log = structlog.get_logger(__name__)
 
@@ -333,24 +334,27 @@ class Shell:
     async def _commit(self, arrivals: Sequence[Arrival], source: Source) -> None:
         """Handle a batch in one transaction."""
         moment = self.clock.moment()
-        async with self.database.begin() as tx:
-            claim = source.claim(tx, arrivals, moment.now, self.service.by_row)
-            asked = _blocked(tx, arrivals, source)
-            claimed, blocked = await claim, await asked
-            fresh = _fresh(arrivals, claimed)
-            readable, parked = self._divert(fresh, blocked, source)
-            await tx.park(parked, moment.now)
-            decided = _Decided([], {}, [])
-            changes: Sequence[Changes] = ()
-            refusals = self._refusals(fresh)
-            if decidable := [*readable, *refusals]:
-                state = await self.service.state(tx, decidable)
-                self._decide(state, decidable, moment, decided)
-                changes = state.changes()
-            await tx.save(changes)
-            await tx.send(decided.messages, moment.now)
-            await tx.clear_timers(decided.clear_timers)
-            await tx.set_timers(list(decided.set_timers.values()))
+        with tracing().batch(source.name) as traced:
+            async with self.database.begin() as tx:
+                claim = source.claim(tx, arrivals, moment.now, self.service.by_row)
+                asked = _blocked(tx, arrivals, source)
+                claimed, blocked = await claim, await asked
+                fresh = _fresh(arrivals, claimed)
+                readable, parked = self._divert(fresh, blocked, source)
+                await tx.park(parked, moment.now)
+                decided = _Decided([], {}, [])
+                changes: Sequence[Changes] = ()
+                refusals = self._refusals(fresh)
+                if decidable := [*readable, *refusals]:
+                    traced.handles(decidable)
+                    state = await self.service.state(tx, decidable)
+                    self._decide(state, decidable, moment, decided)
+                    traced.sends(decided.messages)
+                    changes = state.changes()
+                await tx.save(changes)
+                await tx.send(decided.messages, moment.now)
+                await tx.clear_timers(decided.clear_timers)
+                await tx.set_timers(list(decided.set_timers.values()))
         self._committed(bool(decided.messages))
         if readable:
             self._limit.release()

@@ -71,7 +71,7 @@ UNDONE = WAITING | {MailState.PARKED}
 class Mail:
     """A mail to one person, perhaps about another (`about_id`).
 
-    Its id, and so its Message-ID, follows from what it reports.
+    Its id, and so its Message-ID, follows from what it reports. `traceparent` is the trace's that it belongs to.
 
     `invitation_id` and `round` are those of an invitation; unlike `params`, they are kept after it has been sent.
     """
@@ -86,6 +86,7 @@ class Mail:
     next_attempt_at: datetime
     invitation_id: UUID | None = None
     round: int | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

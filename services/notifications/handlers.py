@@ -1,7 +1,6 @@
 """What notifications does with each message: it commits mails, which the sender then sends."""
 
 from dataclasses import replace
-from datetime import datetime
 from hashlib import sha256
 from uuid import UUID
 
@@ -96,11 +95,11 @@ def _letters(load: LoadPlan, message: Incoming[Message]) -> None:
 def member_account_created(tray: OutgoingMails, message: Incoming[MemberAccountCreated], moment: Moment) -> Outcome:
     """Welcome the new member, with a link to choose a password, and give the owner a receipt."""
     welcome, receipt = letters(message.body)
-    _write(tray, receipt, moment.now)
+    _write(tray, receipt, message, moment)
     token = moment.token_bytes(32).hex()
     expires_at = moment.now + PASSWORD_LINK_LIFETIME
     secret = {"token": token, "expires_at": expires_at.isoformat()}
-    if not _write(tray, replace(welcome, params={**welcome.params, **secret}), moment.now):
+    if not _write(tray, replace(welcome, params={**welcome.params, **secret}), message, moment):
         return ()
     return [
         PasswordLinkIssued(
@@ -115,11 +114,11 @@ def member_account_created(tray: OutgoingMails, message: Incoming[MemberAccountC
 def write(tray: OutgoingMails, message: Incoming[Message], moment: Moment) -> Outcome:
     """Write the mails that a message calls for."""
     for letter in letters(message.body):
-        _write(tray, letter, moment.now)
+        _write(tray, letter, message, moment)
     return ()
 
 
-def _write(tray: OutgoingMails, letter: Letter, now: datetime) -> bool:
+def _write(tray: OutgoingMails, letter: Letter, message: Incoming[Message], moment: Moment) -> bool:
     """Add a mail; return False if it exists already, or its recipient has been erased."""
     id_ = letter.id
     if tray.mails.find(id_) is not None or tray.erased.find(letter.recipient_id) is not None:
@@ -135,10 +134,11 @@ def _write(tray: OutgoingMails, letter: Letter, now: datetime) -> bool:
             letter.about_id,
             params,
             MailState.QUEUED,
-            now,
-            now,
+            moment.now,
+            moment.now,
             letter.invitation_id,
             letter.round,
+            message.traceparent,
         )
     )
     return True

@@ -30,6 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.chassis.database import Cause, Conflict, Outage
 from services.chassis.outages import Outages
 from services.chassis.postgres import PostgresDatabase, unnest
+from services.chassis.tracing import tracing
 from services.chassis.wakeups import Wakeup
 from services.notifications import metrics
 from services.notifications.domain import (
@@ -63,6 +64,7 @@ class Due:
     rendered: bytes
     attempts: int
     made_at: datetime
+    traceparent: str | None = None
 
 
 @dataclass(slots=True)
@@ -83,6 +85,13 @@ class Answer:
     """True if the round ended before the server heard of the mail."""
     delay_s: float = 0
     """The time from a sent mail's commit to its acceptance."""
+
+    @property
+    def outcome(self) -> str:
+        """Return it in a word, for a trace: the server's own words may name the recipient."""
+        if self.final:
+            return "sent" if self.sent else "refused"
+        return "uncertain" if self.uncertain else "put off"
 
 
 async def send_mails(engine: AsyncEngine, settings: NotificationsSettings, outages: Outages, committed: Wakeup) -> None:
@@ -313,7 +322,7 @@ def _due(row: Any, known: Delivery, directory: _Directory, settings: Notificatio
     """Return a mail with its bytes. If it can't be rendered, which is a bug in one mail, log that and return a code."""
     attempts = known.attempts + 1
     if known.rendered is not None and known.recipient is not None:
-        return Due(row.id, known.recipient, known.rendered, attempts, row.made_at)
+        return Due(row.id, known.recipient, known.rendered, attempts, row.made_at, row.traceparent)
     recipient = directory.people[row.recipient_id]
     try:
         rendered = render(MAILS.from_values(row), recipient, directory.people.get(row.about_id), settings)
@@ -322,7 +331,7 @@ def _due(row: Any, known: Delivery, directory: _Directory, settings: Notificatio
         metrics.PARKED.inc()
         log.error("mail_parked", mail_id=str(row.id), template=row.template, code=code, why=why)
         return code
-    return Due(row.id, recipient.email, rendered, attempts, row.made_at)
+    return Due(row.id, recipient.email, rendered, attempts, row.made_at, row.traceparent)
 
 
 def _uncertain(mail_id: UUID) -> None:
@@ -334,7 +343,14 @@ async def _deliver(due: Sequence[Due], server: MailServer) -> list[Answer]:
     """Send mails. Whatever happens to a connection, each mail gets an answer."""
     # The lease outlasts the round: no mail is begun in its second half, and each may take a quarter of it.
     begin_by = asyncio.get_running_loop().time() + server.settings.mail_lease_s / 2
-    return await asyncio.gather(*(_attempt(mail, server, begin_by) for mail in due))
+    return await asyncio.gather(*(_traced(mail, server, begin_by) for mail in due))
+
+
+async def _traced(mail: Due, server: MailServer, begin_by: float) -> Answer:
+    with tracing().mailing(mail.id, mail.attempts, mail.traceparent) as traced:
+        answer = await _attempt(mail, server, begin_by)
+        traced.ends(answer.outcome)
+    return answer
 
 
 async def _attempt(mail: Due, server: MailServer, begin_by: float) -> Answer:

@@ -39,6 +39,7 @@ mails = sa.Table(
     sa.Column("next_attempt_at", timestamp(), nullable=False),
     sa.Column("invitation_id", sa.Uuid),
     sa.Column("round", sa.Integer),
+    sa.Column("traceparent", sa.Text),
     sa.Index("mails_by_recipient", "recipient_id"),
     sa.Index("mails_by_subject", "about_id"),
 )
@@ -62,7 +63,7 @@ deliveries = sa.Table(
 PEOPLE: Mapped[UUID, Person] = Mapped(people, Person)
 ERASED: Mapped[UUID, Erased] = Mapped(erased, Erased)
 MAILS: Mapped[UUID, Mail] = Mapped(
-    mails, Mail, constant=("template", "recipient_id", "about_id", "made_at", "invitation_id", "round")
+    mails, Mail, constant=("template", "recipient_id", "about_id", "made_at", "invitation_id", "round", "traceparent")
 )
 DELIVERIES: Mapped[UUID, Delivery] = Mapped(
     deliveries,

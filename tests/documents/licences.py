@@ -23,6 +23,11 @@ PERMISSIVE = frozenset(
 """SPDX ids of licences that ask for no more than a notice."""
 
 COPYLEFT: Mapping[str, tuple[str, str]] = {
+    "certifi": (
+        "MPL-2.0",
+        "copyleft file by file: the files, a list of authorities and the lines that find it, are unmodified, and the"
+        " wheel is their source",
+    ),
     "psycopg": (
         "LGPL-3.0-only",
         "imported as an unmodified package, from its own wheel, with its licence in it: whoever has the image can"
@@ -41,6 +46,7 @@ COPYLEFT: Mapping[str, tuple[str, str]] = {
 """Packages under a weak copyleft, with the licence as it was read, and why the way in which we use them meets it."""
 
 _SPDX: Mapping[str, str] = {
+    "3-Clause BSD License": "BSD-3-Clause",
     "Apache 2": "Apache-2.0",
     "Apache 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",

@@ -9,14 +9,22 @@ import pytest
 from deploy.local.product import Product
 from deploy.local.stack import Stack
 from deploy.paths import STATE
+from tests.collector import Collector, collecting
 from tests.conftest import ANY_PORTS, make_stack
 from tests.e2e.driver import SETTINGS, World
 
 
 @pytest.fixture(scope="package")
-def product() -> Iterator[Product]:
-    """All of it, running. Who stops or kills a part starts it again."""
-    with running_product("e2e", SETTINGS) as running:
+def collector() -> Iterator[Collector]:
+    """Where the product sends its spans."""
+    with collecting() as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def product(collector: Collector) -> Iterator[Product]:
+    """All of it, running. Who stops or kills a part starts it again. It records the traces that others begin."""
+    with running_product("e2e", SETTINGS | {"otlp_endpoint": collector.url, "trace_ratio": "0"}) as running:
         yield running
 
 

@@ -80,6 +80,7 @@ def api(context: WebContext) -> FastAPI:
         redirect_slashes=False,
         dependencies=[Depends(HTTPBearer(auto_error=False, bearerFormat="JWT")), Depends(_unspent(context))],
         responses=documented(*_ALWAYS),
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # it would hold addresses with their queries
         generate_unique_id_function=lambda route: route.name,
     )
     answer_with_problems(app)

@@ -12,6 +12,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from popfax_contracts.topics import Principal
 from services.chassis import postgres
 from services.chassis.process_names import Does, ProcessName
+from services.chassis.tracing import tracing
 from services.groups.settings import GroupsSettings, WebSettings
 from services.groups.web.api import api
 from services.groups.web.context import WebContext, web_context
@@ -45,7 +46,7 @@ class Web:
         name = str(_process(settings))
         self._engine: AsyncEngine = postgres.engine_of(settings, settings.web_pool, "web", application_name=name)
         self._context = web_context(self._engine, settings, committed)
-        self.app = web_app(self._context)
+        self.app = tracing().site(web_app(self._context))
 
     def hang_up(self) -> None:
         """End what does not end by itself."""

@@ -13,6 +13,7 @@ from popfax_contracts.ids import derive_own
 from popfax_contracts.message import Command, group_of
 from services.chassis.messages import Outgoing
 from services.chassis.postgres import PostgresDatabase
+from services.chassis.tracing import tracing
 from services.groups.commands import POSTABLE, content_hash
 from services.groups.domain import CommandState
 from services.groups.tables import commands
@@ -63,4 +64,5 @@ async def post(engine: AsyncEngine, command: Command, actor_id: UUID, id_: UUID)
                 raise IdConflict
             return
         out = Outgoing(id_, command.TYPE, command.key(), command.to_json(), str(id_), str(id_), actor_id, None)
-        await tx.send([out], now)
+        with tracing().posting(out):
+            await tx.send([out], now)
