@@ -159,6 +159,10 @@ def plain(url: str) -> str:
     return url.replace("+psycopg", "", 1)
 
 
+NO_DATABASE = "postgresql+psycopg://127.0.0.1:1/none"
+"""For the settings of what connects to Kafka alone."""
+
+
 def settings(stack: Stack, url: str, principal: Principal = Principal.LEDGER, **more: Any) -> ServiceSettings:
     given = {
         "kafka_bootstrap": stack.kafka.bootstrap,

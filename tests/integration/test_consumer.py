@@ -32,6 +32,7 @@ from services.chassis.envelopes import UNREADABLE_HEADERS
 from services.chassis.postgres import stored_record
 from tests.e2e.driver import Headers, Log, Wire, wait
 from tests.integration.recorder import (
+    NO_DATABASE,
     Recorder,
     consuming,
     count,
@@ -216,7 +217,7 @@ class _NotUtf8(str):
 
 async def _send_with_bad_name(stack: Stack, records: Sequence[tuple[bytes, bytes, Headers]]) -> None:
     """Publish records with a header that no proper client would write, after good ones in the same batch."""
-    given = settings(stack, "postgresql+psycopg://x", Principal.PLATFORM)
+    given = settings(stack, NO_DATABASE, Principal.PLATFORM)
     producer = AIOKafkaProducer(**kafka.client(given), acks="all")
     await producer.start()
     try:

@@ -25,7 +25,16 @@ from services.chassis import kafka, metrics, postgres
 from services.chassis.relay import ANSWER_S, CHECK_S
 from tests.e2e.driver import Log, Seen
 from tests.integration.paused_relay import paused_relay
-from tests.integration.recorder import Recorder, consuming, credit, effects, eventually, scratch_database, settings
+from tests.integration.recorder import (
+    NO_DATABASE,
+    Recorder,
+    consuming,
+    credit,
+    effects,
+    eventually,
+    scratch_database,
+    settings,
+)
 from tests.integration.test_outbox import _append, _is_empty, _kill_leader, relaying
 
 
@@ -143,7 +152,7 @@ class TestProducer:
         """aiokafka's own stop waits for the broker forever, and when it is cancelled its sender lives on."""
         leaks = Leaks()
         log, key = Log(fragile.kafka, [GROUPS_MEMBERS]), str(uuid4()).encode()
-        producer = await kafka.producer(settings(fragile, "", Principal.GROUPS))
+        producer = await kafka.producer(settings(fragile, NO_DATABASE, Principal.GROUPS))
         await (await _publish(producer, key, 0))
         with _frozen(fragile):
             in_flight = await _publish(producer, key, 0)
@@ -162,7 +171,7 @@ class TestProducer:
     @pytest.mark.parametrize("reachable", [True, False])
     async def test_is_closed_whatever_becomes_of_its_start(self, fragile: Stack, reachable: bool) -> None:
         leaks = Leaks()
-        given = settings(fragile, "", Principal.GROUPS, **({} if reachable else {"kafka_bootstrap": "127.0.0.1:1"}))
+        given = settings(fragile, NO_DATABASE, Principal.GROUPS, **({} if reachable else {"kafka_bootstrap": "127.0.0.1:1"}))
         with _frozen(fragile):
             starting = asyncio.create_task(kafka.producer(given, fence="groups"))
             await asyncio.sleep(0.5)
@@ -174,7 +183,7 @@ class TestProducer:
 
     async def test_is_closed_when_another_one_fences_it(self, stack: Stack) -> None:
         leaks = Leaks()
-        given = settings(stack, "", Principal.GROUPS)
+        given = settings(stack, NO_DATABASE, Principal.GROUPS)
         first = await kafka.producer(given, fence="groups")
         second = await kafka.producer(given, fence="groups")
         await (await _publish(second, b"fenced", 0))

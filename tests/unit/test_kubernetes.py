@@ -235,7 +235,7 @@ def test_each_setting_is_one_that_is_read() -> None:
     read = {
         f"{user}_{field}".upper()
         for user in (*Principal, "admin")
-        for field in ("kafka_ca_file", *GroupsSettings.model_fields, *NotificationsSettings.model_fields)
+        for field in (*GroupsSettings.model_fields, *NotificationsSettings.model_fields)
     }
     assert _settings() - read == {"POPFAX_SECRETS_DIR"}
 
