@@ -171,7 +171,8 @@ class TestProducer:
     @pytest.mark.parametrize("reachable", [True, False])
     async def test_is_closed_whatever_becomes_of_its_start(self, fragile: Stack, reachable: bool) -> None:
         leaks = Leaks()
-        given = settings(fragile, NO_DATABASE, Principal.GROUPS, **({} if reachable else {"kafka_bootstrap": "127.0.0.1:1"}))
+        elsewhere = {} if reachable else {"kafka_bootstrap": "127.0.0.1:1"}
+        given = settings(fragile, NO_DATABASE, Principal.GROUPS, **elsewhere)
         with _frozen(fragile):
             starting = asyncio.create_task(kafka.producer(given, fence="groups"))
             await asyncio.sleep(0.5)
