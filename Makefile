@@ -11,8 +11,14 @@ unexport PYTHONDONTWRITEBYTECODE
 LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --universal --python-version 3.11 \
 	--custom-compile-command "make lock"
 
+# BUILD holds further options, such as `--build-arg BASE=…`.
+IMAGE = docker build --file deploy/docker/Dockerfile $(BUILD) \
+	--build-arg VERSION=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+	--build-arg COMMIT=$(shell git rev-parse --short HEAD)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test-fast test bench costs screenshots alerts lock contracts release-contracts docs
+.PHONY: help setup demo check test-fast test images test-images test-containers bench costs screenshots alerts lock contracts \
+	release-contracts docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +45,19 @@ else
 test: check ## Run all checks and all tests (T=path: one; STACK=containers: in containers)
 	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 endif
+
+images: ## Build the images (with Docker; BUILD=options of docker build)
+	$(IMAGE) --tag popfax-groups --target service .
+	$(IMAGE) --tag popfax-groups-operator --target operator .
+	$(IMAGE) --tag popfax-groups-mailsink --target mailsink .
+
+test-images: $(STAMP) images ## Build the images, try each, and the whole product with compose (with Docker)
+	$(BIN)/pytest tests/engine/images.py tests/engine/compose.py
+
+# What makes its own stack, of processes, is left out: it would show nothing of containers.
+test-containers: $(STAMP) ## Run the end-to-end tests on Kafka and PostgreSQL in containers (with Docker)
+	STACK=containers $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/integration/test_local_stack.py \
+		tests/e2e --ignore tests/e2e/test_demo.py --ignore tests/e2e/test_secure.py
 
 bench: $(STAMP) ## Measure, for a quarter of an hour (QUICK=1: two minutes; GROWTH=1: also full databases; RUNS=n)
 	$(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(GROWTH),--growth) $(if $(RUNS),--runs $(RUNS))
@@ -68,6 +87,7 @@ lock: $(STAMP) ## Choose the packages' versions again: requirements/*.txt
 	$(LOCK) --constraint requirements/dev.txt --extra tracing --output-file requirements/services.txt pyproject.toml
 	$(LOCK) --constraint requirements/dev.txt --extra operator --extra tracing --output-file requirements/operator.txt pyproject.toml
 	echo aiosmtpd | $(LOCK) --constraint requirements/dev.txt --output-file requirements/mailsink.txt -
+	echo cyclonedx-bom | $(LOCK) --constraint requirements/dev.txt --output-file requirements/sbom.txt -
 
 # An interrupted setup leaves no stamp, and the next one goes on where it was.
 $(STAMP): requirements/dev.txt pyproject.toml deploy/local/kafka-jars.sha256 deploy/local/postgres-archives.sha256 deploy/contract_tools/asyncapi-parser.sha256

@@ -27,6 +27,12 @@ USER = 10001
 SECRETS = "/run/secrets/popfax"
 LEAST_REPLICAS = 2
 
+POSTGRES_IMAGE = (
+    "ghcr.io/cloudnative-pg/postgresql:18.6-202608310817-minimal-trixie"
+    "@sha256:5c389b0268d9e637ca55efa41a7fafa3996332b5ea3c6099d0861c5f31acb00e"
+)
+"""From CloudNativePG's own catalogue of images."""
+
 Manifest = dict[str, Any]
 
 _HEADER = "# Made by `make docs` from the contracts; a test compares. Change deploy/kubernetes/generate.py instead.\n"
@@ -384,7 +390,7 @@ def _database(service: Principal) -> list[Manifest]:
     name, archive = f"{service}-database", "barman-cloud.cloudnative-pg.io"
     spec = {
         "instances": 3,
-        "imageName": "ghcr.io/cloudnative-pg/postgresql:18-minimal-trixie",
+        "imageName": POSTGRES_IMAGE,
         "primaryUpdateStrategy": "unsupervised",
         "enableSuperuserAccess": False,
         "postgresql": {

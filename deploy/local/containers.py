@@ -4,6 +4,7 @@ The mail sink stays a process of this machine. The containers' data live in the 
 end, and by testcontainers' own reaper should this process be killed: every stack begins afresh.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from deploy.local.stack import Broker, Database, Stack
 from deploy.operator.kafka import ADMIN, answers_authenticated, client_config
 from popfax_contracts.topics import SERVICES, Principal
 
-KAFKA_IMAGE = "apache/kafka:4.3.0"
-POSTGRES_IMAGE = "postgres:18"
+KAFKA_IMAGE = "apache/kafka:4.3.0@sha256:0be4c9eb3565733612d2836d65636fd611a219ebcf5b4162e5ac259ea0ecb907"
+POSTGRES_IMAGE = "postgres:18.6@sha256:86c951e05bf56c93d95d397747fb8820ac76cc3bedb78f43abd83eedbe3666ae"
+"""The official images, as in deploy/docker/compose.yaml. Environment variables of these names name others."""
 
 _CONTROLLER_PORT = 9093
 _POSTGRES_PORT = 5432
@@ -159,7 +161,8 @@ class KafkaContainer:
         self._container.start(lambda: self._make(port), lambda: answers_authenticated(config, timeout_s=1.0), port)
 
     def _make(self, port: int) -> DockerContainer:
-        container = DockerContainer(KAFKA_IMAGE)
+        container = DockerContainer(os.environ.get("KAFKA_IMAGE", KAFKA_IMAGE))
+        container.with_env("KAFKA_HEAP_OPTS", "-Xmx512m")  # the image's default is twice that, taken at once
         _publish(container, port, port)
         arguments = "\n".join(format_arguments(f"{_KAFKA_SCRATCH}/server.properties", self._passwords))
         container.with_copy_into_container(self._properties(port).encode(), f"{_KAFKA_FILES}/server.properties")
@@ -215,7 +218,7 @@ class PostgresContainer:
         self._container.start(lambda: self._make(port), lambda: lets_in(self._superuser_url(port)), port)
 
     def _make(self, port: int) -> DockerContainer:
-        container = DockerContainer(POSTGRES_IMAGE)
+        container = DockerContainer(os.environ.get("POSTGRES_IMAGE", POSTGRES_IMAGE))
         _publish(container, _POSTGRES_PORT, port)
         container.with_env("POSTGRES_PASSWORD", self._passwords[SUPERUSER])
         return container.with_command([part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")])

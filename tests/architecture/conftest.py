@@ -15,3 +15,13 @@ def tree(tmp_path: Path) -> Path:
         shutil.copytree(CHECKOUT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(CHECKOUT / "pyproject.toml", tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Path:
+    """A copy of the files that say which images run, and how, to be broken."""
+    for part in ("deploy/docker", "deploy/kubernetes", ".devcontainer"):
+        shutil.copytree(CHECKOUT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__", "schemas"))
+    (tmp_path / "deploy/local").mkdir()
+    shutil.copy(CHECKOUT / "deploy/local/containers.py", tmp_path / "deploy/local")
+    return tmp_path

@@ -1,9 +1,10 @@
-"""What each image holds, as the Dockerfile, the requirements and the code say, and where they disagree.
+"""What each image holds and how it runs, as the files and the code say, and what is wrong with that.
 
 Each function takes the directory that holds `services/`, so that a test can show it a tree that is wrong.
 """
 
 import ast
+import json
 import re
 import sys
 import tomllib
@@ -11,13 +12,20 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 IMAGES = ("service", "operator", "mailsink")
 
 OURS = frozenset({"popfax_contracts", "services", "deploy"})
+
+OUR_IMAGES = "popfax-groups"
+"""How the names of all of them begin."""
+
+_PINNED = re.compile(r"[^@ ]+:[^@: ]*\d[^@: ]*@sha256:[0-9a-f]{64}")
 
 READ_AS_DATA = frozenset({"tzdata"})
 """Packages that hold no code: `zoneinfo` reads them."""
@@ -77,6 +85,111 @@ def never_imported(tree: Path, name: str) -> set[str]:
     return packages(tree, name) - _needed(imported, _extras(tree)) - READ_AS_DATA
 
 
+def named_images(tree: Path) -> dict[str, str]:
+    """Return the images of others that are named anywhere, by where: as a base, or to run."""
+    found = {"deploy/docker/Dockerfile": _base(tree / "deploy" / "docker" / "Dockerfile")}
+    found[".devcontainer/Dockerfile"] = _base(tree / ".devcontainer" / "Dockerfile")
+    for name, service in _compose(tree).items():
+        if not _is_ours(service["image"]):
+            found[f"compose.yaml: {name}"] = re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", service["image"])
+    for name, image in re.findall(
+        r'^(\w+_IMAGE) = "(.*)"$', (tree / "deploy/local/containers.py").read_text(), re.MULTILINE
+    ):
+        found[f"containers.py: {name}"] = image
+    for path in sorted((tree / "deploy" / "kubernetes").rglob("*.yaml")):
+        for image in re.findall(r"^[ -]*image(?:Name)?: (.*)$", path.read_text(), re.MULTILINE):
+            if not _is_ours(image):
+                found[f"{path.relative_to(tree)}: {image}"] = image
+    return found
+
+
+def not_pinned(tree: Path) -> list[str]:
+    """Find images that are not named by version and digest, or not the same everywhere."""
+    named = named_images(tree)
+    loose = [where for where, image in named.items() if not _PINNED.fullmatch(image)]
+    images: dict[str, set[str]] = {}
+    for image in named.values():
+        images.setdefault(image.partition(":")[0], set()).add(image)
+    return loose + [name for name, found in images.items() if len(found) > 1]
+
+
+def run_by_a_shell(tree: Path) -> list[str]:
+    """Find what needs a shell in an image of ours: how it starts, its check, and what compose or Kubernetes runs."""
+    lines = (tree / "deploy" / "docker" / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    found = [line for line in lines if (command := _command(line)) is not None and _needs_shell(command)]
+    for name, service in _compose(tree).items():
+        commands = [service.get(key) for key in ("entrypoint", "command")] + [
+            service.get("healthcheck", {}).get("test")
+        ]
+        if _is_ours(service["image"]) and any(_needs_shell(each) for each in commands if each is not None):
+            found.append(f"compose.yaml: {name}")
+    for path in sorted((tree / "deploy" / "kubernetes").rglob("*.yaml")):
+        text = path.read_text()
+        for container in _containers(list(yaml.safe_load_all(text))) if f"image: {OUR_IMAGES}" in text else ():
+            if _is_ours(container["image"]) and any(
+                _needs_shell(container.get(key, [])) for key in ("command", "args")
+            ):
+                found.append(f"{path.relative_to(tree)}: {container['name']}")
+    return found
+
+
+def not_confined(tree: Path) -> list[str]:
+    """Find what runs in compose from an image of ours with a writable root file system, or a privilege."""
+    wanted = {"read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges:true"]}
+    return [
+        name
+        for name, service in _compose(tree).items()
+        if _is_ours(service["image"]) and not wanted.items() <= service.items()
+    ]
+
+
+def _base(dockerfile: Path) -> str:
+    """Return the image that a Dockerfile's stages stand on, or all of them."""
+    lines = [line.split() for line in dockerfile.read_text().splitlines()]
+    stages = {line[3] for line in lines if line[:1] == ["FROM"] and line[2:3] == ["AS"]}
+    bases = {line[1] for line in lines if line[:1] == ["FROM"]} - stages
+    defaults = {
+        f"${{{name}}}": value for line in lines if line[:1] == ["ARG"] for name, _, value in [line[1].partition("=")]
+    }
+    return " ".join({defaults.get(each, each) for each in bases})
+
+
+def _compose(tree: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load((tree / "deploy/docker/compose.yaml").read_text())["services"]
+    return found
+
+
+def _is_ours(image: str) -> bool:
+    return image.startswith(OUR_IMAGES)
+
+
+def _command(line: str) -> str | list[str] | None:
+    """Return what a line of a Dockerfile makes a container run: a list, or a shell's text."""
+    match = re.match(r"(?:ENTRYPOINT|(?:HEALTHCHECK .*)?\bCMD) (.*)", line.strip())
+    if match is None:
+        return None
+    text = match.group(1)
+    listed: list[str] = json.loads(text) if text.startswith("[") else []
+    return listed or text
+
+
+def _needs_shell(command: str | list[str]) -> bool:
+    """Return whether a command is a shell's text, or a list that starts a shell (or that a check hands to one)."""
+    shells = {"sh", "bash", "dash", "CMD-SHELL"}
+    return isinstance(command, str) or any(Path(each).name in shells for each in command[:2])
+
+
+def _containers(value: Any) -> Iterator[dict[str, Any]]:
+    """Return all containers in a manifest: whatever has an image and a name."""
+    if isinstance(value, dict):
+        if isinstance(value.get("image"), str) and "name" in value:
+            yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from _containers(each)
+
+
 def _stages(dockerfile: str) -> dict[str, Image]:
     stages: dict[str, Image] = {}
     current = Image()
@@ -87,8 +200,10 @@ def _stages(dockerfile: str) -> dict[str, Image]:
                 current = stages[name] = Image(list(begun.copies), list(begun.requirements))
             case ["COPY", origin, *_] if origin.startswith("--from="):
                 current.requirements += stages[origin.removeprefix("--from=")].requirements
+            case ["RUN", *words] if "/opt/popfax/bin/python" in words and "-r" in words:
+                current.requirements.append(f"requirements/{Path(words[words.index('-r') + 1]).name}")
             case ["COPY", source, _] if source.startswith("requirements/"):
-                current.requirements.append(source)
+                pass
             case ["COPY", *sources, target]:
                 into = target.endswith("/")
                 current.copies += [

@@ -1,14 +1,19 @@
-"""What the images hold: what their code needs, and nothing else. No engine is needed: the Dockerfile is read."""
+"""What the images hold, which is what their code needs, and how they run. Files are read; no engine is needed."""
 
+import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from deploy.operator.cli.extensible import COMMANDS, LOCAL
 from deploy.paths import CHECKOUT
@@ -79,8 +84,30 @@ def test_every_list_has_the_versions_that_the_tests_run_with() -> None:
         "dev.txt": set(),
         "mailsink.txt": set(),
         "operator.txt": set(),
+        "sbom.txt": set(),
         "services.txt": set(),
     }
+
+
+def test_images_of_others_are_pinned_and_the_same_everywhere() -> None:
+    assert len(images.named_images(CHECKOUT)) > 6
+    assert images.not_pinned(CHECKOUT) == []
+
+
+def test_nothing_in_an_image_is_run_by_a_shell() -> None:
+    assert images.run_by_a_shell(CHECKOUT) == []
+
+
+def test_compose_confines_all_that_is_ours() -> None:
+    assert images.not_confined(CHECKOUT) == []
+
+
+def test_every_image_gets_an_sbom() -> None:
+    """Each environment is listed when it is made, so none can be made without."""
+    lines = (CHECKOUT / "deploy/docker/Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    made = [line for line in lines if "pip --python /opt/popfax/bin/python install" in line]
+    assert len(made) == len(IMAGES)
+    assert all("> /opt/popfax/sbom.cdx.json" in line for line in made)
 
 
 # --- each check fails on a breach -------------------------------------------------------------------------------------
@@ -124,6 +151,92 @@ def test_code_that_an_image_has_no_packages_for_does_not_run(tree: Path, tmp_pat
     unpack("service", tree, tmp_path)
     done = run(tmp_path, "-c", IMPORT_ALL, "services.ledger.store")
     assert "No module named 'rich'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [
+        ("deploy/docker/Dockerfile", "@sha256:0bee", "@sha256:"),
+        ("deploy/docker/Dockerfile", "FROM ${BASE} AS installer", "FROM python:3.11 AS installer"),
+        (".devcontainer/Dockerfile", "3.11.16-slim", "3.11.15-slim"),
+        ("deploy/docker/compose.yaml", "postgres:18.6@", "postgres:18.7@"),
+        ("deploy/docker/compose.yaml", "apache/kafka:4.3.0@", "apache/kafka:latest@"),
+        ("deploy/local/containers.py", "@sha256:0be4", "@sha256:1be4"),
+        ("deploy/kubernetes/cloudnative-pg/clusters.yaml", "@sha256:5c38", ":5c38"),
+    ],
+)
+def test_image_that_is_not_pinned_is_found(deployment: Path, file: str, before: str, after: str) -> None:
+    change(deployment / file, before, after)
+    assert images.not_pinned(deployment) != []
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [
+        ("deploy/docker/Dockerfile", 'CMD ["popfax", "--help"]', "CMD popfax --help"),
+        ("deploy/docker/Dockerfile", 'CMD ["popfax", "--help"]', 'ENTRYPOINT ["/bin/sh", "-c"]'),
+        ("deploy/docker/Dockerfile", 'CMD ["python", "-c", "import os', 'CMD ["sh", "-c", "import os'),
+        ("deploy/docker/compose.yaml", "[popfax, topics, --apply]", "popfax topics --apply"),
+        ("deploy/docker/compose.yaml", "entrypoint: [popfax]", "entrypoint: [/bin/sh, -c]"),
+        ("deploy/kubernetes/prepare/jobs.yaml", "- popfax\n", "- sh\n"),
+    ],
+)
+def test_what_needs_a_shell_is_found(deployment: Path, file: str, before: str, after: str) -> None:
+    change(deployment / file, before, after)
+    assert len(images.run_by_a_shell(deployment)) == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["  read_only: true\n", "  cap_drop: [ALL]\n", '  security_opt: ["no-new-privileges:true"]\n']
+)
+def test_what_is_not_confined_is_found(deployment: Path, line: str) -> None:
+    change(deployment / "deploy/docker/compose.yaml", line, "")
+    assert {"groups", "ledger", "mailsink", "migrations", "plans", "popfax", "topics"} <= set(
+        images.not_confined(deployment)
+    )
+
+
+STATUS = """\
+Package: libc6
+Status: install ok installed
+Architecture: amd64
+Version: 2.36-9+deb12u13
+Depends: libgcc-s1
+Description: GNU C Library
+ Version: not this one
+
+Package: removed
+Status: deinstall ok config-files
+Architecture: all
+Version: 1.0
+"""
+
+
+class TestSbom:
+    """What Debian and the interpreter add to the list that cyclonedx-bom makes."""
+
+    @pytest.fixture
+    def bom(self) -> Any:
+        complete = runpy.run_path(str(CHECKOUT / "deploy/docker/sbom.py"))["complete"]
+        python = {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1, "components": []}
+        return complete(python, STATUS, {"ID": "debian", "VERSION_ID": "12"}, "3.11.16")
+
+    def test_lists_the_system_the_interpreter_and_what_is_installed(self, bom: Any) -> None:
+        assert [(each["name"], each["version"]) for each in bom["components"]] == [
+            ("debian", "12"),
+            ("python", "3.11.16"),
+            ("libc6", "2.36-9+deb12u13"),
+        ]
+        assert bom["components"][-1]["purl"] == "pkg:deb/debian/libc6@2.36-9%2Bdeb12u13?arch=amd64&distro=debian-12"
+
+    def test_is_valid(self, bom: Any) -> None:
+        assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bom)) is None
+
+
+def change(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
 
 
 def pinned(requirements: str) -> set[str]:

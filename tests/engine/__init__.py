@@ -1,0 +1,1 @@
+"""What needs a Docker engine: `make test-images` runs it. pytest does not collect these files by itself."""
