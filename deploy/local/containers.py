@@ -37,7 +37,7 @@ _STOP_TIMEOUT_S = 15
 _KAFKA_START = f"""set -e
 cp {_KAFKA_FILES}/server.properties {_KAFKA_SCRATCH}/server.properties
 if [ ! -e {_KAFKA_SCRATCH}/formatted ]; then
-    xargs /opt/kafka/bin/kafka-run-class.sh < {_KAFKA_FILES}/format.args
+    xargs /opt/kafka/bin/kafka-run-class.sh < {_KAFKA_FILES}/format.args > /dev/null  # it prints the users' keys
     touch {_KAFKA_SCRATCH}/formatted
 fi
 exec /opt/kafka/bin/kafka-server-start.sh {_KAFKA_SCRATCH}/server.properties
@@ -99,6 +99,10 @@ class _Container:
         if self._made is not None:
             self._made.get_wrapped_container().unpause()
 
+    def output(self) -> str:
+        """Return what it has printed."""
+        return "" if self._made is None else self._made.get_wrapped_container().logs().decode(errors="replace")
+
     def _run(self, make: Callable[[], DockerContainer]) -> None:
         if self._made is not None:
             self._made.get_wrapped_container().start()
@@ -155,6 +159,10 @@ class KafkaContainer:
     def resume(self) -> None:
         """Let it go on."""
         self._container.resume()
+
+    def output(self) -> str:
+        """Return what it has printed, which the engine shows to whoever may ask it."""
+        return self._container.output()
 
     def _start_on(self, port: int) -> None:
         config = client_config(ADMIN, environment(f"{LOOPBACK}:{port}", ADMIN, self.password(ADMIN)))

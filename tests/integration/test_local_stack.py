@@ -49,6 +49,7 @@ RECORD = b"record"
 USERS = (*Principal, STRANGER)
 
 embedded_only = pytest.mark.skipif(os.environ.get("STACK") == "containers", reason="about our own processes")
+containers_only = pytest.mark.skipif(os.environ.get("STACK") != "containers", reason="about containers")
 
 
 @pytest.fixture(scope="module")
@@ -302,6 +303,15 @@ class TestSettings:
         for pid in _pids(own):
             line = " ".join(psutil.Process(pid).cmdline())
             assert not any(password in line for password in _passwords(own))
+
+    @containers_only
+    def test_shows_no_password_and_no_key_in_what_a_container_prints(self, own: Stack) -> None:
+        from deploy.local.containers import KafkaContainer  # noqa: PLC0415 - its packages are slow to import
+
+        assert isinstance(own.kafka, KafkaContainer)
+        printed = own.kafka.output()
+        assert printed, "it warns of its empty metadata log when it starts"
+        assert not any(secret in printed for secret in [*_passwords(own), "storedKey", "serverKey"])
 
     @pytest.mark.parametrize("setting", ["POPFAX_KAFKA_PORT", "POPFAX_POSTGRES_PORT", "POPFAX_SMTP_PORT"])
     def test_names_the_setting_whose_port_is_taken(
