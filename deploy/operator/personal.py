@@ -122,6 +122,7 @@ CHASSIS: Mapping[str, Held | NotHeld] = {
         "id topic partition position error attempts stopped_at skip_to skip_reason skip_requested_at ended_at outcome",
     ),
     "schema_support": NotHeld("versions", "revision oldest"),
+    "removals": NotHeld("how far old rows have been removed", "of_table before"),
 }
 
 _SAGAS = Held(

@@ -14,13 +14,14 @@ from deploy.operator.invariants import (
     OutboxRow,
     ParkedRow,
     ProvisioningSnapshot,
+    RemovalRow,
     Snapshot,
     TimerRow,
 )
 from deploy.operator.invariants.rows import Ordered
 from popfax_contracts.topics import Principal
 from services.chassis.memory import MemoryDatabase
-from services.chassis.postgres import OUTBOX, PARKED, TIMER
+from services.chassis.postgres import OUTBOX, PARKED, REMOVALS, TIMER
 from services.chassis.rows import AppendOnly, Mapped
 from services.groups import tables as groups
 from services.ledger import tables as ledger
@@ -234,6 +235,7 @@ def _stored_chassis_tables(connection: sa.Connection, progress: Progress) -> dic
         "timers": (TIMER, TimerRow, ("id", "due_at", "type", "key")),
         "outbox": (OUTBOX, OutboxRow, ("id", "type", "key", "made_at")),
         "parked": (PARKED, ParkedRow, ("id", "topic", "code", "parked_at")),
+        "removals": (REMOVALS, RemovalRow, ("of_table", "before")),
     }
     return {
         name: Stored(connection, [table.c[each] for each in columns], partial(_made, row), progress)

@@ -71,6 +71,7 @@ TIMER = _METADATA.tables["timers"]
 PARKED = _METADATA.tables["parked"]
 PARKED_KEYS = _METADATA.tables["parked_keys"]
 PARTITION_STOPS = _METADATA.tables["partition_stops"]
+REMOVALS = _METADATA.tables["removals"]
 
 
 VANISHED_S = 15

@@ -33,7 +33,7 @@ from services.chassis.outages import Outages
 from services.chassis.partitions import Stops
 from services.chassis.postgres import INBOX, PostgresDatabase
 from services.chassis.process_names import Does, ProcessName
-from services.chassis.pruning import prune
+from services.chassis.pruning import Old, prune
 from services.chassis.relay import Relay
 from services.chassis.renewal import renew
 from services.chassis.service import Service
@@ -160,7 +160,7 @@ class _Work:
             asyncio.create_task(self._open_work.run()),
             asyncio.create_task(mark(self._engine, self._settings, self._principal, self.relay.wake)),
             # Message ids that no topic can deliver again.
-            asyncio.create_task(prune(self._engine, INBOX.c.received_at, retention(self._settings))),
+            asyncio.create_task(prune(self._engine, Old(INBOX.c.received_at, retention(self._settings)))),
             *(
                 asyncio.create_task(job(self._engine, self._settings, self._shell.outages, wakeup))
                 for job, wakeup in self._background

@@ -168,6 +168,20 @@ class ServiceSettings(ProcessSettings, KafkaSettings):
     )
 
 
+class SagaSettings(ServiceSettings):
+    """What a service that runs sagas needs to be told."""
+
+    saga_retention_days: int = Field(
+        90, ge=1, description="how long ended sagas are kept; not less than `inbox_retention_days`"
+    )
+
+    @model_validator(mode="after")
+    def _sagas_outlast_messages(self) -> Self:
+        if self.saga_retention_days < self.inbox_retention_days:
+            raise ValueError("saga_retention_days is less than inbox_retention_days: a message would not find its saga")
+        return self
+
+
 S = TypeVar("S", bound=ConnectingSettings)
 
 

@@ -10,26 +10,31 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.chassis.pruning import prune
+from services.chassis.pruning import Old, ended_sagas, prune
 from services.chassis.runtime import Background, retention, run, serve
 from services.chassis.settings import load_settings
 from services.groups.consumers import GROUPS, with_quotas
 from services.groups.settings import GroupsSettings, Role, WebSettings
-from services.groups.tables import commands, sessions
+from services.groups.tables import commands, sagas, sessions
 from services.groups.web.app import web
 
 
 async def forget_commands(engine: AsyncEngine, settings: GroupsSettings, *_: object) -> None:
     """Delete posted commands that are older than the inbox."""
-    await prune(engine, commands.c.asked_at, retention(settings))
+    await prune(engine, Old(commands.c.asked_at, retention(settings)))
 
 
 async def forget_sessions(engine: AsyncEngine, *_: object) -> None:
     """Forget sessions whose tokens are no longer valid."""
-    await prune(engine, sessions.c.forget_at, timedelta())
+    await prune(engine, Old(sessions.c.forget_at, timedelta()))
 
 
-BACKGROUND: Sequence[Background[GroupsSettings]] = [forget_commands, forget_sessions]
+async def forget_sagas(engine: AsyncEngine, settings: GroupsSettings, *_: object) -> None:
+    """Remove sagas that ended long ago."""
+    await prune(engine, ended_sagas(sagas, settings))
+
+
+BACKGROUND: Sequence[Background[GroupsSettings]] = [forget_commands, forget_sessions, forget_sagas]
 
 
 def main() -> None:

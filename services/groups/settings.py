@@ -7,7 +7,7 @@ from typing import Self
 from limits import parse
 from pydantic import Field, HttpUrl, TypeAdapter, field_validator, model_validator
 
-from services.chassis.settings import ProcessSettings, ProtectedUrl, ServiceSettings
+from services.chassis.settings import ProcessSettings, ProtectedUrl, SagaSettings
 from services.groups.domain import Quotas
 
 _DEFAULT = Quotas()
@@ -91,7 +91,7 @@ class WebSettings(ProcessSettings):
         return self
 
 
-class GroupsSettings(ServiceSettings, WebSettings):
+class GroupsSettings(SagaSettings, WebSettings):
     """All that groups needs to be told: also how many invitations are allowed."""
 
     invitations_owner_day: int = Field(

@@ -56,6 +56,19 @@ class NotificationsSettings(ServiceSettings):
         1, gt=0, le=60, description="how often the sender looks for mails, unless its own replica has just made some"
     )
 
+    mail_retention_days: int = Field(
+        90,
+        ge=1,
+        description="how long mails that were sent, or will not be, are kept, without text and address; not less than"
+        " `inbox_retention_days`",
+    )
+
+    @model_validator(mode="after")
+    def _mails_outlast_messages(self) -> Self:
+        if self.mail_retention_days < self.inbox_retention_days:
+            raise ValueError("mail_retention_days is less than inbox_retention_days: a mail would be sent twice")
+        return self
+
     @model_validator(mode="after")
     def _mails_are_protected(self) -> Self:
         self._require(

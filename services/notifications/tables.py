@@ -40,10 +40,16 @@ mails = sa.Table(
     sa.Column("invitation_id", sa.Uuid),
     sa.Column("round", sa.Integer),
     sa.Column("traceparent", sa.Text),
-    sa.Index("mails_by_recipient", "recipient_id"),
-    sa.Index("mails_by_subject", "about_id"),
 )
 sa.Index("mails_due", mails.c.next_attempt_at, postgresql_where=mails.c.state.in_(["queued", "rendered"]))
+# Looked up when somebody is erased: only mails that may still be sent, which are few, however many were.
+_may_be_sent = mails.c.state.in_(["queued", "rendered", "parked"])
+sa.Index("mails_waiting_for", mails.c.recipient_id, postgresql_where=_may_be_sent)
+sa.Index("mails_waiting_about", mails.c.about_id, postgresql_where=_may_be_sent)
+ENDED: sa.ColumnElement[bool] = sa.literal_column("state NOT IN ('queued', 'rendered', 'parked')", sa.Boolean())
+"""Mails that are done with, whatever became of them. As the index has it: bound values would not match it."""
+# By the moment of the last attempt, near enough.
+sa.Index("mails_ended", mails.c.next_attempt_at, postgresql_where=ENDED)
 
 # A mail's delivery: the row is inserted when the mail is rendered, and written only with the mail locked.
 deliveries = sa.Table(

@@ -85,11 +85,40 @@ def server(runs: Sequence[Run]) -> Grid:
     return Grid(["µs per saga", "100/s", "full speed"], rows)
 
 
+def room(runs: Sequence[Run]) -> Grid:
+    """Return how many bytes each saga leaves in each table and on each topic, and in the write-ahead log meanwhile."""
+    grown: Mapping[str, float] = medians(runs)["room"]
+    places = dict.fromkeys(name.rpartition("/")[0] for name in grown if name.count("/") == 2)
+    tables = [[grown.get(f"{place}/{part}", 0.0) for part in ("rows", "table", "indexes")] for place in places]
+    rows = [
+        (place.replace("/", " "), f"{count:.2g}", _us(table), _us(indexes), _us(table + indexes))
+        for place, (count, table, indexes) in zip(places, tables, strict=True)
+    ]
+    topics = {name.removeprefix("topic/"): size for name, size in grown.items() if name.startswith("topic/")}
+    return Grid(
+        ["bytes per saga", "rows", "table", "indexes", "together"],
+        [
+            *rows,
+            ("**all tables**", "", *(f"**{_us(sum(each))}**" for each in _table_bytes(tables))),
+            ("write-ahead log", "", "", "", _us(grown["wal"])),
+            *((name, "", "", "", _us(size)) for name, size in sorted(topics.items())),
+            ("**all topics, one copy**", "", "", "", f"**{_us(sum(topics.values()))}**"),
+        ],
+    )
+
+
+def _table_bytes(tables: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
+    """Return the bytes of all tables, of all indexes, and of both."""
+    _, heaps, indexes = zip(*tables, strict=True)
+    return heaps, indexes, (*heaps, *indexes)
+
+
 DETAILS: Mapping[str, tuple[str, Callable[[Sequence[Run]], Grid]]] = {
     "processes": ("CPU by process", processes),
     "phases": ("CPU of the services by phase", phases),
     "batches": ("batches and statements", batches),
     "server": ("PostgreSQL's CPU by session", server),
+    "room": ("bytes of a saga", room),
     "statements": ("the statements that take longest, at full speed", statements),
 }
 """A table's name, its title, and the function that makes it of runs. Raises `KeyError` for what was not measured."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from tests.bench.measures import growth, hops, idle, mails, page, replicas, sagas, trace, transfers, yardstick
+from tests.bench.measures import growth, hops, idle, mails, page, replicas, room, sagas, trace, transfers, yardstick
 from tests.bench.running import Bench, StackOf, plain_stack
 from tests.bench.sizes import Sizes
 
@@ -90,8 +90,9 @@ def growth_section(sizes: Sizes) -> Section:
     """Return what is measured on a product whose databases are filled, once."""
     rows = sizes.grown_accounts * 15 + sizes.grown_inbox + sizes.grown_history
     title = f"growth to {sizes.grown_accounts:,} accounts"
+    bytes_ = Step("bytes of a saga by table", sizes.room_sagas / 100 + 30, _alone(room.room))
     step = Step(title, rows / 120_000 + 90, _alone(growth.growth))
-    return Section("a product to fill", sizes, [_preparation(sizes), step])
+    return Section("a product to fill", sizes, [_preparation(sizes), bytes_, step])
 
 
 def _preparation(sizes: Sizes) -> Step:

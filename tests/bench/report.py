@@ -1,4 +1,4 @@
-"""Writes what was measured into docs/performance.md: what stands between two markers, and the picture.
+"""Writes what was measured into the documents: what stands between two markers, and the picture.
 
 <!-- measured: figures (python -m tests.bench report FILE) -->
 …
@@ -12,10 +12,11 @@ from pathlib import Path
 
 from tests.bench import picture, table
 from tests.bench.details import DETAILS
-from tests.bench.figures import Run
+from tests.bench.figures import Run, rows
 from tests.bench.statistic import medians
 
 DOCUMENT = Path("docs/performance.md")
+DOCUMENTS = (DOCUMENT, Path("docs/operations/capacity.md"))
 PICTURE = Path("docs/images/performance.svg")
 
 _BLOCK = re.compile(r"(?<=<!-- measured: )([a-z-]+)( \([^)]*\) -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -23,9 +24,9 @@ _BLOCK = re.compile(r"(?<=<!-- measured: )([a-z-]+)( \([^)]*\) -->\n).*?(?=<!-- 
 
 def write(checkout: Path, runs: Sequence[Run]) -> list[Path]:
     """Write the blocks whose figures the runs have, and the picture; return what was written."""
-    document = checkout / DOCUMENT
-    document.write_text(renewed(document.read_text(), runs))
-    written = [document]
+    written = [checkout / document for document in DOCUMENTS]
+    for document in written:
+        document.write_text(renewed(document.read_text(), runs))
     middle = medians(runs)
     if middle.keys() >= {"trace", "hops"}:
         (checkout / PICTURE).write_text(picture.svg(middle))
@@ -66,12 +67,19 @@ def figures(runs: Sequence[Run]) -> str:
     return table.markdown(table.HEADINGS, [cells for _, cells in table.judged(runs)])
 
 
+def _figures_if_any(runs: Sequence[Run]) -> str:
+    """Return the table of figures. Raises `KeyError` if none of them was measured: a run of one step leaves them."""
+    if all(row.value is None for row in rows(runs)):
+        raise KeyError("figures")
+    return figures(runs)
+
+
 def _detail(name: str, runs: Sequence[Run]) -> str:
     return table.markdown(*DETAILS[name][1](runs))
 
 
 BLOCKS: Mapping[str, Callable[[Sequence[Run]], str]] = {
-    "figures": figures,
+    "figures": _figures_if_any,
     "hops": hops,
     **{name: partial(_detail, name) for name in DETAILS},
 }

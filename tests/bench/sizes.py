@@ -32,6 +32,8 @@ class Sizes:
     """How many rows the full databases have: accounts, ids in all inboxes together, lines of history."""
     grown_inbox: int
     grown_history: int
+    room_sagas: int
+    """Sagas whose bytes are counted."""
 
 
 FULL = Sizes(
@@ -53,6 +55,7 @@ FULL = Sizes(
     grown_accounts=1_000_000,
     grown_inbox=10_000_000,
     grown_history=10_000_000,
+    room_sagas=5_000,
 )
 
 QUICK = Sizes(
@@ -74,4 +77,5 @@ QUICK = Sizes(
     grown_accounts=20_000,
     grown_inbox=200_000,
     grown_history=200_000,
+    room_sagas=2_000,
 )

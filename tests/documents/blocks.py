@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from popfax_contracts.topics import Principal
+from tests.bench import sharding
+from tests.bench.table import markdown
 from tests.documents import alerts, answers, commands, doctor, licences, logs, metrics, picture, settings, topics
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -21,7 +23,9 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "objectives": alerts.table_of_objectives,
     "settings-shared": settings.shared,
     "settings-groups": settings.groups,
+    "settings-provisioning": settings.provisioning,
     "settings-notifications": settings.notifications,
+    "sharding": lambda: markdown(*sharding.grid()),
     "topics": topics.table_of_topics,
     "log-fields": logs.table_of_fields,
     "log-events": logs.table_of_events,

@@ -3,7 +3,7 @@
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from services.chassis.settings import ServiceSettings
+from services.chassis.settings import SagaSettings, ServiceSettings
 from services.groups.settings import GroupsSettings
 from services.notifications.settings import NotificationsSettings
 from tests.documents.tables import table
@@ -17,6 +17,11 @@ def shared() -> str:
 def groups() -> str:
     """Return the settings of groups alone."""
     return _table("GROUPS", GroupsSettings)
+
+
+def provisioning() -> str:
+    """Return the settings of provisioning alone."""
+    return _table("PROVISIONING", SagaSettings)
 
 
 def notifications() -> str:

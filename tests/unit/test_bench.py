@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from types import FrameType
@@ -17,13 +18,16 @@ from popfax_contracts.topics import SERVICES
 from services.chassis import messages
 from tests.bench import picture, report
 from tests.bench.counters import Counters, parsed
+from tests.bench.details import room
 from tests.bench.figures import FIGURES, Figure, Run, Verdict, at, divided, number, rows, verdict
 from tests.bench.measures.growth import copying
 from tests.bench.measures.hops import short
+from tests.bench.measures.room import since, topics
 from tests.bench.measures.trace import Hop, path_to, summary
 from tests.bench.phases import ALL, CLIENT, FETCH, REST, phase_of
 from tests.bench.plan import FAILED, Progress, Step, main_section, measured, profile_section
 from tests.bench.profiled import SAMPLER, Sampler, Seen
+from tests.bench.sharding import Command, Cut, Home, cut, shard_of
 from tests.bench.sizes import FULL, QUICK
 from tests.bench.statistic import latencies, medians, percentile
 
@@ -317,8 +321,46 @@ def test_report_renews_what_was_measured_and_leaves_the_rest() -> None:
     assert "old" not in new
     assert "<!-- measured: processes (report) -->\nkept\n<!-- end -->" in new
     assert report.renewed(new, runs) == new
+    assert report.renewed(new, [{"room": {"wal": 1}}]) == new, "a run of one step leaves all other figures"
 
 
 def test_document_has_every_measured_block_once() -> None:
     checkout = Path(__file__).resolve().parents[2]
-    assert sorted(report.names((checkout / report.DOCUMENT).read_text())) == sorted(report.BLOCKS)
+    found = [name for document in report.DOCUMENTS for name in report.names((checkout / document).read_text())]
+    assert sorted(found) == sorted(report.BLOCKS)
+
+
+def test_bytes_of_a_saga_are_summed_by_table_and_over_topics() -> None:
+    before = {"groups/inbox/rows": 10, "groups/inbox/table": 500, "topic/a": 50, "groups/plans/rows": 2}
+    after = before | {"groups/inbox/rows": 12, "groups/inbox/table": 620, "groups/inbox/indexes": 80, "topic/a": 90}
+    grown = since(before, after)
+    assert grown == {"groups/inbox/rows": 2, "groups/inbox/table": 120, "groups/inbox/indexes": 80, "topic/a": 40}
+    rows = [list(row) for row in room([{"room": grown | {"wal": 7}}]).rows]
+    assert rows[0] == ["groups inbox", "2", "120", "80", "200"]
+    assert rows[1:] == [
+        ["**all tables**", "", "**120**", "**80**", "**200**"],
+        ["write-ahead log", "", "", "", "7"],
+        ["a", "", "", "", "40"],
+        ["**all topics, one copy**", "", "", "", "**40**"],
+    ]
+
+
+def test_topics_are_the_sum_of_their_partitions(tmp_path: Path) -> None:
+    for partition, size in (("popfax.a.events-0", 3), ("popfax.a.events-11", 4), ("__consumer_offsets-1", 9)):
+        (tmp_path / "kafka" / "data" / partition).mkdir(parents=True)
+        (tmp_path / "kafka" / "data" / partition / "0.log").write_bytes(b"x" * size)
+    assert topics(tmp_path) == {"topic/popfax.a.events": 7}
+
+
+def test_cut_counts_the_commands_that_touch_several_shards_and_the_fullest_shard() -> None:
+    def key(command: Command, _: Home) -> Iterator[int]:
+        yield from (command.account, *command.others)
+
+    first = shard_of(1, 2)
+    here = [n for n in range(100) if shard_of(n, 2) == first][:3]
+    there = next(n for n in range(100) if shard_of(n, 2) != first)
+    inside, across = Command("", 0, here[0], here[1:]), Command("", 0, here[0], [there])
+    assert cut(key, [inside], {}, 2) == Cut(0, 2)
+    assert cut(key, [across], {}, 2) == Cut(1, 1)
+    assert cut(key, [inside, across, inside, inside], {}, 2) == Cut(0.25, 4 / 5 * 2)
+    assert cut(key, [across], {}, 1) == Cut(0, 1)

@@ -2,12 +2,15 @@
 
 import ast
 import re
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from deploy.local.kafka import common_properties
 from deploy.operator.kafka import ADMIN
+from popfax_contracts.topics import SERVICES, Principal
 from services import chassis
 from services.chassis.settings import KafkaSettings, ServiceSettings
 from tests.documents import blocks
@@ -184,3 +187,27 @@ def test_compose_broker_is_configured_like_the_local_one() -> None:
     assert [f"{n}={v}" for n, v in wanted.items() if n not in secret and f"{n}={v}" not in lines] == []
     assert [name for name in secret if not any(line.startswith(f"{name}=") for line in lines)] == []
     assert f"super.users=User:{ADMIN}" in lines
+
+
+def test_capacity_says_of_each_table_how_long_its_rows_are_kept() -> None:
+    tables = {service: set(import_module(f"services.{service}.tables").metadata.tables) for service in SERVICES}
+    assert missaid((CHECKOUT / "docs" / "operations" / "capacity.md").read_text(), tables) == []
+
+
+def test_table_of_which_capacity_says_nothing_is_found_and_so_is_one_that_is_not_there() -> None:
+    text = "| all | `inbox` | 14 days |\n| ledger, groups | `holds`, `moons` | forever |\n"
+    tables = {Principal.LEDGER: {"inbox", "holds", "entries"}, Principal.GROUPS: {"inbox", "holds", "moons"}}
+    assert missaid(text, tables) == ["ledger entries", "ledger moons"]
+
+
+def missaid(text: str, tables: Mapping[Principal, set[str]]) -> list[str]:
+    """Return the tables of which a document doesn't say how long rows are kept, and those that are not there."""
+    rows = re.findall(r"^\| ([a-z, ]+) \| (`[^|]+`) \|", text, re.MULTILINE)
+    said = {
+        (service, table)
+        for services, named in rows
+        for service in (tables if services == "all" else services.split(", "))
+        for table in re.findall(r"`(\w+)`", named)
+    }
+    there = {(service, table) for service, own in tables.items() for table in own}
+    return sorted(f"{service} {table}" for service, table in said ^ there)

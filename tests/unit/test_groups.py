@@ -253,6 +253,11 @@ def test_a_repetition_that_the_inbox_let_through_does_not_begin_again() -> None:
         scene.when(ASKED).then().leaves(*rows)
 
 
+def test_a_repetition_meets_the_line_of_a_saga_that_was_removed_years_ago() -> None:
+    for line in (creation("created"), creation("refused", "units_short")):
+        given(GROUPS, PLAN, line).when(ASKED).then().leaves(PLAN, line)
+
+
 def test_two_commands_open_two_sagas() -> None:
     other = incoming(COMMAND, ADA, id_of("another command"))
     scene = given(GROUPS, PLAN).when(ASKED, other)

@@ -18,6 +18,7 @@ from deploy.operator.invariants import (
     OutboxRow,
     ParkedRow,
     ProvisioningSnapshot,
+    RemovalRow,
     Snapshot,
     TimerRow,
     check,
@@ -1217,6 +1218,75 @@ WRONG_WHEN_SETTLED: list[tuple[str, Snapshot, list[Invariant]]] = [
 def test_sees_once_all_is_settled_that(snapshot: Snapshot, codes: list[Invariant]) -> None:
     assert {violation.code for violation in check(snapshot, settled=True)} == {*codes}
     assert check(snapshot, settled=False) == []
+
+
+def years_later(removed_before: datetime | None) -> Snapshot:
+    """Return the snapshot after all sagas and mails have been removed, with what is noted about it."""
+    noted = {table: [RemovalRow(table, removed_before)] if removed_before else [] for table in ("sagas", "mails")}
+    return Snapshot(
+        ledger=LEDGER,
+        groups=replace(GROUPS, sagas=[], removals=noted["sagas"]),
+        provisioning=replace(PROVISIONING, sagas=[], removals=noted["sagas"]),
+        notifications=replace(NOTIFICATIONS, mails=[], removals=noted["mails"]),
+    )
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_misses_nothing_that_was_removed_because_of_its_age(settled: bool) -> None:
+    assert check(years_later(END), settled, NOW + timedelta(days=1)) == []
+
+
+@pytest.mark.parametrize("removed_before", [None, NOW - timedelta(hours=2)])
+def test_misses_what_is_gone_and_not_that_old(removed_before: datetime | None) -> None:
+    found = {violation.code for violation in check(years_later(removed_before), settled=True)}
+    assert found >= {Invariant.ORPHAN_HOLD, Invariant.HISTORY_MISMATCH, Invariant.MAIL_MISSING}
+    assert found >= {Invariant.PURCHASE_MISMATCH, Invariant.MEMBERSHIP_WITHOUT_SAGA}
+
+
+REMOVED = years_later(END)
+HOLDS, LINES = list(LEDGER.holds), list(GROUPS.history)
+WITHOUT_SAGAS: dict[str, tuple[Snapshot, Invariant]] = {
+    "a hold is open": (
+        replace(REMOVED, ledger=replace(LEDGER, holds=changed(HOLDS, 1, state=HoldState.OPEN, closed_at=None))),
+        Invariant.ORPHAN_HOLD,
+    ),
+    "the line of a creation does not say what its hold paid": (
+        in_groups(REMOVED, history=changed(LINES, 0, units=21)),
+        Invariant.HOLD_MISMATCH,
+    ),
+    "the line of a creation is gone": (
+        in_groups(REMOVED, history=without(LINES, 0)),
+        Invariant.MEMBERSHIP_WITHOUT_SAGA,
+    ),
+    "the line of a creation says that it was refused": (
+        in_groups(REMOVED, history=changed(LINES, 0, outcome="refused")),
+        Invariant.REFUSED_WITH_ACCOUNT,
+    ),
+    "an account was paid for, and nobody was asked for it": (
+        in_provisioning(REMOVED, requests=without(list(PROVISIONING.requests), 0)),
+        Invariant.PAYMENT_WITHOUT_ACCOUNT,
+    ),
+    "a membership never was": (
+        in_groups(REMOVED, memberships=without(list(GROUPS.memberships), 0)),
+        Invariant.COMPLETED_WITHOUT_MEMBERSHIP,
+    ),
+    "something was paid for that nobody bought": (
+        replace(
+            in_provisioning(REMOVED, purchases=without(PURCHASES, 0)),
+            ledger=replace(LEDGER, holds=changed(HOLDS, 2, holder="provisioning")),
+        ),
+        Invariant.PAYMENT_WITHOUT_PURCHASE,
+    ),
+    "a purchase cost more than was paid": (
+        in_provisioning(REMOVED, purchases=changed(PURCHASES, 0, price_units=4)),
+        Invariant.PURCHASE_WITHOUT_PAYMENT,
+    ),
+}
+
+
+@pytest.mark.parametrize(("snapshot", "code"), WITHOUT_SAGAS.values(), ids=WITHOUT_SAGAS)
+def test_sees_without_the_saga_that(snapshot: Snapshot, code: Invariant) -> None:
+    assert code in {violation.code for violation in check(snapshot, settled=True)}
 
 
 def test_does_not_miss_a_mail_to_somebody_who_was_erased() -> None:

@@ -135,7 +135,15 @@ BATCHES: dict[str, tuple[Service, list[Message], list[str]]] = {
     "accounts are asked for": (
         GROUPS,
         [new_account("b@example.org")],
-        ["find commands by id", "lock sagas", "lock subscribers by email", "lock groups", "read plans", "lock tallies"],
+        [
+            "find commands by id",
+            "lock sagas",
+            "lock subscribers by email",
+            "lock groups",
+            "read plans",
+            "lock tallies",
+            "lock history",
+        ],
     ),
     "sagas go on": (
         GROUPS,

@@ -31,6 +31,7 @@ from deploy.operator.invariants.snapshot import (
     OutboxRow,
     ParkedRow,
     ProvisioningSnapshot,
+    RemovalRow,
     Snapshot,
     TimerRow,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "ParkedRow",
     "Place",
     "ProvisioningSnapshot",
+    "RemovalRow",
     "Snapshot",
     "TimerRow",
     "Violation",

@@ -30,6 +30,7 @@ from popfax_contracts.notifications import SendInvitation
 from popfax_contracts.provisioning import AccountExtended
 from services.groups.domain import (
     INVITATION_LIFETIME,
+    Invitation,
     InvitationState,
     Kind,
     Membership,
@@ -55,6 +56,9 @@ class _Expected:
     invitation_id: UUID | None
     round: int | None
     since: datetime | None
+    """Since when it is due, at the latest."""
+    earliest: datetime | None
+    """And at the earliest."""
 
 
 def check_mails(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
@@ -97,10 +101,11 @@ def _mail(id_: UUID, expected: Iterator[_Expected], mails: Iterator[Mail]) -> It
 
 
 def _missing(snapshot: Snapshot, late: Lateness) -> Iterator[tuple[UUID, tuple[UUID, _Expected]]]:
-    """Yield the mails that are missing, by their recipients."""
+    """Yield the mails that are missing, by their recipients. One that is old enough may have been removed."""
+    removed = snapshot.notifications.removal("mails")
     for id_, (expected, mails) in _compared(snapshot):
         due = only(expected)
-        if due is not None and only(mails) is None and late(due.since):
+        if due is not None and only(mails) is None and late(due.since) and not removed(due.earliest):
             yield due.recipient_id, (id_, due)
 
 
@@ -133,10 +138,38 @@ def _expected(snapshot: Snapshot) -> Iterator[tuple[UUID, _Expected]]:
     for since, message in _events(snapshot):
         for letter in letters(message):
             yield letter.id, _as_expected(letter, since)
+    for invitation in snapshot.groups.invitations:
+        for number in range(1, invitation.round + 1):
+            for letter in letters(_sent(invitation, number)):
+                # The moments of those between the first and the last are nowhere.
+                is_last = number == invitation.round
+                last = invitation.expires_at - INVITATION_LIFETIME
+                yield letter.id, _as_expected(letter, last, last if is_last else invitation.made_at)
 
 
-def _as_expected(letter: Letter, since: datetime | None) -> _Expected:
-    return _Expected(letter.template, letter.recipient_id, letter.about_id, letter.invitation_id, letter.round, since)
+def _as_expected(letter: Letter, since: datetime | None, earliest: datetime | None = None) -> _Expected:
+    return _Expected(
+        letter.template,
+        letter.recipient_id,
+        letter.about_id,
+        letter.invitation_id,
+        letter.round,
+        since,
+        earliest or since,
+    )
+
+
+def _sent(invitation: Invitation, number: int) -> Message:
+    return _as(
+        SendInvitation,
+        invitation_id=invitation.id,
+        round=number,
+        recipient_id=invitation.subscriber_id,
+        owner_id=invitation.owner_id,
+        group_name=None,
+        token="",
+        expires_at=invitation.expires_at,
+    )
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -178,7 +211,7 @@ def _events(snapshot: Snapshot) -> _Events:
                 ),
             )
     yield from _memberships(snapshot)
-    yield from _invitations(snapshot)
+    yield from _answers(snapshot)
     yield from _transfers(snapshot)
 
 
@@ -212,22 +245,8 @@ _ANSWERS: dict[InvitationState, type[Message]] = {
 }
 
 
-def _invitations(snapshot: Snapshot) -> _Events:
+def _answers(snapshot: Snapshot) -> _Events:
     for invitation in snapshot.groups.invitations:
-        for number in range(1, invitation.round + 1):
-            yield (
-                invitation.expires_at - INVITATION_LIFETIME,  # the time of the last one
-                _as(
-                    SendInvitation,
-                    invitation_id=invitation.id,
-                    round=number,
-                    recipient_id=invitation.subscriber_id,
-                    owner_id=invitation.owner_id,
-                    group_name=None,
-                    token="",
-                    expires_at=invitation.expires_at,
-                ),
-            )
         if invitation.state in _ANSWERS:
             answer = _as(
                 _ANSWERS[invitation.state],

@@ -6,7 +6,8 @@ from uuid import UUID
 from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.rows import by, each, in_order, merge_join, only
 from deploy.operator.invariants.sagas import NOTHING_HELD, id_in
-from deploy.operator.invariants.snapshot import Lateness, Snapshot
+from deploy.operator.invariants.snapshot import Lateness, Removal, Snapshot
+from popfax_contracts.topics import Principal
 from services.chassis.sagas import SagaRow, Status
 from services.ledger.domain import Hold, HoldState
 from services.provisioning.domain import Payment, Purchase
@@ -26,6 +27,7 @@ def check_purchases(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
         ),
         _purchase,
         late,
+        own.removal("sagas"),
     )
     yield from each(merge_join(by(own.purchases, "id"), by(own.payments, "purchase_id")), _payment)
 
@@ -48,6 +50,7 @@ def _purchase(
     sagas: Iterator[SagaRow],
     holds: Iterator[Hold],
     late: Lateness,
+    removed: Removal,
 ) -> Iterator[Violation]:
     before, purchase, saga, hold = only(earlier), only(now), only(sagas), only(holds)
     units = hold.amount_units if hold is not None and hold.state is HoldState.CAPTURED else None
@@ -59,7 +62,12 @@ def _purchase(
         if saga is not None or before is not None:
             found = saga.id if saga is not None else before and before.id
             yield Violation(Invariant.PURCHASE_MISMATCH, str(found), "there is no such purchase")
+        elif hold is not None and hold.holder == Principal.PROVISIONING and units and removed(hold.closed_at):
+            # Nobody else finds it: a hold that is newer is an orphan.
+            yield Violation(Invariant.PAYMENT_WITHOUT_PURCHASE, str(hold.id), f"paid {units}, for nothing on record")
         return
+    if saga is None and removed(purchase.decided_at):
+        return  # with its hold it was compared above
     if (purchase.price_units is not None or saga is not None) and (wrong := _other_than(purchase, saga)):
         yield Violation(Invariant.PURCHASE_MISMATCH, str(purchase.id), wrong)
     if purchase.decided_at is None and late(saga.opened_at if saga is not None else None):

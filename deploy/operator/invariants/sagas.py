@@ -8,7 +8,7 @@ from uuid import UUID
 from deploy.operator.invariants.history import lines
 from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.rows import by, each, in_order, merge_join, only
-from deploy.operator.invariants.snapshot import Lateness, Snapshot
+from deploy.operator.invariants.snapshot import Lateness, Removal, Snapshot
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
 from services.chassis.sagas import ENDED, Saga, SagaRow, Status
@@ -20,10 +20,12 @@ from services.provisioning.sagas import PAID_ACTION
 
 NOTHING_HELD = (HoldState.RELEASED, HoldState.REFUSED, HoldState.BURNED)
 _OUTCOMES = {Status.COMPLETED: "created", Status.REFUSED: "refused"}
+_STATUSES = {outcome: status for status, outcome in _OUTCOMES.items()}
 
 
 def check_sagas(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
     """Check sagas, their holds and their lines; then the outcome of each account creation."""
+    removed = Removed(snapshot.groups.removal("sagas"), snapshot.provisioning.removal("sagas"))
     yield from each(
         merge_join(
             by(snapshot.groups.sagas, "id"),
@@ -33,10 +35,11 @@ def check_sagas(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
         ),
         _saga,
         late,
+        removed,
     )
     yield from each(
         merge_join(
-            in_order(_creations(snapshot)),
+            in_order(_creations(snapshot, removed)),
             by(snapshot.groups.memberships, "member_id"),
             lines(snapshot.groups.history, Kind.MEMBERSHIP, "member_id"),
         ),
@@ -53,6 +56,26 @@ def id_in(saga: SagaRow, name: str) -> UUID | None:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Decides whether a saga is gone because of its age: then its line, or its purchase, says what became of it."""
+
+    of_groups: Removal
+    of_provisioning: Removal
+
+    def creation(self, line: HistoryEntry | None) -> bool:
+        """Return whether the saga of an account creation may be gone, of which the history has this line."""
+        return line is not None and self.of_groups(line.ended_at)
+
+    def saga_of(self, hold: Hold, line: HistoryEntry | None) -> bool:
+        """Return whether the saga of a hold may be gone. An open hold's is not."""
+        if hold.state is HoldState.OPEN:
+            return False
+        if line is not None or hold.holder == Principal.GROUPS:
+            return self.creation(line)
+        return self.of_provisioning(hold.closed_at or hold.opened_at)
+
+
 # --- sagas, their holds, their lines ---
 
 
@@ -63,6 +86,7 @@ def _saga(
     holds: Iterator[Hold],
     told: Iterator[HistoryEntry],
     late: Lateness,
+    removed: Removed,
 ) -> Iterator[Violation]:
     creation, action, hold, line = only(creations), only(actions), only(holds), only(told)
     runs = ((creation, CREATE_MEMBER_ACCOUNT, Principal.GROUPS), (action, PAID_ACTION, Principal.PROVISIONING))
@@ -73,9 +97,12 @@ def _saga(
                 yield Violation(Invariant.HOLD_MISMATCH, str(id_), wrong)
     if creation is not None and (wrong := _not_derived(creation)):
         yield Violation(Invariant.SAGA_MISMATCH, str(id_), wrong)
-    if hold is not None and (wrong := _orphaned(hold, creation, action, late)):
+    if hold is not None and (wrong := _orphaned(hold, creation, action, late, removed.saga_of(hold, line))):
         yield Violation(Invariant.ORPHAN_HOLD, str(id_), wrong)
-    if (creation is not None or line is not None) and (wrong := _mistold(creation, line)):
+    if creation is None and removed.creation(line):
+        if hold is not None and line is not None and (wrong := _not_told(hold, line)):
+            yield Violation(Invariant.HOLD_MISMATCH, str(id_), wrong)
+    elif (creation is not None or line is not None) and (wrong := _mistold(creation, line)):
         yield Violation(Invariant.HISTORY_MISMATCH, str(id_), wrong)
 
 
@@ -114,17 +141,29 @@ def _not_asked_for(saga: SagaRow, hold: Hold, service: Principal) -> str | None:
     return None if found == wanted else f"its saga asks for {_text_of(wanted)}, and it is {_text_of(found)}"
 
 
+def _not_told(hold: Hold, line: HistoryEntry) -> str | None:
+    """Say how a hold differs from what the line says of its saga, which was removed."""
+    wanted, found = (line.actor_id, line.units), (hold.account_id, hold.amount_units)
+    if hold.state is HoldState.BURNED:
+        wanted, found = wanted[:1], found[:1]  # type: ignore[assignment]
+    return None if found == wanted else f"its line says {_text_of(wanted)}, and it is {_text_of(found)}"
+
+
 def _text_of(values: tuple[Any, ...]) -> str:
     return ", ".join(map(str, values))
 
 
-def _orphaned(hold: Hold, creation: SagaRow | None, action: SagaRow | None, late: Lateness) -> str | None:
+def _orphaned(
+    hold: Hold, creation: SagaRow | None, action: SagaRow | None, late: Lateness, removed: bool
+) -> str | None:
     """Say what is wrong with a hold that no saga asked for or will close.
 
     In flight, a saga may have been opened after the sagas were read, and one of provisioning's may have ended after
     the ledger was read. Then the hold, or the saga's end, is recent.
     """
     saga = creation or action
+    if saga is None and removed:
+        return None
     if saga is None:
         return f"{hold.state}, and of no saga: {hold.amount_units} units" if late(hold.opened_at) else None
     if hold.state is not HoldState.OPEN:
@@ -182,28 +221,33 @@ class _Creation:
     opened_at: Any
 
 
-def _creations(snapshot: Snapshot) -> Iterator[tuple[UUID, _Creation]]:
+def _creations(snapshot: Snapshot, removed: Removed) -> Iterator[tuple[UUID, _Creation]]:
     """Yield the account creations, each with the id of the account that it creates."""
-    for id_, (sagas, actions, holds, requests) in merge_join(
+    for id_, (sagas, actions, holds, requests, told) in merge_join(
         by(snapshot.groups.sagas, "id"),
         by(snapshot.provisioning.sagas, "id"),
         by(snapshot.ledger.holds, "id"),
         by(snapshot.provisioning.requests, "id"),
+        lines(snapshot.groups.history, Kind.ACCOUNT, "id"),
     ):
-        saga, hold = only(sagas), only(holds)
+        saga, hold, line = only(sagas), only(holds), only(told)
         request: Request | None = only(requests)
-        paid_otherwise = only(actions) is not None
+        was = line if saga is None and removed.creation(line) else None
+        paid_otherwise = only(actions) is not None or (
+            saga is None and was is None and hold is not None and removed.saga_of(hold, line)
+        )
         granted = request is not None and request.code is None
         captured = hold is not None and hold.state is HoldState.CAPTURED and not paid_otherwise
-        if saga is not None or granted or captured:
+        if saga is not None or was is not None or granted or captured:
             moments = [each.opened_at for each in (saga, hold) if each is not None]
             moments += [request.decided_at] if request is not None else []
+            moments += [was.at] if was is not None else []
             yield (
                 account_of(id_),
                 _Creation(
                     id_,
-                    saga.status if saga is not None else None,
-                    id_in(saga, "group_id") if saga is not None else None,
+                    saga.status if saga is not None else _STATUSES.get(was.outcome) if was is not None else None,
+                    id_in(saga, "group_id") if saga is not None else was.group_id if was is not None else None,
                     hold.state if hold is not None else None,
                     granted,
                     max(moments),

@@ -6,7 +6,7 @@ order that a check needs, any number of times, always as of the same moment.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from services.chassis.sagas import SagaRow
@@ -46,6 +46,18 @@ class ParkedRow:
     parked_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class RemovalRow:
+    """How far a table's old rows have been removed: those that were done before a moment may be gone."""
+
+    of_table: str
+    before: datetime
+
+
+CLOCKS = timedelta(hours=1)
+"""By far more than the services' clocks differ: what one says was done later may have been removed by another's."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChassisTables:
     """The tables that the chassis keeps in a service's database."""
@@ -53,6 +65,22 @@ class ChassisTables:
     timers: Iterable[TimerRow] = ()
     outbox: Iterable[OutboxRow] = ()
     parked: Iterable[ParkedRow] = ()
+    removals: Iterable[RemovalRow] = ()
+
+    def removal(self, table: str) -> "Removal":
+        """Return how far the old rows of a table have been removed."""
+        return Removal(max((row.before for row in self.removals if row.of_table == table), default=None))
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Decides whether a row may have been removed because of its age. Without `before`, none has been."""
+
+    before: datetime | None = None
+
+    def __call__(self, done: datetime | None) -> bool:
+        """Return whether a row that was done at that moment may be gone; one that is not done is never removed."""
+        return self.before is not None and done is not None and done < self.before + CLOCKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ from services.groups.tables import INVITATIONS_OF, MEMBERSHIPS_OF, PENDING_OF_GR
 def _creation(load: LoadPlan, message: Incoming[CreateMemberAccount]) -> None:
     command = message.body
     load.sagas.add(saga_of(message))
+    load.history.add(saga_of(message))
     load.groups.add(command.group_id)
     load.plans.add(command.plan)
     load.take_in(command.group_id, command.email)
@@ -40,8 +41,8 @@ def _creation(load: LoadPlan, message: Incoming[CreateMemberAccount]) -> None:
 def create_member_account(roster: Roster, message: Incoming[CreateMemberAccount], moment: Moment) -> Outcome:
     """Open the account-creation saga, unless it is already clear that it would be refused."""
     command, saga_id = message.body, saga_of(message)
-    if roster.sagas.find(saga_id) is not None:
-        return ()  # redelivered after the inbox's retention: the saga answers, or has answered
+    if roster.sagas.find(saga_id) is not None or roster.history.find(saga_id) is not None:
+        return ()  # redelivered after the inbox's retention: the saga answers, or has answered, and may be removed
     code = _why_not(roster, message, moment)
     if code is not None:
         return [MemberAccountRefused(group_id=command.group_id, code=code, command_type=command.TYPE)]

@@ -2,8 +2,9 @@
 
 The databases are filled with copies of what real sagas have left, in every table of every service. The copy of an id is
 a hash of the id and the copy's number, the same in all tables and databases, so a copied member is in a copied group,
-with a copied account, holds, history and mails. Then everything is analysed, and the services are started again. It
-takes some minutes, and 16 GB of disk.
+with a copied account, holds, history and mails. All that is spread over three years, and ids of messages over the
+inbox's retention; of what the services remove because of its age, only what is younger is copied. Then everything is
+analysed, and the services are started again. It takes some minutes, and 16 GB of disk.
 """
 
 import math
@@ -17,6 +18,8 @@ from psycopg import sql
 
 from deploy.local.stack import Stack
 from popfax_contracts.topics import SERVICES, Principal
+from services.chassis.settings import SagaSettings
+from services.notifications.settings import NotificationsSettings
 from tests.bench.running import Bench
 from tests.bench.sizes import Sizes
 
@@ -28,6 +31,23 @@ _LEFT_OUT = {
     *("plans", "options"),  # as many as there are products
 }
 """The tables that do not grow with the accounts."""
+
+YEARS_DAYS = 3 * 365
+"""Over how many days the accounts have come."""
+
+_DAYS = {
+    "inbox": SagaSettings.model_fields["inbox_retention_days"].default,
+    "sagas": SagaSettings.model_fields["saga_retention_days"].default,
+    "mails": NotificationsSettings.model_fields["mail_retention_days"].default,
+    "deliveries": NotificationsSettings.model_fields["mail_retention_days"].default,
+}
+"""The days of which there are still rows where old ones are removed."""
+
+_MOMENTS = {
+    *("at", "opened_at", "made_at", "asked_at", "decided_at", "closed_at", "updated_at", "ended_at", "sent_at"),
+    *("next_attempt_at", "received_at"),
+}
+"""The columns that say when something was."""
 
 _SETTINGS = "-c synchronous_commit=off -c maintenance_work_mem=512MB -c max_parallel_maintenance_workers=0"
 
@@ -105,10 +125,11 @@ def _fill_one(stack: Stack, principal: Principal, sizes: Sizes, factor: int) -> 
         for (table,) in connection.execute(_TABLES).fetchall():
             if table in _LEFT_OUT or not (there := _count(connection, table)):
                 continue
-            copies = math.ceil(wanted[table] / there) if table in wanted else factor
+            days = _DAYS.get(table, YEARS_DAYS)
+            copies = math.ceil(wanted[table] / there if table in wanted else factor * days / YEARS_DAYS)
             with _without_indexes(connection, table):
                 columns = connection.execute(_COLUMNS, [table]).fetchall()
-                connection.execute(copying(table, columns, factor), {"copies": copies})
+                connection.execute(copying(table, columns, factor), {"copies": copies, "days": days})
             rows[table] = _count(connection, table)
         connection.execute("VACUUM (ANALYZE)")
     return rows
@@ -145,8 +166,8 @@ def _copied(name: str, type_: str, factor: int) -> sql.Composable:
         return sql.SQL("n || '-' || {}").format(column)
     if name in ("number", "fax_number"):
         return sql.SQL("'+' || n || substr({}, 2)").format(column)
-    if name in ("at", "received_at", "opened_at", "made_at", "asked_at", "decided_at"):
-        return sql.SQL("{} - n * interval '1 minute'").format(column)
+    if name in _MOMENTS:
+        return sql.SQL("{} - n * interval '1 day' * %(days)s / %(copies)s").format(column)
     if name == "state":
         return sql.SQL("CASE {0} WHEN 'queued' THEN 'sent' ELSE {0} END").format(column)  # the mails of earlier times
     return column
