@@ -12,14 +12,14 @@ from alembic import context
 from services.chassis import migrate
 
 _ADVISORY_LOCK = 7102838
+_ASK_AGAIN_S = 0.2
 _LOCK_NOT_AVAILABLE = "55P03"
 
 
 def _online() -> None:
     engine = sa.create_engine(context.config.attributes["url"], hide_parameters=True, poolclass=sa.NullPool)
     with engine.connect() as connection:
-        # Two replicas' deployments at the same moment: one waits for the other, and finds nothing left to do.
-        connection.execute(sa.select(sa.func.pg_advisory_lock(_ADVISORY_LOCK)))
+        _wait_for_others(connection)
         connection.execute(sa.text(f"SET lock_timeout = '{migrate.LOCK_TIMEOUT_S}s'"))
         connection.commit()
         for attempt in range(1, migrate.LOCK_ATTEMPTS + 1):
@@ -34,6 +34,17 @@ def _online() -> None:
                     raise migrate.LockedError(str(error.orig).splitlines()[0]) from error
             migrate.log.warning("migration_waits", attempt=attempt, of=migrate.LOCK_ATTEMPTS)
             time.sleep(migrate.LOCK_PAUSE_S)
+
+
+def _wait_for_others(connection: sa.Connection) -> None:
+    """Wait for other deployments that migrate at this moment; then there is nothing left to do.
+
+    By asking again and again: whoever waited within a statement would have a transaction open, for whose end an index
+    that is built concurrently waits, and that would be a deadlock.
+    """
+    while not connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_ADVISORY_LOCK))):
+        connection.rollback()
+        time.sleep(_ASK_AGAIN_S)
 
 
 def _run(connection: sa.Connection) -> None:
