@@ -18,7 +18,8 @@ from deploy.local.errors import StackError
 from deploy.local.passwords import write_private
 
 _LAUNCHER = Path(__file__).with_name("child.py")
-_RECORD_SUFFIX = ".process.json"
+RECORD_SUFFIX = ".process.json"
+"""How the names of files end that tell of running processes."""
 _KILL_TIMEOUT_S = 10.0
 _POLL_S = 0.02
 _LOOK_S = 1.0
@@ -119,7 +120,7 @@ def run(
 
 def end_recorded(directory: Path) -> None:
     """End everything that earlier runs left running, according to the records in and below `directory`."""
-    for record in sorted(directory.glob(f"*{_RECORD_SUFFIX}")) + sorted(directory.glob(f"*/*{_RECORD_SUFFIX}")):
+    for record in sorted(directory.glob(f"*{RECORD_SUFFIX}")) + sorted(directory.glob(f"*/*{RECORD_SUFFIX}")):
         if process := _recorded(record):
             _kill_tree(process)
         record.unlink(missing_ok=True)
@@ -141,7 +142,7 @@ class Child:
         self.log = directory / f"{name}.log"
         self._name = name
         self._directory = directory
-        self._record = directory / f"{name}{_RECORD_SUFFIX}"
+        self._record = directory / f"{name}{RECORD_SUFFIX}"
         self._popen: subprocess.Popen[bytes] | None = None
 
     @property
@@ -174,7 +175,7 @@ class Child:
         self.end_earlier()
         launched = _launched(command, death_signal, user)
         self._popen = _spawner.submit(self._spawn, launched, directory or self._directory, environment, held).result()
-        self._remember(self._popen.pid)
+        remember(self._record, self._popen.pid, self._directory)
 
     def wait_ready(self, ready: Callable[[], bool], idle_s: float) -> None:
         """Wait until `ready` holds. Raises StackError, and leaves nothing running, if it ends or gets nowhere.
@@ -248,9 +249,11 @@ class Child:
                 start_new_session=True,  # Ctrl-C in the terminal is ours to handle: we stop our children in order
             )
 
-    def _remember(self, pid: int) -> None:
-        record = {"pid": pid, "created": psutil.Process(pid).create_time(), "directory": str(self._directory)}
-        write_private(self._record, json.dumps(record))
+
+def remember(record: Path, pid: int, directory: Path) -> None:
+    """Write the record of a process whose command line names `directory`, for `end_recorded`."""
+    told = {"pid": pid, "created": psutil.Process(pid).create_time(), "directory": str(directory)}
+    write_private(record, json.dumps(told))
 
 
 def _launched(command: Sequence[str], death_signal: signal.Signals, user: str | None) -> list[str]:
