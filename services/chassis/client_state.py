@@ -2,12 +2,14 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import structlog
 from confluent_kafka import KafkaError
 from pydantic_core import from_json
+
+from services.chassis.partitions import Place
 
 log = structlog.get_logger(__name__)
 
@@ -31,17 +33,20 @@ class ClientState:
     def __init__(self) -> None:
         self._told_at = time.monotonic()
         self._found: str | None = "it has not joined yet"
-        self._ends: dict[tuple[str, int], tuple[int, int]] = {}
+        self._ends: dict[Place, tuple[int, int]] = {}
         """By topic and partition: where it ends, and where the group stands by what was committed last."""
         self._refused = ""
         self._refused_at = -math.inf
 
-    def take(self, statistics: str) -> None:
-        """Judge new statistics: librdkafka's `stats_cb`."""
+    def take(self, statistics: str, owned: Container[Place]) -> None:
+        """Judge new statistics: librdkafka's `stats_cb`. Partitions that are not `owned` don't matter.
+
+        librdkafka still calls a partition desired that it has handed over to another replica.
+        """
         told: Mapping[str, Any] = from_json(statistics)
         self._told_at = time.monotonic()
-        self._found = next(_troubles(told), None)
-        self._ends = dict(_ends(told))
+        self._found = next(_troubles(told, owned), None)
+        self._ends = dict(_ends(told, owned))
 
     def failed(self, error: KafkaError) -> None:
         """Note an error that the client reports: librdkafka's `error_cb`."""
@@ -58,7 +63,7 @@ class ClientState:
             return f"{self._found} ({self._refused})"
         return self._found
 
-    def lags(self, topics: Iterable[str], handled: Mapping[tuple[str, int], int]) -> dict[str, int]:
+    def lags(self, topics: Iterable[str], handled: Mapping[Place, int]) -> dict[str, int]:
         """Return how many records are not handled by topic, in this replica's partitions.
 
         `handled` is where it stands in those of which it has handled anything. Offsets of markers count as records.
@@ -69,16 +74,16 @@ class ClientState:
         return found
 
 
-def _ends(told: Mapping[str, Any]) -> Iterator[tuple[tuple[str, int], tuple[int, int]]]:
+def _ends(told: Mapping[str, Any], owned: Container[Place]) -> Iterator[tuple[Place, tuple[int, int]]]:
     """Yield what is known of the partitions that are consumed; the client asks for their ends every ten seconds."""
     for topic in told["topics"].values():
         for partition in topic["partitions"].values():
-            if partition["desired"] and (end := partition["ls_offset"]) >= 0:
+            if (topic["topic"], partition["partition"]) in owned and (end := partition["ls_offset"]) >= 0:
                 committed = max(partition["committed_offset"], partition["lo_offset"], 0)
                 yield (topic["topic"], partition["partition"]), (end, committed)
 
 
-def _troubles(told: Mapping[str, Any]) -> Iterator[str]:
+def _troubles(told: Mapping[str, Any], owned: Container[Place]) -> Iterator[str]:
     joining = told.get("cgrp", {})
     if joining.get("state") != "up" or joining.get("join_state") != "steady":
         yield f"it has not joined: {joining.get('state')}, {joining.get('join_state')}"
@@ -88,7 +93,7 @@ def _troubles(told: Mapping[str, Any]) -> Iterator[str]:
     by_id = {broker["nodeid"]: broker for broker in brokers.values() if broker["source"] != "logical"}
     for topic in told["topics"].values():
         for partition in topic["partitions"].values():
-            if not partition["desired"]:
+            if (topic["topic"], partition["partition"]) not in owned:
                 continue
             if partition["fetch_state"] != "active":
                 yield f"{topic['topic']}/{partition['partition']} is not fetched: {partition['fetch_state']}"

@@ -210,7 +210,7 @@ class Consumer:
         self._state.failed(error)
 
     def _on_statistics(self, statistics: str) -> None:
-        self._state.take(statistics)  # looked up each time: rejoining replaces it
+        self._state.take(statistics, self._owned)  # looked up each time: rejoining replaces it
         for topic, lag in self._state.lags(self._topics, self._asked | self._done).items():
             self._lags[topic].set(lag)
 

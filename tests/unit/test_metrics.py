@@ -209,12 +209,10 @@ def test_a_batch_that_is_given_up_has_no_age() -> None:
 
 
 def test_lag_is_what_lies_between_the_partitions_ends_and_what_is_handled() -> None:
-    def partition(
-        number: int, end: int, committed: int = -1001, begin: int = 0, *, desired: bool = True
-    ) -> dict[str, Any]:
+    def partition(number: int, end: int, committed: int = -1001, begin: int = 0) -> dict[str, Any]:
         return {
             "partition": number,
-            "desired": desired,
+            "desired": True,
             "ls_offset": end,
             "lo_offset": begin,
             "committed_offset": committed,
@@ -229,11 +227,27 @@ def test_lag_is_what_lies_between_the_partitions_ends_and_what_is_handled() -> N
         partition(1, 50, begin=20),  # never committed, and its first 20 are deleted
         partition(2, 70, committed=10),  # handled up to 65, and not committed yet
         partition(3, -1001, committed=5),  # its end is not known yet
-        partition(4, 1000, desired=False),  # another replica's
+        partition(4, 1000),  # another replica's by now
     ]
     told = {"topic": "a", "partitions": {str(each["partition"]): each for each in partitions}}
-    state.take(json.dumps({"brokers": {}, "topics": {"a": told}}))
+    state.take(json.dumps({"brokers": {}, "topics": {"a": told}}), {("a", number) for number in range(4)})
     assert state.lags(["a", "b"], {("a", 2): 65}) == {"a": 10 + 30 + 5, "b": 0}
+
+
+def test_a_partition_that_another_replica_has_taken_over_does_not_matter() -> None:
+    def told(state: ClientState, owned: set[tuple[str, int]]) -> str | None:
+        partition = {"partition": 0, "desired": True, "fetch_state": "stopped", "fetchq_cnt": 0, "leader": 1}
+        partition |= {"ls_offset": 5, "lo_offset": 0, "committed_offset": 1}
+        up = {"nodename": "", "nodeid": -1, "state": "UP", "rxidle": 0, "source": "logical"}
+        joined = {"state": "up", "join_state": "steady"}
+        topics = {"a": {"topic": "a", "partitions": {"0": partition}}}
+        state.take(json.dumps({"brokers": {"GroupCoordinator": up}, "cgrp": joined, "topics": topics}), owned)
+        return state.trouble()
+
+    state = ClientState()
+    assert told(state, {("a", 0)}) == "a/0 is not fetched: stopped"
+    assert told(state, set()) is None
+    assert state.lags(["a"], {}) == {"a": 0}
 
 
 # --- every series is there ---
