@@ -17,7 +17,7 @@ IMAGE = docker build --file deploy/docker/Dockerfile $(BUILD) \
 	--build-arg COMMIT=$(shell git rev-parse --short HEAD)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test-fast test images test-images test-containers bench costs screenshots alerts lock contracts \
+.PHONY: help setup demo drill check test-fast test images test-images test-containers bench costs screenshots alerts lock contracts \
 	release-contracts docs
 
 help: ## List the targets
@@ -27,6 +27,9 @@ setup: $(STAMP) ## Install everything into .venv, fetch Kafka's jars and AsyncAP
 
 demo: $(STAMP) ## Run the whole product on this machine
 	$(BIN)/popfax demo
+
+drill: $(STAMP) ## Upgrade the last release to this version on this machine, under traffic, and back: three to five minutes
+	$(BIN)/popfax drill upgrade
 
 check: $(STAMP) ## Check style, types and imports
 	$(BIN)/ruff check

@@ -43,7 +43,7 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return {"uvloop": uvloop.new_event_loop}
 
 
-_OWN_PRODUCT = ("test_crashes.py", "test_demo.py", "test_walkthrough.py")
+_OWN_PRODUCT = ("test_crashes.py", "test_demo.py", "test_drill.py", "test_walkthrough.py")
 _ROUGH = ("test_restore.py", "test_attacks.py", "test_saga.py", "test_redelivery.py")
 _FRAGILE = ("test_consumer.py", "test_kafka_client.py", "test_outbox.py", "test_relay_fence.py")
 _SECURE = ("test_install.py", "test_secure.py")
@@ -58,6 +58,7 @@ _SHARED_FIXTURES = {
 _LONGEST = (
     "test_crashes.py",
     "test_faults.py",
+    "test_drill.py",
     "test_walkthrough.py",
     "test_demo.py",
     "test_local_stack.py",

@@ -36,9 +36,15 @@ class ServiceProcess:
     """One service as a process of its own."""
 
     def __init__(
-        self, principal: Principal, stack: Stack, code: Path = CHECKOUT, name: str = "", run: Sequence[str] = ()
+        self,
+        principal: Principal,
+        stack: Stack,
+        code: Path = CHECKOUT,
+        name: str = "",
+        run: Sequence[str] = (),
+        python: str = sys.executable,
     ) -> None:
-        """`code` is where its packages are: those of another version, for the tests of two side by side.
+        """`code` is where its packages are, and `python` what runs them: another version's, where two run side by side.
 
         `name` tells a second process of the same service from the first; `run` is what the interpreter
         is to run, if not its app.
@@ -46,6 +52,7 @@ class ServiceProcess:
         self.principal = principal
         self._run = run or ("-m", f"services.{principal}.app")
         self._code = code
+        self._python = python
         self._stack = stack
         name = name or principal.value
         self._port = Port(f"{name.upper().replace('-', '_')}_HTTP_PORT")
@@ -87,7 +94,7 @@ class ServiceProcess:
 
     def _launch(self, port: int, settings: dict[str, str]) -> None:
         # The command line names the directory, by which a later run recognises it as left behind.
-        command = [sys.executable, *self._run, str(self._stack.directory)]
+        command = [self._python, *self._run, str(self._stack.directory)]
         prefix = self.principal.upper()
         environment = self._stack.process_environment(self.principal) | {
             f"{prefix}_{name.upper()}": value for name, value in settings.items()

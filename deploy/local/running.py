@@ -2,10 +2,11 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Protocol, Self, TypeVar
 
 from rich.console import Console
 from rich.text import Text
@@ -30,6 +31,43 @@ def running(
     """Start the product in `directory`, and stop it in the end. Raises Unreachable when it does not come up.
 
     `settings` are those of all services.
+    """
+
+    def made(stack: Stack, progress: Callable[[str], None]) -> Product:
+        return Product(stack, progress, **settings)
+
+    with running_on_stack(directory, console, made, fresh=fresh, tls=tls, brokers=brokers) as both:
+        yield both
+
+
+class OnStack(Protocol):
+    """Something that runs on a stack of its own, which it starts when it is entered, and stops at the end."""
+
+    stack: Stack
+
+    def __enter__(self) -> Self:
+        """Start the stack, and what runs on it. Raises StackError."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop all."""
+
+
+P = TypeVar("P", bound=OnStack)
+
+
+@contextmanager
+def running_on_stack(
+    directory: Path,
+    console: Console,
+    make: Callable[[Stack, Callable[[str], None]], P],
+    *,
+    fresh: bool,
+    tls: bool = False,
+    brokers: int = 1,
+) -> Iterator[tuple[P, Connection]]:
+    """Run what `make` makes of a stack in `directory` and of whom to report its start to. Raises Unreachable.
 
     Whatever asks us to end (Ctrl-C, a closed terminal) is a KeyboardInterrupt, once: the second does not disturb the
     stopping, which is bounded in time.
@@ -37,7 +75,7 @@ def running(
     with _one_interrupt(), _said():
         progress = Progress(console)
         stack = Stack(directory, fresh=fresh, progress=progress, tls=tls, brokers=brokers)
-        product = Product(stack, progress, **settings)
+        product = make(stack, progress)
         try:
             with progress, product:
                 file = write_settings(directory, product.stack)

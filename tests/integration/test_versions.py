@@ -51,7 +51,7 @@ def upgrade() -> None:
 '''
 
 
-def _next(directory: Path, sql: str, *, compatible: bool) -> Path:
+def next_version(directory: Path, sql: str, *, compatible: bool) -> Path:
     """Make the next version: this one, with a migration more, that works with the version before if `compatible`."""
     for package in ("contracts", "services"):
         shutil.copytree(CHECKOUT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -142,7 +142,7 @@ async def _running(service: ServiceProcess, url: str) -> None:
 async def test_the_version_before_works_while_the_next_migrates_and_after_a_return_to_it(
     stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, tmp_path: Path
 ) -> None:
-    next_code = _next(tmp_path / "next", ADDITIVE, compatible=True)
+    next_code = next_version(tmp_path / "next", ADDITIVE, compatible=True)
     before = ServiceProcess(Principal.LEDGER, stack, _before(tmp_path / "before"))
     after = ServiceProcess(Principal.LEDGER, stack, next_code)
     try:
@@ -169,7 +169,7 @@ async def test_the_version_before_works_while_the_next_migrates_and_after_a_retu
 async def test_a_version_whose_schema_was_broken_under_it_waits_parks_nothing_and_goes_on(
     stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, tmp_path: Path
 ) -> None:
-    next_code = _next(tmp_path / "next", BREAKING, compatible=False)
+    next_code = next_version(tmp_path / "next", BREAKING, compatible=False)
     service = ServiceProcess(Principal.LEDGER, stack)
     try:
         async with _flowing(stack) as traffic:
@@ -196,7 +196,7 @@ async def test_a_version_whose_schema_was_broken_under_it_waits_parks_nothing_an
 def test_the_next_version_says_whether_it_breaks_this_one(
     stack: Stack, ledger_url: str, tmp_path: Path, compatible: bool
 ) -> None:
-    code = _next(tmp_path / "next", ADDITIVE if compatible else BREAKING, compatible=compatible)
+    code = next_version(tmp_path / "next", ADDITIVE if compatible else BREAKING, compatible=compatible)
     _migrate(stack, code, ledger_url)
     ((oldest,),) = execute(ledger_url, "SELECT oldest FROM schema_support WHERE revision = 'ledger_next'")
     assert oldest == (_revision_before() if compatible else "ledger_next")

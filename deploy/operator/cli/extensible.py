@@ -15,7 +15,7 @@ COMMANDS = "popfax.commands"
 PERSON = "popfax.commands.person"
 """The entry points that are commands of `popfax person`."""
 
-LOCAL = {COMMANDS: frozenset({"demo", "up"}), PERSON: frozenset({"link"})}
+LOCAL = {COMMANDS: frozenset({"demo", "drill", "up"}), PERSON: frozenset({"link"})}
 """The local product's commands, so that the error where it is not installed can say so."""
 
 
@@ -40,11 +40,13 @@ class Extensible(TyperGroup):
     def _added(self, name: str) -> Any:
         try:
             with importing():
-                functions = [each.load() for each in entry_points(group=self.entry_points, name=name)]
+                added = [each.load() for each in entry_points(group=self.entry_points, name=name)]
         except ModuleNotFoundError:  # a dependency of the extra `local`
             return None
-        if not functions:
+        if not added:
             return None
+        if isinstance(added[0], typer.Typer):  # a group of commands
+            return typer.main.get_group(added[0])
         alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-        alone.command(name)(functions[0])
+        alone.command(name)(added[0])
         return typer.main.get_command(alone)
