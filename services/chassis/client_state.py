@@ -19,6 +19,11 @@ SILENT_S = 15.0
 Even an idle partition is fetched twice a second, and the group's coordinator gets a heartbeat each second.
 """
 
+STRANDED_S = 180.0
+"""A client that has been in no group for this long, with a broker connected, does not get into one by itself.
+
+A rebalance may take up to `max.poll.interval.ms` (120 s), when a member does not answer.
+"""
 
 REFUSED = {
     KafkaError._AUTHENTICATION: "a broker refuses our password",
@@ -33,6 +38,8 @@ class ClientState:
     def __init__(self) -> None:
         self._told_at = time.monotonic()
         self._found: str | None = "it has not joined yet"
+        self._apart_since: float | None = None
+        """Since when it has been in no group, with a broker connected."""
         self._ends: dict[Place, tuple[int, int]] = {}
         """By topic and partition: where it ends, and where the group stands by what was committed last."""
         self._refused = ""
@@ -46,6 +53,10 @@ class ClientState:
         told: Mapping[str, Any] = from_json(statistics)
         self._told_at = time.monotonic()
         self._found = next(_troubles(told, owned), None)
+        if _is_member(told) or not _is_connected(told):
+            self._apart_since = None
+        elif self._apart_since is None:
+            self._apart_since = self._told_at
         self._ends = dict(_ends(told, owned))
 
     def failed(self, error: KafkaError) -> None:
@@ -62,6 +73,11 @@ class ClientState:
         if self._found is not None and now - self._refused_at < SILENT_S:
             return f"{self._found} ({self._refused})"
         return self._found
+
+    @property
+    def stranded(self) -> bool:
+        """Return whether it should be replaced, since it stays out of the group though it could join."""
+        return self._apart_since is not None and time.monotonic() - self._apart_since > STRANDED_S
 
     def lags(self, topics: Iterable[str], handled: Mapping[Place, int]) -> dict[str, int]:
         """Return how many records are not handled by topic, in this replica's partitions.
@@ -84,8 +100,8 @@ def _ends(told: Mapping[str, Any], owned: Container[Place]) -> Iterator[tuple[Pl
 
 
 def _troubles(told: Mapping[str, Any], owned: Container[Place]) -> Iterator[str]:
-    joining = told.get("cgrp", {})
-    if joining.get("state") != "up" or joining.get("join_state") != "steady":
+    if not _is_member(told):
+        joining = told.get("cgrp", {})
         yield f"it has not joined: {joining.get('state')}, {joining.get('join_state')}"
     brokers = told["brokers"]
     if silent := _silent(brokers.get("GroupCoordinator", {})):
@@ -99,6 +115,15 @@ def _troubles(told: Mapping[str, Any], owned: Container[Place]) -> Iterator[str]
                 yield f"{topic['topic']}/{partition['partition']} is not fetched: {partition['fetch_state']}"
             if partition["fetchq_cnt"] == 0 and (silent := _silent(by_id.get(partition["leader"], {}))):
                 yield f"the leader of {topic['topic']}/{partition['partition']} {silent}"
+
+
+def _is_member(told: Mapping[str, Any]) -> bool:
+    joining = told.get("cgrp", {})
+    return joining.get("state") == "up" and joining.get("join_state") == "steady"
+
+
+def _is_connected(told: Mapping[str, Any]) -> bool:
+    return any(broker["state"] == "UP" for broker in told["brokers"].values())
 
 
 def _silent(broker: Mapping[str, Any]) -> str | None:

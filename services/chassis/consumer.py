@@ -4,7 +4,7 @@ One thread owns librdkafka's consumer and does everything with it, in this order
 event loop, note how far that got, commit. librdkafka reports rebalances only from within `poll`, so a rebalance never
 meets a batch that is being handled, and nothing here needs a lock.
 
-Five things are not left to the client:
+Six things are not left to the client:
 
 - **Its position after a batch that it could not unpack.** librdkafka continues after it, or at an offset that it
   misread. Here the partition stops where it is (`partitions`) and is retried; all others flow on.
@@ -13,6 +13,8 @@ Five things are not left to the client:
 - **Its name in the group.** librdkafka fences itself off: if the coordinator was away for longer than a session, it
   joins again, and a commit still in flight under the old member id ends the client for good. Here it is replaced
   (`_is_its_own_doing`).
+- **Its place in the group.** A client that met a broker in the middle of its own start has stayed out for good (seen
+  once, with a broker that was overloaded). It is replaced in the same way, after `STRANDED_S`.
 - **Its certificates.** librdkafka reads them once. When they have changed, the client is replaced in the same way.
 - **Its health.** `trouble` is what the client reports about itself now (`client_state`), not what a callback once said.
 
@@ -63,6 +65,10 @@ FENCED_AGAIN_S = 60.0
 
 class _OtherCertificates(Exception):
     """The certificates have changed, which the client has read once and for all."""
+
+
+class _Stranded(Exception):
+    """The client stays out of the group though it could join."""
 
 
 class FencedError(Exception):
@@ -150,7 +156,7 @@ class Consumer:
                     if not self._is_its_own_doing():
                         raise
                     self._join_anew()
-                except _OtherCertificates:
+                except (_OtherCertificates, _Stranded):
                     self._commit()
                     self._join_anew()
             self._commit()
@@ -226,6 +232,8 @@ class Consumer:
     def _round(self) -> None:
         self._beat = time.monotonic()
         self._take_over_renewal()
+        if self._state.stranded:
+            raise _Stranded
         if recreated := self._ids.recreated():
             self._forget(recreated)  # at once, since a rebalance meanwhile would commit them for the new topics
             self._handle(self._gathering.clear())

@@ -30,7 +30,7 @@ from deploy.operator.kafka import ADMIN
 from deploy.operator.topic_settings import ONE_BROKER
 from popfax_contracts.ledger import CreditUnits
 from popfax_contracts.topics import LEDGER_COMMANDS, Principal
-from services.chassis import kafka
+from services.chassis import client_state, kafka
 from tests.e2e.driver import wait
 from tests.integration.recorder import Recorder, consuming, count, credit, effects, eventually, execute, parked
 from tests.integration.test_waiting import closes
@@ -376,6 +376,20 @@ class TestMembership:
                 await eventually(lambda: _are(ledger_engine, 10), "what came then", 60)
                 await eventually(lambda: consumer.trouble() is None, "it is well")
         assert {"event": "joining_anew", "replica": "a", "log_level": "warning"} in said
+
+    async def test_one_that_stays_out_of_the_group_is_replaced(
+        self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As librdkafka once did of itself, with a broker that was overloaded as it joined."""
+        monkeypatch.setattr(client_state, "STRANDED_S", 3.0)
+        async with consuming(fresh, ledger_url, Recorder().service) as consumer:
+            await eventually(lambda: consumer.trouble() is None, "it has joined")
+            consumer._client.unsubscribe()
+            await eventually(lambda: consumer.trouble() is not None, "it is out")
+            await eventually(lambda: consumer.trouble() is None, "it has joined again")
+            account = uuid4()
+            _publish(fresh, account, range(1, 11))
+            await eventually(lambda: _are(ledger_engine, 10), "what came then")
 
     async def test_of_two_with_one_name_the_first_ends_and_says_why(self, stack: Stack, ledger_url: str) -> None:
         first, second = ServiceProcess(Principal.LEDGER, stack), ServiceProcess(Principal.LEDGER, stack)
