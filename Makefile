@@ -17,7 +17,7 @@ IMAGE = docker build --file deploy/docker/Dockerfile $(BUILD) \
 	--build-arg COMMIT=$(shell git rev-parse --short HEAD)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test-fast test images test-images test-containers bench costs screenshots alerts lock contracts \
+.PHONY: help setup demo check test-fast test images test-images test-containers bench scale costs screenshots alerts lock contracts \
 	release-contracts docs
 
 help: ## List the targets
@@ -61,6 +61,9 @@ test-containers: $(STAMP) ## Run the end-to-end tests on Kafka and PostgreSQL in
 
 bench: $(STAMP) ## Measure, for a quarter of an hour (QUICK=1: two minutes; GROWTH=1: also full databases; RUNS=n)
 	$(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(GROWTH),--growth) $(if $(RUNS),--runs $(RUNS))
+
+scale: $(STAMP) ## Measure what it costs to add and to take away replicas under traffic, for some minutes
+	$(BIN)/python -m tests.e2e.scaling
 
 costs: $(STAMP) ## Record what a message costs: statements, rows, bytes, function calls (tests/guard/costs.json)
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.guard
