@@ -18,6 +18,7 @@ IMAGE = docker build --file deploy/docker/Dockerfile $(BUILD) \
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo drill check test-fast test images test-images test-containers bench costs screenshots alerts lock contracts \
+.PHONY: help setup demo check test-fast test images test-images test-containers bench scale costs screenshots alerts lock contracts \
 	release-contracts docs
 
 help: ## List the targets
@@ -64,6 +65,9 @@ test-containers: $(STAMP) ## Run the end-to-end tests on Kafka and PostgreSQL in
 
 bench: $(STAMP) ## Measure, for a quarter of an hour (QUICK=1: two minutes; GROWTH=1: also full databases; RUNS=n)
 	$(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(GROWTH),--growth) $(if $(RUNS),--runs $(RUNS))
+
+scale: $(STAMP) ## Measure what it costs to add and to take away replicas under traffic, for some minutes
+	$(BIN)/python -m tests.e2e.scaling
 
 costs: $(STAMP) ## Record what a message costs: statements, rows, bytes, function calls (tests/guard/costs.json)
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.guard

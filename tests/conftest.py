@@ -46,7 +46,7 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 _OWN_PRODUCT = ("test_crashes.py", "test_demo.py", "test_drill.py", "test_walkthrough.py")
 _ROUGH = ("test_restore.py", "test_attacks.py", "test_saga.py", "test_redelivery.py")
 _FRAGILE = ("test_consumer.py", "test_kafka_client.py", "test_outbox.py", "test_relay_fence.py")
-_SECURE = ("test_install.py", "test_secure.py")
+_SECURE = ("test_install.py", "test_scale.py", "test_secure.py")
 """The files that share three brokers with TLS (`secure_stack`)."""
 _SHARED = ("rough", "product", "fragile", "secure")
 _SHARED_FIXTURES = {

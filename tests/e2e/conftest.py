@@ -68,9 +68,16 @@ def secure_stack() -> Iterator[Stack]:
 @pytest.fixture
 def secure_product(secure_stack: Stack) -> Iterator[Product]:
     """The product on it: topics, ACLs, migrations and plans are there, and one process of each service runs."""
-    made = Product(secure_stack)
+    with running_services(secure_stack, SETTINGS) as made:
+        yield made
+
+
+@contextmanager
+def running_services(stack: Stack, settings: Mapping[str, str]) -> Iterator[Product]:
+    """The product on a running stack, one process of each service, with these settings."""
+    made = Product(stack)
     try:
-        made.launch_services(**SETTINGS)
+        made.launch_services(**settings)
         made.prepare()
         made.wait_ready()
         yield made

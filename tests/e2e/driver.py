@@ -80,6 +80,8 @@ class Seen:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    at: float = 0.0
+    """When the broker appended it, in seconds since 1970."""
 
     def header(self, name: str) -> str:
         """Return a header's text, empty if it has none."""
@@ -177,7 +179,8 @@ class Log:
             if message.error() is None:
                 place = (message.topic() or "", message.partition() or 0, message.offset() or 0)
                 raw = received_headers(message)
-                self.seen.append(Seen(*place, _bytes(message.key()), _bytes(message.value()), tuple(raw)))
+                at = message.timestamp()[1] / 1000
+                self.seen.append(Seen(*place, _bytes(message.key()), _bytes(message.value()), tuple(raw), at))
         return self.seen
 
     def read_to_end(self) -> list[Seen]:
