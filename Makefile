@@ -17,9 +17,8 @@ IMAGE = docker build --file deploy/docker/Dockerfile $(BUILD) \
 	--build-arg COMMIT=$(shell git rev-parse --short HEAD)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo drill check test-fast test images test-images test-containers bench costs screenshots alerts lock contracts \
-.PHONY: help setup demo check test-fast test images test-images test-containers bench scale costs screenshots alerts lock contracts \
-	release-contracts docs
+.PHONY: help setup demo drill drills check test-fast test images test-images test-containers bench scale costs screenshots alerts lock \
+	contracts release-contracts docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +61,9 @@ test-images: $(STAMP) images ## Build the images, try each, and the whole produc
 test-containers: $(STAMP) ## Run the end-to-end tests on Kafka and PostgreSQL in containers (with Docker)
 	STACK=containers $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/integration/test_local_stack.py \
 		tests/e2e --ignore tests/e2e/test_demo.py --ignore tests/e2e/test_secure.py
+
+drills: $(STAMP) ## Run the tests that take minutes each: an upgrade and back, replicas that come and go, alerts that fire
+	$(BIN)/pytest -m drill tests/e2e tests/observability
 
 bench: $(STAMP) ## Measure, for a quarter of an hour (QUICK=1: two minutes; GROWTH=1: also full databases; RUNS=n)
 	$(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(GROWTH),--growth) $(if $(RUNS),--runs $(RUNS))

@@ -119,7 +119,7 @@ def _troubles(told: Mapping[str, Any], owned: Container[Place]) -> Iterator[str]
 
 def _is_member(told: Mapping[str, Any]) -> bool:
     joining = told.get("cgrp", {})
-    return joining.get("state") == "up" and joining.get("join_state") == "steady"
+    return (joining.get("state"), joining.get("join_state")) == ("up", "steady")
 
 
 def _is_connected(told: Mapping[str, Any]) -> bool:

@@ -36,6 +36,7 @@ def _claiming_too_much(directory: Path) -> Version:
     return in_checkout(directory)
 
 
+@pytest.mark.drill
 def test_the_last_release_is_upgraded_and_goes_back_and_an_incompatible_migration_is_noticed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

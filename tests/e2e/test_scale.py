@@ -20,6 +20,7 @@ def world(secure_stack: Stack) -> Iterator[World]:
         made.close()
 
 
+@pytest.mark.drill
 def test_replicas_come_and_go_under_traffic_and_nothing_is_lost_and_order_is_kept(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:

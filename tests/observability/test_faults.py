@@ -49,6 +49,7 @@ def test_every_query_of_every_panel_returns_something(made: Scene) -> None:
     assert made.prometheus.query('popfax_open{what="nothing"}') == []
 
 
+@pytest.mark.drill
 def test_each_fault_makes_its_alerts_fire_and_they_resolve_once_it_is_repaired(made: Scene) -> None:
     quick = [fault for fault in FAULTS if fault not in SLOW]
     seen = run(made, only=quick)
