@@ -4,7 +4,7 @@ What they are given is what the simulation puts on the topics, every message wit
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -62,21 +62,30 @@ class Side:
     def rows(self) -> dict[str, list[str]]:
         """Return all rows of the business, without numbers that only say in which order they were written."""
         tables = execute(self.url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        return {table: self._rows(table) for (table,) in tables if table not in _PLUMBING}
+        numbers = self._numbers()
+        return {table: self._rows(table, numbers) for (table,) in tables if table not in _PLUMBING}
 
-    def _rows(self, table: str) -> list[str]:
+    def _rows(self, table: str, numbers: Mapping[str, str]) -> list[str]:
         identities = execute(
             self.url,
             "SELECT column_name FROM information_schema.columns WHERE table_name = %s AND is_identity = 'YES'",
             table,
         )
         without = "".join(f" - '{name}'" for (name,) in identities)
-        return sorted(str(row) for row in execute(self.url, f"SELECT to_jsonb(t){without} FROM {table} t"))
+        rows = execute(self.url, f"SELECT to_jsonb(t){without} FROM {table} t")
+        return sorted(_renamed(str(row), numbers) for row in rows)
+
+    def _numbers(self) -> dict[str, str]:
+        """Return whose each fax number is: two replicas pass over those that the other is just taking."""
+        if self.service.principal is not Principal.PROVISIONING:
+            return {}
+        return {number: f"number {whose}" for number, whose in execute(self.url, f"SELECT {_WHOSE} FROM fax_numbers")}
 
     def told(self) -> set[Any]:
         """Return what was published, as often as it was."""
         columns = "id, type, key, value, correlation_id, causation_id, actor, requester"
-        return set(execute(self.url, f"SELECT {columns} FROM outbox"))
+        numbers = self._numbers()
+        return {_renamed(str(row), numbers) for row in execute(self.url, f"SELECT {columns} FROM outbox")}
 
     def clear(self) -> None:
         tables = execute(self.url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
@@ -84,6 +93,13 @@ class Side:
         execute(self.url, f"TRUNCATE {names}")
 
 
+def _renamed(text: str, names: Mapping[str, str]) -> str:
+    for name, other in names.items():
+        text = text.replace(name, other)
+    return text
+
+
+_WHOSE = "number, coalesce(subscriber_id::text, state)"
 _PLUMBING = ("alembic_version", "inbox", "outbox", "parked", "parked_keys", "partition_stops", "effects")
 
 
