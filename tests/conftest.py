@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,12 @@ settings.load_profile("popfax")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hold the unit tests to reaching every code that a command declares."""
+    """Hold the unit tests to reaching every code that a command declares, and run all on the services' event loop.
+
+    What goes wrong on it does not on asyncio's own. It is the policy that says so, not pytest-asyncio's hook: by that,
+    asynchronous tests have a parameter of the session, and pytest takes them out of their file's order.
+    """
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     config.pluginmanager.register(WholeRun(declared(), list(unit_modules())))
 
 
@@ -36,11 +41,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Remove what killed runs have left behind: once, before any test, for some have directories that nothing locks."""
     if not hasattr(session.config, "workerinput"):
         remove_abandoned(STATE, "test-")
-
-
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run asynchronous tests on the services' event loop: what goes wrong on it does not on asyncio's own."""
-    return {"uvloop": uvloop.new_event_loop}
 
 
 _OWN_PRODUCT = ("test_crashes.py", "test_demo.py", "test_drill.py", "test_walkthrough.py")

@@ -53,7 +53,7 @@ class ClientState:
         told: Mapping[str, Any] = from_json(statistics)
         self._told_at = time.monotonic()
         self._found = next(_troubles(told, owned), None)
-        if _is_member(told) or not _is_connected(told):
+        if _has_joined(told) or not _is_connected(told):
             self._apart_since = None
         elif self._apart_since is None:
             self._apart_since = self._told_at
@@ -100,7 +100,7 @@ def _ends(told: Mapping[str, Any], owned: Container[Place]) -> Iterator[tuple[Pl
 
 
 def _troubles(told: Mapping[str, Any], owned: Container[Place]) -> Iterator[str]:
-    if not _is_member(told):
+    if not _has_joined(told):
         joining = told.get("cgrp", {})
         yield f"it has not joined: {joining.get('state')}, {joining.get('join_state')}"
     brokers = told["brokers"]
@@ -117,7 +117,7 @@ def _troubles(told: Mapping[str, Any], owned: Container[Place]) -> Iterator[str]
                 yield f"the leader of {topic['topic']}/{partition['partition']} {silent}"
 
 
-def _is_member(told: Mapping[str, Any]) -> bool:
+def _has_joined(told: Mapping[str, Any]) -> bool:
     joining = told.get("cgrp", {})
     return (joining.get("state"), joining.get("join_state")) == ("up", "steady")
 

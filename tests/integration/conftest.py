@@ -18,10 +18,13 @@ from tests.integration.line import Line
 from tests.integration.recorder import scratch_database
 
 
-@pytest.fixture(scope="session", autouse=True)
-def quiet() -> None:
+@pytest.fixture(scope="package", autouse=True)
+def quiet() -> Iterator[None]:
     """Reduce the logs of services that run in the tests' own process: one line per message would bury the rest."""
+    before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

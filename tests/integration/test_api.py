@@ -125,7 +125,7 @@ def test_requests_are_measured_by_method_route_and_status_and_no_id_is_kept(nobo
         assert ask().status == measured[2]
         wait(lambda: requests(*measured) == before + 1, f"{measured} is counted")  # noqa: B023  (called at once)
     assert _counted("popfax_database_wait_seconds_count", pool="web") > waits
-    assert _counted("popfax_database_connections", pool="web", state="idle") >= 1
+    wait(lambda: _counted("popfax_database_connections", pool="web", state="idle") >= 1, "a connection is returned")
     routes = {s.labels["http_route"] for family in metrics.REQUESTS.collect() for s in family.samples}
     assert {"/", "/commands/{id:uuid}", "/v1/commands/rename-group", "/v1/openapi.json"} <= routes
 
