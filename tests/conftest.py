@@ -74,10 +74,11 @@ _LONGEST = (
     "test_stores.py",
 )
 """The files that take longest: begun last, one of them would be waited for alone."""
-_FILLING = (*_ROUGH, "test_units.py")
+_FILLING = (*_ROUGH, "test_units.py", "test_scale.py", "test_secure.py")
 """The files that fill a shared product, by how much: all invariants are checked on all its rows after most tests.
 
-The restores come first all the same: they audit the topics, on which the others leave what can't be read.
+The restores come first all the same: they audit the topics, on which the others leave what can't be read. So does the
+installation on three brokers, whose databases are new.
 """
 
 
