@@ -42,7 +42,6 @@ def consumer(settings: ServiceSettings, principal: Principal) -> dict[str, Any]:
         "session.timeout.ms": 10_000,
         "heartbeat.interval.ms": 1_000,
         "max.poll.interval.ms": 120_000,
-        "topic.metadata.refresh.interval.ms": 10_000,
         "allow.auto.create.topics": False,
         "statistics.interval.ms": 1_000,
     }

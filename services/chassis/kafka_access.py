@@ -46,6 +46,8 @@ def librdkafka(settings: KafkaSettings) -> dict[str, str]:
         "bootstrap.servers": settings.kafka_bootstrap,
         "client.id": settings.kafka_username,
         "security.protocol": settings.kafka_security,
+        # Which broker is the controller, an administrator's client learns only so, even if that one is gone.
+        "topic.metadata.refresh.interval.ms": "5000",
     }
     if settings.kafka_security != "SSL":
         made |= {

@@ -12,6 +12,13 @@ EVERY_S = 5.0
 """How often the cluster is asked: a recreated topic is noticed within little more than this."""
 
 TIMEOUT_S = 5.0
+"""How long the first answer may take, for which the consumer waits."""
+
+AGAIN_S = 1.0
+"""How long any later one may take. librdkafka asks the broker that it calls the controller, in KRaft any of them; while
+that one is away, it waits for it with a whole core busy, until its metadata name another
+(`topic.metadata.refresh.interval.ms`).
+"""
 
 
 class TopicIds:
@@ -47,7 +54,8 @@ class TopicIds:
 
     def _ask(self) -> None:
         if not self._asked and time.monotonic() >= self._ask_at:
-            self._asked = self._admin.describe_topics(TopicCollection(list(self._topics)), request_timeout=TIMEOUT_S)
+            topics, timeout_s = TopicCollection(list(self._topics)), AGAIN_S if self.known else TIMEOUT_S
+            self._asked = self._admin.describe_topics(topics, request_timeout=timeout_s)
             self._ask_at = time.monotonic() + EVERY_S
 
     def _is_new(self, topic: str, answer: "Future[Any]") -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -27,11 +28,18 @@ from deploy.local.kafka import KafkaCluster
 from deploy.local.keys import DevelopmentKeys
 from deploy.local.passwords import write_private
 from deploy.local.product import Product
+from deploy.local.stack import Stack
+from deploy.operator.kafka import ADMIN
 from popfax_contracts.groups import MemberAccountCreated
-from popfax_contracts.topics import SERVICES, Principal
+from popfax_contracts.topics import LEDGER_COMMANDS, SERVICES, Principal
+from services.chassis import topic_ids
+from services.chassis.topic_ids import TopicIds
 from tests.e2e.driver import SETTLED_S, Owner, World, admin, wait
 
 EVERY_S = 0.25
+
+UNNOTICED_S = 6.0
+"""Less than a cluster takes to miss a broker (`broker.session.timeout.ms`): until then it goes on to name it."""
 
 
 @pytest.fixture
@@ -77,7 +85,7 @@ def test_secrets_are_rotated_and_a_broker_is_killed_under_traffic_and_nothing_is
 ) -> None:
     product, stack = world.product, world.stack
     assert isinstance(stack.kafka, KafkaCluster)
-    killed = stack.kafka.brokers[1]
+    killed, welcomed = stack.kafka.brokers[1], _welcomes(world)
     pids = {service: process.pid for service, process in product.services.items()}
     with Traffic(world) as traffic:
         traffic.goes_on()
@@ -101,12 +109,19 @@ def test_secrets_are_rotated_and_a_broker_is_killed_under_traffic_and_nothing_is
     world.check_log()
     assert pids == {service: process.pid for service, process in product.services.items()}, "nothing was restarted"
     assert all(not rows for rows in world.parked().values())
-    welcomes = "SELECT count(*) FROM mails WHERE template = 'welcome' AND state = 'sent'"
-    assert world.rows(Principal.NOTIFICATIONS, welcomes) == [(len(created),)]
+    assert _welcomes(world) == welcomed + len(created)
     encrypted = (
         "SELECT bool_and(ssl), count(*) > 4 FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE client_port > 0"
     )
     assert _as_superuser(world, encrypted) == [(True, True)]
+
+
+def _welcomes(world: World) -> int:
+    """Count the welcome mails that were sent: others have used these databases, too."""
+    ((count,),) = world.rows(
+        Principal.NOTIFICATIONS, "SELECT count(*) FROM mails WHERE template = 'welcome' AND state = 'sent'"
+    )
+    return int(count)
 
 
 def _rotate_certificates(world: World, scratch: Path) -> None:
@@ -209,3 +224,29 @@ def _as_superuser(world: World, statement: Any) -> list[Any]:
     with psycopg.connect(url, autocommit=True) as connection:
         done = connection.execute(statement)
         return done.fetchall() if done.description else []
+
+
+def test_topics_ids_are_told_while_a_broker_is_away(secure_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cluster names any of its brokers as the controller, in each answer another one: that is who is asked next."""
+    monkeypatch.setattr(topic_ids, "EVERY_S", 0.1)
+    config, away = secure_stack.kafka.client_config(ADMIN), secure_stack.kafka.brokers[2]  # type: ignore[attr-defined]
+    asking = [TopicIds(config, [LEDGER_COMMANDS.name]) for _ in range(10)]
+    away.kill()
+    try:
+        ends = time.monotonic() + UNNOTICED_S
+        while time.monotonic() < ends:  # now some are sent to the broker that is away
+            _ask(asking)
+        for ids in asking:
+            ids.known.clear()
+            ids.missing.clear()
+        wait(lambda: _ask(asking), "all are told by another broker", 20)
+    finally:
+        away.start()
+
+
+def _ask(asking: list[TopicIds]) -> bool:
+    """Have each ask, or take its answer; say whether all have one: the topic's id, or that it does not exist."""
+    time.sleep(0.05)
+    for ids in asking:
+        ids.recreated()
+    return all(ids.known or ids.missing for ids in asking)
