@@ -46,7 +46,7 @@ test: $(STAMP)
 	$(BIN)/pytest $(T)
 else
 test: check ## Run all checks and all tests (T=path: one; STACK=containers: in containers)
-	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 endif
 
 images: ## Build the images (with Docker; BUILD=options of docker build)
@@ -62,8 +62,8 @@ test-containers: $(STAMP) ## Run the end-to-end tests on Kafka and PostgreSQL in
 	STACK=containers $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/integration/test_local_stack.py \
 		tests/e2e --ignore tests/e2e/test_demo.py --ignore tests/e2e/test_secure.py
 
-drills: $(STAMP) ## Run the tests that take minutes each: an upgrade and back, replicas that come and go, alerts that fire
-	$(BIN)/pytest -m drill tests/e2e tests/observability
+drills: $(STAMP) ## Run the tests that take minutes each: an upgrade and back, replicas that come and go, alerts that fire, a new message
+	$(BIN)/pytest -m drill tests/contracts tests/e2e tests/observability
 
 bench: $(STAMP) ## Measure, for a quarter of an hour (QUICK=1: two minutes; GROWTH=1: also full databases; RUNS=n)
 	$(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(GROWTH),--growth) $(if $(RUNS),--runs $(RUNS))

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,6 +57,8 @@ class ServiceProcess:
         name = name or principal.value
         self._port = Port(f"{name.upper().replace('-', '_')}_HTTP_PORT")
         self._child = Child(name, stack.directory)
+        self.settings: Mapping[str, str] = {}
+        """Those of the last launch, beside the stack's: to launch it again as it was."""
 
     @property
     def pid(self) -> int:
@@ -70,6 +72,7 @@ class ServiceProcess:
 
     def launch(self, **settings: str) -> None:
         """Start it, with settings beside the stack's, without waiting for it."""
+        self.settings = settings
         self._port.serve(lambda port: self._launch(port, settings))
 
     def wait_ready(self) -> None:

@@ -71,6 +71,18 @@ def written(text: str, hunk: list[str]) -> str:
     return text.replace(before, after)
 
 
+def done_by_hand() -> dict[str, str]:
+    """The recipe's files as they are once it is done. Raises for a place that is not there."""
+    texts: dict[str, str] = {}
+    for name, hunks in steps():
+        path = CHECKOUT / name
+        text = texts.get(name) or (path.read_text() if path.exists() else "")
+        for hunk in hunks:
+            text = written(text, hunk)
+        texts[name] = text
+    return texts
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the tree with the recipe's command in it."""
@@ -80,12 +92,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (CHECKOUT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(CHECKOUT / name, copy / name)
-    for name, hunks in steps():
+    for name, text in done_by_hand().items():
         path = copy / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text() if path.exists() else ""
-        for hunk in hunks:
-            text = written(text, hunk)
         path.write_text(text)
     run(copy, "-m", "deploy.contract_tools")
     run(copy, "-m", "tests.documents")
@@ -109,6 +118,13 @@ def test_few_files_are_written_by_hand() -> None:
     assert len(set(files)) == len(files) <= MOST_BY_HAND
 
 
+def test_each_step_finds_its_place() -> None:
+    for name, text in done_by_hand().items():
+        if name.endswith(".py"):
+            compile(text, name, "exec")
+
+
+@pytest.mark.drill
 def test_all_else_that_changes_is_generated(tree: Path) -> None:
     by_hand = {name for name, _ in steps()} | {"tests/unit/test_tried.py"}
     paths = {str(path.relative_to(tree)): path for path in tree.rglob("*") if path.is_file()}
@@ -133,6 +149,7 @@ CHECKS = (
 )
 
 
+@pytest.mark.drill
 def test_the_new_command_works_and_everything_that_is_derived_from_it_is_complete(tree: Path) -> None:
     run(tree, "-m", "pytest", *CHECKS, "-q", "-p", "no:cacheprovider", "-k", "not type_checker")
     run(tree, "-m", "ruff", "check", "--quiet", "contracts", "services")

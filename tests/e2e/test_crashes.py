@@ -35,7 +35,7 @@ def _service(principal: Principal) -> Crash:
     def crash(product: Product) -> None:
         service = product.services[principal]
         service.kill()
-        service.launch(**SETTINGS)
+        service.launch(**service.settings)
         service.wait_ready()
 
     return crash
@@ -59,7 +59,8 @@ def _several(product: Product) -> None:
     product.services[Principal.NOTIFICATIONS].kill()
     product.stack.postgres.start()
     for principal in (Principal.GROUPS, Principal.LEDGER, Principal.NOTIFICATIONS):
-        product.services[principal].launch(**SETTINGS)
+        service = product.services[principal]
+        service.launch(**service.settings)
     product.stack.kafka.start()
 
 

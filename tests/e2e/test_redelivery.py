@@ -28,7 +28,7 @@ from popfax_contracts.topics import (
     Principal,
     Topic,
 )
-from tests.e2e.driver import DEFINITIONS, SETTINGS, Owner, Seen, Wire, World
+from tests.e2e.driver import DEFINITIONS, Owner, Seen, Wire, World
 
 READERS: dict[str, list[Principal]] = {
     topic.name: [service for service, definition in DEFINITIONS.items() if topic in definition.topics]
@@ -96,7 +96,9 @@ def test_each_message_twice_and_again_after_a_restart_changes_nothing(world: Wor
 
     world.product.stop_services()
     _publish_again(world, records)
-    world.product.start_services(**SETTINGS)
+    for service in world.product.services.values():
+        service.launch(**service.settings)
+    world.product.wait_ready()
     world.settle()
     assert _rows(world) == before
     assert _said(world.log.read_to_end()) == _said(records)

@@ -44,7 +44,7 @@ from popfax_contracts.provisioning import (
     PaidActionRefused,
 )
 from popfax_contracts.topics import SERVICES, Principal
-from tests.e2e.driver import PRICES, SETTINGS, World, wait
+from tests.e2e.driver import PRICES, World, wait
 from tests.e2e.test_accounts import subscriber
 from tests.e2e.test_units import spend, transfer
 
@@ -271,7 +271,7 @@ def test_a_restored_service_knows_again_what_it_told(world: World, operator: Ope
     assert report["again"] > 0
     assert report["due"] == (service in (Principal.LEDGER, Principal.PROVISIONING))
     assert ("1 people were erased since the backup, and are erased again" in report["notes"]) == (service in GHOSTS)
-    process.launch(**SETTINGS)
+    process.launch(**process.settings)
     process.wait_ready()
     traffic.check()
     audit = operator("audit", "--json", "--settled")

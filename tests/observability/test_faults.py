@@ -32,6 +32,7 @@ def _exported(made: Scene) -> set[str]:
     return records.union(*map(promql.exported, texts))
 
 
+@pytest.mark.drill
 def test_what_panels_and_rules_name_is_exported_by_a_running_product(made: Scene) -> None:
     exported = _exported(made)
     assert promql.unknown(expressions(), exported) == {}
@@ -39,6 +40,7 @@ def test_what_panels_and_rules_name_is_exported_by_a_running_product(made: Scene
     assert promql.unknown([misspelt], exported) == {misspelt: {"popfax_mail_sent_total"}}
 
 
+@pytest.mark.drill
 def test_every_query_of_every_panel_returns_something(made: Scene) -> None:
     queries = {each.replace("$__rate_interval", "15s") for each in panels.queries()}
 

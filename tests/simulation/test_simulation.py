@@ -24,7 +24,7 @@ SECONDS = float(os.environ.get("SIMULATION_SECONDS", "20"))
 
 PROCESSES = 2
 CHUNK = 50
-LEAST = 500
+LEAST = 300
 """How many seeds are tried however slow the machine is: fewer prove nothing."""
 
 SEEDS_FOR_A_MUTATION = 300

@@ -21,6 +21,7 @@ app = typer.Typer(help="List partitions that have stopped, and skip what they ha
 
 _POLL_S = 0.2
 _PROBE_S = 20.0
+_AGAIN_S = 4.0
 _AGE_S: sa.ColumnElement[Any] = sa.cast(sa.extract("epoch", sa.func.now() - STOPS.c.stopped_at), sa.Double).label(
     "age_s"
 )
@@ -151,10 +152,12 @@ def _first_readable(connection: Connection, topic: str, partition: int, position
 
 def _reads(reader: Consumer, place: TopicPartition) -> bool:
     """Return whether reading at an offset begins with a record. Raises Unreachable if nothing comes at all."""
-    reader.assign([place])
     deadline = time.monotonic() + _PROBE_S
+    message = None
     while time.monotonic() < deadline:
-        message = reader.poll(1.0)
+        if message is None:  # also if nothing came: librdkafka may have gone to where a batch before it misled it
+            reader.assign([place])
+        message = reader.poll(_AGAIN_S)
         error = None if message is None else message.error()
         if message is not None and error is None:
             return True

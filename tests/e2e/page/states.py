@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from popfax_contracts.topics import Principal
-from tests.e2e.driver import SETTINGS
 from tests.e2e.page.cast import Cast
 from tests.e2e.page.people import Person
 from tests.e2e.page.visits import Visit
@@ -240,5 +239,5 @@ def arranged(
             yield visit
         finally:
             if service:
-                service.launch(**SETTINGS)
+                service.launch(**service.settings)
                 service.wait_ready()

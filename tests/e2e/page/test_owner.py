@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from deploy.local.product import Product
 from popfax_contracts.topics import Principal
 from services.groups.web.page.speech import Speech, speech
-from tests.e2e.driver import PRICES, SETTINGS, World
+from tests.e2e.driver import PRICES, World
 from tests.e2e.page.conftest import Visiting
 from tests.e2e.page.people import Person, give, join, rename, settle_in, units_of
 from tests.e2e.page.visits import Visit
@@ -129,7 +129,7 @@ def test_creates_an_account_and_sees_it_come_into_being(open_scene: Opening, pro
         expect(visit.page.locator("#flow .trail .now")).to_contain_text(say("Create the account"))
         expect(visit.page.locator("#flow .trail .behind")).to_have_count(1)
     finally:
-        provisioning.launch(**SETTINGS)
+        provisioning.launch(**provisioning.settings)
     visit.see(re.compile("Camille Roux"), "#flow .good")
     expect(visit.page.locator("#flow .trail .behind")).to_have_count(4)
     visit.see("Camille Roux", "#members")

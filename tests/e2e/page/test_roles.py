@@ -21,7 +21,7 @@ from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
 from services.chassis.metrics import Part
 from services.chassis.open_work import kinds_of
-from tests.e2e.driver import SETTINGS, World, wait
+from tests.e2e.driver import World, wait
 from tests.e2e.page.conftest import Visiting
 from tests.e2e.page.people import Person, rename, settle_in
 from tests.exported import differences
@@ -37,10 +37,10 @@ PROMPT_S = 5.0
 def web(product: Product) -> Iterator[ServiceProcess]:
     """The page and API in a process of their own; the product's groups works, and serves nothing."""
     worker = product.services[Principal.GROUPS]
-    made = ServiceProcess(Principal.GROUPS, product.stack, name="groups-web")
+    made, before = ServiceProcess(Principal.GROUPS, product.stack, name="groups-web"), worker.settings
     worker.stop()
     try:
-        worker.launch(**SETTINGS | {"role": "worker", "batch_records": str(BATCH)})
+        worker.launch(**{**before, "role": "worker", "batch_records": str(BATCH)})
         made.launch(role="web")
         worker.wait_ready()
         made.wait_ready()
@@ -48,7 +48,7 @@ def web(product: Product) -> Iterator[ServiceProcess]:
     finally:
         made.stop()
         worker.stop()
-        worker.launch(**SETTINGS)
+        worker.launch(**before)
         worker.wait_ready()
 
 
@@ -135,7 +135,7 @@ def test_without_the_worker_the_page_answers_and_keeps_what_is_posted(
         plain = visit(owner, url=web.url, scripts=False)
         plain.see("Avant", "h1")
     finally:
-        worker.launch(**SETTINGS | {"role": "worker", "batch_records": str(BATCH)})
+        worker.launch(**worker.settings)
     worker.wait_ready()
     seen.see("Plus tard", "h1")
 
