@@ -62,7 +62,7 @@ test-containers: $(STAMP) ## Run the end-to-end tests on Kafka and PostgreSQL in
 	STACK=containers $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/integration/test_local_stack.py \
 		tests/e2e --ignore tests/e2e/test_demo.py --ignore tests/e2e/test_secure.py
 
-drills: $(STAMP) ## Run the tests that take minutes each: an upgrade and back, replicas that come and go, alerts that fire, a new message
+drills: $(STAMP) ## Run the tests that take minutes: installation, upgrade and back, replicas that come and go, restores, alerts
 	$(BIN)/pytest -m drill tests/contracts tests/e2e tests/observability
 
 bench: $(STAMP) ## Measure, for a quarter of an hour (QUICK=1: two minutes; GROWTH=1: also full databases; RUNS=n)

@@ -139,6 +139,7 @@ def places(servers: Stack, tmp_path: Path) -> Iterator[Mapping[str, object]]:
             psutil.Process(int(record.read_text())).kill()
 
 
+@pytest.mark.drill
 def test_two_replicas_of_each_service_are_installed_as_the_document_says(
     servers: Stack, tools: Mapping[str, str], places: Mapping[str, object], tmp_path: Path
 ) -> None:

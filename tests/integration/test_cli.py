@@ -252,8 +252,8 @@ class TestSagas:
 
     def test_cancels_one_asks_again_for_another_and_sees_both_end(self, cli: Cli, waiting: Sequence[str]) -> None:
         cancelled, asked_again = waiting
-        assert cli.json("saga", "cancel", cancelled, "--timeout", "1")["status"] == "compensating"
-        told = cli.json("saga", "retry", asked_again, "--timeout", "1")
+        assert cli.json("saga", "cancel", cancelled, "--timeout", "3")["status"] == "compensating"
+        told = cli.json("saga", "retry", asked_again, "--timeout", "3")
         assert [line.split(" ", 1)[1] for line in told["new"]] == ["asked again"]
         self.bring_back(cli)
 
