@@ -63,7 +63,7 @@ test-containers: $(STAMP) ## Run the end-to-end tests on Kafka and PostgreSQL in
 		tests/e2e --ignore tests/e2e/test_demo.py --ignore tests/e2e/test_secure.py
 
 drills: $(STAMP) ## Run the tests that take minutes: installation, upgrade and back, replicas that come and go, restores, alerts
-	$(BIN)/pytest -m drill tests/contracts tests/e2e tests/observability
+	$(BIN)/pytest -m drill
 
 bench: $(STAMP) ## Measure, for a quarter of an hour (QUICK=1: two minutes; GROWTH=1: also full databases; RUNS=n)
 	$(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(GROWTH),--growth) $(if $(RUNS),--runs $(RUNS))

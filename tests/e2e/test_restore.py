@@ -240,13 +240,8 @@ GHOSTS = {
 """Somebody who was erased long ago: compaction has removed all trace of them, and only the backup has them still."""
 
 
-_WITH_THE_REST = (Principal.GROUPS, Principal.LEDGER)
-"""The two that publish most kinds of messages, of which most has to be known again; the others are drills."""
-
-
-@pytest.mark.parametrize(
-    "service", [pytest.param(each, marks=[] if each in _WITH_THE_REST else pytest.mark.drill) for each in SERVICES]
-)
+@pytest.mark.drill
+@pytest.mark.parametrize("service", SERVICES)
 def test_a_restored_service_knows_again_what_it_told(world: World, operator: Operator, service: Principal) -> None:
     process = world.product.services[service]
     traffic = Traffic(world)

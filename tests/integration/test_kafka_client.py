@@ -332,6 +332,7 @@ class TestMembership:
             _publish(fragile, account, range(1, 2))
             await eventually(lambda: _has_one(ledger_engine, account), "what came then")
 
+    @pytest.mark.drill
     async def test_a_service_that_started_while_kafka_was_frozen_is_one_member_and_reads_all(
         self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine
     ) -> None:
@@ -357,6 +358,7 @@ class TestMembership:
         finally:
             service.stop()
 
+    @pytest.mark.drill
     async def test_one_that_is_fenced_off_by_its_own_joining_joins_once_more(
         self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine
     ) -> None:

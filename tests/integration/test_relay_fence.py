@@ -87,6 +87,7 @@ class TestStaleLeader:
         outcome, newest = await _overtaken(stack, ledger_url, ledger_engine, fenced=True, crash=False)
         assert (outcome, newest.value) == ("ProducerFenced", None)
 
+    @pytest.mark.drill
     async def test_what_it_held_is_refused_by_a_broker_that_has_crashed_meanwhile(self, fragile: Stack) -> None:
         with scratch_database(fragile, Principal.LEDGER) as url:
             engine = postgres.engine(url)

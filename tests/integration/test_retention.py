@@ -156,6 +156,7 @@ def test_a_record_among_newer_ones_is_deleted_in_time(broker: KafkaBroker) -> No
 
 
 @pytest.mark.usefixtures("short")
+@pytest.mark.drill
 async def test_an_erased_value_on_a_quiet_partition_is_gone_once_its_writer_marks_it(
     broker: KafkaBroker, ledger_engine: AsyncEngine
 ) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
+import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.local.stack import Stack
@@ -25,6 +26,7 @@ SLOW_S = 10
 """What a busy machine may add."""
 
 
+@pytest.mark.drill
 async def test_another_relay_leads_soon_when_the_leader_hangs_or_its_host_vanished(stack: Stack) -> None:
     """One after the other: two relays of a service fence each other, whichever databases they have."""
     for vanish in (False, True):
@@ -62,6 +64,7 @@ async def _answering(driver: Driver) -> None:
     await driver.execute("SELECT repeat('x', 1000), pg_sleep(0.5)")
 
 
+@pytest.mark.drill
 async def test_locks_are_free_soon_when_the_host_of_their_holder_vanished(stack: Stack) -> None:
     """Whatever it was doing: without its session's settings, up to 60 s, 300 s and forever."""
     with scratch_database(stack, Principal.LEDGER) as url:

@@ -33,12 +33,14 @@ async def test_a_task_that_survives_its_cancellation_is_cancelled_again() -> Non
 
 async def test_one_that_never_ends_is_named_and_left() -> None:
     tasks = await _begun(0, 1_000_000)
-    with capture_logs() as logs:
-        await end(tasks, within_s=0.1)
-    assert tasks[0].cancelled()
-    assert not tasks[1].done()
-    assert [(line["event"], line["task"]) for line in logs] == [("task_not_ended", "_survive")]
-    tasks[1].get_coro().close()
+    try:
+        with capture_logs() as logs:
+            await end(tasks, within_s=0.1)
+        assert tasks[0].cancelled()
+        assert not tasks[1].done()
+        assert [(line["event"], line["task"]) for line in logs] == [("task_not_ended", "_survive")]
+    finally:
+        tasks[1].get_coro().close()  # else the event loop would wait for it at its own end, for ever
 
 
 async def test_how_a_task_failed_before_does_not_matter() -> None:

@@ -4,6 +4,8 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,9 +68,8 @@ def replay_(
     connection = connect(env_file)
     require_kafka(connection.admin)
     _require_stopped(connection, service)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     progress = Progress()
-    with progress.shown():
+    with progress.shown(), _without_logs():
         url, kafka = connection.database_url(service), connection.admin
         running = replay(url, kafka, particular, _moment(since), progress.begin, progress, commit=apply)
         try:
@@ -84,6 +85,17 @@ def replay_(
                 f"{service}'s database does not answer, or refuses: {error or type(error).__name__}"
             ) from error
     _tell(report, apply, json)
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """Leave out what the service's code would log, of which the report tells, and log again afterwards."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def _moment(text: str) -> datetime:
