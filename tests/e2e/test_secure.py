@@ -226,6 +226,7 @@ def _as_superuser(world: World, statement: Any) -> list[Any]:
         return done.fetchall() if done.description else []
 
 
+@pytest.mark.drill
 def test_topics_ids_are_told_while_a_broker_is_away(secure_stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cluster names any of its brokers as the controller, in each answer another one: that is who is asked next."""
     monkeypatch.setattr(topic_ids, "EVERY_S", 0.4)

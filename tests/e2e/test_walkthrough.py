@@ -29,7 +29,13 @@ def environment() -> Iterator[dict[str, str]]:
         stack.remove()
 
 
-@pytest.mark.parametrize(("document", "least"), [(README, 4), (WALKTHROUGH, 10)], ids=["readme", "walkthrough"])
+@pytest.mark.parametrize(
+    ("document", "least"),
+    [
+        pytest.param(README, 4, id="readme"),
+        pytest.param(WALKTHROUGH, 10, id="walkthrough", marks=pytest.mark.drill),
+    ],
+)
 def test_commands_print_what_the_document_says(environment: dict[str, str], document: Path, least: int) -> None:
     steps = steps_of(document.read_text())
     assert len(steps) >= least

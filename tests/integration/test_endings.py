@@ -159,7 +159,7 @@ def test_an_import_that_takes_every_exception_for_its_own_does_not_keep_an_inter
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "popfax: interrupted\n")
 
 
-@pytest.mark.parametrize("after_s", [2.0, 6.0, 14.0])
+@pytest.mark.parametrize("after_s", [2.0, 6.0, pytest.param(14.0, marks=pytest.mark.drill)])
 def test_a_start_that_is_interrupted_ends_in_one_line_and_leaves_nothing(tmp_path: Path, after_s: float) -> None:
     command = [POPFAX, "up", "--json", "--directory", str(tmp_path)]
     process = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -146,6 +146,7 @@ def _committed(stack: Stack, partition: int) -> int:
 
 
 class TestBatchThatCannotBeUnpacked:
+    @pytest.mark.drill
     async def test_stops_its_own_partition_alone_until_an_operator_has_it_skipped(
         self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine
     ) -> None:
@@ -315,6 +316,7 @@ def _commits(group: GroupReader, offset: TopicPartition) -> bool:
 
 
 class TestMembership:
+    @pytest.mark.drill
     async def test_kafka_that_is_frozen_makes_the_service_unready_and_the_service_comes_back_by_itself(
         self, fragile: Stack, ledger_url: str, ledger_engine: AsyncEngine
     ) -> None:

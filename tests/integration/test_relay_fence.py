@@ -106,6 +106,7 @@ class TestStaleLeader:
         assert newest.value is not None, "active again, although it has ended"
 
 
+@pytest.mark.drill
 async def test_a_leader_with_nothing_to_publish_notices_that_kafka_does_not_answer(fragile: Stack) -> None:
     with scratch_database(fragile, Principal.LEDGER) as url:
         async with relaying(fragile, url) as relay:

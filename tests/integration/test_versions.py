@@ -139,6 +139,7 @@ async def _running(service: ServiceProcess, url: str) -> None:
     await asyncio.to_thread(service.wait_ready)
 
 
+@pytest.mark.drill
 async def test_the_version_before_works_while_the_next_migrates_and_after_a_return_to_it(
     stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, tmp_path: Path
 ) -> None:

@@ -40,7 +40,7 @@ async def test_one_that_never_ends_is_named_and_left() -> None:
         assert not tasks[1].done()
         assert [(line["event"], line["task"]) for line in logs] == [("task_not_ended", "_survive")]
     finally:
-        tasks[1].get_coro().close()  # else the event loop would wait for it at its own end, for ever
+        tasks[1].get_coro().close()  # else the event loop would wait for it at its own end, without end
 
 
 async def test_how_a_task_failed_before_does_not_matter() -> None:
