@@ -179,6 +179,7 @@ def test_says_in_one_line_that_another_one_runs(directory: Path) -> None:
         first.communicate(timeout=DONE_WITHIN_S)
 
 
+@pytest.mark.drill
 def test_up_keeps_the_product_up_for_other_commands_until_ctrl_c(directory: Path) -> None:
     running = popfax("up", "--json", "--directory", str(directory))
     file = directory / FILE_NAME

@@ -13,9 +13,11 @@ from uuid import uuid4
 import psycopg
 import pytest
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    NewTopic,
     ResourceType,
     ScramCredentialInfo,
     ScramMechanism,
@@ -31,7 +33,7 @@ from deploy.local.product import Product
 from deploy.local.stack import Stack
 from deploy.operator.kafka import ADMIN
 from popfax_contracts.groups import MemberAccountCreated
-from popfax_contracts.topics import LEDGER_COMMANDS, SERVICES, Principal
+from popfax_contracts.topics import SERVICES, Principal
 from services.chassis import topic_ids
 from services.chassis.topic_ids import TopicIds
 from tests.e2e.driver import SETTLED_S, Owner, World, admin, wait
@@ -231,23 +233,25 @@ def test_topics_ids_are_told_while_a_broker_is_away(secure_stack: Stack, monkeyp
     """The cluster names any of its brokers as the controller, in each answer another one: that is who is asked next."""
     monkeypatch.setattr(topic_ids, "EVERY_S", 0.4)
     config, away = secure_stack.kafka.client_config(ADMIN), secure_stack.kafka.brokers[2]  # type: ignore[attr-defined]
-    asking = [TopicIds(config, [LEDGER_COMMANDS.name]) for _ in range(4)]
+    creating = AdminClient({**config, "log_level": 0})
+    creating.create_topics([NewTopic("asked-about", 1, 3)])["asked-about"].result()
+    asking = [TopicIds(config, ["asked-about"]) for _ in range(4)]
+    wait(lambda: len(_told(asking)) == len(asking), "all are told")
     away.kill()
     try:
         ends = time.monotonic() + UNNOTICED_S
         while time.monotonic() < ends:  # now some are sent to the broker that is away
-            _ask(asking)
+            _told(asking)
         for ids in asking:
-            ids.known.clear()
-            ids.missing.clear()
-        wait(lambda: _ask(asking), "all are told by another broker", 20)
+            ids.known["asked-about"] = "of a topic before"
+        wait(lambda: "of a topic before" not in _told(asking), "all are told by another broker", 30)
     finally:
         away.start()
 
 
-def _ask(asking: list[TopicIds]) -> bool:
-    """Have each ask, or take its answer; say whether all have one: the topic's id, or that it does not exist."""
+def _told(asking: list[TopicIds]) -> list[str]:
+    """Have each ask, or take its answer; return what they know."""
     time.sleep(0.05)
     for ids in asking:
         ids.recreated()
-    return all(ids.known or ids.missing for ids in asking)
+    return [id_ for ids in asking for id_ in ids.known.values()]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import psycopg
+import pytest
 
 from deploy.local.stack import Stack
 from popfax_contracts.topics import Principal
@@ -47,6 +48,7 @@ def peak(stack: Stack, entries: int) -> int:
     return kilobytes
 
 
+@pytest.mark.drill
 def test_ten_times_as_many_entries_take_no_more_memory(stack: Stack) -> None:
     few, many = peak(stack, 20_000), peak(stack, 200_000)
     assert many - few < 15 * MB, f"{few // MB} MB for 20,000 entries, {many // MB} MB for 200,000"
