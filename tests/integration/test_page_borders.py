@@ -385,7 +385,8 @@ def test_an_address_is_limited_before_anybody_is_known(strict: Client) -> None:
     assert elsewhere.status == 401
     # To htmx it is a toast, which a rule of its own shows: the page around it stays.
     passing = Browser(strict).get("/", hx_request="true")
-    assert (passing.status, passing.header("retry-after")) == (429, shown.header("retry-after"))
+    assert passing.status == 429
+    assert 1 <= int(passing.header("retry-after") or 0) <= int(shown.header("retry-after") or 0), "the time goes on"
     assert passing.text.startswith('<div class="toast bad" role="alert">')
     for answer in (shown, passing):
         assert re.search(r"Attendez \d+\W(seconde|minute)s?, puis réessayez", answer.text), answer.text
