@@ -3,11 +3,13 @@
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.resources import files
 from string import ascii_lowercase, ascii_uppercase
 from typing import Annotated
 from uuid import UUID
 
+import tzdata  # type: ignore[import-untyped]
 from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError, PydanticKnownError
@@ -90,6 +92,31 @@ class Language(StrEnum):
     FR = "fr"
     EN = "en"
 
+
+DEFAULT_TIME_ZONE = "Europe/Paris"
+"""Popfax's own, and that of everybody who has set no other."""
+
+_ZONE = r"^[A-Z][A-Za-z0-9_+-]*(/[A-Z][A-Za-z0-9_+-]*){0,2}$"
+
+
+@cache
+def time_zones() -> frozenset[str]:
+    """Return the names of all time zones: those of the `tzdata` package, whatever the machine has."""
+    names = (files(tzdata) / "zones").read_text(encoding="ascii").split()
+    return frozenset(names) - {"Factory"}  # that is no place, but a clock that nobody has set
+
+
+def _known_zone(name: str) -> str:
+    if name not in time_zones():
+        raise PydanticCustomError("time_zone", "not a time zone of the IANA database")
+    return name
+
+
+StoredTimeZone = Annotated[str, StringConstraints(max_length=50, pattern=_ZONE)]
+"""A time zone that a service has accepted already, perhaps by newer data: only its shape is checked."""
+
+TimeZone = Annotated[StoredTimeZone, AfterValidator(_known_zone)]
+"""A time zone by its name in the IANA database, spelled as there: `Europe/Paris`, `America/Martinique`."""
 
 MAX_MAILBOX_OCTETS, MAX_EMAIL_OCTETS = 64, 254
 """The longest mailbox name, and the longest address, that RFC 5321 lets a server count on."""

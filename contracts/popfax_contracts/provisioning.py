@@ -22,7 +22,9 @@ from popfax_contracts.fields import (
     PlanName,
     Reference,
     StoredName,
+    StoredTimeZone,
     Timestamp,
+    TimeZone,
     Units,
 )
 from popfax_contracts.message import Command, Event, MalformedCommand, Marker, Refusal
@@ -327,6 +329,14 @@ class EmailChanged(Event, type="popfax.provisioning.email-changed.v1", topic=PRO
     account_id: UUID
 
 
+class TimeZoneChanged(
+    Event, type="popfax.provisioning.time-zone-changed.v1", topic=PROVISIONING_EVENTS, key="account_id"
+):
+    """The account's holder has another time zone, which is in the directory."""
+
+    account_id: UUID
+
+
 class AccountChangeRefused(
     Refusal, type="popfax.provisioning.account-change-refused.v1", topic=PROVISIONING_EVENTS, key="account_id"
 ):
@@ -372,6 +382,27 @@ class ChangeEmail(
 
     account_id: UUID
     email: Email
+
+
+class ChangeTimeZone(
+    Command,
+    type="popfax.provisioning.change-time-zone.v1",
+    topic=PROVISIONING_COMMANDS,
+    key="account_id",
+    answers=(TimeZoneChanged,),
+    refusal=AccountChangeRefused,
+    codes=(
+        *_HOLDERS_ALONE,
+        ProvisioningCode.ACCOUNT_CLOSED,
+    ),
+):
+    """Change the time zone in which an account's holder reads days and times, in mails and on the page.
+
+    It is `Europe/Paris` until it is changed. When it is done, the directory has the new one.
+    """
+
+    account_id: UUID
+    time_zone: TimeZone
 
 
 # --- it ends ----------------------------------------------------------------------------------------------------------
@@ -469,6 +500,8 @@ class PersonRecorded(
     last_name: StoredName
     language: Language
     fax_number: str | None = None
+    time_zone: StoredTimeZone | None = None
+    """Where they read days and times; none is `Europe/Paris`."""
 
 
 class PersonErased(
@@ -511,6 +544,7 @@ ProvisioningCommand = (
     | EnableCallForwarding
     | DisableCallForwarding
     | ChangeEmail
+    | ChangeTimeZone
     | CloseAccount
 )
 ProvisioningEvent = (
@@ -524,6 +558,7 @@ ProvisioningEvent = (
     | PaidActionRefused
     | CallForwardingDisabled
     | EmailChanged
+    | TimeZoneChanged
     | AccountChangeRefused
     | AccountExpiring
     | AccountExpired

@@ -136,7 +136,7 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
         "subscribers": Held(
             _has("id"),
             "id email first_name last_name language plan fax_number created_at expires_at state options_pack forward_to"
-            " reminded_days closed_at",
+            " reminded_days closed_at time_zone",
             "registration",
         ),
         "addresses": Held(_has("subscriber_id"), "email subscriber_id"),
@@ -153,7 +153,7 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
     Principal.GROUPS: {
         "subscribers": Held(
             _has("id"),
-            "id email first_name last_name language state expires_at available_units",
+            "id email first_name last_name language state expires_at available_units time_zone",
             "balance_version awaited",
         ),
         "groups": Held(_has("owner_id"), "id owner_id name renamed closed_at"),
@@ -211,7 +211,7 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
         "corrections": Held(_has("account_id"), "id account_id amount_units reason operator code made_at"),
     },
     Principal.NOTIFICATIONS: {
-        "people": Held(_has("id"), "id email first_name last_name language fax_number"),
+        "people": Held(_has("id"), "id email first_name last_name language fax_number time_zone"),
         "erased": Held(_has("id"), "id"),
         "mails": Held(
             _has("recipient_id", "about_id"),

@@ -109,6 +109,7 @@ class Subscriber:
     available_units: int
     balance_version: int
     awaited: tuple[str, ...] = ()
+    time_zone: str | None = None
 
     def shows(self, change: "Change") -> bool:
         """Return whether a change has arrived. For a closed account nothing more will."""

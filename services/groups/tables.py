@@ -50,6 +50,7 @@ subscribers = sa.Table(
     sa.Column("available_units", sa.BigInteger, nullable=False),
     sa.Column("balance_version", sa.BigInteger, nullable=False),
     sa.Column("awaited", sa.Text, nullable=False, server_default=""),
+    sa.Column("time_zone", sa.Text),
     info={"storage": {"fillfactor": "60"}},
 )
 

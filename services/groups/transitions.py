@@ -87,7 +87,7 @@ def need_person(load: LoadPlan, subscriber_id: UUID) -> None:
 def erase_person(roster: Roster, subscriber_id: UUID) -> None:
     """Erase a person: address, group name (which may identify them), and what owners were shown of them."""
     known = roster.subscriber(subscriber_id)
-    roster.subscribers.put(replace(known, email=None, first_name=None, last_name=None, language=None))
+    roster.subscribers.put(replace(known, email=None, first_name=None, last_name=None, language=None, time_zone=None))
     group = roster.groups.find(group_of(subscriber_id))
     if group is not None:
         roster.groups.put(replace(group, name="", renamed=False))

@@ -113,6 +113,7 @@ class Person:
     last_name: str
     language: str
     fax_number: str | None
+    time_zone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

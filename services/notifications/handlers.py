@@ -23,9 +23,10 @@ def _person(load: LoadPlan, message: Incoming[PersonRecorded]) -> None:
 
 @needs(_person)
 def person_recorded(tray: OutgoingMails, message: Incoming[PersonRecorded], moment: Moment) -> Outcome:
-    """Learn who somebody is, and in which language to write to them."""
+    """Learn who somebody is, and in which language and time zone to write to them."""
     p = message.body
-    tray.people.put(Person(p.subscriber_id, p.email, p.first_name, p.last_name, p.language.value, p.fax_number))
+    language = p.language.value
+    tray.people.put(Person(p.subscriber_id, p.email, p.first_name, p.last_name, language, p.fax_number, p.time_zone))
     return ()
 
 

@@ -12,10 +12,10 @@ from urllib.parse import urlencode
 
 import jinja2
 from babel import Locale
-from babel.dates import format_date
 from babel.numbers import format_decimal
 from markupsafe import Markup, escape
 
+from services.chassis.dates import dates
 from services.notifications.domain import Mail, Person, Template
 from services.notifications.mime import Content, Mailbox, write
 from services.notifications.settings import NotificationsSettings
@@ -96,6 +96,7 @@ def _context(
         "first_name": Name(to.first_name),
         "fax_number": to.fax_number,
         "link": _link(mail, settings),
+        "dates": dates(to.language, to.time_zone),
     }
     if mail.params.get("group_name"):
         context["group_name"] = Name(mail.params["group_name"])
@@ -154,9 +155,6 @@ def _filters(language: str) -> dict[str, Callable[..., str]]:
     def counted(value: int, one: str, many: str) -> str:
         return f"{number(value)}\u00a0{one if locale.plural_form(value) == 'one' else many}"
 
-    def day(moment: str) -> str:
-        return str(format_date(datetime.fromisoformat(moment), format="long", locale=locale))
-
     def plan_name(plan: str) -> str:
         return PLAN_NAMES[language].get(plan, plan)
 
@@ -165,6 +163,19 @@ def _filters(language: str) -> dict[str, Callable[..., str]]:
         "number": number,
         "counted": counted,
         "units": lambda value: f"{number(value)}\u00a0POP",
-        "day": day,
+        "day": _day,
+        "moment": _moment,
         "plan_name": plan_name,
     }
+
+
+@jinja2.pass_context
+def _day(context: jinja2.runtime.Context, moment: str) -> str:
+    """Return the day of a moment, in the recipient's time zone."""
+    return str(context["dates"].day(datetime.fromisoformat(moment)))
+
+
+@jinja2.pass_context
+def _moment(context: jinja2.runtime.Context, moment: str) -> str:
+    """Return the day and the time of a moment, in the recipient's time zone."""
+    return str(context["dates"].moment(datetime.fromisoformat(moment)))

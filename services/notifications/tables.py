@@ -22,6 +22,7 @@ people = sa.Table(
     sa.Column("last_name", sa.Text, nullable=False),
     sa.Column("language", sa.Text, nullable=False),
     sa.Column("fax_number", sa.Text),
+    sa.Column("time_zone", sa.Text),
 )
 
 erased = sa.Table("erased", metadata, sa.Column("id", sa.Uuid, primary_key=True))

@@ -5,6 +5,7 @@ from popfax_contracts.provisioning import (
     AddOptionsPack,
     CancelProvisioning,
     ChangeEmail,
+    ChangeTimeZone,
     CloseAccount,
     DisableCallForwarding,
     EnableCallForwarding,
@@ -37,6 +38,7 @@ PROVISIONING = Service(
         handles(EnableCallForwarding, handlers.enable_call_forwarding),
         handles(DisableCallForwarding, handlers.disable_call_forwarding),
         handles(ChangeEmail, handlers.change_email),
+        handles(ChangeTimeZone, handlers.change_time_zone),
         # ... and ends.
         handles(CloseAccount, handlers.close_account),
         handles(ExpiryDue, handlers.expiry_due),

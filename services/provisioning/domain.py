@@ -71,6 +71,8 @@ class Subscriber:
     reminded_days: int | None = None
     closed_at: datetime | None = None
     registration: bytes | None = None
+    time_zone: str | None = None
+    """None until the holder sets one."""
 
     def lasting(self, expires_at: datetime | None, now: datetime) -> Self:
         """Return the account with a period that begins now. Only milestones that lie ahead will be announced."""
@@ -105,6 +107,7 @@ class Subscriber:
             forward_to=None,
             closed_at=now,
             registration=None,
+            time_zone=None,
         )
 
     def why_not(self, action: Action, forward_to: str | None) -> ProvisioningCode | None:

@@ -17,6 +17,7 @@ from popfax_contracts.provisioning import (
     CallForwardingDisabled,
     CancelProvisioning,
     ChangeEmail,
+    ChangeTimeZone,
     CloseAccount,
     DisableCallForwarding,
     EmailChanged,
@@ -28,6 +29,7 @@ from popfax_contracts.provisioning import (
     RegisterSubscriber,
     RegistrationRefused,
     SubscriberRegistered,
+    TimeZoneChanged,
 )
 from services.chassis.messages import Effect, Incoming, Outcome, SetTimer
 from services.chassis.rows import replace
@@ -49,7 +51,7 @@ from services.provisioning.store import ACTIONS, LoadPlan, Registry, saga_of
 from services.provisioning.timers import ExpiryDue, NumberRested, rest_of
 
 Purchasing = ExtendAccount | AddOptionsPack | EnableCallForwarding
-Changing = DisableCallForwarding | ChangeEmail | CloseAccount
+Changing = DisableCallForwarding | ChangeEmail | ChangeTimeZone | CloseAccount
 
 
 # --- an account begins ------------------------------------------------------------------------------------------------
@@ -282,7 +284,7 @@ def _why_not_buy(
     return ProvisioningCode.PAYMENT_USED if used else None
 
 
-def _account(load: LoadPlan, message: Incoming[DisableCallForwarding | ExpiryDue]) -> None:
+def _account(load: LoadPlan, message: Incoming[DisableCallForwarding | ChangeTimeZone | ExpiryDue]) -> None:
     load.subscribers.add(message.body.account_id)
 
 
@@ -315,6 +317,17 @@ def change_email(registry: Registry, message: Incoming[ChangeEmail], moment: Mom
     changed = replace(account, email=command.email)
     _add(registry, changed)
     return [EmailChanged(account_id=account.id), _person(changed)]
+
+
+@needs(_account)
+def change_time_zone(registry: Registry, message: Incoming[ChangeTimeZone], moment: Moment) -> Outcome:
+    """Change where an account's holder reads days and times."""
+    account = _changeable(registry, message)
+    if isinstance(account, ProvisioningCode):
+        return [_change_refused(message.body, account)]
+    changed = replace(account, time_zone=message.body.time_zone)
+    registry.subscribers.put(changed)
+    return [TimeZoneChanged(account_id=account.id), _person(changed)]
 
 
 def _changeable(registry: Registry, message: Incoming[Changing]) -> Subscriber | ProvisioningCode:
@@ -410,6 +423,7 @@ def _person(subscriber: Subscriber) -> PersonRecorded:
         last_name=subscriber.last_name,
         language=Language(subscriber.language),
         fax_number=subscriber.fax_number,
+        time_zone=subscriber.time_zone,
     )
 
 

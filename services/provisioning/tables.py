@@ -47,6 +47,7 @@ subscribers = sa.Table(
     sa.Column("reminded_days", sa.Integer),
     sa.Column("closed_at", timestamp()),
     sa.Column("registration", Bytes),
+    sa.Column("time_zone", sa.Text),
     sa.Index("subscribers_due", NEXT_DUE, postgresql_where=LASTING),
 )
 

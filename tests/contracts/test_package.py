@@ -26,6 +26,7 @@ DISTRIBUTIONS = {
     "publicsuffixlist": "publicsuffixlist",
     "pydantic": "pydantic",
     "pydantic_core": "pydantic",  # which names the one version that it works with
+    "tzdata": "tzdata",
 }
 """What the package may import, and what that comes with."""
 

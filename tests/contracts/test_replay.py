@@ -69,6 +69,7 @@ NOBODY_HANDLES = frozenset(
         "popfax.provisioning.paid-action-refused.v1",
         "popfax.provisioning.plans-marker.v1",
         "popfax.provisioning.registration-refused.v1",
+        "popfax.provisioning.time-zone-changed.v1",
     }
 )
 """The types that no service handles: they are for the platform, and for whoever else subscribes."""

@@ -34,6 +34,7 @@ from popfax_contracts.notifications import MailBounced, SendInvitation
 from popfax_contracts.provisioning import (
     AddOptionsPack,
     ChangeEmail,
+    ChangeTimeZone,
     CloseAccount,
     DisableCallForwarding,
     EnableCallForwarding,
@@ -525,6 +526,12 @@ def swap_emails(cast: Cast) -> Sequence[Sent]:
     return [sent(gives_up, cast.uuid(), one.id), sent(takes, cast.uuid(), other.id)]
 
 
+def change_time_zone(cast: Cast) -> Sequence[Sent]:
+    """Somebody moves."""
+    account, zone = cast.account(), cast.random.choice(["Europe/Paris", "America/Martinique"])
+    return [sent(ChangeTimeZone(account_id=account, time_zone=zone), cast.uuid(), cast.mostly(account, cast.owner()))]
+
+
 def close_account(cast: Cast) -> Sequence[Sent]:
     """Somebody closes their account; now and then an owner does, or somebody else tries."""
     account = cast.account()
@@ -663,6 +670,7 @@ COMMANDS: Sequence[tuple[int, Callable[[Cast], Sequence[Sent]]]] = (
     (1, disable_call_forwarding),
     (1, change_email),
     (1, swap_emails),
+    (1, change_time_zone),
     (1, close_account),
     (2, mail_bounces),
     (2, malformed),

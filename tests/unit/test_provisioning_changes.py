@@ -13,10 +13,12 @@ from popfax_contracts.provisioning import (
     AccountClosed,
     CallForwardingDisabled,
     ChangeEmail,
+    ChangeTimeZone,
     CloseAccount,
     DisableCallForwarding,
     EmailChanged,
     PersonErased,
+    TimeZoneChanged,
 )
 from services.chassis.messages import SetTimer
 from services.provisioning.consumers import PROVISIONING
@@ -42,12 +44,14 @@ from tests.unit.test_provisioning import (
     register,
 )
 
-Changing = DisableCallForwarding | ChangeEmail | CloseAccount
+Changing = DisableCallForwarding | ChangeEmail | ChangeTimeZone | CloseAccount
 
 DISABLE = DisableCallForwarding(account_id=ADA)
 DISABLED = CallForwardingDisabled(account_id=ADA)
 CHANGE = ChangeEmail(account_id=ADA, email="Lovelace@Example.org")
 CHANGED = EmailChanged(account_id=ADA)
+MOVE = ChangeTimeZone(account_id=ADA, time_zone="America/Martinique")
+MOVED = TimeZoneChanged(account_id=ADA)
 CLOSE = CloseAccount(account_id=ADA)
 CLOSED = AccountClosed(account_id=ADA)
 ERASED = PersonErased(subscriber_id=ADA)
@@ -75,6 +79,9 @@ REFUSALS: list[tuple[Changing, str, list[Any], UUID | None]] = [
     (CHANGE, "not_holder", [OWNER, OWNERS_ADDRESS], None),
     (CHANGE, "account_closed", [GONE, TAKEN], ADA),
     (CHANGE, "email_taken", [OWNER, OWNERS_ADDRESS, TAKEN], ADA),
+    (MOVE, "unknown_account", [], NEW),
+    (MOVE, "not_holder", [GONE], NEW),
+    (MOVE, "account_closed", [GONE], ADA),
     (CLOSE, "unknown_account", [], NEW),
     (CLOSE, "not_holder", [GONE], NEW),
     (CLOSE, "not_holder", [OWNER, OWNERS_ADDRESS], None),
@@ -96,6 +103,20 @@ def test_stops_forwarding_however_often_it_is_asked(state: AccountState) -> None
     before, after = replace(FORWARDED, state=state), replace(OWNER, state=state)
     scene = given(PROVISIONING, before).when(DISABLE, actor=ADA).then(DISABLED).leaves(after)
     scene.when(DISABLE, actor=ADA).then(DISABLED).leaves(after)
+
+
+# --- another time zone ---
+
+
+def test_moves_a_holder_to_another_time_zone_and_tells_the_directory() -> None:
+    moved = replace(OWNER, time_zone="America/Martinique")
+    recorded = person(ADA, "ada@example.org", "Ada", "L.", Language.EN, None)
+    scene = given(PROVISIONING, OWNER, OWNERS_ADDRESS).when(MOVE, actor=ADA)
+    scene.then(MOVED, recorded.model_copy(update={"time_zone": "America/Martinique"})).leaves(moved, OWNERS_ADDRESS)
+
+
+def test_forgets_the_time_zone_of_a_closed_account() -> None:
+    assert replace(OWNER, time_zone="America/Martinique").closed(NOW) == GONE
 
 
 # --- another address ---

@@ -117,7 +117,7 @@ def _account(
 
 def _itself(account: Subscriber) -> Iterator[Violation]:
     id_, closed = str(account.id), account.state is AccountState.CLOSED
-    if closed and any((account.email, account.first_name, account.last_name, account.language, account.forward_to)):
+    if closed and any((*_who(account), account.forward_to)):
         yield Violation(Invariant.NOT_ERASED, id_, "closed, and provisioning knows whose it was")
     if closed is (account.closed_at is None):
         yield Violation(Invariant.STATE_MISMATCH, id_, f"{account.state}, and closed at {account.closed_at}")
@@ -228,12 +228,17 @@ def _states(account: Subscriber, in_ledger: Account | None, in_groups: groups.Su
 
 def _directory(account: Subscriber, in_groups: groups.Subscriber | None, person: Person | None) -> Iterator[Violation]:
     """Name the services whose data about a person differ from provisioning's, without the data."""
-    who = (account.email, account.first_name, account.last_name, account.language)
-    shown = in_groups and (in_groups.email, in_groups.first_name, in_groups.last_name, in_groups.language)
-    written = person and (person.email, person.first_name, person.last_name, person.language, person.fax_number)
-    wrong = {"groups": shown != who, "notifications": written != (*who, account.fax_number)}
+    who = _who(account)
+    wrong = {
+        "groups": in_groups is None or _who(in_groups) != who,
+        "notifications": person is None or (*_who(person), person.fax_number) != (*who, account.fax_number),
+    }
     for where in (where for where, is_wrong in wrong.items() if is_wrong):
         yield Violation(Invariant.DIRECTORY_MISMATCH, str(account.id), f"not as {where} knows it")
+
+
+def _who(row: Subscriber | groups.Subscriber | Person) -> tuple[str | None, ...]:
+    return row.email, row.first_name, row.last_name, row.language, row.time_zone
 
 
 def _erased(
@@ -244,9 +249,8 @@ def _erased(
     to_them: Iterator[Mail],
     about_them: Iterator[Mail],
 ) -> Iterator[Violation]:
-    who = shown and (shown.email, shown.first_name, shown.last_name, shown.language)
     kept = {
-        "groups": bool(who) and any(who or ()),
+        "groups": shown is not None and any(_who(shown)),
         "a group's name": group is not None and bool(group.name),
         "notifications": person is not None,
         "a mail to them": any(True for _ in to_them),

@@ -109,7 +109,7 @@ def _on_sale(told: PlanPublished | OptionPublished) -> str:
 
 
 def _person(told: PersonRecorded) -> str:
-    return _digest(told.email, told.first_name, told.last_name, told.language, told.fax_number)
+    return _digest(told.email, told.first_name, told.last_name, told.language, told.fax_number, told.time_zone)
 
 
 def _digest(*who: str | None) -> str:
@@ -165,7 +165,7 @@ def _balances(snapshot: Snapshot) -> Keyed[str]:
 def _people(snapshot: Snapshot) -> Keyed[str]:
     for id_, row in by(snapshot.provisioning.subscribers, "id"):
         if row.state is not AccountState.CLOSED:
-            yield id_, _digest(row.email, row.first_name, row.last_name, row.language, row.fax_number)
+            yield id_, _digest(row.email, row.first_name, row.last_name, row.language, row.fax_number, row.time_zone)
 
 
 def _plans(snapshot: Snapshot) -> Keyed[str]:

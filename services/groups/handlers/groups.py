@@ -70,6 +70,7 @@ def person_recorded(roster: Roster, message: Incoming[PersonRecorded], moment: M
             first_name=person.first_name,
             last_name=person.last_name,
             language=person.language.value,
+            time_zone=person.time_zone,
         )
     )
     group = roster.group(group_of(person.subscriber_id), person.subscriber_id)

@@ -101,4 +101,5 @@ def _for_visitors(context: WebContext, handler: Handler) -> Callable[[Request], 
 async def _speech(context: WebContext, request: Request, caller: Caller) -> Speech:
     async with context.reading() as connection:
         known = await views.visitor(connection, caller.id)
-    return choose(session.language_of(request), known.language, request.headers.get("accept-language", ""))
+    spoken = choose(session.language_of(request), known.language, request.headers.get("accept-language", ""))
+    return spoken.by_clock_of(known.time_zone)

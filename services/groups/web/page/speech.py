@@ -2,17 +2,17 @@
 
 import re
 from collections.abc import Callable, Mapping
+from copy import copy
 from datetime import datetime
 from functools import cache, lru_cache
 from hashlib import sha256
 from io import BytesIO
 from math import ceil
 from pathlib import Path
-from zoneinfo import ZoneInfo
+from typing import Self
 
 import jinja2
 from babel import Locale
-from babel.dates import format_date, format_datetime
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.numbers import format_decimal
@@ -20,6 +20,7 @@ from babel.support import NullTranslations, Translations
 from babel.units import format_unit
 from markupsafe import Markup
 
+from services.chassis.dates import dates
 from services.groups.web.page.words import PLANS, REFUSALS, UNKNOWN_REFUSAL
 
 HERE = Path(__file__).parent
@@ -27,24 +28,28 @@ LANGUAGES: Mapping[str, str] = {"fr": "Français", "en": "English"}
 """Those that there are, as they call themselves. The first is for whoever speaks none of them."""
 
 _SOURCE = "en"
-_MOMENTS = {"fr": "d MMM y 'à' HH:mm", "en": "d MMM y, HH:mm"}
-_ZONE = ZoneInfo("Europe/Paris")
-"""Popfax's own time: where somebody is nobody tells us."""
 
 
 class Speech:
-    """A language."""
+    """A language, and by whose clock times are said in it: Popfax's own, unless `by_clock_of` says another."""
 
     def __init__(self, language: str) -> None:
         self.language = language
         self._locale = Locale(language)
         self._translations = catalogue(language)
+        self.dates = dates(language, None)
         self.number = lru_cache(maxsize=8192)(self._number)  # a page has a thousand, and few different ones
         self._environment = _environment(self)
 
+    def by_clock_of(self, time_zone: str | None) -> Self:
+        """Return the language for somebody in a time zone."""
+        other = copy(self)
+        other.dates = dates(self.language, time_zone)
+        return other
+
     def render(self, template: str, **values: object) -> str:
         """Render a template."""
-        return self._environment.get_template(template).render(values)
+        return self._environment.get_template(template).render(values, dates=self.dates)
 
     def say(self, message: str, **values: object) -> str:
         """Say a sentence."""
@@ -54,14 +59,6 @@ class Speech:
     def units(self, value: int) -> str:
         """Say a number of units as the seed does: `20 POP`."""
         return f"{self.number(value)}\u00a0POP"
-
-    def moment(self, at: datetime) -> str:
-        """Say when something was."""
-        return str(format_datetime(at, _MOMENTS[self.language], tzinfo=_ZONE, locale=self._locale))
-
-    def day(self, at: datetime) -> str:
-        """Say a day."""
-        return str(format_date(at.astimezone(_ZONE), "long", locale=self._locale))
 
     def duration(self, seconds: int) -> str:
         """Say how long something takes: seconds, or whole minutes from two on."""
@@ -133,8 +130,8 @@ def _environment(spoken: Speech) -> jinja2.Environment:
     named: Mapping[str, Callable[..., object]] = {
         "number": spoken.number,
         "units": spoken.units,
-        "moment": spoken.moment,
-        "day": spoken.day,
+        "moment": _moment,
+        "day": _day,
         "refusal": spoken.refusal,
         "plan": spoken.plan,
         "plan_hint": spoken.plan_hint,
@@ -145,6 +142,18 @@ def _environment(spoken: Speech) -> jinja2.Environment:
     made.filters.update(named)
     made.globals.update(number=spoken.number)
     return made
+
+
+@jinja2.pass_context
+def _moment(context: jinja2.runtime.Context, at: datetime) -> str:
+    """Say when something was."""
+    return str(context["dates"].moment(at))
+
+
+@jinja2.pass_context
+def _day(context: jinja2.runtime.Context, at: datetime) -> str:
+    """Say a day."""
+    return str(context["dates"].day(at))
 
 
 def bdi(name: str | None) -> Markup | str:

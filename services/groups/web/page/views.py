@@ -21,17 +21,20 @@ HISTORY_LINES = 10
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who is there: what the header says, and the language that Popfax writes to them in."""
+    """Who is there: what the header says, the language that Popfax writes to them in, and where they read the time."""
 
     name: str
     language: str | None
+    time_zone: str | None = None
 
 
 async def visitor(connection: AsyncConnection, subscriber_id: UUID) -> Visitor:
     """Return who is there; somebody of whom nothing was told yet has no name."""
-    columns = (subscribers.c.first_name, subscribers.c.last_name, subscribers.c.language)
+    columns = (subscribers.c.first_name, subscribers.c.last_name, subscribers.c.language, subscribers.c.time_zone)
     row = (await connection.execute(sa.select(*columns).where(subscribers.c.id == subscriber_id))).one_or_none()
-    return Visitor(full_name(row.first_name, row.last_name), row.language) if row else Visitor("", None)
+    if row is None:
+        return Visitor("", None)
+    return Visitor(full_name(row.first_name, row.last_name), row.language, row.time_zone)
 
 
 def full_name(first_name: str | None, last_name: str | None) -> str:
