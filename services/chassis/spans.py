@@ -411,7 +411,9 @@ def _route(scope: Scope) -> str | None:
     route = scope.get("route")
     if route is None:
         return None
-    return str(route.path) if isinstance(route, Mount) else f"{scope.get('root_path', '')}{route.path}"
+    if isinstance(route, Mount):
+        return str(route.path)
+    return f"{scope.get('root_path', '')}{getattr(route, 'path_format', route.path)}"
 
 
 def _end(span: Span, error: BaseException | None) -> None:

@@ -109,6 +109,21 @@ def test_each_posted_command_says_what_answers_it_and_what_each_code_means() -> 
         assert [code for code in model.CODES if f"`{code}`: {code.meaning}" not in told] == []
 
 
+def test_no_description_is_indented() -> None:
+    told = _descriptions(_document())
+    assert len(told) > 50
+    assert [each for each in told if any(line.startswith(" ") for line in each.splitlines())] == []
+
+
+def _descriptions(found: Any) -> list[str]:
+    if isinstance(found, list):
+        return [each for part in found for each in _descriptions(part)]
+    if not isinstance(found, dict):
+        return []
+    own = [found["description"]] if isinstance(found.get("description"), str) else []
+    return own + [each for part in found.values() for each in _descriptions(part)]
+
+
 def test_an_undocumented_answer_is_found(nobody: Client) -> None:
     document = _document()
     for methods in document["paths"].values():

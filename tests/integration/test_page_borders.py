@@ -466,6 +466,28 @@ def test_a_body_that_is_too_long_is_refused(client: Client, ada: Browser) -> Non
     assert ada.post("/name", {"proof": ada.proof(), "name": long}).status == 422
 
 
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/", "GET, HEAD"),
+        ("/name", "GET, HEAD, POST"),
+        ("/transfers", "POST"),
+        (f"/commands/{ADA.id}", "GET, HEAD, POST"),
+        ("/static/page.css", "GET, HEAD"),
+    ],
+)
+def test_a_method_that_a_page_does_not_take_names_those_that_it_does(ada: Browser, path: str, allow: str) -> None:
+    answer = ada.ask("DELETE", path)
+    assert (answer.status, answer.header("allow")) == (405, allow)
+
+
+def test_head_shows_that_a_page_is_there(ada: Browser) -> None:
+    for path in ("/", "/parts", "/history", "/name", "/invite", "/events", "/static/page.css"):
+        answer = ada.ask("HEAD", path)
+        assert (answer.status, answer.text) == (200, ""), path
+    assert Browser(ada.client).ask("HEAD", "/").status == 401
+
+
 def test_who_hangs_up_in_a_body_is_no_error(ada: Browser, caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_connection((ada.client.host, ada.client.port)) as raw:
         cookie = f"popfax={ada.cookies['popfax']}"

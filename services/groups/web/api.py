@@ -5,14 +5,17 @@ Routes are about whom the token speaks for. Somebody else's group is not there f
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from copy import copy
 from http import HTTPStatus
 from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from popfax_contracts import message as contract
@@ -20,8 +23,10 @@ from popfax_contracts.message import group_of
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
 from services.groups.web import queries, sessions
+from services.groups.web.asking import as_described, in_query
 from services.groups.web.auth import BadToken, Caller
 from services.groups.web.changes import EventStream, Full
+from services.groups.web.conditional import Conditional
 from services.groups.web.context import WebContext
 from services.groups.web.cursor import BadCursor, Cursor
 from services.groups.web.keys import NoKeys
@@ -61,13 +66,6 @@ class Items(View, Generic[T]):
     items: tuple[T, ...]
 
 
-class Posted(View):
-    """A command that is on its way: `Location` says where to ask what became of it."""
-
-    id: UUID
-    state: CommandState = CommandState.PENDING
-
-
 def api(context: WebContext) -> FastAPI:
     """Make the application, to be mounted under `/v1`."""
     app = FastAPI(
@@ -78,7 +76,11 @@ def api(context: WebContext) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        dependencies=[Depends(HTTPBearer(auto_error=False, bearerFormat="JWT")), Depends(_unspent(context))],
+        dependencies=[
+            Depends(HTTPBearer(auto_error=False, bearerFormat="JWT")),
+            Depends(_unspent(context)),
+            Depends(as_described),
+        ],
         responses=documented(*_ALWAYS),
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it would hold addresses with their queries
         generate_unique_id_function=lambda route: route.name,
@@ -88,6 +90,8 @@ def api(context: WebContext) -> FastAPI:
     _add_group(app, context)
     _add_commands(app, context)
     _add_events(app, context)
+    _answer_head(app)
+    app.add_middleware(Conditional)
     app.add_middleware(_Door, context=context)
     app.add_middleware(Throttle, limits=context.limits, answer=_slow_down)
     _complete_openapi(app)
@@ -112,11 +116,13 @@ class _Door:
             await send(message)
 
         request = Request(scope)
-        if request.url.path != f"{scope.get('root_path', '')}{OPEN}":
-            try:
+        try:
+            if request.url.path == f"{scope.get('root_path', '')}{OPEN}":
+                in_query(request, ())
+            else:
                 await self._let_in(request)
-            except ProblemError as problem:
-                return await problem.response()(scope, receive, guarded)
+        except ProblemError as problem:
+            return await problem.response()(scope, receive, guarded)
         return await self._app(scope, _bounded(receive), guarded)
 
     async def _let_in(self, request: Request) -> None:
@@ -261,12 +267,12 @@ def _add_group(app: FastAPI, context: WebContext) -> None:
         """The history of the caller's own group, newest first."""
         return await told(who.id, query.filter, query.cursor, query.limit)
 
-    @app.get("/groups/{group_id}", responses=absent)
+    @app.get("/groups/{group_id:uuid}", responses=absent)
     async def group_by_id(who: Who, group_id: UUID) -> queries.OwnGroup:
         """The group with an id, for its owner."""
         return await shown(_owner(who, group_id))
 
-    @app.get("/groups/{group_id}/history", responses=absent)
+    @app.get("/groups/{group_id:uuid}/history", responses=absent)
     async def history_by_id(who: Who, group_id: UUID, query: _Query) -> queries.HistoryPage:
         """The history of the group with an id, for its owner."""
         return await told(_owner(who, group_id), query.filter, query.cursor, query.limit)
@@ -304,14 +310,10 @@ _Key = Annotated[
 
 
 def _add_commands(app: FastAPI, context: WebContext) -> None:
-    @app.get("/commands/{id}", responses=documented(HTTPStatus.NOT_FOUND))
+    @app.get("/commands/{id:uuid}", responses=documented(HTTPStatus.NOT_FOUND))
     async def command(who: Who, id_: Annotated[UUID, Path(alias="id")]) -> queries.Command:
         """What became of a command that the caller posted: pending, done, or refused with its code."""
-        async with context.reading() as connection:
-            found = await queries.command(connection, id_, who.id)
-        if found is None:
-            raise not_found()
-        return found
+        return await _told(context, id_, who)
 
     for name, model in POSTABLE.items():
         app.add_api_route(
@@ -323,14 +325,32 @@ def _add_commands(app: FastAPI, context: WebContext) -> None:
             description=f"{inspect.getdoc(model)}\n\n{model.outcomes_in_words()}",
             status_code=HTTPStatus.ACCEPTED,
             responses={
-                **documented(HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
-                202: {"headers": {"Location": {"description": "what became of it", "schema": {"type": "string"}}}},
+                **documented(
+                    HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+                ),
+                200: {
+                    "description": "It came with a key that was used for it before, and has ended: done, or refused.",
+                    "model": queries.Command,
+                    "headers": _LOCATION,
+                },
+                202: {"description": "It is on its way.", "headers": _LOCATION},
             },
         )
 
 
-def _poster(context: WebContext, model: type[contract.Command]) -> Callable[..., Awaitable[Posted]]:
-    async def post(who: Who, body: Any, request: Request, response: Response, key: _Key = None) -> Posted:
+_LOCATION = {"Location": {"description": "where to ask what became of it", "schema": {"type": "string"}}}
+
+
+async def _told(context: WebContext, id_: UUID, who: Caller) -> queries.Command:
+    async with context.reading() as connection:
+        found = await queries.command(connection, id_, who.id)
+    if found is None:
+        raise not_found()
+    return found
+
+
+def _poster(context: WebContext, model: type[contract.Command]) -> Callable[..., Awaitable[queries.Command]]:
+    async def post(who: Who, body: Any, request: Request, response: Response, key: _Key = None) -> queries.Command:
         try:
             command = command_of(model, body.model_dump(exclude_unset=True), who.id)
         except ValidationError as error:
@@ -344,8 +364,11 @@ def _poster(context: WebContext, model: type[contract.Command]) -> Callable[...,
         except IdConflict as error:
             title = "The same key came with another command"
             raise ProblemError(HTTPStatus.CONFLICT, "id_conflict", title) from error
+        told = await _told(context, id_, who)
+        if told.state is not CommandState.PENDING:
+            response.status_code = HTTPStatus.OK
         response.headers["Location"] = f"{request.scope.get('root_path', '')}/commands/{id_}"
-        return Posted(id=id_)
+        return told
 
     post.__annotations__["body"] = _body_of(model)
     return post
@@ -358,7 +381,7 @@ def _body_of(model: type[contract.Command]) -> type[BaseModel]:
         name: (field.annotation, field) for name, field in model.model_fields.items() if name not in left_out
     }
     return create_model(
-        model.__name__, __config__=ConfigDict(extra="forbid", frozen=True), __doc__=model.__doc__, **fields
+        model.__name__, __config__=ConfigDict(extra="forbid", frozen=True), __doc__=inspect.getdoc(model), **fields
     )
 
 
@@ -393,13 +416,41 @@ def _no_stream(full: Full) -> Response:
 
 
 def _complete_openapi(app: FastAPI) -> None:
-    """Describe problems once, as what they are: FastAPI knows errors of its own shape alone."""
+    """Describe problems once, as what they are: FastAPI knows errors of its own shape alone.
+
+    HEAD goes without saying, and what all that is read has in common is added here.
+    """
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+            routes = [_without_head(route) for route in app.routes]
+            made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=routes)
             made["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+            for methods in made["paths"].values():
+                _describe_tag(methods.get("get", {}).get("responses", {}))
             app.openapi_schema = made
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _answer_head(app: FastAPI) -> None:
+    """Let every route that answers GET answer HEAD, as Starlette's own do (RFC 9110, 9.1)."""
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.methods == {"GET"}:
+            route.methods.add("HEAD")
+
+
+def _without_head(route: BaseRoute) -> BaseRoute:
+    described = copy(route)
+    if isinstance(described, APIRoute) and described.methods:
+        described.methods = described.methods - {"HEAD"}
+    return described
+
+
+def _describe_tag(responses: dict[str, Any]) -> None:
+    read = responses.get("200", {})
+    if "application/json" in read.get("content", {}):
+        tag = {"description": "names what is said: with it in `If-None-Match`, the same is not sent again"}
+        read["headers"] = {"ETag": {**tag, "schema": {"type": "string"}}}
+        responses["304"] = {"description": HTTPStatus.NOT_MODIFIED.phrase}

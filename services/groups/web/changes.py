@@ -159,14 +159,18 @@ class EventStream(Response):
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send events until somebody has had enough."""
+        """Send events until somebody has had enough; to HEAD, none."""
+        begin = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        if scope["method"] == "HEAD":
+            await send(begin)
+            return await send({"type": "http.response.body"})
         try:
             listener = self._feed.join(self._caller, self._seen)
         except Full as full:
             return await self._refuse(full)(scope, receive, send)
         watching = asyncio.create_task(_watch(receive, listener))
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send(begin)
             async for text in listener.texts():
                 await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})

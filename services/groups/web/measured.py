@@ -64,7 +64,7 @@ def _within(routes: Sequence[BaseRoute], prefix: str = "") -> Iterator[tuple[Rou
             else:
                 yield route, f"{prefix}{route.path}/{{path}}"
         elif isinstance(route, Route):
-            yield route, prefix + route.path
+            yield route, prefix + (route.path_format if isinstance(route, APIRoute) else route.path)
 
 
 def _methods(route: Route | Mount) -> set[str]:

@@ -14,6 +14,8 @@ from starlette.responses import Response
 
 from services.chassis.database import Conflict, Outage
 from services.chassis.postgres import translate
+from services.groups.web.methods import allowed
+from services.groups.web.rules import RULES, broken
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +30,11 @@ _CODES = {
 }
 """What the framework answers by itself."""
 
+_TITLES = {
+    HTTPStatus.NOT_FOUND: "There is nothing here that you may see",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take this method",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large",
+}
 
 DATABASE_ERRORS = (Outage, Conflict, sa.exc.SQLAlchemyError)
 """What comes of a database: its state, mostly (`is_of_the_world`)."""
@@ -43,7 +50,9 @@ class Problem(BaseModel):
     status: int
     code: str = Field(description="stable, and meant for programs")
     errors: tuple[str, ...] | None = Field(
-        None, description="the fields that are not as they should be, and the rules that they break; no contents"
+        None,
+        description="the fields that are not as they should be, and the rules that they break; no contents. The rules: "
+        + "; ".join(f"`{rule}`, {meaning}" for rule, meaning in RULES.items()),
     )
 
 
@@ -77,13 +86,18 @@ class ProblemError(Exception):
 
 def not_found() -> ProblemError:
     """It is not there; or it is, and not for the caller, who must not learn that."""
-    return ProblemError(HTTPStatus.NOT_FOUND, "not_found", "There is nothing here that you may see")
+    return ProblemError(HTTPStatus.NOT_FOUND, "not_found", _TITLES[HTTPStatus.NOT_FOUND])
 
 
 def malformed(errors: Sequence[Mapping[str, Any]]) -> ProblemError:
     """Name the fields and the rules that they break. What they hold is left out: it may be personal."""
-    found = [f"{'.'.join(map(str, error['loc'])) or 'body'}: {error['type']}" for error in errors]
-    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "malformed", "The request can't be read", found)
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "malformed", "The request can't be read", broken(errors))
+
+
+def not_json() -> ProblemError:
+    """The body is said to be something else, or nothing is said of it."""
+    status, title = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be JSON, and Content-Type must say so"
+    return ProblemError(status, "unsupported_media_type", title, headers={"Accept": "application/json"})
 
 
 def unavailable(code: str, title: str) -> ProblemError:
@@ -107,12 +121,12 @@ def answer_with_problems(app: FastAPI) -> None:
     async def unreadable(_: Request, error: RequestValidationError) -> Response:
         return malformed(error.errors()).response()
 
-    async def http(_: Request, error: HTTPException) -> Response:
+    async def http(request: Request, error: HTTPException) -> Response:
         status = HTTPStatus(error.status_code)
         if status is HTTPStatus.BAD_REQUEST:  # FastAPI's word for a body that is no text
             return malformed([{"loc": ("body",), "type": "json_invalid"}]).response()
-        code = _CODES.get(status, "refused")
-        return ProblemError(status, code, headers=error.headers).response()
+        headers = {"Allow": allowed(request)} if status is HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+        return ProblemError(status, _CODES.get(status, "refused"), _TITLES.get(status, ""), headers=headers).response()
 
     async def database(_: Request, error: Exception) -> Response:
         if not is_of_the_world(error):

@@ -11,6 +11,7 @@ from starlette.responses import HTMLResponse, Response
 
 from services.groups.web.keys import NoKeys
 from services.groups.web.limits import TooMany
+from services.groups.web.methods import allowed
 from services.groups.web.page import session
 from services.groups.web.page.forms import BadForm
 from services.groups.web.page.speech import Speech, choose
@@ -47,7 +48,10 @@ def is_live(request: Request) -> bool:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return failure(browser_speech(request), HTTPStatus(error.status_code), N_("There is nothing here."))
+    answer = failure(browser_speech(request), HTTPStatus(error.status_code), N_("There is nothing here."))
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        answer.headers["Allow"] = allowed(request)
+    return answer
 
 
 async def _bad_form(request: Request, _: Exception) -> Response:
