@@ -467,6 +467,49 @@ class InvitationBounced(Event, type="popfax.groups.invitation-bounced.v1", topic
     reason: Keyword
 
 
+# --- members with few units -------------------------------------------------------------------------------------------
+
+
+class LowBalanceSet(Event, type="popfax.groups.low-balance-set.v1", topic=GROUPS_EVENTS, key="group_id"):
+    """The owner sees members with fewer units than `below_units` as low (none: nobody), and is mailed or not."""
+
+    group_id: UUID
+    owner_id: UUID
+    below_units: Units | None
+    mail: bool
+
+
+class LowBalanceRefused(Refusal, type="popfax.groups.low-balance-refused.v1", topic=GROUPS_EVENTS, key="group_id"):
+    """What counts as low stays as it was."""
+
+    group_id: UUID
+
+
+class SetLowBalance(
+    Command,
+    type="popfax.groups.set-low-balance.v1",
+    topic=_OF_PEOPLE,
+    key="group_id",
+    answers=(LowBalanceSet,),
+    refusal=LowBalanceRefused,
+    codes=_OWNERS_ALONE,
+):
+    """Say below how many units the actor sees a member of their group as low; `null` takes that back.
+
+    With `mail`, the actor is told once a day at most which members have become low.
+    """
+
+    group_id: UUID
+    below_units: Units | None
+    mail: bool = False
+
+    @model_validator(mode="after")
+    def _mails_about_something(self) -> Self:
+        if self.mail and self.below_units is None:
+            raise ValueError("a mail needs a number of units")
+        return self
+
+
 # --- units ------------------------------------------------------------------------------------------------------------
 
 
@@ -565,6 +608,7 @@ GroupsCommand = (
     | RevokeInvitation
     | DetachMembers
     | LeaveGroup
+    | SetLowBalance
     | TransferUnits
 )
 GroupsEvent = (
@@ -587,6 +631,8 @@ GroupsEvent = (
     | InvitationBounced
     | InvitationAnswerRefused
     | RevocationRefused
+    | LowBalanceSet
+    | LowBalanceRefused
     | UnitsTransferred
     | UnitsReceived
     | TransferRefused

@@ -1,12 +1,13 @@
 """Messages to people: what notifications is asked, and what it tells the other services about them."""
 
+from datetime import date
 from typing import Annotated
 from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
 from popfax_contracts.codes import NotificationsCode
-from popfax_contracts.fields import Keyword, StoredName, Timestamp
+from popfax_contracts.fields import Keyword, StoredName, Timestamp, Units
 from popfax_contracts.message import Command, Event, MalformedCommand, Refusal
 from popfax_contracts.topics import NOTIFICATIONS_COMMANDS, NOTIFICATIONS_COMMANDS_FROM_GROUPS, NOTIFICATIONS_EVENTS
 
@@ -33,6 +34,31 @@ class SendInvitation(
     group_name: StoredName | None
     token: Token
     expires_at: Timestamp
+
+
+MAX_NAMED = 50
+"""The most members that one mail names. Of the others it says how many they are."""
+
+
+class SendMembersLow(
+    Command,
+    type="popfax.notifications.send-members-low.v1",
+    topic=NOTIFICATIONS_COMMANDS_FROM_GROUPS,
+    key="group_id",
+    answers=(),
+):
+    """Write to an owner which members of their group have fewer than `below_units` units now, and had more before.
+
+    There is one at most for a group and a `day` of its owner's: the same day again is the same mail. Those with the
+    fewest units are in `members`; `more` counts the others.
+    """
+
+    group_id: UUID
+    owner_id: UUID
+    day: date
+    below_units: Units
+    members: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=MAX_NAMED)]
+    more: Annotated[int, Field(strict=True, ge=0)] = 0
 
 
 class MailUndeliverable(
@@ -88,5 +114,5 @@ class NotificationsCommandMalformed(
     """A command to notifications could not be read."""
 
 
-NotificationsCommand = SendInvitation | MailBounced
+NotificationsCommand = SendInvitation | SendMembersLow | MailBounced
 NotificationsEvent = PasswordLinkIssued | MailUndeliverable | BounceRefused | NotificationsCommandMalformed

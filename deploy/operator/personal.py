@@ -157,6 +157,7 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
             "balance_version awaited",
         ),
         "groups": Held(_has("owner_id"), "id owner_id name renamed closed_at"),
+        "low_balances": Held(_has("owner_id"), "group_id owner_id below_units look_at mailed_on mails", "low"),
         "memberships": Held(
             _has("member_id", "owner_id"),
             "id group_id owner_id member_id active epoch invitation_id joined_at ended_at shown_name shown_email",

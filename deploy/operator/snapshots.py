@@ -42,6 +42,7 @@ _OF_GROUPS: Mapping[str, Mapped[Any, Any]] = {
     "sagas": groups.SAGAS,
     "subscribers": groups.SUBSCRIBERS,
     "groups": groups.GROUPS,
+    "low_balances": groups.LOW_BALANCES,
     "plans": groups.PLANS,
     "memberships": groups.MEMBERSHIPS,
     "invitations": groups.INVITATIONS,

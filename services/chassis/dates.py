@@ -44,12 +44,16 @@ class Dates:
 
 @lru_cache(maxsize=1024)
 def dates(language: str, time_zone: str | None) -> Dates:
-    """Return how days and times are said in a language and time zone.
+    """Return how days and times are said in a language and time zone."""
+    return Dates(language, zone_of(time_zone))
+
+
+def zone_of(time_zone: str | None) -> ZoneInfo:
+    """Return somebody's time zone.
 
     Somebody who has set no zone has Popfax's own, and so has one whose zone this machine's data does not have yet.
     """
     try:
-        zone = ZoneInfo(time_zone or DEFAULT_TIME_ZONE)
+        return ZoneInfo(time_zone or DEFAULT_TIME_ZONE)
     except ZoneInfoNotFoundError:
-        zone = ZoneInfo(DEFAULT_TIME_ZONE)
-    return Dates(language, zone)
+        return ZoneInfo(DEFAULT_TIME_ZONE)

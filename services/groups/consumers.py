@@ -13,6 +13,7 @@ from popfax_contracts.groups import (
     LeaveGroup,
     RenameGroup,
     RevokeInvitation,
+    SetLowBalance,
     TransferUnits,
 )
 from popfax_contracts.ledger import (
@@ -53,10 +54,10 @@ from services.chassis.service import Service, contents, handles, tell
 from services.groups import tables
 from services.groups.commands import answered, noting
 from services.groups.domain import Quotas
-from services.groups.handlers import accounts, groups, invitations, memberships, transfers
+from services.groups.handlers import accounts, groups, invitations, low_balances, memberships, transfers
 from services.groups.sagas import SAGAS
 from services.groups.store import LoadPlan
-from services.groups.timers import InvitationDue, RetryTransfer, TransferDue
+from services.groups.timers import LOOKS, InvitationDue, LowBalanceDue, RetryTransfer, TransferDue
 
 GROUPS = Service(
     principal=Principal.GROUPS,
@@ -74,6 +75,8 @@ GROUPS = Service(
         contents(
             # The group, its members.
             handles(RenameGroup, groups.rename_group),
+            handles(SetLowBalance, low_balances.set_low_balance),
+            handles(LowBalanceDue, low_balances.low_balance_due),
             handles(DetachMembers, memberships.detach_members),
             handles(LeaveGroup, memberships.leave_group),
             # Invitations, and what may end one that nobody answers.
@@ -115,7 +118,7 @@ GROUPS = Service(
     load=partial(LoadPlan, Quotas()),
     malformed=GroupsCommandMalformed,
     for_requester=frozenset({UnitsReserved, UnitsRefused, HoldCaptured, HoldReleased}),
-    alarms=deadlines(SAGAS, tables.SAGAS),
+    alarms=(*deadlines(SAGAS, tables.SAGAS), LOOKS),
     sagas=tuple(SAGAS.definitions),
     waits=tables.WAITING,
     refuse=noting(tell),

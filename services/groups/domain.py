@@ -1,13 +1,14 @@
 """Groups, memberships, invitations, transfers and their history: the rules, without a database."""
 
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from popfax_contracts.codes import GroupsCode
 from popfax_contracts.ids import derive, derive_own
@@ -23,6 +24,13 @@ ASKED_AGAIN_AT_LEAST = timedelta(hours=1)
 
 TRANSFER_DEADLINE = timedelta(minutes=5)
 """A transfer that has been waiting for longer counts as stuck."""
+
+
+LOOKED_AT = time(8)
+"""When a day's members who are low are looked for, at the earliest, as the owner's clocks show it."""
+
+LOOKED_WITHIN = timedelta(minutes=30)
+"""Not all groups are looked at in one moment: each has its own second of this time, counted from then."""
 
 
 class AccountState(StrEnum):
@@ -89,6 +97,29 @@ class Group:
     name: str
     renamed: bool
     closed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class LowBalance:
+    """Below how many units an owner sees a member as low, and whether they are mailed about it, once a day at most.
+
+    `low` has the members who were low when they were last looked at: none of them is news, until a look has found that
+    they were not. `mailed_on` is the owner's day of the last mail, and `mails` counts them.
+    """
+
+    group_id: UUID
+    owner_id: UUID
+    below_units: int | None
+    look_at: datetime | None
+    """When the members are looked at next; None while no mail is wanted."""
+    mailed_on: date | None
+    mails: int
+    low: tuple[str, ...]
+
+    @property
+    def mail(self) -> bool:
+        """Return whether the owner wants to be mailed."""
+        return self.look_at is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +331,14 @@ class PostedCommand:
 def saga_asked_by(message_id: UUID) -> UUID:
     """Return the id of the saga that a `CreateMemberAccount` opens."""
     return derive_own(message_id, "create-member-account")
+
+
+def next_look(group_id: UUID, after: datetime, zone: ZoneInfo) -> datetime:
+    """Return when a group's members are looked at next: at its own moment of the owner's morning, today or tomorrow."""
+    own = LOOKED_WITHIN * (group_id.int % 1000) / 1000
+    today = after.astimezone(zone).date()
+    mornings = (datetime.combine(today + timedelta(days=days), LOOKED_AT, zone) for days in (0, 1))
+    return next(look for morning in mornings if (look := morning.astimezone(UTC) + own) > after)
 
 
 @lru_cache(maxsize=8192)

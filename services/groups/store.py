@@ -16,6 +16,7 @@ from services.groups.domain import (
     Group,
     HistoryEntry,
     Invitation,
+    LowBalance,
     Membership,
     Plan,
     PostedCommand,
@@ -36,6 +37,7 @@ from services.groups.tables import (
     GROUPS,
     HISTORY,
     INVITATIONS,
+    LOW_BALANCES,
     MEMBERS,
     MEMBERSHIPS,
     PENDING_OF_GROUP,
@@ -56,6 +58,9 @@ class Roster:
     sagas: Rows[UUID, SagaRow]
     subscribers: Rows[UUID, Subscriber]
     groups: Rows[UUID, Group]
+    low_balances: Rows[UUID, LowBalance]
+    watched: Mapping[UUID, Sequence[Subscriber]]
+    """The members of the groups that are looked at, as they were when the batch began: nothing here is locked."""
     plans: Rows[str, Plan]
     memberships: Rows[UUID, Membership]
     invitations: Rows[UUID, Invitation]
@@ -109,6 +114,7 @@ class Roster:
             self.sagas,
             self.subscribers,
             self.groups,
+            self.low_balances,
             self.plans,
             self.memberships,
             self.invitations,
@@ -131,6 +137,9 @@ class LoadPlan:
         self.sagas: NeededRows[UUID, SagaRow] = NeededRows(SAGAS)
         self.subscribers: NeededRows[UUID, Subscriber] = NeededRows(SUBSCRIBERS)
         self.groups: NeededRows[UUID, Group] = NeededRows(GROUPS)
+        self.low_balances: NeededRows[UUID, LowBalance] = NeededRows(LOW_BALANCES)
+        self.watched: set[UUID] = set()
+        """Groups whose members' units are looked at."""
         self.plans: NeededRows[str, Plan] = NeededRows(PLANS)
         self.changes_plans = False
         self.memberships: NeededRows[UUID, Membership] = NeededRows(MEMBERSHIPS)
@@ -169,8 +178,8 @@ class LoadPlan:
         advancing = self.sagas.fetch(tx)
         self._follow_invitations(await tx.fetch(INVITATIONS, self.invitations, for_update=False))
         posted, sagas = self._posted(texts, await posting), await advancing
-        naming, owned = self.subscribers.fetch(tx), self.groups.fetch(tx)
-        subscribers, groups = await naming, await owned
+        naming, owned, choosing = self.subscribers.fetch(tx), self.groups.fetch(tx), self.low_balances.fetch(tx)
+        subscribers, groups, low_balances = await naming, await owned, await choosing
         self._follow_addresses(subscribers)
         await self._find_what_ends(tx)
         memberships = await self.memberships.fetch(tx)
@@ -189,6 +198,8 @@ class LoadPlan:
             sagas=sagas,
             subscribers=subscribers,
             groups=groups,
+            low_balances=low_balances,
+            watched=await self._watch(tx),
             memberships=memberships,
             invitations=invitations,
             transfers=transfers,
@@ -198,6 +209,21 @@ class LoadPlan:
             history=await history,
             posted_ids=posted,
         )
+
+    async def _watch(self, tx: Transaction) -> Mapping[UUID, Sequence[Subscriber]]:
+        """Read the members of whole groups, without a lock: there may be thousands, whose balances go on changing."""
+        if not self.watched:
+            return {}
+        found: NeededRows[UUID, Membership] = NeededRows(MEMBERSHIPS)
+        for group_id in self.watched:
+            found.add_all(MEMBERS, group_id)
+        members = await found.fetch(tx, for_update=False)
+        ids = {membership.member_id for membership in members.loaded()}
+        known = await tx.fetch(SUBSCRIBERS, ids, for_update=False)
+        return {
+            group_id: [known.find(id_) or unknown_subscriber(id_) for id_ in _ids(members.all(MEMBERS, group_id))]
+            for group_id in self.watched
+        }
 
     def _posted(self, texts: Iterable[str], found: Iterable[UUID]) -> dict[str, UUID | None]:
         """Return the commands that the batch may answer, by correlation id: None for one that was not posted.
@@ -245,6 +271,10 @@ class LoadPlan:
                 self.history.add(history_of_membership(membership.id, membership.epoch))
             if membership.invitation_id is not None:
                 self.invitations.add(membership.invitation_id)
+
+
+def _ids(members: Iterable[Membership]) -> Iterable[UUID]:
+    return (member.member_id for member in members)
 
 
 def saga_of(message: Incoming[Message]) -> UUID:

@@ -14,6 +14,7 @@ from services.groups.domain import (
     HistoryEntry,
     Invitation,
     InvitationState,
+    LowBalance,
     Membership,
     Plan,
     PostedCommand,
@@ -35,6 +36,21 @@ groups = sa.Table(
     sa.Column("renamed", sa.Boolean, nullable=False),
     sa.Column("closed_at", timestamp()),
 )
+
+low_balances = sa.Table(
+    "low_balances",
+    metadata,
+    sa.Column("group_id", sa.Uuid, primary_key=True),
+    sa.Column("owner_id", sa.Uuid, nullable=False),
+    sa.Column("below_units", sa.BigInteger),
+    sa.Column("look_at", timestamp()),
+    sa.Column("mailed_on", sa.Date),
+    sa.Column("mails", sa.Integer, nullable=False),
+    sa.Column("low", sa.Text, nullable=False),
+)
+TO_LOOK_AT = sa.literal_column("look_at IS NOT NULL", sa.Boolean())
+"""The groups whose owners want to be mailed."""
+sa.Index("low_balances_to_look_at", low_balances.c.look_at, postgresql_where=TO_LOOK_AT)
 
 # Updated with every balance, and no column that changes then has an index: with room, a row stays on its page (HOT).
 subscribers = sa.Table(
@@ -188,6 +204,7 @@ sessions = sa.Table(
 )
 
 GROUPS: Mapped[UUID, Group] = Mapped(groups, Group, constant=("owner_id",))
+LOW_BALANCES: Mapped[UUID, LowBalance] = Mapped(low_balances, LowBalance, constant=("owner_id",), rarely=("low",))
 SUBSCRIBERS: Mapped[UUID, Subscriber] = Mapped(subscribers, Subscriber)
 PLANS: Mapped[str, Plan] = Mapped(plans, Plan)
 MEMBERSHIPS: Mapped[UUID, Membership] = Mapped(memberships, Membership, constant=("group_id", "owner_id", "member_id"))

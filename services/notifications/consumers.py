@@ -9,7 +9,7 @@ from popfax_contracts.groups import (
     UnitsReceived,
     UnitsTransferred,
 )
-from popfax_contracts.notifications import MailBounced, NotificationsCommandMalformed, SendInvitation
+from popfax_contracts.notifications import MailBounced, NotificationsCommandMalformed, SendInvitation, SendMembersLow
 from popfax_contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended, PersonErased, PersonRecorded
 from popfax_contracts.topics import (
     GROUPS_EVENTS,
@@ -39,6 +39,7 @@ NOTIFICATIONS = Service(
         handles(MemberAccountCreated, handlers.member_account_created, once_by="its mails"),
         # The mails that these call for are in `letters`.
         handles(SendInvitation, handlers.write),
+        handles(SendMembersLow, handlers.write),
         handles(InvitationAccepted, handlers.write),
         handles(InvitationDeclined, handlers.write),
         handles(InvitationExpired, handlers.write),

@@ -1,5 +1,6 @@
 """Mails: to whom, about what, and how far each has got."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -37,6 +38,8 @@ class Template(StrEnum):
     EXPIRING = "expiring"
     EXPIRED = "expired"
     EXTENDED = "extended"
+    MEMBERS_LOW = "members_low"
+    """To the owner whose members have few units."""
 
 
 class MailState(StrEnum):
@@ -87,6 +90,11 @@ class Mail:
     invitation_id: UUID | None = None
     round: int | None = None
     traceparent: str | None = None
+
+
+def named_in(params: Mapping[str, Any]) -> list[tuple[UUID, int | None]]:
+    """Return whom a mail names besides `about_id`, each with what it says of their units, if it says anything."""
+    return [(UUID(id_), units) for id_, units in params.get("named", ())]
 
 
 @dataclass(frozen=True, slots=True)

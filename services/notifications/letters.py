@@ -20,7 +20,7 @@ from popfax_contracts.groups import (
 )
 from popfax_contracts.ids import derive
 from popfax_contracts.message import Message
-from popfax_contracts.notifications import SendInvitation
+from popfax_contracts.notifications import MAX_NAMED, SendInvitation, SendMembersLow
 from popfax_contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended
 from services.notifications.domain import Template
 
@@ -114,8 +114,13 @@ def _units_received(event: UnitsReceived) -> Sequence[Letter]:
 
 
 def _units_transferred(event: UnitsTransferred) -> Sequence[Letter]:
-    got = sum(leg.amount_units > 0 for leg in event.legs)
+    """Return the receipt, which names those who got units, if they are not too many."""
+    given = [leg for leg in event.legs if leg.amount_units > 0]
+    got = len(given)
     params = {
+        "reference": str(event.transfer_id),
+        "named": [[str(leg.member_id), leg.amount_units] for leg in given[:MAX_NAMED]],
+        "more": len(given[MAX_NAMED:]),
         "mode": event.mode,
         "amount_units": event.amount_units,
         "total_units": event.total_units,
@@ -123,6 +128,16 @@ def _units_transferred(event: UnitsTransferred) -> Sequence[Letter]:
         "had": len(event.legs) - got,
     }
     return [Letter(Template.TRANSFER_RECEIPT, str(event.transfer_id), event.owner_id, None, params)]
+
+
+def _members_low(command: SendMembersLow) -> Sequence[Letter]:
+    params = {
+        "below_units": command.below_units,
+        "count": len(command.members) + command.more,
+        "named": [[str(member_id), None] for member_id in command.members],
+        "more": command.more,
+    }
+    return [Letter(Template.MEMBERS_LOW, f"{command.group_id}/{command.day}", command.owner_id, None, params)]
 
 
 def _account_expiring(event: AccountExpiring) -> Sequence[Letter]:
@@ -150,6 +165,7 @@ def _stamp(moment: datetime) -> str:
 
 _LETTERS: Mapping[type[Message], Callable[[Any], Sequence[Letter]]] = {
     SendInvitation: _send_invitation,
+    SendMembersLow: _members_low,
     InvitationAccepted: _invitation_accepted,
     InvitationDeclined: _invitation_declined,
     InvitationExpired: _invitation_expired,

@@ -1,14 +1,16 @@
 """From a mail's values to its bytes: a subject, a text and an HTML part, in the recipient's language."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
 from functools import cache, lru_cache
+from types import MappingProxyType
 from typing import Any, Self
-from unicodedata import bidirectional
+from unicodedata import bidirectional, combining, normalize
 from urllib.parse import urlencode
+from uuid import UUID
 
 import jinja2
 from babel import Locale
@@ -16,7 +18,7 @@ from babel.numbers import format_decimal
 from markupsafe import Markup, escape
 
 from services.chassis.dates import dates
-from services.notifications.domain import Mail, Person, Template
+from services.notifications.domain import Mail, Person, Template, named_in
 from services.notifications.mime import Content, Mailbox, write
 from services.notifications.settings import NotificationsSettings
 from services.notifications.sources import source
@@ -54,18 +56,26 @@ class Name(str):
         return Markup(f"<bdi>{escape(str(self).strip(_ISOLATES))}</bdi>")  # noqa: S704 - escaped
 
 
-def render(mail: Mail, to: Person, about: Person | None, settings: NotificationsSettings) -> bytes:
+def render(
+    mail: Mail,
+    to: Person,
+    about: Person | None,
+    settings: NotificationsSettings,
+    people: Mapping[UUID, Person] = MappingProxyType({}),
+) -> bytes:
     """Render a mail to somebody, `about` somebody: None if it is about nobody, or about an erased person.
 
-    The same arguments give the same bytes. Raises `mime.Unsound` if these don't parse back as intended.
+    Whom it names besides is looked up in `people`: who is not there has no name in it. The same
+    arguments give the same bytes. Raises `mime.Unsound` if these don't parse back as intended.
     """
     parts = _parts(mail.template, to.language)
     context = _context(mail, to, about, parts.nobody, settings)
+    context["named"] = _named(mail, people, parts.nobody)
     domain = settings.mail_from.rpartition("@")[2]
     return write(
         Content(
             sender=Mailbox("Popfax", settings.mail_from),
-            to=Mailbox(f"{to.first_name} {to.last_name}", to.email),
+            to=Mailbox(_full(to), to.email),
             subject=parts.subject.render(context),
             headers={
                 "Date": format_datetime(mail.made_at),
@@ -101,7 +111,7 @@ def _context(
     if mail.params.get("group_name"):
         context["group_name"] = Name(mail.params["group_name"])
     if about is not None:
-        name = Name(f"{about.first_name} {about.last_name}")
+        name = Name(_full(about))
         return context | {"about": name, "About": name, "about_email": Name(about.email)}
     return context | {
         "about": nobody,
@@ -111,13 +121,47 @@ def _context(
     }
 
 
+def _named(mail: Mail, people: Mapping[UUID, Person], nobody: str) -> list[tuple[str, int | None]]:
+    """Return those whom a mail names, by last name and first name, each with their units."""
+    known = [(people.get(id_), units) for id_, units in named_in(mail.params)]
+    known.sort(
+        key=lambda each: ("", "") if each[0] is None else (_plain(each[0].last_name), _plain(each[0].first_name))
+    )
+    return [(Name(_full(person)) if person else nobody, units) for person, units in known]
+
+
+def _full(person: Person) -> str:
+    return f"{person.first_name} {person.last_name}"
+
+
+def _plain(name: str) -> str:
+    """Return a name as it is sorted: without accents, in small letters."""
+    return "".join(each for each in normalize("NFD", name.casefold()) if not combining(each))
+
+
 def _link(mail: Mail, settings: NotificationsSettings) -> str | None:
     if mail.template is Template.WELCOME:
         return f"{settings.password_link}?{urlencode({'token': mail.params['token']})}"
     if mail.template is Template.INVITATION:
         query = urlencode({"id": mail.params["invitation_id"], "token": mail.params["token"]})
         return f"{settings.invitation_link}?{query}"
-    return None
+    if mail.template in _OF_OWNERS:
+        return str(settings.group_link)
+    return str(settings.account_link) if mail.template in _OF_ENDS else None
+
+
+_OF_OWNERS = frozenset(
+    {
+        Template.RECEIPT,
+        Template.INVITATION_ACCEPTED,
+        Template.INVITATION_DECLINED,
+        Template.INVITATION_EXPIRED,
+        Template.TRANSFER_RECEIPT,
+        Template.MEMBER_LEFT,
+        Template.MEMBERS_LOW,
+    }
+)
+_OF_ENDS = frozenset({Template.EXPIRING, Template.EXPIRED})
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,9 @@ every attempt sends the same. A crash between the server's answer and our record
 can't be known whether that mail arrived, nor can it if the connection breaks before the answer. So the mail is counted
 and shown as uncertain, and sent again under the same Message-ID, by which a mail server or client can recognise it.
 
+A mail that names several people is not kept as bytes, in which nobody who is erased would be found: it is rendered at
+each attempt, with the names of those who are there.
+
 A mail that can't be rendered, or does not parse back as intended, is parked with a code and never sent. A mail waits
 for the records of its people, but not forever (`domain`): without its recipient's record it is abandoned in the end,
 without that of the person it is about it is sent without a name.
@@ -40,6 +43,7 @@ from services.notifications.domain import (
     Delivery,
     MailState,
     Person,
+    named_in,
 )
 from services.notifications.mime import Unsound
 from services.notifications.rendering import render
@@ -65,6 +69,8 @@ class Due:
     attempts: int
     made_at: datetime
     traceparent: str | None = None
+    kept: bool = True
+    """False for a mail that is rendered again at the next attempt."""
 
 
 @dataclass(slots=True)
@@ -241,8 +247,8 @@ async def _take(
         await connection.execute(_LEASE, {"p_ids": ids, "p_until": now + timedelta(seconds=settings.mail_lease_s)})
         flights = {
             "p_id": ids,
-            "p_rendered": [mail.rendered for mail in taken],
-            "p_recipient": [mail.recipient for mail in taken],
+            "p_rendered": [mail.rendered if mail.kept else None for mail in taken],
+            "p_recipient": [mail.recipient if mail.kept else None for mail in taken],
             "p_attempts": [mail.attempts for mail in taken],
             "p_uncertain": uncertain,
             "p_now": now,
@@ -287,15 +293,21 @@ class _Directory:
     people: dict[UUID, Person]
     erased: set[UUID]
     unknown: set[UUID]
-    """People without a record. Those left out because their record is being changed are not among them."""
+    """People without a record."""
+    changing: set[UUID]
+    """People whose record is being changed."""
 
     def has(self, row: Any, now: datetime) -> bool:
         """Return whether a mail can be rendered: recipient and subject are known, or the latter never will be."""
-        return row.recipient_id in self.people and (
-            row.about_id is None
-            or row.about_id in self.people
-            or row.about_id in self.erased
-            or (row.about_id in self.unknown and row.made_at <= now - SUBJECT_WAIT)
+        return (
+            row.recipient_id in self.people
+            and (
+                row.about_id is None
+                or row.about_id in self.people
+                or row.about_id in self.erased
+                or (row.about_id in self.unknown and row.made_at <= now - SUBJECT_WAIT)
+            )
+            and not any(id_ in self.changing for id_, _ in named_in(row.params))
         )
 
 
@@ -306,16 +318,17 @@ async def _look_up(connection: AsyncConnection, rows: Sequence[Any]) -> _Directo
     change could deadlock, as it may be waiting for those mails.
     """
     ids = {id_ for row in rows for id_ in (row.recipient_id, row.about_id) if id_ is not None}
+    ids |= {id_ for row in rows for id_, _ in named_in(row.params)}
     if not ids:
-        return _Directory({}, set(), set())
+        return _Directory({}, set(), set(), set())
     found = [PEOPLE.from_values(row) for row in await connection.execute(_PEOPLE, {"p_ids": list(ids)})]
     people_found = {person.id: person for person in found}
     missing = list(ids - people_found.keys())
     if not missing:
-        return _Directory(people_found, set(), set())
+        return _Directory(people_found, set(), set(), set())
     gone = set((await connection.execute(_GONE, {"p_ids": missing})).scalars())
     changing = set((await connection.execute(_THERE, {"p_ids": missing})).scalars())
-    return _Directory(people_found, gone, set(missing) - gone - changing)
+    return _Directory(people_found, gone, set(missing) - gone - changing, changing)
 
 
 def _due(row: Any, known: Delivery, directory: _Directory, settings: NotificationsSettings) -> Due | str:
@@ -325,13 +338,15 @@ def _due(row: Any, known: Delivery, directory: _Directory, settings: Notificatio
         return Due(row.id, known.recipient, known.rendered, attempts, row.made_at, row.traceparent)
     recipient = directory.people[row.recipient_id]
     try:
-        rendered = render(MAILS.from_values(row), recipient, directory.people.get(row.about_id), settings)
+        about = directory.people.get(row.about_id)
+        rendered = render(MAILS.from_values(row), recipient, about, settings, directory.people)
     except Exception as error:
         code, why = ("unsound", str(error)) if isinstance(error, Unsound) else ("not_rendered", type(error).__name__)
         metrics.PARKED.inc()
         log.error("mail_parked", mail_id=str(row.id), template=row.template, code=code, why=why)
         return code
-    return Due(row.id, recipient.email, rendered, attempts, row.made_at, row.traceparent)
+    kept = not named_in(row.params)
+    return Due(row.id, recipient.email, rendered, attempts, row.made_at, row.traceparent, kept)
 
 
 def _uncertain(mail_id: UUID) -> None:

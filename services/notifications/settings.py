@@ -40,6 +40,13 @@ class NotificationsSettings(ServiceSettings):
         HttpUrl("https://www.popfax.example/invitation"),
         description="the platform's page where an invitation is answered",
     )
+    group_link: ProtectedUrl = Field(
+        HttpUrl("https://www.popfax.example/groups"), description="the page of the group, to which owners' mails link"
+    )
+    account_link: ProtectedUrl = Field(
+        HttpUrl("https://www.popfax.example/account"),
+        description="the platform's page where an account is extended, to which mails about its end link",
+    )
     mail_sender: bool = Field(True, description="false leaves the sending to other replicas")
     mails_at_once: int = Field(
         100, ge=1, le=1000, description="mails in one round of the sender; two rounds are under way at once"

@@ -1,6 +1,7 @@
 """The sources of mails: one TOML file each, with every sentence in both languages.
 
-A source is a list of blocks (title, text, note, figure, button, fact). The same blocks become the text part and,
+A source is a list of blocks (title, text, note, figure, button, fact, people: those whom the mail names, and how many
+more they are). The same blocks become the text part and,
 through MJML, the HTML part, both as Jinja2 templates: what differs from mail to mail is filled in later, so MJML runs
 once for each source and language. A translator writes plain sentences: `**…**` is bold, and French no-break spaces are
 added here. A block with `when` is included only if that is true.
@@ -75,9 +76,17 @@ def _plain(block: dict[str, Any], colon: str) -> str:
     """Return a block's lines in the text part."""
     if block["kind"] == "facts":
         return "".join(_if(fact["when"], f"{fact['text']}{colon}{fact['value']}\n") for fact in block["facts"])
+    if block["kind"] == "people":
+        return _PEOPLE.format(colon=colon, more=block["text"])
     if block["kind"] == "button":
         return f"{block['text']}{colon.rstrip()}\n{{{{ link }}}}\n"
     return f"{block['text']}\n"
+
+
+_PEOPLE = (
+    "{{% for name, units in named %}}- {{{{ name }}}}{{% if units %}}{colon}{{{{ units | units }}}}{{% endif %}}\n"
+    "{{% endfor %}}{{% if more %}}{more}\n{{% endif %}}"
+)
 
 
 def _if(when: str | None, part: str) -> str:

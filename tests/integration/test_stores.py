@@ -35,7 +35,8 @@ from services.chassis.shell import FromKafka, Shell
 from services.groups import domain as groups
 from services.groups.consumers import GROUPS
 from services.groups.sagas import CREATE_MEMBER_ACCOUNT
-from services.groups.tables import INVITATIONS
+from services.groups.tables import INVITATIONS, SAGAS
+from services.groups.timers import LOOKS
 from services.ledger import domain as ledger
 from services.ledger.consumers import LEDGER
 from services.ledger.tables import ACCOUNTS, ENTRIES, HOLDS
@@ -196,6 +197,10 @@ ROWS: dict[str, tuple[Any, Any]] = {
         ledger.Correction(A, B, 5, "ü", "Olga", "units_short", LATER),
     ),
     "group": (groups.Group(A, B, "Ada L.", False, None), groups.Group(A, B, "L'équipe", True, NOW)),
+    "what is low": (
+        groups.LowBalance(A, B, 2**40, NOW, None, 0, ()),
+        groups.LowBalance(A, B, None, None, NOW.date(), 3, (B.hex, C.hex)),
+    ),
     "subscriber of groups": (
         groups.Subscriber(A, "a@example.org", "Ada", "L.", "fr", groups.AccountState.ACTIVE, NOW, 2**40, 7),
         groups.Subscriber(A, None, None, None, None, groups.AccountState.CLOSED, None, 0, 8),
@@ -635,7 +640,7 @@ async def test_cleared_timers_are_gone_and_unknown_ones_no_error(store: Store) -
 
 # --- alarms ---
 
-(DEADLINE,) = GROUPS.alarms
+(DEADLINE,) = [alarm for alarm in GROUPS.alarms if alarm.mapped is SAGAS]
 WAITING = replace(SAGA, status=Status.RUNNING, opened_at=NOW - CREATE_MEMBER_ACCOUNT.deadline)
 
 
@@ -675,6 +680,16 @@ async def test_a_row_whose_key_is_blocked_waits_and_does_not_stop_the_others(sto
 
 async def test_no_row_waits_while_there_is_none(stores: Stores) -> None:
     assert await stores(Principal.GROUPS).database.next_alarm([DEADLINE]) is None
+
+
+async def test_a_group_is_looked_at_when_its_row_says(stores: Stores) -> None:
+    store = stores(Principal.GROUPS)
+    later = groups.LowBalance(B, C, 5, LATER, None, 0, ())
+    await write(store, groups.LowBalance(A, C, 5, NOW, None, 0, ()), later, replace(later, group_id=C, look_at=None))
+    assert await store.database.next_alarm([LOOKS]) == NOW
+    assert await rings(store, LOOKS, NOW - timedelta(microseconds=1)) == []
+    (first, second) = await store.database.due_alarms([LOOKS], LATER, 9)
+    assert [(each.due_at, each.key) for each in (first, second)] == [(NOW, str(A).encode()), (LATER, str(B).encode())]
 
 
 @pytest.mark.parametrize("reminded", [None, 31, 30, 8, 7, 2, 1, 0])

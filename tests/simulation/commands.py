@@ -25,6 +25,7 @@ from popfax_contracts.groups import (
     MemberRef,
     RenameGroup,
     RevokeInvitation,
+    SetLowBalance,
     TransferUnits,
 )
 from popfax_contracts.ids import derive, derive_own, message_id
@@ -336,6 +337,16 @@ def rename_group(cast: Cast) -> Sequence[Sent]:
     """An owner, or a stranger, renames a group."""
     owner = cast.owner()
     return [sent(RenameGroup(group_id=group_of(owner), name="Branches"), cast.uuid(), cast.mostly(owner, cast.uuid()))]
+
+
+def set_low_balance(cast: Cast) -> Sequence[Sent]:
+    """An owner, or a stranger, says what few units are, and whether they want to be mailed about it."""
+    owner = cast.owner_with_members()
+    below = cast.random.choice([None, 3, 10, 40])
+    body = SetLowBalance(
+        group_id=group_of(owner), below_units=below, mail=below is not None and cast.mostly(True, False)
+    )
+    return [sent(body, cast.uuid(), cast.mostly(owner, cast.uuid()))]
 
 
 def invite_somebody(cast: Cast) -> Sequence[Sent]:
@@ -656,6 +667,7 @@ COMMANDS: Sequence[tuple[int, Callable[[Cast], Sequence[Sent]]]] = (
     (2, register_for_a_while),
     (1, register_again),
     (1, rename_group),
+    (2, set_low_balance),
     (8, invite_somebody),
     (4, come_back),
     (8, answer_by_token),

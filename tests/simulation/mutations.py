@@ -6,7 +6,7 @@ A mutation is the product with one thing wrong: a different handler, or a differ
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -58,6 +58,7 @@ from services.chassis.shell import Arrival, FromKafka
 from services.groups.consumers import GROUPS
 from services.groups.domain import membership_of
 from services.groups.store import Roster
+from services.groups.timers import LowBalanceDue
 from services.ledger.consumers import LEDGER
 from services.ledger.domain import HoldState
 from services.ledger.store import Books
@@ -228,6 +229,15 @@ def done_before_it_is_seen(roster: Roster, message: Incoming[TransfersPosted], m
 def created_before_it_is_paid(roster: Roster, message: Incoming[HoldCaptured], moment: Moment) -> Outcome:
     body = message.body.model_copy(update={"version": 0})
     return GROUPS.handlers[HoldCaptured](roster, replace(message, body=body), moment)
+
+
+def tells_every_hour(roster: Roster, message: Incoming[LowBalanceDue], moment: Moment) -> Outcome:
+    outcome = GROUPS.handlers[LowBalanceDue](roster, message, moment)
+    setting = roster.low_balances.find(message.body.group_id)
+    if outcome and setting is not None:
+        soon = moment.now + timedelta(hours=1)
+        roster.low_balances.put(replace(setting, look_at=soon, mailed_on=None, low=()))
+    return outcome
 
 
 def closed_and_still_a_member(roster: Roster, message: Incoming[AccountClosed], moment: Moment) -> Outcome:
@@ -438,6 +448,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         ]
     ),
     "a closed account stays a member": _with(GROUPS, {AccountClosed: closed_and_still_a_member}),
+    "who is low is told every hour": _with(GROUPS, {LowBalanceDue: tells_every_hour}),
     "an account's end is announced again and again": _with(PROVISIONING, {ExpiryDue: reminds_for_ever}),
     "a capture is claimed by its hold": declared_by_row(LEDGER, CaptureHold),
     "a repeated reply is noted": _with(GROUPS, {UnitsReserved: repeated_reply_is_noted}),

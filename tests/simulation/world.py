@@ -32,6 +32,7 @@ from services.chassis.timers import fire_due, retry_requested
 from services.groups.consumers import GROUPS
 from services.groups.domain import InvitationState
 from services.groups.tables import INVITATIONS
+from services.groups.timers import LowBalanceDue
 from services.ledger.consumers import LEDGER
 from services.ledger.messages import CorrectBalance
 from services.notifications.consumers import NOTIFICATIONS
@@ -53,6 +54,9 @@ SERVICES: tuple[Service, ...] = (LEDGER, GROUPS, PROVISIONING, NOTIFICATIONS)
 BEGINNING = datetime(2031, 1, 1, tzinfo=UTC)
 A_WHILE = timedelta(hours=1)
 """Longer than any saga's deadline, shorter than any timer that people wait for."""
+
+_RECURRING = frozenset({LowBalanceDue.TYPE})
+"""What is due again and again: nobody waits for its end."""
 
 _ANSWERS = frozenset({TransfersPosted.TYPE.encode(), TransfersRefused.TYPE.encode()})
 
@@ -336,11 +340,11 @@ class World:
             moved = [self._round(node) for node in self.nodes]
             if any(moved):
                 continue
-            due = [moment for node in self.nodes for moment in _due(node) if moment <= until]
-            if not due:
+            due = [(moment, recurs) for node in self.nodes for moment, recurs in _due(node) if moment <= until]
+            if all(recurs for _, recurs in due):
                 return
             # To the next timer, or to the last at once, as after an outage of a year.
-            self.clock.now = max(self.clock.now, self.random.choice([min, max])(due))
+            self.clock.now = max(self.clock.now, self.random.choice([min, max])(due)[0])
         self.findings.append("does not settle")
 
     def _round(self, node: Node) -> bool:
@@ -623,11 +627,12 @@ def _id_of(record: BusRecord) -> tuple[bytes | None, bytes | None]:
     return headers.get("ce_source"), headers.get("ce_id")
 
 
-def _due(node: Node) -> list[datetime]:
-    """Return the moments for which a service's timers and rows wait."""
+def _due(node: Node) -> list[tuple[datetime, bool]]:
+    """Return the moments for which a service's timers and rows wait, each with whether it comes again for ever."""
     rows = drive(node.database.due_alarms(node.service.alarms, datetime.max.replace(tzinfo=UTC), sys.maxsize))
-    timers = [timer.due_at for timer, _ in node.database.contents.timers.values()]
-    return timers + [record.due_at for record in rows if record.due_at is not None]
+    timers = [(timer.due_at, timer.message.TYPE in _RECURRING) for timer, _ in node.database.contents.timers.values()]
+    types = [(record.due_at, (dict(record.headers)["ce_type"] or b"").decode()) for record in rows]
+    return timers + [(due_at, type_ in _RECURRING) for due_at, type_ in types if due_at is not None]
 
 
 def _poisonable(handler: AnyHandler, poisoned: Collection[Key]) -> Decide:

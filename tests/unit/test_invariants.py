@@ -58,7 +58,7 @@ from popfax_contracts.groups import (
 )
 from popfax_contracts.ledger import BalanceChanged, CreditUnits, UnitsCredited
 from popfax_contracts.message import Message, Refusal, group_of
-from popfax_contracts.notifications import PasswordLinkIssued, SendInvitation
+from popfax_contracts.notifications import PasswordLinkIssued, SendInvitation, SendMembersLow
 from popfax_contracts.provisioning import (
     AccountExtended,
     AddOptionsPack,
@@ -224,6 +224,7 @@ GROUPS = GroupsSnapshot(
         groups.Subscriber(GONE, None, None, None, None, groups.AccountState.CLOSED, None, 0, 0),
     ],
     groups=[groups.Group(GROUP, OWNER, "Ada L.", False, None), groups.Group(group_of(GONE), GONE, "", False, NOW)],
+    low_balances=[groups.LowBalance(GROUP, OWNER, 6, END, NOW.date(), 2, (MEMBER.hex,))],
     memberships=[
         Membership(MEMBERSHIP, GROUP, OWNER, MEMBER, True, 2, None, NOW, None),
         Membership(INVITED, GROUP, OWNER, OTHER, False, 0, INVITATION, None, None),
@@ -315,6 +316,8 @@ NOTIFICATIONS = NotificationsSnapshot(
         mail(id_of("given"), Template.TRANSFER_RECEIPT, OWNER, None),
         mail(id_of("extended"), Template.EXTENDED, MEMBER, None),
         mail("an end", Template.EXPIRING, MEMBER, None),
+        mail(f"{GROUP}/{NOW.date()}", Template.MEMBERS_LOW, OWNER, None),
+        mail("a day before", Template.MEMBERS_LOW, OWNER, None),
         mail(f"{ACCEPTED}/1", Template.INVITATION, MEMBER, OWNER, invitation_id=ACCEPTED, round=1),
         mail(ACCEPTED, Template.INVITATION_ACCEPTED, OWNER, MEMBER),
     ],
@@ -914,6 +917,16 @@ ALWAYS_WRONG: list[tuple[str, Snapshot, list[Invariant]]] = [
         [Invariant.MAIL_WITHOUT_CAUSE],
     ),
     (
+        "nobody asked for a mail about members who are low",
+        in_notifications(mails=[*NOTIFICATIONS.mails, mail("another day", Template.MEMBERS_LOW, OTHER, None)]),
+        [Invariant.MAIL_WITHOUT_CAUSE],
+    ),
+    (
+        "an owner has more mails about members who are low than were asked for",
+        in_notifications(mails=[*NOTIFICATIONS.mails, mail("another day", Template.MEMBERS_LOW, OWNER, None)]),
+        [Invariant.MAIL_TWICE],
+    ),
+    (
         "an account's end is told more often than it comes",
         in_notifications(mails=[*NOTIFICATIONS.mails, *[list(NOTIFICATIONS.mails)[11]] * 6]),
         [Invariant.MAIL_TWICE],
@@ -1465,6 +1478,15 @@ def test_judges_no_refusal_that_somebody_wrote_to_a_topic_of_commands() -> None:
 
 
 BROKEN_LOGS: list[tuple[str, Callable[[Log], Any], Invariant]] = [
+    (
+        "an owner is told twice on one day who is low",
+        lambda log: (
+            log.add(SendMembersLow, "n1", "look", "look", day="2031-01-01")
+            .add(SendMembersLow, "n2", "next", "next", day="2031-01-02")
+            .add(SendMembersLow, "n3", "again", "again", day="2031-01-02")
+        ),
+        Invariant.LOW_BALANCE_TWICE,
+    ),
     ("a command has no outcome", lambda log: log.add(CreateMemberAccount, "c4", "c4"), Invariant.OUTCOME_MISSING),
     ("a command has two outcomes", lambda log: log.add(MemberAccountRefused, "e4", "c1"), Invariant.OUTCOME_TWICE),
     (

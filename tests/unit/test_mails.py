@@ -107,7 +107,7 @@ def test_text_and_html_say_the_same(sample: Sample) -> None:
         assert f":\n{link}\n" in text.replace(NBSP, "")
         text = text.replace(f"\n{link}", "")
     # The text part has a colon after what is a label, and a rule before its last paragraph.
-    assert [word.rstrip(":") for word in text.split() if word not in (":", "--")] == [
+    assert [word.rstrip(":") for word in text.split() if word not in (":", "--", "-")] == [
         w.rstrip(":") for w in said if w != ":"
     ]
 

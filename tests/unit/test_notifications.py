@@ -22,11 +22,13 @@ from popfax_contracts.groups import (
 )
 from popfax_contracts.message import Message, group_of
 from popfax_contracts.notifications import (
+    MAX_NAMED,
     BounceRefused,
     MailBounced,
     MailUndeliverable,
     PasswordLinkIssued,
     SendInvitation,
+    SendMembersLow,
 )
 from popfax_contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended, PersonErased, PersonRecorded
 from services.notifications.consumers import NOTIFICATIONS
@@ -78,6 +80,9 @@ def transferred(mode: str, *amounts: int) -> UnitsTransferred:
 
 def expiring(days: int, *, late: bool = False) -> AccountExpiring:
     return AccountExpiring(account_id=BEA, days=days, expires_at=EXPIRY, late=late)
+
+
+LOW = SendMembersLow(group_id=GROUP, owner_id=ADA, day=NOW.date(), below_units=20, members=(BEA, NEW), more=7)
 
 
 def person(id_: UUID) -> Person:
@@ -177,11 +182,29 @@ CASES: list[tuple[Message, list[Mail]]] = [
                 Template.TRANSFER_RECEIPT,
                 ADA,
                 None,
+                reference=str(TRANSFER),
+                named=[[str(id_of("0")), 50], [str(id_of("2")), 30]],
+                more=0,
                 mode="top_up_to",
                 amount_units=50,
                 total_units=80,
                 got=2,
                 had=1,
+            )
+        ],
+    ),
+    (
+        LOW,
+        [
+            mail(
+                LOW,
+                Template.MEMBERS_LOW,
+                ADA,
+                None,
+                below_units=20,
+                count=9,
+                named=[[str(BEA), None], [str(NEW), None]],
+                more=7,
             )
         ],
     ),
@@ -230,6 +253,15 @@ class TestFacts:
     def test_a_moment_told_in_another_time_zone_is_the_same_fact(self) -> None:
         there = expiring(7).model_copy(update={"expires_at": EXPIRY.astimezone(timezone(timedelta(hours=2)))})
         assert len(given(NOTIFICATIONS).when(expiring(7), there).rows()) == 1
+
+    def test_who_is_low_is_told_once_a_day(self) -> None:
+        again = LOW.model_copy(update={"members": (NEW,), "more": 0})
+        tomorrow = again.model_copy(update={"day": LOW.day + timedelta(days=1)})
+        assert len(given(NOTIFICATIONS).when(LOW, again, tomorrow).rows()) == 2
+
+    def test_a_receipt_names_so_many_and_counts_the_others(self) -> None:
+        receipt = given(NOTIFICATIONS).when(transferred("amount", *[5] * (MAX_NAMED + 3))).only(Mail)
+        assert (len(receipt.params["named"]), receipt.params["more"]) == (MAX_NAMED, 3)
 
     def test_the_member_who_got_units_learns_the_amount_and_nothing_else(self) -> None:
         assert RECEIVED_MAIL.params == {"amount_units": 7}

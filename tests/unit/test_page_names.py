@@ -50,6 +50,7 @@ def group(members: tuple[queries.Member, ...]) -> queries.OwnGroup:
         renamed=True,
         closed=False,
         account=queries.Account(state=AccountState.EXPIRED, expires_at=NOW, available_units=7),
+        low_balance=queries.LowBalance(below_units=30, mail=True),
         members=members,
         invitations=(invitation,),
     )

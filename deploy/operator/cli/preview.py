@@ -25,7 +25,7 @@ from popfax_contracts.groups import (
     UnitsTransferred,
 )
 from popfax_contracts.message import Message, group_of
-from popfax_contracts.notifications import SendInvitation
+from popfax_contracts.notifications import MAX_NAMED, SendInvitation, SendMembersLow
 from popfax_contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended
 from services.notifications.domain import Mail, MailState, Person, Template
 from services.notifications.letters import Letter, letters
@@ -54,8 +54,17 @@ PEOPLE: Mapping[UUID, Person] = {
 """Names that are long, accented, like markup, or right to left. `NOBODY` is an erased person."""
 
 
+NAMED = (MEMBER, BOB, YUSUF, LONG, NOBODY)
+
+
+def _some(count: int) -> list[UUID]:
+    """Return ids of so many people: those above, then others."""
+    return [*NAMED, *(uuid5(_IDS, str(number)) for number in range(count))][:count]
+
+
 def _transferred(mode: str, *amounts: int) -> Message:
-    legs = [TransferredLeg(member_id=uuid5(_IDS, str(i)), amount_units=units) for i, units in enumerate(amounts)]
+    members = _some(len(amounts))
+    legs = [TransferredLeg(member_id=id_, amount_units=units) for id_, units in zip(members, amounts, strict=True)]
     return UnitsTransferred.model_validate(
         {
             "group_id": GROUP,
@@ -90,6 +99,12 @@ def _left(via: str, owner: UUID = OWNER, member: UUID = MEMBER) -> Message:
     return MemberLeft.model_validate(fields)
 
 
+def _low(named: int, more: int) -> Message:
+    return SendMembersLow(
+        group_id=GROUP, owner_id=OWNER, day=NOW.date(), below_units=20, members=tuple(_some(named)), more=more
+    )
+
+
 _ANSWERED = {"group_id": GROUP, "owner_id": OWNER, "invitation_id": INVITATION}
 
 CAUSES: Sequence[tuple[str, Message]] = (
@@ -106,7 +121,12 @@ CAUSES: Sequence[tuple[str, Message]] = (
     ("", InvitationExpired(**_ANSWERED, subscriber_id=MEMBER)),
     ("", UnitsReceived(group_id=GROUP, owner_id=OWNER, member_id=MEMBER, transfer_id=TRANSFER, amount_units=12500)),
     ("amount", _transferred("amount", 50, 50, 50)),
+    ("one", _transferred("amount", 20)),
+    ("many", _transferred("amount", *[5] * 62)),
     ("topped_up", _transferred("top_up_to", 1000, 250, 0, 0)),
+    ("", _low(3, 0)),
+    ("one", _low(1, 0)),
+    ("many", _low(MAX_NAMED, 112)),
     ("detached", _left("detached")),
     ("left", _left("left")),
     ("account_closed", _left("account_closed", member=NOBODY)),
@@ -131,7 +151,7 @@ class Sample:
 
     def message(self, settings: NotificationsSettings) -> EmailMessage:
         """Render it, and read it as a mail client would."""
-        made = message_from_bytes(render(self.mail, self.to, self.about, settings), policy=default)
+        made = message_from_bytes(render(self.mail, self.to, self.about, settings, PEOPLE), policy=default)
         assert isinstance(made, EmailMessage)
         return made
 

@@ -127,6 +127,8 @@ class Invariant(StrEnum):
     """... each event that calls for mails has them, unless the recipient has been erased ..."""
     MAIL_WITHOUT_CAUSE = "mail_without_cause"
     """... and no mail is about something that never happened."""
+    LOW_BALANCE_TWICE = "low_balance_twice"
+    """Which members have become low is told once at most for a group and a day of its owner's."""
     MAIL_UNSENT = "mail_unsent"
     """A mail that is due goes out, unless it is to or about somebody who was never registered."""
 

@@ -80,6 +80,7 @@ def check_log(log: Iterable[Logged]) -> list[Violation]:
         *_answers(first.values(), bought),
         *_versions(first.values()),
         *_epochs(first.values()),
+        *_lows(first.values()),
         *_exposures(first.values()),
     ]
 
@@ -298,6 +299,17 @@ def _epochs(records: Iterable[Logged]) -> Iterator[Violation]:
             yield Violation(
                 Invariant.EPOCH_IGNORED, left["member_id"], f"epoch {left['epoch']} ended, {epoch} was meant"
             )
+
+
+def _lows(records: Iterable[Logged]) -> Iterator[Violation]:
+    """Check what the owner is told of members who are low: once a day, and nobody by two mails on end."""
+    told: Counter[tuple[str, str]] = Counter()
+    for record in records:
+        if record.type == notifications.SendMembersLow.TYPE:
+            told[record.key, json.loads(record.value)["day"]] += 1
+    for (group_id, day), count in told.items():
+        if count > 1:
+            yield Violation(Invariant.LOW_BALANCE_TWICE, group_id, f"{count} times on {day}")
 
 
 def _named_epochs(value: bytes) -> Mapping[str, int | None]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, time, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -26,13 +26,14 @@ from popfax_contracts.groups import (
     UnitsTransferred,
 )
 from popfax_contracts.message import Message
-from popfax_contracts.notifications import SendInvitation
+from popfax_contracts.notifications import SendInvitation, SendMembersLow
 from popfax_contracts.provisioning import AccountExtended
 from services.groups.domain import (
     INVITATION_LIFETIME,
     Invitation,
     InvitationState,
     Kind,
+    LowBalance,
     Membership,
     Transfer,
     TransferState,
@@ -44,6 +45,9 @@ from services.provisioning.domain import MILESTONES_DAYS, AccountState, Action, 
 
 _OF_ENDS = {Template.EXPIRED: 1, Template.EXPIRING: len(MILESTONES_DAYS)}
 """Mails about an account's end, and the most per end. Not every end that an account had is on record."""
+
+_NOT_ALL_ON_RECORD = {*_OF_ENDS, Template.MEMBERS_LOW}
+"""Mails that are counted: not what brought each of them is on record, but how often something did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,17 @@ def check_mails(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
         ),
         _of_ends,
     )
+    yield from each(
+        merge_join(
+            (
+                (id_, mail)
+                for id_, mail in by(snapshot.notifications.mails, "recipient_id")
+                if mail.template is Template.MEMBERS_LOW
+            ),
+            by(snapshot.groups.low_balances, "owner_id"),
+        ),
+        _of_lows,
+    )
 
 
 def _compared(snapshot: Snapshot) -> Iterator[Group]:
@@ -90,7 +105,7 @@ def _mail(id_: UUID, expected: Iterator[_Expected], mails: Iterator[Mail]) -> It
     if mail is None:
         return  # `_missing` finds it
     if due is None:
-        if mail.template not in _OF_ENDS:
+        if mail.template not in _NOT_ALL_ON_RECORD:
             detail = f"{mail.template} to {mail.recipient_id} about {mail.about_id}, and no fact brings it"
             yield Violation(Invariant.MAIL_WITHOUT_CAUSE, str(id_), detail)
         return
@@ -131,6 +146,14 @@ def _of_ends(
             yield Violation(code, str(id_), f"{count} mails: {template}, {most} due")
 
 
+def _of_lows(id_: UUID, mails: Iterator[Mail], settings: Iterator[LowBalance]) -> Iterator[Violation]:
+    """Check that an owner has no more mails about members who are low than were asked for."""
+    count, setting = sum(1 for _ in mails), only(settings)
+    if count > (most := setting.mails if setting is not None else 0):
+        code = Invariant.MAIL_TWICE if most else Invariant.MAIL_WITHOUT_CAUSE
+        yield Violation(code, str(id_), f"{count} mails: {Template.MEMBERS_LOW}, {most} asked for")
+
+
 # --- the mails that events call for ---
 
 
@@ -145,6 +168,24 @@ def _expected(snapshot: Snapshot) -> Iterator[tuple[UUID, _Expected]]:
                 is_last = number == invitation.round
                 last = invitation.expires_at - INVITATION_LIFETIME
                 yield letter.id, _as_expected(letter, last, last if is_last else invitation.made_at)
+
+    for setting in snapshot.groups.low_balances:
+        if setting.mailed_on is not None:
+            noon = datetime.combine(setting.mailed_on, time(12), UTC)
+            for letter in letters(_last_of_lows(setting)):
+                # The day is the owner's, wherever they are.
+                yield letter.id, _as_expected(letter, noon + timedelta(days=1), noon - timedelta(days=1))
+
+
+def _last_of_lows(setting: LowBalance) -> Message:
+    return _as(
+        SendMembersLow,
+        group_id=setting.group_id,
+        owner_id=setting.owner_id,
+        day=setting.mailed_on,
+        below_units=setting.below_units,
+        members=(),
+    )
 
 
 def _as_expected(letter: Letter, since: datetime | None, earliest: datetime | None = None) -> _Expected:

@@ -101,6 +101,7 @@ class GroupsSnapshot(ChassisTables):
     sagas: Iterable[SagaRow]
     subscribers: Iterable[of_groups.Subscriber]
     groups: Iterable[of_groups.Group]
+    low_balances: Iterable[of_groups.LowBalance] = ()
     plans: Iterable[of_groups.Plan] = ()
     memberships: Iterable[of_groups.Membership]
     invitations: Iterable[of_groups.Invitation]

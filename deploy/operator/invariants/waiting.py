@@ -23,6 +23,10 @@ def check_waiting(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
     for account in snapshot.provisioning.subscribers:
         if late.is_old(due_at := account.next_due()):
             yield Violation(Invariant.TIMER_OVERDUE, str(account.id), f"provisioning: an expiry, due since {due_at}")
+    for setting in snapshot.groups.low_balances:
+        if late.is_old(setting.look_at):
+            detail = f"groups: a look at who is low, due since {setting.look_at}"
+            yield Violation(Invariant.TIMER_OVERDUE, str(setting.group_id), detail)
     services: dict[Principal, ChassisTables] = {
         Principal.LEDGER: snapshot.ledger,
         Principal.GROUPS: snapshot.groups,

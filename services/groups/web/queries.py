@@ -21,6 +21,7 @@ from services.groups.tables import (
     groups,
     history,
     invitations,
+    low_balances,
     memberships,
     plans,
     sagas,
@@ -66,6 +67,13 @@ class PendingInvitation(View):
     expires_at: AwareDatetime
 
 
+class LowBalance(View):
+    """What the owner has said of members with few units."""
+
+    below_units: int | None = Field(description="members with fewer units are low; null: nobody is")
+    mail: bool = Field(description="whether the owner is mailed about members who become low, once a day at most")
+
+
 class OwnGroup(View):
     """The caller's own group."""
 
@@ -74,6 +82,7 @@ class OwnGroup(View):
     renamed: bool = Field(description="whether it has a name of its own")
     closed: bool = Field(description="whether the owner's account is closed, and the group with it")
     account: Account
+    low_balance: LowBalance
     members: tuple[Member, ...]
     invitations: tuple[PendingInvitation, ...]
 
@@ -181,9 +190,19 @@ async def group_of_owner(connection: AsyncConnection, owner_id: UUID) -> OwnGrou
         renamed=bool(group and group.renamed),
         closed=bool(group and group.closed_at),
         account=await account(connection, owner_id),
+        low_balance=await low_balance(connection, owner_id),
         members=await members_of(connection, owner_id),
         invitations=await invitations_by(connection, owner_id),
     )
+
+
+async def low_balance(connection: AsyncConnection, owner_id: UUID) -> LowBalance:
+    """Return what the caller has said of members with few units."""
+    query = sa.select(low_balances.c.below_units, low_balances.c.look_at.is_not(None).label("mail")).where(
+        low_balances.c.group_id == group_of(owner_id)
+    )
+    row = (await connection.execute(query)).one_or_none()
+    return LowBalance.model_validate(row) if row else LowBalance(below_units=None, mail=False)
 
 
 async def members_of(connection: AsyncConnection, owner_id: UUID) -> tuple[Member, ...]:
@@ -425,6 +444,12 @@ _FINGERPRINTS = sa.select(
             where=[subscribers.c.id == _caller.c.id],
         ),
         _part(groups.c.name, groups.c.closed_at, of=groups, where=[groups.c.id == _caller.c.group_id]),
+        _part(
+            low_balances.c.below_units,
+            low_balances.c.look_at.is_not(None),
+            of=low_balances,
+            where=[low_balances.c.group_id == _caller.c.group_id],
+        ),
         _part(
             memberships.c.id,
             memberships.c.epoch,
