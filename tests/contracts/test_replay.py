@@ -37,6 +37,8 @@ NOBODY_HANDLES = frozenset(
         "popfax.groups.invitation-revoked.v1",
         "popfax.groups.invitation-sent.v1",
         "popfax.groups.leave-refused.v1",
+        "popfax.groups.low-balance-refused.v1",
+        "popfax.groups.low-balance-set.v1",
         "popfax.groups.member-account-refused.v1",
         "popfax.groups.member-joined.v1",
         "popfax.groups.members-detached.v1",

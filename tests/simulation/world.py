@@ -628,7 +628,7 @@ def _id_of(record: BusRecord) -> tuple[bytes | None, bytes | None]:
 
 
 def _due(node: Node) -> list[tuple[datetime, bool]]:
-    """Return the moments for which a service's timers and rows wait, each with whether it comes again for ever."""
+    """Return the moments for which a service's timers and rows wait, each with whether it comes again every day."""
     rows = drive(node.database.due_alarms(node.service.alarms, datetime.max.replace(tzinfo=UTC), sys.maxsize))
     timers = [(timer.due_at, timer.message.TYPE in _RECURRING) for timer, _ in node.database.contents.timers.values()]
     types = [(record.due_at, (dict(record.headers)["ce_type"] or b"").decode()) for record in rows]

@@ -13,7 +13,7 @@ from popfax_contracts import topics
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.ledger import CaptureHold, CreditUnits, PostTransfers, ReleaseHold, ReserveUnits, SpendUnits
 from popfax_contracts.message import Command, Message
-from popfax_contracts.notifications import MailBounced, SendInvitation
+from popfax_contracts.notifications import MailBounced, SendInvitation, SendMembersLow
 from popfax_contracts.provisioning import CancelProvisioning, ProvisionAccount
 from popfax_contracts.topics import Principal
 from services.chassis.markers import markers
@@ -62,6 +62,7 @@ SENDERS: dict[type[Message], set[Principal]] = {
     ProvisionAccount: {Principal.GROUPS},
     CancelProvisioning: {Principal.GROUPS},
     SendInvitation: {Principal.GROUPS},
+    SendMembersLow: {Principal.GROUPS},
     MailBounced: {Principal.PLATFORM},
 }
 

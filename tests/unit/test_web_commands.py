@@ -21,6 +21,7 @@ from popfax_contracts.groups import (
     MemberRef,
     RenameGroup,
     RevokeInvitation,
+    SetLowBalance,
     TransferUnits,
 )
 from popfax_contracts.ledger import (
@@ -122,6 +123,7 @@ _BOB = Subscriber(BOB, "bob@example.com", "Bob", "Of-Bob", "en", AccountState.AC
 
 DONE: list[tuple[Command, UUID, list[Any], str]] = [
     (RENAME, ADA, [], "group-renamed"),
+    (SetLowBalance(group_id=GROUP, below_units=5, mail=True), ADA, [], "low-balance-set"),
     (InviteByEmail(group_id=GROUP, email="bob@example.com"), ADA, [_BOB], "invitation-sent"),
     (InviteByEmail(group_id=GROUP, email="nobody@example.com"), ADA, [], "account-creation-required"),
     (AcceptInvitation(invitation_id=INVITATION), BOB, _is_invited(), "invitation-accepted"),
@@ -141,6 +143,7 @@ def test_notes_what_is_done_at_once(command: Command, actor: UUID, rows: list[An
 
 REFUSED: list[tuple[Command, UUID, str]] = [
     (RENAME, BOB, "not_owner"),
+    (SetLowBalance(group_id=GROUP, below_units=5), BOB, "not_owner"),
     (CREATE, ADA, "unknown_plan"),
     (InviteByEmail(group_id=GROUP, email="x@example.com"), BOB, "not_owner"),
     (AcceptInvitation(invitation_id=INVITATION), BOB, "unknown_invitation"),
