@@ -181,6 +181,7 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
         "commands": Held(
             _has("actor_id"), "id type actor_id state code result asked_at ended_at", "content_hash awaits"
         ),
+        "command_lists": Held(_has("actor_id"), "id type actor_id made_at", "lines"),
         "sessions": Held(_has("subscriber_id"), "subscriber_id begun_at until ended_at", "id token forget_at"),
         "tallies": Held(
             lambda table, person: table.c.id.in_(
@@ -231,6 +232,7 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
 NOT_INCLUDED: Mapping[str, str] = {
     "topics": "commands and the directory, with names and addresses, stay in Kafka until their retention is over",
     "rendered mails": "the bytes of a waiting mail hold links that open something once; its contents are under mails",
+    "lists": "addresses and names that an owner pasted, of several people each, are deleted after a day",
     "hashes": "of what was asked for, and of tokens and sessions: to tell a repetition, and to read nothing",
     "other people": "names and addresses of others, in rows that are about both",
     "logs and backups": "are the operator's; logs name ids alone",

@@ -15,13 +15,19 @@ from services.chassis.runtime import Background, retention, run, serve
 from services.chassis.settings import load_settings
 from services.groups.consumers import GROUPS, with_quotas
 from services.groups.settings import GroupsSettings, Role, WebSettings
-from services.groups.tables import commands, sagas, sessions
+from services.groups.tables import command_lists, commands, sagas, sessions
+from services.groups.web import lists
 from services.groups.web.app import web
 
 
 async def forget_commands(engine: AsyncEngine, settings: GroupsSettings, *_: object) -> None:
     """Delete posted commands that are older than the inbox."""
     await prune(engine, Old(commands.c.asked_at, retention(settings)))
+
+
+async def forget_lists(engine: AsyncEngine, *_: object) -> None:
+    """Delete lists of commands: they hold the addresses and names that somebody pasted."""
+    await prune(engine, Old(command_lists.c.made_at, lists.KEPT))
 
 
 async def forget_sessions(engine: AsyncEngine, *_: object) -> None:
@@ -34,7 +40,7 @@ async def forget_sagas(engine: AsyncEngine, settings: GroupsSettings, *_: object
     await prune(engine, ended_sagas(sagas, settings))
 
 
-BACKGROUND: Sequence[Background[GroupsSettings]] = [forget_commands, forget_sessions, forget_sagas]
+BACKGROUND: Sequence[Background[GroupsSettings]] = [forget_commands, forget_lists, forget_sessions, forget_sagas]
 
 
 def main() -> None:

@@ -57,6 +57,16 @@ class WebSettings(ProcessSettings):
     platform_url: ProtectedUrl = Field(
         HttpUrl("https://www.popfax.example"), description="the platform's own site: where people log in, and pay money"
     )
+    login_link: ProtectedUrl | None = Field(
+        None,
+        description="the platform's page where somebody logs in who then comes back here, at `/login`: for those who"
+        " follow an invitation; none: `platform_url`",
+    )
+    invitations_owner_day: int = Field(
+        _DEFAULT.owner_day,
+        ge=1,
+        description="addresses that one owner may ask about on one day (UTC), to invite or to create an account",
+    )
 
     @field_validator("jwt_jwks")
     @classmethod
@@ -80,6 +90,11 @@ class WebSettings(ProcessSettings):
         return text
 
     @property
+    def where_to_log_in(self) -> str:
+        """Return the address at the platform where people log in and come back."""
+        return str(self.login_link or self.platform_url)
+
+    @property
     def proxies(self) -> list[str]:
         """Return the addresses and networks of the proxies that are believed."""
         return _listed(self.trusted_proxies)
@@ -94,11 +109,6 @@ class WebSettings(ProcessSettings):
 class GroupsSettings(SagaSettings, WebSettings):
     """All that groups needs to be told: also how many invitations are allowed."""
 
-    invitations_owner_day: int = Field(
-        _DEFAULT.owner_day,
-        ge=1,
-        description="addresses that one owner may ask about on one day (UTC), to invite or to create an account",
-    )
     invitations_owner_pending: int = Field(
         _DEFAULT.owner_pending, ge=1, description="invitations of one owner that may be pending"
     )

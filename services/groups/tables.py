@@ -190,6 +190,17 @@ commands = sa.Table(
 )
 sa.Index("commands_pending", commands.c.actor_id, postgresql_where=commands.c.state == "pending")
 
+# The page's own: what somebody posted at once. No handler reads it; with what was pasted, it is kept for a day.
+command_lists = sa.Table(
+    "command_lists",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("actor_id", sa.Uuid, nullable=False, index=True),
+    sa.Column("made_at", timestamp(), nullable=False, index=True),
+    sa.Column("lines", JSONB, nullable=False),
+)
+
 # No secret is stored: only a hash of the visitor's secret, and one of the spent token.
 sessions = sa.Table(
     "sessions",

@@ -33,6 +33,7 @@ SPECIAL: Mapping[str, Mapping[str, Any]] = {
     "groups.history": {"group_id": group_of(ADA), "member_id": BOB},
     "groups.transfers": {"owner_id": ADA},
     "groups.commands": {"actor_id": ADA},
+    "groups.command_lists": {"actor_id": ADA},
     "provisioning.addresses": {"email": "ada@example.org", "subscriber_id": ADA},
     "provisioning.fax_numbers": {"subscriber_id": ADA},
     "provisioning.requests": {"account_id": ADA},

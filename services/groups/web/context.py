@@ -1,10 +1,11 @@
 """What all routes share, of the API and of the page: callers, reads, and the posting of commands."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from popfax_contracts.message import Command
@@ -37,6 +38,13 @@ class WebContext:
     async def post(self, command: Command, actor_id: UUID, id_: UUID) -> None:
         """Post a command; raises `posting.IdConflict`."""
         await posting.post(self.engine, command, actor_id, id_)
+        self.committed()
+
+    async def post_all(
+        self, posted: Mapping[UUID, Command], actor_id: UUID, beside: Sequence[sa.Executable] = ()
+    ) -> None:
+        """Post commands by their ids, all or none, with what is written beside them; raises `posting.IdConflict`."""
+        await posting.post_all(self.engine, posted, actor_id, beside)
         self.committed()
 
 

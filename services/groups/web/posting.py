@@ -1,6 +1,7 @@
 """Posting commands: into the outbox, together with a row that keeps the outcome, in one transaction."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -46,23 +47,46 @@ def id_for(key: str | None, actor_id: UUID) -> UUID:
 
 async def post(engine: AsyncEngine, command: Command, actor_id: UUID, id_: UUID) -> None:
     """Post a command, once, however often it is sent. Raises `IdConflict`."""
-    assert type(command) in POSTABLE.values(), "nobody would note what becomes of it"
+    await post_all(engine, {id_: command}, actor_id)
+
+
+async def post_all(
+    engine: AsyncEngine, posted: Mapping[UUID, Command], actor_id: UUID, beside: Sequence[sa.Executable] = ()
+) -> None:
+    """Post commands by their ids, all or none, each once, however often they are sent. Raises `IdConflict`.
+
+    What `beside` writes is written in the same transaction.
+    """
+    assert all(type(command) in POSTABLE.values() for command in posted.values()), (
+        "nobody would note what becomes of it"
+    )
     now = datetime.now(UTC)
-    row = {
-        "id": id_,
-        "type": command.TYPE,
-        "actor_id": actor_id,
-        "content_hash": content_hash(command, actor_id),
-        "state": CommandState.PENDING.value,
-        "asked_at": now,
-    }
-    new = insert(commands).values(row).on_conflict_do_nothing().returning(commands.c.id)
-    known = sa.select(commands.c.content_hash).where(commands.c.id == id_)
+    hashes = {id_: content_hash(command, actor_id) for id_, command in posted.items()}
+    rows = [
+        {
+            "id": id_,
+            "type": command.TYPE,
+            "actor_id": actor_id,
+            "content_hash": hashes[id_],
+            "state": CommandState.PENDING.value,
+            "asked_at": now,
+        }
+        for id_, command in posted.items()
+    ]
+    new = insert(commands).values(rows).on_conflict_do_nothing().returning(commands.c.id)
+    known = sa.select(commands.c.id, commands.c.content_hash).where(commands.c.id.in_(list(posted)))
     async with PostgresDatabase(engine).begin() as tx:
-        if (await tx.execute(new)).one_or_none() is None:
-            if (await tx.execute(known)).scalar_one() != row["content_hash"]:
-                raise IdConflict
-            return
-        out = Outgoing(id_, command.TYPE, command.key(), command.to_json(), str(id_), str(id_), actor_id, None)
-        with tracing().posting(out):
-            await tx.send([out], now)
+        made = set((await tx.execute(new)).scalars())
+        if len(made) < len(posted) and any(row.content_hash != hashes[row.id] for row in await tx.execute(known)):
+            raise IdConflict
+        for statement in beside:
+            await tx.execute(statement)
+        out = [_outgoing(id_, command, actor_id) for id_, command in posted.items() if id_ in made]
+        with ExitStack() as traced:
+            for each in out:
+                traced.enter_context(tracing().posting(each))
+            await tx.send(out, now)
+
+
+def _outgoing(id_: UUID, command: Command, actor_id: UUID) -> Outgoing:
+    return Outgoing(id_, command.TYPE, command.key(), command.to_json(), str(id_), str(id_), actor_id, None)

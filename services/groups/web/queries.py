@@ -4,6 +4,7 @@ Each takes who asks, and gives what is theirs to see. Of the owner of a group a 
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
@@ -15,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from popfax_contracts.message import group_of
 from services.groups.commands import saga_of_posted, short_name
-from services.groups.domain import AccountState, CommandState, Kind
+from services.groups.domain import AccountState, CommandState, InvitationState, Kind, sent_invitations_tally
 from services.groups.tables import (
     commands,
     groups,
@@ -26,6 +27,7 @@ from services.groups.tables import (
     plans,
     sagas,
     subscribers,
+    tallies,
 )
 from services.groups.web.cursor import Cursor
 
@@ -105,6 +107,19 @@ class ReceivedInvitation(View):
     owner_name: str
     made_at: AwareDatetime
     expires_at: AwareDatetime
+
+
+class LinkedInvitation(View):
+    """An invitation as its link leads to it. Who may see what of it, is for the page to say."""
+
+    invitation_id: UUID
+    subscriber_id: UUID
+    state: InvitationState
+    token_hash: bytes
+    expires_at: AwareDatetime
+    group_name: str
+    owner_name: str
+    language: str | None = Field(description="of whoever is invited")
 
 
 class Filter(StrEnum):
@@ -217,6 +232,36 @@ async def invitations_by(connection: AsyncConnection, owner_id: UUID) -> tuple[P
     return tuple(PendingInvitation.model_validate(row) for row in rows)
 
 
+class KnownAddresses(View):
+    """What the owner of a group can see anyway of some addresses, and how many they have asked about today."""
+
+    own: str | None
+    members: frozenset[str]
+    invited: frozenset[str]
+    asked_today: int
+
+
+async def known_addresses(connection: AsyncConnection, owner_id: UUID, emails: Collection[str]) -> KnownAddresses:
+    """Return which of these addresses are the owner's own, a member's, or of a pending invitation; and today's tally.
+
+    Whether anybody else has one of them is not for this to say: to ask that is a command, and counts.
+    """
+    parameters = {
+        "owner_id": owner_id,
+        "group_id": group_of(owner_id),
+        "emails": list(emails),
+        "tally_id": sent_invitations_tally(owner_id),
+        "today": datetime.now(UTC).date(),
+    }
+    row = (await connection.execute(_KNOWN_ADDRESSES, parameters)).one()
+    return KnownAddresses(
+        own=row.own,
+        members=frozenset(row.members),
+        invited=frozenset(row.invited),
+        asked_today=row.asked_today or 0,
+    )
+
+
 async def memberships_of(connection: AsyncConnection, subscriber_id: UUID) -> tuple[JoinedGroup, ...]:
     """Return the groups of others that the caller is a member of, oldest first."""
     rows = await connection.execute(_MEMBERSHIPS_OF, {"subscriber_id": subscriber_id})
@@ -229,6 +274,18 @@ async def invitations_to(connection: AsyncConnection, subscriber_id: UUID) -> tu
     return tuple(ReceivedInvitation.model_validate(row) for row in rows)
 
 
+async def linked_invitation(connection: AsyncConnection, id_: UUID) -> LinkedInvitation | None:
+    """Return the invitation of a link, whoever asks: what proves that they may see it is not checked here."""
+    row = (await connection.execute(_LINKED_INVITATION, {"invitation_id": id_})).one_or_none()
+    return None if row is None else LinkedInvitation.model_validate(row)
+
+
+async def pending_address(connection: AsyncConnection, id_: UUID, owner_id: UUID) -> str | None:
+    """Return the address of a pending invitation into the caller's own group; None without one, or if it is erased."""
+    mine = (invitations.c.id == id_, invitations.c.group_id == group_of(owner_id), _PENDING)
+    return (await connection.execute(sa.select(invitations.c.email).where(*mine))).scalar_one_or_none()
+
+
 async def plans_on_sale(connection: AsyncConnection) -> tuple[PlanOnSale, ...]:
     """Return today's plans, the dearest first."""
     rows = await connection.execute(
@@ -239,14 +296,17 @@ async def plans_on_sale(connection: AsyncConnection) -> tuple[PlanOnSale, ...]:
 
 async def command(connection: AsyncConnection, id_: UUID, actor_id: UUID) -> Command | None:
     """Return what became of a command of the caller's; None for somebody else's, as for one that was never posted."""
-    query = (
-        sa.select(commands, sagas.c.step)
-        .outerjoin(sagas, sagas.c.id == saga_of_posted(id_))
-        .where(commands.c.id == id_, commands.c.actor_id == actor_id)
-    )
-    row = (await connection.execute(query)).one_or_none()
-    if row is None:
-        return None
+    return (await commands_of(connection, [id_], actor_id)).get(id_)
+
+
+async def commands_of(connection: AsyncConnection, ids: Collection[UUID], actor_id: UUID) -> Mapping[UUID, Command]:
+    """Return what became of those of these commands that are the caller's, by id."""
+    parameters = {"ids": list(ids), "sagas": [saga_of_posted(id_) for id_ in ids], "actor_id": actor_id}
+    rows = await connection.execute(_COMMANDS, parameters)
+    return {row.id: _command(row) for row in rows}
+
+
+def _command(row: sa.Row[Any]) -> Command:
     ended = row.ended_at is not None  # what is answered, and not yet to be seen, is nobody's answer yet
     return Command(
         id=row.id,
@@ -361,6 +421,21 @@ _subscriber_id = sa.bindparam("subscriber_id", type_=sa.Uuid())
 _owner = subscribers.alias("owner")
 _PENDING = invitations.c.state == "pending"
 
+_asked = (
+    sa.func.unnest(
+        sa.bindparam("ids", type_=ARRAY(sa.Uuid())),
+        sa.bindparam("sagas", type_=ARRAY(sa.Uuid())),
+    )
+    .table_valued(sa.column("id", sa.Uuid), sa.column("saga_id", sa.Uuid), name="asked")
+    .render_derived()
+)
+_COMMANDS = (
+    sa.select(commands, sagas.c.step)
+    .select_from(_asked)
+    .join(commands, commands.c.id == _asked.c.id)
+    .outerjoin(sagas, sagas.c.id == _asked.c.saga_id)
+    .where(commands.c.actor_id == sa.bindparam("actor_id", type_=sa.Uuid()))
+)
 _MEMBERS = (
     sa.select(
         memberships.c.member_id,
@@ -383,6 +458,31 @@ _INVITATIONS_BY = (
     )
     .where(invitations.c.group_id == _group_id, _PENDING)
     .order_by(invitations.c.made_at.desc(), invitations.c.id)
+)
+_emails = sa.bindparam("emails", type_=ARRAY(sa.Text()))
+_KNOWN_ADDRESSES = sa.select(
+    sa.select(subscribers.c.email)
+    .where(subscribers.c.id == sa.bindparam("owner_id", type_=sa.Uuid()))
+    .scalar_subquery()
+    .label("own"),
+    sa.func.array(
+        sa.select(subscribers.c.email)
+        .join(memberships, memberships.c.member_id == subscribers.c.id)
+        .where(subscribers.c.email == sa.any_(_emails), memberships.c.group_id == _group_id, memberships.c.active)
+        .scalar_subquery()
+    ).label("members"),
+    sa.func.array(
+        sa.select(invitations.c.email)
+        .where(invitations.c.group_id == _group_id, _PENDING, invitations.c.email == sa.any_(_emails))
+        .scalar_subquery()
+    ).label("invited"),
+    sa.select(tallies.c.today)
+    .where(
+        tallies.c.id == sa.bindparam("tally_id", type_=sa.Uuid()),
+        tallies.c.day == sa.bindparam("today", type_=sa.Date()),
+    )
+    .scalar_subquery()
+    .label("asked_today"),
 )
 _MEMBERSHIPS_OF = (
     sa.select(
@@ -409,6 +509,24 @@ _INVITATIONS_TO = (
     .outerjoin(_owner, _owner.c.id == invitations.c.owner_id)
     .where(invitations.c.subscriber_id == _subscriber_id, _PENDING, invitations.c.expires_at > sa.func.now())
     .order_by(invitations.c.made_at.desc(), invitations.c.id)
+)
+
+_invited = subscribers.alias("invited")
+_LINKED_INVITATION = (
+    sa.select(
+        invitations.c.id.label("invitation_id"),
+        invitations.c.subscriber_id,
+        invitations.c.state,
+        invitations.c.token_hash,
+        invitations.c.expires_at,
+        sa.func.coalesce(groups.c.name, "").label("group_name"),
+        sa.func.coalesce(_name(_owner), "").label("owner_name"),
+        _invited.c.language,
+    )
+    .outerjoin(groups, groups.c.id == invitations.c.group_id)
+    .outerjoin(_owner, _owner.c.id == invitations.c.owner_id)
+    .outerjoin(_invited, _invited.c.id == invitations.c.subscriber_id)
+    .where(invitations.c.id == sa.bindparam("invitation_id", type_=sa.Uuid()))
 )
 
 _caller = (
