@@ -38,7 +38,7 @@ class NotificationsSettings(ServiceSettings):
     )
     invitation_link: ProtectedUrl = Field(
         HttpUrl("https://www.popfax.example/invitation"),
-        description="the platform's page where an invitation is answered",
+        description="the page where an invitation is answered: `/invitation` of groups, or one of the platform's",
     )
     group_link: ProtectedUrl = Field(
         HttpUrl("https://www.popfax.example/groups"), description="the page of the group, to which owners' mails link"

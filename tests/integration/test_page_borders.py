@@ -5,7 +5,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -78,7 +78,9 @@ class Browser:
     client: Client
     cookies: dict[str, str] = field(default_factory=dict)
 
-    def ask(self, method: str, path: str, form: Mapping[str, str] | None = None, **headers: str) -> Answer:
+    def ask(
+        self, method: str, path: str, form: Mapping[str, str] | Sequence[tuple[str, str]] | None = None, **headers: str
+    ) -> Answer:
         connection = http.client.HTTPConnection(self.client.host, self.client.port, timeout=WITHIN_S)
         sent = {"Host": HERE, **{name.replace("_", "-"): value for name, value in headers.items()}}
         if self.cookies:

@@ -14,12 +14,15 @@ from uuid import uuid4
 
 import pytest
 
-from services.groups.domain import AccountState, CommandState, Kind
+from services.groups.domain import AccountState, CommandState, InvitationState, Kind
 from services.groups.web import queries
+from services.groups.web.lists import CommandList, ListHead
+from services.groups.web.lists import Line as ListLine
 from services.groups.web.page.forms import Texts
+from services.groups.web.page.pasted import Person
 from services.groups.web.page.speech import HERE, LANGUAGES, speech
 from services.groups.web.page.views import Choice, HistoryView, Line, Quote, Shown, Visitor, rows_of
-from services.groups.web.page.words import NO_MARK, STEPS
+from services.groups.web.page.words import ENDED_INVITATIONS, NO_MARK, STEPS
 
 FIRST, LAST, GROUP, EMAIL = "שירה", "בן־דוד", "משפחת לוי", "דוד@example.com"
 FULL = f"{FIRST} {LAST}"
@@ -144,8 +147,51 @@ def context(language: str, is_live: bool, oob: bool, state: CommandState) -> dic
         "here": Visitor(FULL, language),
         "there": Visitor(f"{LAST} {FIRST}", language),
         "token": "token",
+        **several(language, state, command),
         "status": 404,
         "message": "message",
+    }
+
+
+def several(language: str, state: CommandState, command: queries.Command) -> dict[str, Any]:
+    """What the templates speak of that are about several people at once, and about an invitation's link."""
+    about = {"email": EMAIL, "first_name": FIRST, "last_name": LAST}
+    sent = CommandList(uuid4(), "invite-by-email", NOW, (ListLine(0, about, command),))
+    state_of_invitation = InvitationState.PENDING if state is CommandState.PENDING else InvitationState.ACCEPTED
+    return {
+        "lines": f"{FIRST};{LAST};{EMAIL}",
+        "chosen": EMAIL,
+        "judged": [(Person(EMAIL, FIRST, LAST), NO_MARK), (Person("", FIRST, LAST), NO_MARK)],
+        "ready": 1,
+        "most": 100,
+        "left": 5,
+        "has_more": True,
+        "recent": [ListHead(uuid4(), "invite-by-email", NOW, 2)],
+        "list": sent,
+        "marked": [(sent.lines[0], NO_MARK)],
+        "unknown": 1,
+        "list_id": sent.id,
+        "people": [(0, EMAIL, about)],
+        "picked": {"0"},
+        "wanted_language": language,
+        "wrong": Texts({"first_name.0": "wrong"}),
+        "holders": [(0, about)],
+        "cost": 120,
+        "found": queries.LinkedInvitation(
+            invitation_id=uuid4(),
+            subscriber_id=uuid4(),
+            state=state_of_invitation,
+            token_hash=b"",
+            expires_at=NOW,
+            group_name=GROUP,
+            owner_name=FULL,
+            language=None,
+        ),
+        "is_known": language == "fr",
+        "is_other": state is CommandState.REFUSED,
+        "why_ended": ENDED_INVITATIONS.get(state_of_invitation),
+        "then": "/invitation",
+        "log_in": "https://www.popfax.example",
     }
 
 

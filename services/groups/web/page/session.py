@@ -16,12 +16,15 @@ from services.groups.web.auth import Caller
 
 _COOKIE = "popfax"
 _LANGUAGE = "popfax-language"
+_INVITATION = "popfax-invitation"
+_INVITATION_S = 3600
+"""How long somebody may take to log in, and come back to the invitation whose link they followed."""
 _YEAR_S = 365 * 24 * 3600
 
 
 def cookie_name(request: Request) -> str:
     """Return the cookie's name. Over https it has the prefix that no other host of the domain can write."""
-    return f"__Host-{_COOKIE}" if _is_secure(request) else _COOKIE
+    return _named(_COOKIE, request)
 
 
 def secret_of(request: Request) -> str | None:
@@ -62,6 +65,34 @@ def choose_language(response: Response, request: Request, language: str) -> None
     )
 
 
+def invitation_of(request: Request) -> str | None:
+    """Return what the link of an invitation said that somebody followed and has not answered yet."""
+    return request.cookies.get(_named(_INVITATION, request))
+
+
+def remember_invitation(response: Response, request: Request, link: str) -> None:
+    """Remember the link of an invitation, through the log-in at the platform, and take it out of the address.
+
+    Lax: whoever comes from a mail, or from the platform, is to be known on arrival.
+    """
+    response.set_cookie(
+        _named(_INVITATION, request),
+        link,
+        max_age=_INVITATION_S,
+        path="/",
+        secure=_is_secure(request),
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def forget_invitation(response: Response, request: Request) -> None:
+    """Forget it, once it is answered."""
+    if invitation_of(request) is not None:
+        name = _named(_INVITATION, request)
+        response.delete_cookie(name, path="/", secure=_is_secure(request), httponly=True, samesite="lax")
+
+
 def proof(secret: str) -> str:
     """Return what our forms carry, and nobody else can make who does not have the cookie."""
     return urlsafe_b64encode(sha256(b"popfax form\0" + secret.encode()).digest()).decode().rstrip("=")
@@ -87,6 +118,10 @@ def is_from_here(request: Request) -> bool:
         return False
     origin = request.headers.get("origin")
     return origin is None or origin == f"{request.url.scheme}://{request.headers.get('host')}"
+
+
+def _named(name: str, request: Request) -> str:
+    return f"__Host-{name}" if _is_secure(request) else name
 
 
 def _is_secure(request: Request) -> bool:

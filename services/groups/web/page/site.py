@@ -18,10 +18,12 @@ from services.groups.web.page.flows import (
     creation,
     history,
     invitations,
+    invited,
     login,
     members,
     naming,
     overview,
+    several,
     transfers,
 )
 from services.groups.web.page.forms import Form, read_form
@@ -37,6 +39,9 @@ SHOWN: Mapping[str, Handler] = {
     "/history": history.history,
     "/name": naming.form,
     "/invite": invitations.form,
+    "/invite/several": several.form,
+    "/lists/{id:uuid}": several.follow,
+    "/lists/{id:uuid}/accounts": several.accounts,
     "/groups/{id:uuid}/leave": members.confirm_leaving,
     "/commands/{id:uuid}": commands.follow,
 }
@@ -47,7 +52,14 @@ DONE: Mapping[str, Handler] = {
     "/logout": login.log_out,
     "/name": naming.rename,
     "/invite": invitations.invite,
+    "/invite/several": several.form,
+    "/invite/several/check": several.check,
+    "/invite/several/send": several.send,
+    "/lists/{id:uuid}/accounts": several.create_accounts,
+    "/lists/{id:uuid}/people": several.change_accounts,
+    "/lists/{id:uuid}/payment": several.show_payment,
     "/invitations/{id:uuid}/revoke": invitations.revoke,
+    "/invitations/{id:uuid}/resend": invitations.resend,
     "/invitations/{id:uuid}/accept": invitations.accept,
     "/invitations/{id:uuid}/decline": invitations.decline,
     "/create/plan": creation.choose_plan,
@@ -69,6 +81,7 @@ def page(context: WebContext) -> Starlette:
     """Make the application, to be mounted at the root."""
     routes = [
         Route("/login", partial(login.log_in, context), methods=["GET"]),
+        Route(login.INVITATION, partial(invited.invitation, context), methods=["GET"]),
         Route("/language", login.choose_language, methods=["POST"]),
         *(Route(path, _for_visitors(context, handler), methods=["GET"]) for path, handler in SHOWN.items()),
         *(Route(path, _for_visitors(context, handler), methods=["POST"]) for path, handler in DONE.items()),

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from services.groups.domain import InvitationState
+from services.groups.web.page.pasted import Verdict
+
 
 def N_(message: str) -> str:  # noqa: N802 - gettext's own name for it
     """Mark a sentence for the catalogues."""
@@ -53,6 +56,7 @@ REFUSALS: Mapping[str, str] = {
 
 WRONG_EMAIL = N_("This does not look like an e-mail address.")
 WRONG_LANGUAGE = N_("Choose a language.")
+ADDRESS_GONE = N_("Nobody has this address any more. Withdraw the invitation, and invite the new address.")
 NOBODY_CHOSEN = N_("Choose one or several members first.")
 
 _WRONG_NAMES = {
@@ -152,3 +156,34 @@ MARKS: Mapping[tuple[str, str], Mark] = {
 """By the line's kind and outcome."""
 
 NO_MARK = Mark("", "off")
+
+VERDICTS: Mapping[Verdict, Mark] = {
+    Verdict.READY: Mark(N_("Ready"), "good"),
+    Verdict.INVALID: Mark(N_("Not an address"), "bad"),
+    Verdict.DUPLICATE: Mark(N_("Twice in the list"), "off"),
+    Verdict.ONESELF: Mark(N_("Your own address"), "off"),
+    Verdict.MEMBER: Mark(N_("Member already"), "off"),
+    Verdict.INVITED: Mark(N_("Invited already"), "off"),
+    Verdict.OVER_QUOTA: Mark(N_("More than one day allows"), "wait"),
+}
+"""What becomes of a line of a list that is pasted, when it is sent."""
+
+LINE_PENDING = Mark(N_("In progress"), "wait")
+LINE_REFUSED = Mark(N_("Refused"), "bad")
+LINE_DONE: Mapping[str, Mark] = {
+    "invitation-sent": Mark(N_("Invited"), "good"),
+    "account-creation-required": Mark(N_("No account yet"), "wait"),
+    "member-account-created": Mark(N_("Created"), "good"),
+}
+"""What has become of a line of a list that was sent, by the event that answered it."""
+
+SOME_LINE_DONE = Mark(N_("Done"), "good")
+
+ENDED_INVITATIONS: Mapping[InvitationState, str] = {
+    InvitationState.ACCEPTED: N_("This invitation is accepted already"),
+    InvitationState.DECLINED: N_("This invitation was declined"),
+    InvitationState.REVOKED: N_("This invitation was withdrawn"),
+    InvitationState.EXPIRED: N_("This invitation has lapsed"),
+    InvitationState.BOUNCED: N_("This invitation has lapsed"),
+}
+"""Why an invitation can't be answered any more, by its state."""

@@ -18,7 +18,7 @@ from services.groups.web import queries
 from services.groups.web.page.forms import BadForm
 from services.groups.web.page.visit import Answer, Visit
 from services.groups.web.page.waiting import wait_for
-from services.groups.web.page.words import DONE, PENDING, SOME_DONE, SOME_PENDING, STEPS
+from services.groups.web.page.words import ADDRESS_GONE, DONE, PENDING, SOME_DONE, SOME_PENDING, STEPS
 from services.groups.web.posting import command_of
 
 REGIONS: Mapping[str, str] = {
@@ -37,7 +37,10 @@ REGIONS: Mapping[str, str] = {
 USUAL = timedelta(seconds=10)
 """How long a command may take without a word: longer means that a service is away, or far behind."""
 
-CARRIED = ("email", "plan", "price", "first_name", "last_name", "language", "name")
+RESENT = "pending-answer"
+"""Where the answer appears to an invitation that is sent once more."""
+
+CARRIED = ("resend", "email", "plan", "price", "first_name", "last_name", "language", "name")
 """What a form may need again after its answer: to go on with, or to be filled in once more."""
 
 
@@ -53,8 +56,9 @@ async def post(visit: Visit, name: str, fields: Mapping[str, Any]) -> Response:
     await visit.context.post(command, visit.caller.id, id_)
     if not visit.is_live:
         ended = await wait_for(visit.context, id_, visit.caller.id)
-        if ended is None or not _needs_account(ended):
-            return RedirectResponse(f"/commands/{id_}", HTTPStatus.SEE_OTHER)
+        if ended is None or visit.form.one("resend") or not _needs_account(ended):
+            resend = "?resend=1" if visit.form.one("resend") else ""
+            return RedirectResponse(f"/commands/{id_}{resend}", HTTPStatus.SEE_OTHER)
     return await _show_outcome(visit, id_)
 
 
@@ -77,16 +81,18 @@ async def _show_outcome(visit: Visit, id_: UUID) -> Response:
     return await visit.show(await _outcome(visit, command))
 
 
-def _region(command: queries.Command) -> str:
+def _region(command: queries.Command, given: Mapping[str, str]) -> str:
     """Return where the answer appears: one that no form of the page asked for, where the next thing would be done."""
-    return REGIONS.get(command.type, "flow")
+    return RESENT if given.get("resend") else REGIONS.get(command.type, "flow")
 
 
 async def _outcome(visit: Visit, command: queries.Command) -> Answer:
     given = visit.form.some(*CARRIED)
+    if "resend" in visit.request.query_params:
+        given["resend"] = "1"
     values = {
         "command": command,
-        "region": _region(command),
+        "region": _region(command, given),
         "given": given,
         "pending": visit.speech.say(PENDING.get(command.type, SOME_PENDING)),
         "is_slow": datetime.now(UTC) - command.asked_at > USUAL,
@@ -94,9 +100,9 @@ async def _outcome(visit: Visit, command: queries.Command) -> Answer:
     if command.type == "create-member-account":
         return _creation(command, values)
     if command.state is CommandState.PENDING:
-        return Answer(_region(command), "answers/pending.html", values)
+        return Answer(_region(command, given), "answers/pending.html", values)
     if command.state is CommandState.REFUSED:
-        return _refused(visit, command)
+        return _refused(visit, command, given)
     return await _done(visit, command, given)
 
 
@@ -108,24 +114,28 @@ def _creation(command: queries.Command, values: Mapping[str, Any]) -> Answer:
     else:
         behind = names.index(command.step) if command.step in names else 0
     return Answer(
-        _region(command),
+        _region(command, {}),
         "flow/progress.html",
         {**values, "steps": STEPS, "behind": behind},
         has_news=command.state is not CommandState.PENDING,
     )
 
 
-def _refused(visit: Visit, command: queries.Command) -> Answer:
+def _refused(visit: Visit, command: queries.Command, given: Mapping[str, str]) -> Answer:
     why = visit.speech.refusal(command.code)
     if command.type == "rename-group":
         return Answer("title", "title_form.html", {"name": visit.form.one("name"), "error": why})
-    if command.type == "invite-by-email":
+    if command.type == "invite-by-email" and not given.get("resend"):
         return Answer("flow", "flow/invite.html", {"email": visit.form.one("email"), "error": why, "sent_to": ""})
-    return Answer(_region(command), "answers/refused.html", {"why": why}, has_news=True)
+    return Answer(_region(command, given), "answers/refused.html", {"why": why}, has_news=True)
 
 
 async def _done(visit: Visit, command: queries.Command, given: Mapping[str, str]) -> Answer:
     said = visit.speech.say(DONE.get(command.type, SOME_DONE))
+    if given.get("resend"):
+        if _needs_account(command):
+            return Answer(RESENT, "answers/refused.html", {"why": visit.speech.say(ADDRESS_GONE)}, has_news=True)
+        return Answer(RESENT, "answers/done.html", {"said": said}, said, has_news=True)
     if _needs_account(command):
         return await plans(visit, given)
     if command.type == "rename-group":
@@ -135,7 +145,7 @@ async def _done(visit: Visit, command: queries.Command, given: Mapping[str, str]
     if command.type == "invite-by-email":
         sent = {"email": "", "error": "", "sent_to": given.get("email", "")}
         return Answer("flow", "flow/invite.html", sent, has_news=True)
-    return Answer(_region(command), "answers/done.html", {"said": said}, said, has_news=True)
+    return Answer(_region(command, given), "answers/done.html", {"said": said}, said, has_news=True)
 
 
 async def plans(visit: Visit, given: Mapping[str, str]) -> Answer:

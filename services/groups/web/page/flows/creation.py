@@ -65,8 +65,12 @@ def _person(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _errors(visit: Visit, given: Mapping[str, str], price_units: int) -> Texts:
+    return wrong_fields(visit, _person(given), price_units)
+
+
+def wrong_fields(visit: Visit, person: Mapping[str, str], price_units: int) -> Texts:
     """Return what is wrong with a person's details, by field."""
-    fields = {**_person(given), "price_units": price_units}
+    fields = {**person, "price_units": price_units}
     try:
         command_of(POSTABLE["create-member-account"], fields, visit.caller.id)
     except ValidationError as error:

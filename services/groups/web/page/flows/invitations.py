@@ -4,9 +4,11 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from services.groups.commands import POSTABLE
+from services.groups.web import queries
+from services.groups.web.page import session
 from services.groups.web.page.flows import commands
 from services.groups.web.page.visit import Answer, Visit
-from services.groups.web.page.words import WRONG_EMAIL
+from services.groups.web.page.words import N_, WRONG_EMAIL
 from services.groups.web.posting import command_of
 
 
@@ -40,10 +42,22 @@ async def revoke(visit: Visit) -> Response:
     return await _answer(visit, "revoke-invitation")
 
 
+async def resend(visit: Visit) -> Response:
+    """Send an invitation once more: the mail has a new link, and the one before is no longer good."""
+    async with visit.context.reading() as connection:
+        email = await queries.pending_address(connection, visit.request.path_params["id"], visit.caller.id)
+    if email is None:
+        why = visit.speech.say(N_("This invitation is not waiting for an answer any more."))
+        return await visit.show(Answer(commands.RESENT, "answers/refused.html", {"why": why}, has_news=True))
+    return await commands.post(visit, "invite-by-email", {"email": email})
+
+
 async def _form(visit: Visit, error: str) -> Response:
     values = {"email": visit.form.one("email"), "error": error, "sent_to": ""}
     return await visit.show(Answer("flow", "flow/invite.html", values))
 
 
 async def _answer(visit: Visit, command: str) -> Response:
-    return await commands.post(visit, command, {"invitation_id": visit.request.path_params["id"]})
+    response = await commands.post(visit, command, {"invitation_id": visit.request.path_params["id"]})
+    session.forget_invitation(response, visit.request)
+    return response

@@ -17,11 +17,14 @@ from services.groups.web.auth import BadToken, Caller
 from services.groups.web.context import WebContext
 from services.groups.web.page import session, views
 from services.groups.web.page.failures import browser_speech, failure, is_live
-from services.groups.web.page.forms import read_form
+from services.groups.web.page.forms import Form, read_form
 from services.groups.web.page.speech import LANGUAGES, choose
 from services.groups.web.page.visit import Visit
 from services.groups.web.page.words import N_
 from services.groups.web.sessions import TokenSpent
+
+INVITATION = "/invitation"
+"""Where somebody answers an invitation whose link they have followed: they come back there once they are logged in."""
 
 
 async def log_in(context: WebContext, request: Request) -> Response:
@@ -52,19 +55,25 @@ async def switch(visit: Visit) -> Response:
 async def log_out(visit: Visit) -> Response:
     """End the session, on all replicas."""
     await sessions.end(visit.context.engine, visit.secret)
-    response = RedirectResponse("/", HTTPStatus.SEE_OTHER)
+    response = RedirectResponse(_then(visit.form), HTTPStatus.SEE_OTHER)
     session.end(response, visit.request)
     return response
 
 
 async def choose_language(request: Request) -> Response:
     """Change the language, whoever is there."""
-    language = (await read_form(request)).one("language")
+    form = await read_form(request)
+    language = form.one("language")
     if language not in LANGUAGES or not session.is_from_here(request):
         raise HTTPException(HTTPStatus.FORBIDDEN)
-    response = RedirectResponse("/", HTTPStatus.SEE_OTHER)
+    response = RedirectResponse(_then(form), HTTPStatus.SEE_OTHER)
     session.choose_language(response, request, language)
     return response
+
+
+def _then(form: Form) -> str:
+    """Return where a form leads that is on several pages."""
+    return INVITATION if form.one("then") == INVITATION else "/"
 
 
 def ask_to_log_in(context: WebContext, request: Request, why: Literal["new", "over", "spent"]) -> Response:
@@ -98,7 +107,8 @@ async def _ask_whether(context: WebContext, request: Request, present: Caller, c
 
 async def _begin(context: WebContext, request: Request, token: str, caller: Caller, before: str) -> Response:
     """Begin a session, and end the one `before`. A link that is followed again leads on whoever it let in."""
-    response = RedirectResponse("/", HTTPStatus.SEE_OTHER, headers={"Referrer-Policy": "no-referrer"})
+    then = "/" if session.invitation_of(request) is None else INVITATION
+    response = RedirectResponse(then, HTTPStatus.SEE_OTHER, headers={"Referrer-Policy": "no-referrer"})
     try:
         secret, known = await sessions.begin(context.engine, token, caller)
     except TokenSpent:

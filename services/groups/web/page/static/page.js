@@ -87,6 +87,7 @@
       dialog.addEventListener("close", () => dialog.remove());
       dialog.showModal();
     });
+    within("[data-scripted]").forEach((each) => { each.hidden = false; });
     within("[data-focus]").forEach((field) => { field.focus(); field.select(); });
     within(".toast").forEach((toast) => setTimeout(() => toast.remove(), TOAST_MS));
     if (within("#members").length) {
@@ -105,6 +106,27 @@
       event.preventDefault();
       dialog.close();
     }
+  });
+
+  // --- a file in place of what is pasted --------------------------------------------------------------------------------
+
+  // Spreadsheets save text in UTF-8, in Windows' own code, or in UTF-16, and only the last one says which.
+  function decoded(bytes) {
+    const [first, second] = new Uint8Array(bytes);
+    if (first === 0xff && second === 0xfe) return new TextDecoder("utf-16le").decode(bytes);
+    try {
+      return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    } catch {
+      return new TextDecoder("windows-1252").decode(bytes);
+    }
+  }
+
+  const MOST_BYTES = 64 * 1024;
+
+  document.addEventListener("change", async (event) => {
+    const { into } = event.target.dataset;
+    const [file] = event.target.files ?? [];
+    if (into && file) $(`#${into}`).value = decoded(await file.slice(0, MOST_BYTES).arrayBuffer());
   });
 
   // --- what went wrong on the way ------------------------------------------------------------------------------------
