@@ -186,6 +186,7 @@ def several(language: str, state: CommandState, command: queries.Command) -> dic
             group_name=GROUP,
             owner_name=FULL,
             language=None,
+            time_zone=None,
         ),
         "is_known": language == "fr",
         "is_other": state is CommandState.REFUSED,

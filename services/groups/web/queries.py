@@ -120,6 +120,7 @@ class LinkedInvitation(View):
     group_name: str
     owner_name: str
     language: str | None = Field(description="of whoever is invited")
+    time_zone: str | None = Field(description="of whoever is invited")
 
 
 class Filter(StrEnum):
@@ -522,6 +523,7 @@ _LINKED_INVITATION = (
         sa.func.coalesce(groups.c.name, "").label("group_name"),
         sa.func.coalesce(_name(_owner), "").label("owner_name"),
         _invited.c.language,
+        _invited.c.time_zone,
     )
     .outerjoin(groups, groups.c.id == invitations.c.group_id)
     .outerjoin(_owner, _owner.c.id == invitations.c.owner_id)

@@ -23,7 +23,7 @@ from services.groups.web.auth import Caller
 from services.groups.web.context import WebContext
 from services.groups.web.page import session, views
 from services.groups.web.page.flows.login import INVITATION, caller_of
-from services.groups.web.page.speech import choose
+from services.groups.web.page.speech import Speech, choose
 from services.groups.web.page.words import ENDED_INVITATIONS
 
 _LINK = re.compile(r"(?P<id>[0-9a-f]{32})\.(?P<token>[0-9a-f]{64})")
@@ -59,10 +59,15 @@ async def invitation(context: WebContext, request: Request) -> Response:
         "proof": session.proof(secret),
         "once": partial(token_hex, 8),
     }
-    language = known.language if known is not None else shown.language if shown is not None else None
-    speech = choose(session.language_of(request), language, request.headers.get("accept-language", ""))
     status = HTTPStatus.OK if shown is not None else HTTPStatus.NOT_FOUND
-    return HTMLResponse(speech.render("invitation.html", **values), status)
+    return HTMLResponse(_speech(request, known or shown).render("invitation.html", **values), status)
+
+
+def _speech(request: Request, reader: views.Visitor | queries.LinkedInvitation | None) -> Speech:
+    """Speak to whoever reads: the visitor, or else whom the link is for, as far as it shows that."""
+    language, time_zone = (reader.language, reader.time_zone) if reader is not None else (None, None)
+    spoken = choose(session.language_of(request), language, request.headers.get("accept-language", ""))
+    return spoken.by_clock_of(time_zone)
 
 
 def _arrived(request: Request) -> Response:

@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "groups_0013"
-down_revision = "groups_0012"
+revision = "groups_0014"
+down_revision = "groups_0013"
 compatible_from = "groups_0010"
 
 CREATE = """
