@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "groups_0014"
-down_revision = "groups_0013"
+revision = "groups_0015"
+down_revision = "groups_0014"
 compatible_from = "groups_0010"
 
 CREATE = """
