@@ -29,7 +29,7 @@ class GroupsCode(RefusalCode):
     NOT_OWNER = "not_owner", "The actor does not own the group."
     GROUP_CLOSED = "group_closed", "The group is closed, because its owner's account is."
     UNKNOWN_PLAN = "unknown_plan", "There is no such plan."
-    NOT_ON_SALE = "not_on_sale", "The plan is no longer on sale."
+    NOT_ON_SALE = "not_on_sale", "The plan or the option is no longer on sale."
     PRICE_CHANGED = "price_changed", "The price that the owner was shown is not today's."
     ALREADY_MEMBER = "already_member", "The subscriber is a member of the group already."
     EMAIL_TAKEN = "email_taken", "A subscriber has this e-mail address: invite them instead."
@@ -52,6 +52,11 @@ class GroupsCode(RefusalCode):
     ACCOUNT_CLOSED = "account_closed", "The owner's account is closed."
     ACCOUNT_EXPIRED = "account_expired", "The owner's account has expired."
     TARGET_CLOSED = "target_closed", "The account of one of the members is closed."
+    TARGET_EXPIRED = "target_expired", "The member's account has expired: it has to be extended first."
+    NO_PLAN = "no_plan", "The member's account has no plan, and never expires."
+    ALREADY_ADDED = "already_added", "The member's account has the options pack already."
+    TOO_FAR_AHEAD = "too_far_ahead", "The member's account would end in the year 2200 or later."
+    END_CHANGED = "end_changed", "The member's account does not end any more when the owner was shown: it was extended."
     UNITS_SHORT = "units_short", "The owner does not have as many available units."
     TIMED_OUT = "timed_out", "It took too long and was called off."
     CANCELLED = "cancelled", "An operator called it off."
@@ -90,6 +95,12 @@ class ProvisioningCode(RefusalCode):
     TOO_FAR_AHEAD = "too_far_ahead", "The account would end in the year 2200 or later."
     ALREADY_ADDED = "already_added", "The account has the options pack already."
     ALREADY_ENABLED = "already_enabled", "Calls are forwarded to this number already."
+    TARGET_CLOSED = "target_closed", "The account that somebody else pays for is closed, or there is none."
+    TARGET_EXPIRED = (
+        "target_expired",
+        "The account that somebody else pays for has expired: it has to be extended first.",
+    )
+    END_CHANGED = "end_changed", "The account does not end any more when the payer was shown: it was extended."
     PAYMENT_USED = "payment_used", "The payment has paid for another purchase."
     UNITS_SHORT = "units_short", "The account does not have as many available units."
     TIMED_OUT = "timed_out", "It took too long and was called off."

@@ -25,6 +25,7 @@ from popfax_contracts.fields import (
 )
 from popfax_contracts.message import Command, Event, MalformedCommand, Marker, Refusal
 from popfax_contracts.notifications import Token
+from popfax_contracts.provisioning import GrantedAction
 from popfax_contracts.topics import GROUPS_COMMANDS, GROUPS_COMMANDS_FROM_HTTP, GROUPS_EVENTS, GROUPS_MEMBERS
 
 _OF_PEOPLE = (GROUPS_COMMANDS, GROUPS_COMMANDS_FROM_HTTP)
@@ -590,6 +591,79 @@ class TransferUnits(
         return self
 
 
+# --- what an owner pays for a member ----------------------------------------------------------------------------------
+
+
+class MemberPaidFor(Event, type="popfax.groups.member-paid-for.v1", topic=GROUPS_EVENTS, key="group_id"):
+    """A member's account was extended, or has the options pack, and the owner has paid: the end of a `PayForMember`.
+
+    `expires_at` is the end that this very extension gave; None for the options pack.
+    """
+
+    group_id: UUID
+    owner_id: UUID
+    member_id: UUID
+    payment_id: UUID
+    action: Keyword
+    """`extension` or `options_pack`, as it was asked for. More values may come."""
+    price_units: Units
+    expires_at: Timestamp | None = None
+
+
+class MemberPaymentRefused(
+    Refusal, type="popfax.groups.member-payment-refused.v1", topic=GROUPS_EVENTS, key="group_id"
+):
+    """The member's account is as it was, and nothing was paid. It is for the owner, and for nobody else."""
+
+    group_id: UUID
+    member_id: UUID
+
+
+class PayForMember(
+    Command,
+    type="popfax.groups.pay-for-member.v1",
+    topic=_OF_PEOPLE,
+    key="group_id",
+    answers=(MemberPaidFor,),
+    refusal=MemberPaymentRefused,
+    codes=(
+        *_OWNERS_ALONE,
+        GroupsCode.NOT_MEMBER,
+        GroupsCode.ACCOUNT_CLOSED,
+        GroupsCode.ACCOUNT_EXPIRED,
+        GroupsCode.UNITS_SHORT,
+        GroupsCode.TARGET_CLOSED,
+        GroupsCode.NO_PLAN,
+        GroupsCode.TARGET_EXPIRED,
+        GroupsCode.ALREADY_ADDED,
+        GroupsCode.NOT_ON_SALE,
+        GroupsCode.TOO_FAR_AHEAD,
+        GroupsCode.END_CHANGED,
+        GroupsCode.PRICE_CHANGED,
+        GroupsCode.TIMED_OUT,
+        GroupsCode.CANCELLED,
+        GroupsCode.ID_CONFLICT,
+    ),
+):
+    """Extend a member's account by its plan's validity, or add the options pack to it, with the actor's own units.
+
+    One command pays for one member. `price_units` and `expires_at` are the price and the account's end that the owner
+    was shown: if either is no longer so, nothing happens, so nobody extends twice what was to be extended once. Name
+    the `epoch` if it is known: a command that arrives late then pays for no later membership. Membership is checked
+    when the command is handled; a member who leaves a moment later gets what was paid for.
+
+    `account_closed`, `account_expired` and `units_short` speak of the owner's account, the codes after them of the
+    member's.
+    """
+
+    group_id: UUID
+    member_id: UUID
+    epoch: Epoch | None = None
+    action: GrantedAction
+    price_units: Units
+    expires_at: Timestamp | None = None
+
+
 # --- what can't be read, and what is on each topic --------------------------------------------------------------------
 
 
@@ -610,6 +684,7 @@ GroupsCommand = (
     | LeaveGroup
     | SetLowBalance
     | TransferUnits
+    | PayForMember
 )
 GroupsEvent = (
     MemberAccountCreated
@@ -636,6 +711,8 @@ GroupsEvent = (
     | UnitsTransferred
     | UnitsReceived
     | TransferRefused
+    | MemberPaidFor
+    | MemberPaymentRefused
     | GroupsCommandMalformed
 )
 GroupsMember = MembershipRecorded | MembershipEnded | MembersMarker

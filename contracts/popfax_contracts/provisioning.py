@@ -4,7 +4,7 @@ An account is a subscriber's, and has their id. It is `active`, `expired` (it ke
 `closed`, which is final.
 """
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 from pydantic import Field, model_validator
@@ -36,6 +36,9 @@ from popfax_contracts.topics import (
     PROVISIONING_PLANS,
 )
 
+GrantedAction = Literal["extension", "options_pack"]
+"""What an owner can pay for: a member's next period, or the options pack."""
+
 _HOLDERS_ALONE = (ProvisioningCode.UNKNOWN_ACCOUNT, ProvisioningCode.NOT_HOLDER)
 _NOT_PAID = (
     ProvisioningCode.PRICE_CHANGED,
@@ -56,6 +59,7 @@ class SubscriberRegistered(
 
     subscriber_id: UUID
     expires_at: Timestamp | None = None
+    plan: PlanName | None = None
 
 
 class RegistrationRefused(
@@ -177,22 +181,30 @@ class CancelProvisioning(
 class AccountExtended(
     Event, type="popfax.provisioning.account-extended.v1", topic=PROVISIONING_EVENTS, key="account_id"
 ):
-    """The account is paid for, and active until `expires_at`. `price_units` is None if it was paid with money."""
+    """The account is paid for, and active until `expires_at`. `price_units` is None if it was paid with money.
+
+    `paid_by` is the owner of a group who pays with units of theirs; None if the units were the account's own.
+    """
 
     request_id: UUID
     account_id: UUID
     expires_at: Timestamp
     price_units: Units | None = None
+    paid_by: UUID | None = None
 
 
 class OptionsPackAdded(
     Event, type="popfax.provisioning.options-pack-added.v1", topic=PROVISIONING_EVENTS, key="account_id"
 ):
-    """The account has the options pack, and it is paid for. `price_units` is None if it was paid with money."""
+    """The account has the options pack, and it is paid for. `price_units` is None if it was paid with money.
+
+    `paid_by` is the owner of a group who pays with units of theirs; None if the units were the account's own.
+    """
 
     request_id: UUID
     account_id: UUID
     price_units: Units | None = None
+    paid_by: UUID | None = None
 
 
 class CallForwardingEnabled(
@@ -312,6 +324,72 @@ class EnableCallForwarding(
     forward_to: PhoneNumber
 
 
+# --- somebody else pays for it ----------------------------------------------------------------------------------------
+
+
+class GrantRefused(Refusal, type="popfax.provisioning.grant-refused.v1", topic=PROVISIONING_EVENTS, key="account_id"):
+    """Nothing was granted, and with this `request_id` nothing ever will be. It says nothing about who was to pay."""
+
+    request_id: UUID
+    account_id: UUID
+    action: Keyword
+    """What was to be granted: `extension` or `options_pack`. More values may come."""
+
+
+class _Grant(Command):
+    request_id: UUID
+    account_id: UUID
+    action: GrantedAction
+
+
+class GrantPurchase(
+    _Grant,
+    type="popfax.provisioning.grant-purchase.v1",
+    topic=PROVISIONING_COMMANDS_FROM_GROUPS,
+    key="account_id",
+    answers=(AccountExtended, OptionsPackAdded),
+    refusal=GrantRefused,
+    codes=(
+        ProvisioningCode.CANCELLED,
+        ProvisioningCode.ID_CONFLICT,
+        ProvisioningCode.TARGET_CLOSED,
+        ProvisioningCode.NO_PLAN,
+        ProvisioningCode.TARGET_EXPIRED,
+        ProvisioningCode.ALREADY_ADDED,
+        ProvisioningCode.NOT_ON_SALE,
+        ProvisioningCode.TOO_FAR_AHEAD,
+        ProvisioningCode.END_CHANGED,
+        ProvisioningCode.PRICE_CHANGED,
+    ),
+):
+    """Extend an account, or add the options pack to it: `payer_id` pays, and groups holds `price_units` of theirs.
+
+    It does to the account what `ExtendAccount` and `AddOptionsPack` do. With `expires_at`, the account is extended only
+    if it still ends when the payer was shown. The same `request_id` gets the same answer again.
+    """
+
+    payer_id: UUID
+    price_units: Units
+    expires_at: Timestamp | None = None
+
+
+class CancelGrant(
+    _Grant,
+    type="popfax.provisioning.cancel-grant.v1",
+    topic=PROVISIONING_COMMANDS_FROM_GROUPS,
+    key="account_id",
+    answers=(AccountExtended, OptionsPackAdded),
+    refusal=GrantRefused,
+    codes=GrantPurchase.CODES,
+):
+    """Call off a `GrantPurchase` whose outcome is unknown. The answer says which of the two won.
+
+    `AccountExtended` or `OptionsPackAdded` answers if it was granted already. Otherwise `GrantRefused` answers, with
+    `cancelled` or the code that it was refused with before; a `GrantPurchase` that arrives late is refused in the same
+    way.
+    """
+
+
 # --- it is changed ----------------------------------------------------------------------------------------------------
 
 
@@ -421,6 +499,7 @@ class AccountExpiring(
     days: Annotated[int, Field(strict=True, gt=0)]
     expires_at: Timestamp
     late: bool = False
+    plan: PlanName | None = None
 
 
 class AccountExpired(Event, type="popfax.provisioning.account-expired.v1", topic=PROVISIONING_EVENTS, key="account_id"):
@@ -428,6 +507,7 @@ class AccountExpired(Event, type="popfax.provisioning.account-expired.v1", topic
 
     account_id: UUID
     expires_at: Timestamp
+    plan: PlanName | None = None
 
 
 class AccountClosed(Event, type="popfax.provisioning.account-closed.v1", topic=PROVISIONING_EVENTS, key="account_id"):
@@ -542,6 +622,8 @@ ProvisioningCommand = (
     | ExtendAccount
     | AddOptionsPack
     | EnableCallForwarding
+    | GrantPurchase
+    | CancelGrant
     | DisableCallForwarding
     | ChangeEmail
     | ChangeTimeZone
@@ -556,6 +638,7 @@ ProvisioningEvent = (
     | OptionsPackAdded
     | CallForwardingEnabled
     | PaidActionRefused
+    | GrantRefused
     | CallForwardingDisabled
     | EmailChanged
     | TimeZoneChanged

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from deploy.demo.cast import CHEAP_PLAN, FAX_UNITS, GROUP_NAME, PLAN, SHARED_UNITS, SMS_UNITS
 from deploy.demo.reading import Balance
-from services.provisioning.domain import months_later
+from popfax_contracts.dates import months_later
 
 
 @dataclass(frozen=True, slots=True)

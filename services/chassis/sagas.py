@@ -74,7 +74,8 @@ class Step:
     """One step: a command to a participant, and its possible replies.
 
     `reference` is the field in which all its replies carry the saga's id. A step with `undo` can be compensated, which
-    `undone` confirms. The pivot has `cancel` instead, which is answered by `done` or `refused`.
+    `undone` confirms. The pivot has `cancel` instead, which is answered by `done` or `refused`. `keep` names the fields
+    of `done` that are kept in the saga's data, for what comes after.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Step:
     undo: Ask | None = None
     undone: type[Event] | None = None
     cancel: Ask | None = None
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +266,7 @@ class Sagas:
             return () if run.had_noted(kind.__name__) else run.after_the_end(kind)
         step = run.step()
         if kind is step.done and row.status in (Status.RUNNING, Status.CANCELLING):
+            run.keep(step, message.body)
             return run.forward()
         if kind is step.refused and row.status in (Status.RUNNING, Status.CANCELLING):
             return run.back(row.code or message.body.code)  # type: ignore[attr-defined]
@@ -324,6 +327,12 @@ class _Run:
     def had_noted(self, what: str) -> bool:
         """Return whether the row's trail has such a line: what was told before is told again, and changes nothing."""
         return any(line.endswith(f" {what}") for line in self.row.trail)
+
+    def keep(self, step: Step, done: Event) -> None:
+        """Keep what the saga needs of a step's answer."""
+        if step.keep:
+            kept = done.model_dump(mode="json", include=set(step.keep))
+            self.row = replace(self.row, data=self.row.data | kept)
 
     def recorded(self) -> Outcome:
         """Change nothing but the trail."""

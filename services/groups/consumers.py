@@ -11,6 +11,7 @@ from popfax_contracts.groups import (
     GroupsCommandMalformed,
     InviteByEmail,
     LeaveGroup,
+    PayForMember,
     RenameGroup,
     RevokeInvitation,
     SetLowBalance,
@@ -29,9 +30,13 @@ from popfax_contracts.notifications import MailUndeliverable
 from popfax_contracts.provisioning import (
     AccountClosed,
     AccountExpired,
+    AccountExpiring,
     AccountExtended,
     AccountProvisioned,
     AccountRefused,
+    GrantRefused,
+    OptionPublished,
+    OptionsPackAdded,
     PersonErased,
     PersonRecorded,
     PlanPublished,
@@ -54,7 +59,7 @@ from services.chassis.service import Service, contents, handles, tell
 from services.groups import tables
 from services.groups.commands import answered, noting
 from services.groups.domain import Quotas
-from services.groups.handlers import accounts, groups, invitations, low_balances, memberships, transfers
+from services.groups.handlers import accounts, groups, invitations, low_balances, memberships, payments, transfers
 from services.groups.sagas import SAGAS
 from services.groups.store import LoadPlan
 from services.groups.timers import LOOKS, InvitationDue, LowBalanceDue, RetryTransfer, TransferDue
@@ -92,6 +97,9 @@ GROUPS = Service(
             handles(TransfersRefused, transfers.transfers_refused),
             handles(TransferDue, transfers.ask_again),
             handles(RetryTransfer, transfers.ask_again),
+            # What an owner pays for a member, beside what else the sagas' replies below are for.
+            handles(PayForMember, payments.pay_for_member),
+            handles(GrantRefused, SAGAS.reply, once_by="its saga"),
             # An account for a new member: the saga's replies, in the order of its steps ...
             handles(CreateMemberAccount, accounts.create_member_account),
             handles(UnitsReserved, SAGAS.reply, once_by="its saga"),
@@ -109,10 +117,13 @@ GROUPS = Service(
             handles(PersonErased, groups.person_erased),
             handles(SubscriberRegistered, accounts.subscriber_registered),
             handles(AccountExtended, accounts.account_extended),
+            handles(OptionsPackAdded, accounts.options_pack_added),
+            handles(AccountExpiring, accounts.account_expiring),
             handles(AccountExpired, accounts.account_expired),
             handles(AccountClosed, accounts.account_closed),
             handles(BalanceChanged, accounts.balance_changed, once_by="its account's balance version"),
             handles(PlanPublished, accounts.plan_published),
+            handles(OptionPublished, accounts.option_published),
         )
     ),
     load=partial(LoadPlan, Quotas()),

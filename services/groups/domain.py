@@ -85,6 +85,10 @@ class Kind(StrEnum):
     MEMBERSHIP = "membership"
     TRANSFER = "transfer"
     """One member's part of a transfer."""
+    EXTENSION = "extension"
+    """A member's next period, which the owner pays for."""
+    OPTIONS_PACK = "options_pack"
+    """A member's options pack, which the owner pays for."""
     NAME = "name"
 
 
@@ -141,6 +145,9 @@ class Subscriber:
     balance_version: int
     awaited: tuple[str, ...] = ()
     time_zone: str | None = None
+    plan: str | None = None
+    """What an extension buys; None for an account that never expires, or before any event has told."""
+    options_pack: bool = False
 
     def shows(self, change: "Change") -> bool:
         """Return whether a change has arrived. For a closed account nothing more will."""
@@ -179,6 +186,15 @@ class Plan:
     plan: str
     price_units: int
     validity_months: int
+    on_sale: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Today's price of an option."""
+
+    option: str
+    price_units: int
     on_sale: bool = True
 
 

@@ -18,6 +18,7 @@ from services.groups.domain import (
     Invitation,
     LowBalance,
     Membership,
+    Option,
     Plan,
     PostedCommand,
     Quotas,
@@ -40,6 +41,7 @@ from services.groups.tables import (
     LOW_BALANCES,
     MEMBERS,
     MEMBERSHIPS,
+    OPTIONS,
     PENDING_OF_GROUP,
     PLANS,
     SAGAS,
@@ -62,6 +64,7 @@ class Roster:
     watched: Mapping[UUID, Sequence[Subscriber]]
     """The members of the groups that are looked at, as they were when the batch began: nothing here is locked."""
     plans: Rows[str, Plan]
+    options: Rows[str, Option]
     memberships: Rows[UUID, Membership]
     invitations: Rows[UUID, Invitation]
     tallies: Rows[UUID, Tally]
@@ -116,6 +119,7 @@ class Roster:
             self.groups,
             self.low_balances,
             self.plans,
+            self.options,
             self.memberships,
             self.invitations,
             self.tallies,
@@ -142,6 +146,7 @@ class LoadPlan:
         """Groups whose members' units are looked at."""
         self.plans: NeededRows[str, Plan] = NeededRows(PLANS)
         self.changes_plans = False
+        self.options: NeededRows[str, Option] = NeededRows(OPTIONS)
         self.memberships: NeededRows[UUID, Membership] = NeededRows(MEMBERSHIPS)
         self.invitations: NeededRows[UUID, Invitation] = NeededRows(INVITATIONS)
         self.ending_groups: set[UUID] = set()
@@ -190,7 +195,7 @@ class LoadPlan:
         self.history |= self.invitations
         answered = {id_ for id_ in posted.values() if id_ is not None}
         commands = tx.fetch(COMMANDS, answered | awaiting(subscribers.loaded()))
-        plans = self.plans.fetch(tx, for_update=self.changes_plans)
+        plans, options = self.plans.fetch(tx, for_update=self.changes_plans), self.options.fetch(tx)
         tallies = self.tallies.fetch(tx)
         history = self.history.fetch(tx)
         return Roster(
@@ -205,6 +210,7 @@ class LoadPlan:
             transfers=transfers,
             commands=await commands,
             plans=await plans,
+            options=await options,
             tallies=await tallies,
             history=await history,
             posted_ids=posted,
@@ -290,6 +296,11 @@ def invitation_of(message: Incoming[Message]) -> UUID:
 def renaming_of(message: Incoming[Message]) -> UUID:
     """Return the id of the history line that a renaming command writes."""
     return message.derive("history")
+
+
+def payment_of(message: Incoming[Message]) -> UUID:
+    """Return the id of the saga, and so of the payment, that a command asks for."""
+    return message.derive("payment")
 
 
 def transfer_of(message: Incoming[Message]) -> UUID:

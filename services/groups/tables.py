@@ -16,6 +16,7 @@ from services.groups.domain import (
     InvitationState,
     LowBalance,
     Membership,
+    Option,
     Plan,
     PostedCommand,
     Subscriber,
@@ -67,6 +68,8 @@ subscribers = sa.Table(
     sa.Column("balance_version", sa.BigInteger, nullable=False),
     sa.Column("awaited", sa.Text, nullable=False, server_default=""),
     sa.Column("time_zone", sa.Text),
+    sa.Column("plan", sa.Text),
+    sa.Column("options_pack", sa.Boolean, nullable=False, server_default=sa.false()),
     info={"storage": {"fillfactor": "60"}},
 )
 
@@ -79,6 +82,14 @@ plans = sa.Table(
     sa.Column("plan", sa.Text, primary_key=True),
     sa.Column("price_units", sa.BigInteger, nullable=False),
     sa.Column("validity_months", sa.Integer, nullable=False),
+    sa.Column("on_sale", sa.Boolean, nullable=False, server_default=sa.true()),
+)
+
+options = sa.Table(
+    "options",
+    metadata,
+    sa.Column("option", sa.Text, primary_key=True),
+    sa.Column("price_units", sa.BigInteger, nullable=False),
     sa.Column("on_sale", sa.Boolean, nullable=False, server_default=sa.true()),
 )
 
@@ -218,6 +229,7 @@ GROUPS: Mapped[UUID, Group] = Mapped(groups, Group, constant=("owner_id",))
 LOW_BALANCES: Mapped[UUID, LowBalance] = Mapped(low_balances, LowBalance, constant=("owner_id",), rarely=("low",))
 SUBSCRIBERS: Mapped[UUID, Subscriber] = Mapped(subscribers, Subscriber)
 PLANS: Mapped[str, Plan] = Mapped(plans, Plan)
+OPTIONS: Mapped[str, Option] = Mapped(options, Option)
 MEMBERSHIPS: Mapped[UUID, Membership] = Mapped(memberships, Membership, constant=("group_id", "owner_id", "member_id"))
 INVITATIONS: Mapped[UUID, Invitation] = Mapped(
     invitations, Invitation, constant=("group_id", "owner_id", "subscriber_id", "made_at")

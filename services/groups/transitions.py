@@ -20,6 +20,7 @@ from popfax_contracts.groups import (
     MemberLeft,
     MembershipEnded,
     MembershipRecorded,
+    PayForMember,
     TransferredLeg,
     UnitsReceived,
     UnitsTransferred,
@@ -122,6 +123,33 @@ def end_creation(roster: Roster, saga_id: UUID, member_id: UUID | None, code: st
     outcome = "refused" if member_id is None else "created"
     line = roster.history[saga_id]
     roster.history.put(replace(line, member_id=member_id, outcome=outcome, code=code, ended_at=moment.now))
+
+
+# --- what an owner pays for a member ----------------------------------------------------------------------------------
+
+
+def begin_payment(
+    roster: Roster, saga_id: UUID, kind: Kind, command: PayForMember, owner_id: UUID, moment: Moment
+) -> None:
+    """Record what an owner is about to pay for a member."""
+    _begun(
+        roster,
+        id_=saga_id,
+        group_id=command.group_id,
+        kind=kind,
+        at=moment.now,
+        actor_id=owner_id,
+        member_id=command.member_id,
+        reference_id=saga_id,
+        units=command.price_units,
+        outcome="pending",
+    )
+
+
+def end_payment(roster: Roster, saga_id: UUID, code: str | None, moment: Moment) -> None:
+    """Record that it is granted and paid, or why not."""
+    outcome = "done" if code is None else "refused"
+    roster.history.put(replace(roster.history[saga_id], outcome=outcome, code=code, ended_at=moment.now))
 
 
 # --- memberships ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from popfax_contracts.groups import (
     InvitationExpired,
     MemberAccountCreated,
     MemberLeft,
+    MemberPaidFor,
     UnitsReceived,
     UnitsTransferred,
 )
@@ -46,6 +47,7 @@ NOTIFICATIONS = Service(
         handles(MemberLeft, handlers.write),
         handles(UnitsReceived, handlers.write),
         handles(UnitsTransferred, handlers.write),
+        handles(MemberPaidFor, handlers.write),
         handles(AccountExpiring, handlers.write),
         handles(AccountExpired, handlers.write),
         handles(AccountExtended, handlers.write),

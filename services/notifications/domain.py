@@ -40,6 +40,10 @@ class Template(StrEnum):
     EXTENDED = "extended"
     MEMBERS_LOW = "members_low"
     """To the owner whose members have few units."""
+    PAID_FOR_YOU = "paid_for_you"
+    """To the member whose account the owner of a group has extended, or given the options pack."""
+    PAYING_RECEIPT = "paying_receipt"
+    """To the owner who has paid for it."""
 
 
 class MailState(StrEnum):

@@ -15,6 +15,7 @@ from popfax_contracts.groups import (
     InvitationExpired,
     MemberAccountCreated,
     MemberLeft,
+    MemberPaidFor,
     UnitsReceived,
     UnitsTransferred,
 )
@@ -154,8 +155,22 @@ def _account_expired(event: AccountExpired) -> Sequence[Letter]:
 
 
 def _account_extended(event: AccountExtended) -> Sequence[Letter]:
+    """Return the mail to a holder who has paid themselves. Who was paid for is told of that, once it is paid."""
+    if event.paid_by is not None:
+        return ()
     params = {"expires_at": _stamp(event.expires_at), "price_units": event.price_units}
     return [Letter(Template.EXTENDED, str(event.request_id), event.account_id, None, params)]
+
+
+def _member_paid_for(event: MemberPaidFor) -> Sequence[Letter]:
+    """Return the member's mail, which tells who has paid and not how much, and the owner's receipt."""
+    fact, ends = str(event.payment_id), event.expires_at and _stamp(event.expires_at)
+    what = {"action": event.action, "expires_at": ends}
+    receipt = {**what, "price_units": event.price_units}
+    return [
+        Letter(Template.PAID_FOR_YOU, fact, event.member_id, event.owner_id, what),
+        Letter(Template.PAYING_RECEIPT, fact, event.owner_id, event.member_id, receipt),
+    ]
 
 
 def _stamp(moment: datetime) -> str:
@@ -173,6 +188,7 @@ _LETTERS: Mapping[type[Message], Callable[[Any], Sequence[Letter]]] = {
     MemberLeft: _member_left,
     UnitsReceived: _units_received,
     UnitsTransferred: _units_transferred,
+    MemberPaidFor: _member_paid_for,
     AccountExpiring: _account_expiring,
     AccountExpired: _account_expired,
     AccountExtended: _account_extended,

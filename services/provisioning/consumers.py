@@ -3,6 +3,7 @@
 from popfax_contracts.ledger import HoldCaptured, HoldReleased, UnitsRefused, UnitsReserved
 from popfax_contracts.provisioning import (
     AddOptionsPack,
+    CancelGrant,
     CancelProvisioning,
     ChangeEmail,
     ChangeTimeZone,
@@ -10,6 +11,7 @@ from popfax_contracts.provisioning import (
     DisableCallForwarding,
     EnableCallForwarding,
     ExtendAccount,
+    GrantPurchase,
     ProvisionAccount,
     ProvisioningCommandMalformed,
     RegisterSubscriber,
@@ -36,6 +38,8 @@ PROVISIONING = Service(
         handles(ExtendAccount, handlers.extend_account),
         handles(AddOptionsPack, handlers.add_options_pack),
         handles(EnableCallForwarding, handlers.enable_call_forwarding),
+        handles(GrantPurchase, handlers.grant_purchase, once_by="its grant"),
+        handles(CancelGrant, handlers.cancel_grant, once_by="its grant"),
         handles(DisableCallForwarding, handlers.disable_call_forwarding),
         handles(ChangeEmail, handlers.change_email),
         handles(ChangeTimeZone, handlers.change_time_zone),

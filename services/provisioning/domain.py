@@ -1,20 +1,17 @@
 """Accounts, plans, purchases and fax numbers: the rules, without a database."""
 
-from calendar import monthrange
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Self
 from uuid import UUID
 
 from popfax_contracts.codes import ProvisioningCode
+from popfax_contracts.dates import months_later
 
 MILESTONES_DAYS = (30, 7, 1)
 """How many days before it expires an account's holder is warned."""
-
-LAST_YEAR = 2199
-"""The last year that a message can contain (`popfax_contracts.fields.END_OF_TIME`)."""
 
 REST = timedelta(days=90)
 """How long a fax number rests before somebody else can get it."""
@@ -123,20 +120,6 @@ class Subscriber:
         return ProvisioningCode.ALREADY_ENABLED if self.forward_to == forward_to else None
 
 
-def months_later(start: datetime, months: int) -> datetime | None:
-    """Return the same day and time so many calendar months later, in UTC; None beyond the last year.
-
-    If the month lacks that day, it is the month's last day, from which the next period counts: what begins on
-    29 February 2028 ends on 28 February 2029, and extended, on 28 February 2030.
-    """
-    start = start.astimezone(UTC)
-    year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
-    if year > LAST_YEAR:
-        return None
-    day = min(start.day, monthrange(year, month + 1)[1])
-    return start.replace(year=year, month=month + 1, day=day)
-
-
 @dataclass(frozen=True, slots=True)
 class Address:
     """The e-mail address of a live account, which nobody else can have."""
@@ -156,6 +139,25 @@ class Request:
     account_id: UUID
     code: str | None
     content: bytes
+    decided_at: datetime
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What somebody else pays for an account, and its final outcome: granted (`code` is None) or refused.
+
+    `payer_id` and `price_units` are None if it was called off before it was asked for. `expires_at` is the expiry date
+    that this very extension led to.
+    """
+
+    id: UUID
+    account_id: UUID
+    action: Action
+    payer_id: UUID | None
+    price_units: int | None
+    content: bytes
+    code: str | None
     decided_at: datetime
     expires_at: datetime | None = None
 

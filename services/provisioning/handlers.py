@@ -11,10 +11,12 @@ from popfax_contracts.provisioning import (
     AccountClosed,
     AccountExpired,
     AccountExpiring,
+    AccountExtended,
     AccountProvisioned,
     AccountRefused,
     AddOptionsPack,
     CallForwardingDisabled,
+    CancelGrant,
     CancelProvisioning,
     ChangeEmail,
     ChangeTimeZone,
@@ -23,6 +25,9 @@ from popfax_contracts.provisioning import (
     EmailChanged,
     EnableCallForwarding,
     ExtendAccount,
+    GrantPurchase,
+    GrantRefused,
+    OptionsPackAdded,
     PersonErased,
     PersonRecorded,
     ProvisionAccount,
@@ -39,6 +44,7 @@ from services.provisioning.domain import (
     AccountState,
     Action,
     Address,
+    Grant,
     NumberState,
     Payment,
     Plan,
@@ -95,7 +101,7 @@ def register_subscriber(registry: Registry, message: Incoming[RegisterSubscriber
 
 
 def _registered(subscriber: Subscriber) -> SubscriberRegistered:
-    return SubscriberRegistered(subscriber_id=subscriber.id, expires_at=subscriber.expires_at)
+    return SubscriberRegistered(subscriber_id=subscriber.id, expires_at=subscriber.expires_at, plan=subscriber.plan)
 
 
 def _registration_refused(command: RegisterSubscriber, code: ProvisioningCode) -> Message:
@@ -200,6 +206,120 @@ def _add(registry: Registry, subscriber: Subscriber) -> None:
 
 def _refused(request_id: UUID, account_id: UUID, code: ProvisioningCode, command_type: str) -> AccountRefused:
     return AccountRefused(request_id=request_id, account_id=account_id, code=code, command_type=command_type)
+
+
+# --- somebody else pays for it ----------------------------------------------------------------------------------------
+
+
+def _granting(load: LoadPlan, message: Incoming[GrantPurchase]) -> None:
+    command = message.body
+    load.subscribers.add(command.account_id)
+    load.grants.add(command.request_id)
+    load.options.add(command.action)
+
+
+@needs(_granting)
+def grant_purchase(registry: Registry, message: Incoming[GrantPurchase], moment: Moment) -> Outcome:
+    """Extend an account, or add the options pack to it, or refuse it for good: the pivot of the saga that pays."""
+    command, content = message.body, _content(message.body)
+    grant = registry.grants.find(command.request_id)
+    if grant is None:
+        grant = _decide_grant(registry, command, content, moment)
+    same = grant.code == ProvisioningCode.CANCELLED or grant.content == content
+    if not same or grant.account_id != command.account_id:
+        return [_grant_refused(command, ProvisioningCode.ID_CONFLICT)]
+    return [_granted(grant, command)]
+
+
+def _decide_grant(registry: Registry, command: GrantPurchase, content: bytes, moment: Moment) -> Grant:
+    given, code, expires_at = _given(registry, command, moment), None, None
+    if isinstance(given, ProvisioningCode):
+        code = given.value
+    else:
+        registry.subscribers.put(given)
+        expires_at = given.expires_at if command.action == Action.EXTENSION.value else None
+    grant = Grant(
+        id=command.request_id,
+        account_id=command.account_id,
+        action=Action(command.action),
+        payer_id=command.payer_id,
+        price_units=command.price_units,
+        content=content,
+        code=code,
+        decided_at=moment.now,
+        expires_at=expires_at,
+    )
+    registry.grants.put(grant)
+    return grant
+
+
+def _given(registry: Registry, command: GrantPurchase, moment: Moment) -> Subscriber | ProvisioningCode:
+    """Return the account with what is granted, or why not, in the order that the contract promises."""
+    action, account = Action(command.action), registry.subscribers.find(command.account_id)
+    if account is None:
+        return ProvisioningCode.TARGET_CLOSED
+    code = account.why_not(action, None)
+    if code is not None:
+        return _OF_ANOTHER.get(code, code)
+    if registry.is_off_sale(action):
+        return ProvisioningCode.NOT_ON_SALE
+    given = registry.given(account, action, None, moment.now)
+    if isinstance(given, ProvisioningCode):
+        return given
+    if action is Action.EXTENSION and command.expires_at not in (None, account.expires_at):
+        return ProvisioningCode.END_CHANGED
+    return given if command.price_units == registry.price_units(action, account) else ProvisioningCode.PRICE_CHANGED
+
+
+_OF_ANOTHER = {
+    ProvisioningCode.ACCOUNT_CLOSED: ProvisioningCode.TARGET_CLOSED,
+    ProvisioningCode.ACCOUNT_EXPIRED: ProvisioningCode.TARGET_EXPIRED,
+}
+"""What is said to a payer about an account that is not theirs, where the same word would mean their own."""
+
+
+def _grant(load: LoadPlan, message: Incoming[CancelGrant]) -> None:
+    load.grants.add(message.body.request_id)
+
+
+@needs(_grant)
+def cancel_grant(registry: Registry, message: Incoming[CancelGrant], moment: Moment) -> Outcome:
+    """Answer which of the two came first: the grant, or this cancellation, which burns its id."""
+    command = message.body
+    grant = registry.grants.find(command.request_id)
+    if grant is None:
+        cancelled = ProvisioningCode.CANCELLED.value
+        action = Action(command.action)
+        grant = Grant(command.request_id, command.account_id, action, None, None, b"", cancelled, moment.now)
+        registry.grants.put(grant)
+    if grant.account_id != command.account_id:
+        return [_grant_refused(command, ProvisioningCode.ID_CONFLICT)]
+    return [_granted(grant, command)]
+
+
+def _granted(grant: Grant, command: GrantPurchase | CancelGrant) -> Message:
+    """Return a grant's recorded answer, whatever the account's state now."""
+    if grant.code is not None:
+        return _grant_refused(command, ProvisioningCode(grant.code))
+    told = {
+        "request_id": grant.id,
+        "account_id": grant.account_id,
+        "price_units": grant.price_units,
+        "paid_by": grant.payer_id,
+    }
+    if grant.action is Action.OPTIONS_PACK:
+        return OptionsPackAdded(**told)
+    return AccountExtended(**told, expires_at=grant.expires_at)
+
+
+def _grant_refused(command: GrantPurchase | CancelGrant, code: ProvisioningCode) -> GrantRefused:
+    return GrantRefused(
+        request_id=command.request_id,
+        account_id=command.account_id,
+        action=command.action,
+        code=code,
+        command_type=command.TYPE,
+    )
 
 
 # --- it is changed ----------------------------------------------------------------------------------------------------
@@ -386,14 +506,20 @@ def expiry_due(registry: Registry, message: Incoming[ExpiryDue], moment: Moment)
     expires_at, due = account.expires_at, account.due_days(moment.now)
     expired = expires_at <= moment.now
     told: list[Message] = [
-        AccountExpiring(account_id=account.id, days=days, expires_at=expires_at, late=expired or days != due[-1])
+        AccountExpiring(
+            account_id=account.id,
+            days=days,
+            expires_at=expires_at,
+            late=expired or days != due[-1],
+            plan=account.plan,
+        )
         for days in due
     ]
     if due:
         account = replace(account, reminded_days=due[-1])
     if expired:
         account = replace(account, state=AccountState.EXPIRED)
-        told.append(AccountExpired(account_id=account.id, expires_at=expires_at))
+        told.append(AccountExpired(account_id=account.id, expires_at=expires_at, plan=account.plan))
     registry.subscribers.put(account)
     return told
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from popfax_contracts.codes import ProvisioningCode
 from popfax_contracts.ids import derive_own
 from popfax_contracts.message import Command
 from popfax_contracts.provisioning import AddOptionsPack, EnableCallForwarding, ExtendAccount
@@ -16,6 +17,7 @@ from services.provisioning.domain import (
     Action,
     Address,
     FaxNumber,
+    Grant,
     NumberState,
     Option,
     Payment,
@@ -28,6 +30,7 @@ from services.provisioning.tables import (
     ADDRESSES,
     ALL_PLANS,
     FAX_NUMBERS,
+    GRANTS,
     OPTIONS,
     PAYMENTS,
     PLANS,
@@ -57,6 +60,7 @@ class Registry:
     subscribers: Rows[UUID, Subscriber]
     addresses: Rows[str, Address]
     requests: Rows[UUID, Request]
+    grants: Rows[UUID, Grant]
     plans: Rows[str, Plan]
     options: Rows[str, Option]
     fax_numbers: Rows[str, FaxNumber]
@@ -86,6 +90,22 @@ class Registry:
         assert account.plan is not None, "an account without a plan is not extended"
         return self.plans[account.plan].expiry(max(now, account.expires_at or now))
 
+    def given(
+        self, account: Subscriber, action: Action, forward_to: str | None, now: datetime
+    ) -> Subscriber | ProvisioningCode:
+        """Return an account with what is bought for it, whoever pays, or why it can't have it; change nothing."""
+        code = account.why_not(action, forward_to)
+        if code is not None:
+            return code
+        match action:
+            case Action.EXTENSION:
+                end = self.extended(account, now)
+                return ProvisioningCode.TOO_FAR_AHEAD if end is None else account.lasting(end, now)
+            case Action.OPTIONS_PACK:
+                return replace(account, options_pack=True)
+            case Action.CALL_FORWARDING:
+                return replace(account, forward_to=forward_to)
+
     def changes(self) -> Sequence[Changes]:
         """Return what is to be saved."""
         return (
@@ -95,6 +115,7 @@ class Registry:
             self.subscribers,
             self.addresses,
             self.requests,
+            self.grants,
             self.fax_numbers,
         )
 
@@ -111,6 +132,7 @@ class LoadPlan:
         """Accounts that will give up an address, and perhaps a number."""
         self.addresses: NeededRows[str, Address] = NeededRows(ADDRESSES)
         self.requests: NeededRows[UUID, Request] = NeededRows(REQUESTS)
+        self.grants: NeededRows[UUID, Grant] = NeededRows(GRANTS)
         self.plans: NeededRows[str, Plan] = NeededRows(PLANS)
         self.options: NeededRows[str, Option] = NeededRows(OPTIONS)
         self.fax_numbers: NeededRows[str, FaxNumber] = NeededRows(FAX_NUMBERS)
@@ -129,7 +151,7 @@ class LoadPlan:
         known = self.subscribers.fetch(tx)
         leaving = [account for account in (await known).loaded() if account.id in self.leaving] if self.leaving else []
         self.addresses.update(account.email for account in leaving if account.email is not None)
-        taken, requesting = self.addresses.fetch(tx), self.requests.fetch(tx)
+        taken, requesting, granting = self.addresses.fetch(tx), self.requests.fetch(tx), self.grants.fetch(tx)
         if self.subscribers:
             self.plans.add_all(ALL_PLANS)
         offered, optional = self.plans.fetch(tx, for_update=False), self.options.fetch(tx, for_update=False)
@@ -145,6 +167,7 @@ class LoadPlan:
             subscribers=await known,
             addresses=await taken,
             requests=await requesting,
+            grants=await granting,
             plans=plans,
             options=await optional,
             fax_numbers=Rows(FAX_NUMBERS, {row.number: row for row in (*free, *fax_numbers.loaded())}),

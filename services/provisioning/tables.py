@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from services.chassis.rows import Mapped, RowSet
 from services.chassis.sagas import SagaRow
 from services.chassis.tables import Bytes, add_messaging_tables, add_saga_table, timestamp
-from services.provisioning.domain import Address, FaxNumber, Option, Payment, Plan, Purchase, Request, Subscriber
+from services.provisioning.domain import Address, FaxNumber, Grant, Option, Payment, Plan, Purchase, Request, Subscriber
 
 metadata = sa.MetaData()
 add_messaging_tables(metadata)
@@ -70,6 +70,20 @@ requests = sa.Table(
     sa.Column("expires_at", timestamp()),
 )
 
+grants = sa.Table(
+    "grants",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("account_id", sa.Uuid, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("payer_id", sa.Uuid),
+    sa.Column("price_units", sa.BigInteger),
+    sa.Column("content", Bytes, nullable=False),
+    sa.Column("code", sa.Text),
+    sa.Column("decided_at", timestamp(), nullable=False),
+    sa.Column("expires_at", timestamp()),
+)
+
 purchases = sa.Table(
     "purchases",
     metadata,
@@ -123,6 +137,7 @@ sa.Index("fax_numbers_free", fax_numbers.c.number, postgresql_where=fax_numbers.
 SUBSCRIBERS: Mapped[UUID, Subscriber] = Mapped(subscribers, Subscriber, constant=("created_at",))
 ADDRESSES: Mapped[str, Address] = Mapped(addresses, Address)
 REQUESTS: Mapped[UUID, Request] = Mapped(requests, Request)
+GRANTS: Mapped[UUID, Grant] = Mapped(grants, Grant)
 PURCHASES: Mapped[UUID, Purchase] = Mapped(
     purchases, Purchase, constant=("account_id", "action", "price_units", "content")
 )

@@ -23,6 +23,7 @@ from popfax_contracts.groups import (
     InviteByEmail,
     LeaveGroup,
     MemberRef,
+    PayForMember,
     RenameGroup,
     RevokeInvitation,
     SetLowBalance,
@@ -457,6 +458,37 @@ def transfer_units(cast: Cast) -> Sequence[Sent]:
     return [sent(body, cast.uuid(), cast.mostly(owner, cast.uuid()))]
 
 
+def pay_for_members(cast: Cast) -> Sequence[Sent]:
+    """An owner pays for members, some of whom may have left, as the page does: one command each, with what it showed.
+
+    Now and then the form is sent twice, or meant another epoch, price or end; or the member extends at the same time.
+    """
+    owner = cast.owner_with_members()
+    mine = [m for m in cast.memberships() if m.owner_id == owner and m.epoch and cast.mostly(m.active, not m.active)]
+    accounts = {account.id: account for account in cast.accounts()}
+    found = []
+    for membership in cast.random.sample(mine, min(len(mine), cast.random.randint(1, 3))):
+        account = accounts.get(membership.member_id)
+        if account is None:
+            continue
+        extends = cast.mostly(account.plan is not None, account.plan is None)
+        model = ExtendAccount if extends else AddOptionsPack
+        body = PayForMember(
+            group_id=group_of(owner),
+            member_id=membership.member_id,
+            epoch=cast.mostly(membership.epoch, _epoch(cast, membership)),
+            action="extension" if extends else "options_pack",
+            price_units=cast.mostly(_price(cast, model, account), 7),
+            expires_at=cast.mostly(account.expires_at if extends else None, None),
+        )
+        actor = cast.mostly(owner, membership.member_id)
+        found += [sent(body, cast.uuid(), actor) for _ in range(cast.random.choice([1, 1, 1, 2]))]
+        if cast.random.random() < 0.2:
+            own = model(request_id=cast.uuid(), account_id=account.id, price_units=body.price_units)
+            found.append(sent(own, cast.uuid(), account.id))
+    return found
+
+
 # --- accounts ---------------------------------------------------------------------------------------------------------
 
 
@@ -598,7 +630,7 @@ def _ids_after(record: BusRecord) -> list[bytes]:
     id_ = headers.get("ce_id") or b"nothing"
     who = message_id(record.topic, headers.get("ce_source") or b"", id_)
     answers = [derive(who, str(ordinal)) for ordinal in range(3)]
-    made = [derive_own(who, name) for name in ("transfer", "invitation", "create-member-account")]
+    made = [derive_own(who, name) for name in ("transfer", "invitation", "create-member-account", "payment")]
     return [id_, str(who).encode(), *(str(each).encode() for each in (*answers, *answers, *made))]
 
 
@@ -641,6 +673,7 @@ _HARMLESS: Sequence[Callable[[Cast], Sequence[Sent]]] = (
     credit_units,
     spend_units,
     transfer_units,
+    pay_for_members,
     invite_somebody,
     answer_by_id,
     register_a_taken_address,
@@ -676,6 +709,7 @@ COMMANDS: Sequence[tuple[int, Callable[[Cast], Sequence[Sent]]]] = (
     (4, detach_members),
     (2, leave_group),
     (6, transfer_units),
+    (5, pay_for_members),
     (3, spend_units),
     (5, buy_something),
     (2, buy_once_more),

@@ -21,6 +21,7 @@ from popfax_contracts.groups import (
     MemberAccountRefused,
     MemberRef,
     MembershipEnded,
+    PayForMember,
     TransferUnits,
 )
 from popfax_contracts.ids import derive
@@ -45,6 +46,8 @@ from popfax_contracts.provisioning import (
     AccountRefused,
     CancelProvisioning,
     CloseAccount,
+    GrantPurchase,
+    GrantRefused,
     PersonErased,
     ProvisionAccount,
 )
@@ -135,6 +138,30 @@ def half_a_transfer(books: Books, message: Incoming[PostTransfers], moment: Mome
 
 
 # --- the saga ---------------------------------------------------------------------------------------------------------
+
+
+def the_member_pays(roster: Roster, message: Incoming[PayForMember], moment: Moment) -> Outcome:
+    outcome = GROUPS.handlers[PayForMember](roster, message, moment)
+    return [
+        each.model_copy(update={"account_id": message.body.member_id}) if isinstance(each, ReserveUnits) else each
+        for each in outcome
+    ]
+
+
+def paid_and_not_granted(roster: Roster, message: Incoming[GrantRefused], moment: Moment) -> Outcome:
+    outcome = GROUPS.handlers[GrantRefused](roster, message, moment)
+    return [
+        CaptureHold(hold_id=each.hold_id, account_id=each.account_id) if isinstance(each, ReleaseHold) else each
+        for each in outcome
+    ]
+
+
+def granted_and_not_given(registry: Registry, message: Incoming[GrantPurchase], moment: Moment) -> Outcome:
+    before = registry.subscribers.find(message.body.account_id)
+    outcome = PROVISIONING.handlers[GrantPurchase](registry, message, moment)
+    if before is not None:
+        registry.subscribers.put(before)
+    return outcome
 
 
 def no_compensation(roster: Roster, message: Incoming[AccountRefused], moment: Moment) -> Outcome:
@@ -432,6 +459,9 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "a refused saga does not compensate": _with(GROUPS, {AccountRefused: no_compensation}),
     "a deadline assumes the outcome of the pivot": _with(GROUPS, {SagaDeadline: deadline_assumes_the_worst}),
     "the capture is never asked for": _with(GROUPS, {AccountProvisioned: capture_is_forgotten}),
+    "a member pays for what the owner wants to pay": _with(GROUPS, {PayForMember: the_member_pays}),
+    "what an owner pays for is not given": _with(PROVISIONING, {GrantPurchase: granted_and_not_given}),
+    "a refused grant is paid all the same": _with(GROUPS, {GrantRefused: paid_and_not_granted}),
     "the membership is not written": _with(GROUPS, {HoldCaptured: no_membership}),
     "an accepted invitation is pending still": _with(GROUPS, {AcceptInvitation: accepted_and_still_pending}),
     "the link of an earlier mail opens a renewed invitation": _with(GROUPS, {InviteByEmail: first_token_stays_good}),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 
+from popfax_contracts.dates import LAST_YEAR, months_later
 from popfax_contracts.fields import END_OF_TIME, FIRST_MOMENT
 from popfax_contracts.groups import AccountCreationRequired
 from popfax_contracts.ledger import CaptureHold, HoldReleased, ReleaseHold, UnitsReserved
@@ -15,7 +16,7 @@ from popfax_contracts.provisioning import AccountRefused, PlanPublished
 from services.groups.consumers import GROUPS
 from services.groups.domain import Plan as GroupsPlan
 from services.provisioning.consumers import PROVISIONING
-from services.provisioning.domain import LAST_YEAR, Option, Subscriber, months_later
+from services.provisioning.domain import Option, Subscriber
 from tests.unit.given import given
 from tests.unit.test_groups_invitations import INVITE
 from tests.unit.test_provisioning import ADA, SEND, provision

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from popfax_contracts.dates import months_later
 from popfax_contracts.ledger import (
     CaptureHold,
     HoldCaptured,
@@ -39,7 +40,6 @@ from services.provisioning.domain import (
     Plan,
     Purchase,
     Subscriber,
-    months_later,
 )
 from services.provisioning.handlers import _content
 from services.provisioning.store import saga_of

@@ -20,6 +20,7 @@ from popfax_contracts.groups import (
     InvitationExpired,
     MemberAccountCreated,
     MemberLeft,
+    MemberPaidFor,
     TransferredLeg,
     UnitsReceived,
     UnitsTransferred,
@@ -105,6 +106,18 @@ def _low(named: int, more: int) -> Message:
     )
 
 
+def _paid_for(action: str, expires_at: datetime | None) -> Message:
+    return MemberPaidFor(
+        group_id=GROUP,
+        owner_id=OWNER,
+        member_id=MEMBER,
+        payment_id=TRANSFER,
+        action=action,
+        price_units=1200,
+        expires_at=expires_at,
+    )
+
+
 _ANSWERED = {"group_id": GROUP, "owner_id": OWNER, "invitation_id": INVITATION}
 
 CAUSES: Sequence[tuple[str, Message]] = (
@@ -136,6 +149,8 @@ CAUSES: Sequence[tuple[str, Message]] = (
     ("", AccountExpired(account_id=MEMBER, expires_at=NOW)),
     ("units", AccountExtended(request_id=TRANSFER, account_id=MEMBER, expires_at=SOON, price_units=1200)),
     ("money", AccountExtended(request_id=TRANSFER, account_id=MEMBER, expires_at=SOON)),
+    ("extension", _paid_for("extension", SOON)),
+    ("options_pack", _paid_for("options_pack", None)),
 )
 """The events that cause mails, each with a suffix that tells two causes of one mail apart."""
 

@@ -15,6 +15,7 @@ from datetime import datetime
 
 from deploy.operator.invariants.accounts import check_accounts, check_numbers
 from deploy.operator.invariants.compacted import Place, check_topics, published
+from deploy.operator.invariants.grants import check_grants
 from deploy.operator.invariants.groups import check_groups
 from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.ledger import check_ledger
@@ -80,6 +81,7 @@ def parts(snapshot: Snapshot, late: Lateness) -> Iterator[tuple[str, Iterator[Vi
     yield "books", check_ledger(snapshot.ledger)
     yield "sagas", check_sagas(snapshot, late)
     yield "purchases", check_purchases(snapshot, late)
+    yield "what owners pay for members", check_grants(snapshot, late)
     yield "accounts", check_accounts(snapshot, late)
     yield "fax numbers", check_numbers(snapshot.provisioning.fax_numbers)
     yield "groups", check_groups(snapshot.groups)

@@ -18,7 +18,9 @@ from services.provisioning.domain import (
     Action,
     Address,
     FaxNumber,
+    Grant,
     NumberState,
+    Option,
     Plan,
     Purchase,
     Request,
@@ -34,6 +36,7 @@ def check_accounts(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
             by(own.subscribers, "id"),
             by(own.requests, "account_id"),
             by(own.purchases, "account_id"),
+            by(own.grants, "account_id"),
             in_order((account, saga) for saga in own.sagas if (account := id_in(saga, "account_id")) is not None),
             by(own.addresses, "subscriber_id"),
             by(own.fax_numbers, "subscriber_id"),
@@ -43,6 +46,7 @@ def check_accounts(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
     yield from each(_shared(own, "email"), _twice, Invariant.EMAIL_TWICE)
     yield from each(_shared(own, "fax_number"), _twice, Invariant.FAX_NUMBER_TWICE)
     yield from each(merge_join(by(own.plans, "plan"), by(snapshot.groups.plans, "plan")), _plan, late)
+    yield from each(merge_join(by(own.options, "option"), by(snapshot.groups.options, "option")), _option, late)
     yield from each(merge_join(by(own.plans, "plan"), by(own.subscribers, "plan")), _on_sale)
     yield from each(
         merge_join(
@@ -78,13 +82,14 @@ def _account(
     subscribers: Iterator[Subscriber],
     requests: Iterator[Request],
     purchases: Iterator[Purchase],
+    grants: Iterator[Grant],
     sagas: Iterator[SagaRow],
     addresses: Iterator[Address],
     numbers: Iterator[FaxNumber],
 ) -> Iterator[Violation]:
     account = only(subscribers)
     granted = [request for request in requests if request.code is None]
-    given = _given(purchases, sagas)
+    given: list[Purchase | Grant] = [*_given(purchases, sagas), *(grant for grant in grants if grant.code is None)]
     emails, assigned = [address.email for address in addresses], [number.number for number in numbers]
     if account is None:
         if granted:
@@ -141,7 +146,7 @@ def _begun(account: Subscriber, granted: list[Request]) -> Iterator[Violation]:
         yield Violation(Invariant.REQUEST_MISMATCH, str(account.id), f"granted by {len(granted)} requests")
 
 
-def _ends_otherwise(account: Subscriber, granted: list[Request], given: list[Purchase]) -> str | None:
+def _ends_otherwise(account: Subscriber, granted: list[Request], given: list[Purchase | Grant]) -> str | None:
     """Say how an account's end differs from the latest that its creation or its extensions gave it."""
     extensions = [each for each in given if each.action is Action.EXTENSION]
     ends = [each.expires_at for each in extensions if each.expires_at is not None]
@@ -163,6 +168,13 @@ def _plan(name: str, own: Iterator[Plan], known: Iterator[groups.Plan], late: La
         shown = None if theirs is None else (theirs.price_units, theirs.validity_months, theirs.on_sale)
         if shown != (ours.price_units, ours.validity_months, ours.on_sale):
             yield Violation(Invariant.PLAN_MISMATCH, name, f"costs {ours.price_units}, groups shows {shown}")
+
+
+def _option(name: str, own: Iterator[Option], known: Iterator[groups.Option], late: Lateness) -> Iterator[Violation]:
+    ours, theirs = only(own), only(known)
+    is_, shown = ((row.price_units, row.on_sale) if row is not None else None for row in (ours, theirs))
+    if is_ != shown and (late.settled or is_ is None):
+        yield Violation(Invariant.PLAN_MISMATCH, name, f"costs {is_}, groups shows {shown}")
 
 
 def _on_sale(name: str, plans: Iterator[Plan], accounts: Iterator[Subscriber]) -> Iterator[Violation]:
@@ -224,6 +236,10 @@ def _states(account: Subscriber, in_ledger: Account | None, in_groups: groups.Su
         yield Violation(Invariant.STATE_MISMATCH, id_, f"{account.state}, groups says {in_groups and in_groups.state}")
     elif account.state is not AccountState.CLOSED and in_groups.expires_at != account.expires_at:
         yield Violation(Invariant.STATE_MISMATCH, id_, f"ends {account.expires_at}, groups says {in_groups.expires_at}")
+    elif in_groups.plan not in (None, account.plan) or (in_groups.options_pack and not account.options_pack):
+        detail = f"plan {account.plan}, pack {account.options_pack}"
+        told = f"groups says {in_groups.plan}, {in_groups.options_pack}"
+        yield Violation(Invariant.STATE_MISMATCH, id_, f"{detail}, {told}")
 
 
 def _directory(account: Subscriber, in_groups: groups.Subscriber | None, person: Person | None) -> Iterator[Violation]:

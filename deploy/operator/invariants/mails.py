@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
+from itertools import chain
 from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel
 
 from deploy.operator.invariants.groups import ENDS
-from deploy.operator.invariants.history import lines
+from deploy.operator.invariants.history import PAYMENTS, lines
 from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.purchases import is_done
 from deploy.operator.invariants.rows import Group, by, each, in_order, merge_join, only
@@ -21,6 +22,7 @@ from popfax_contracts.groups import (
     InvitationExpired,
     MemberAccountCreated,
     MemberLeft,
+    MemberPaidFor,
     TransferredLeg,
     UnitsReceived,
     UnitsTransferred,
@@ -41,7 +43,7 @@ from services.groups.domain import (
 )
 from services.notifications.domain import Mail, Template
 from services.notifications.letters import Letter, letters
-from services.provisioning.domain import MILESTONES_DAYS, AccountState, Action, Purchase, Subscriber
+from services.provisioning.domain import MILESTONES_DAYS, AccountState, Action, Grant, Purchase, Subscriber
 
 _OF_ENDS = {Template.EXPIRED: 1, Template.EXPIRING: len(MILESTONES_DAYS)}
 """Mails about an account's end, and the most per end. Not every end that an account had is on record."""
@@ -80,6 +82,7 @@ def check_mails(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
             ),
             by(snapshot.provisioning.subscribers, "id"),
             by(snapshot.provisioning.purchases, "account_id"),
+            by(snapshot.provisioning.grants, "account_id"),
         ),
         _of_ends,
     )
@@ -136,10 +139,15 @@ def _unwritten(
 
 
 def _of_ends(
-    id_: UUID, mails: Iterator[Mail], accounts: Iterator[Subscriber], purchases: Iterator[Purchase]
+    id_: UUID,
+    mails: Iterator[Mail],
+    accounts: Iterator[Subscriber],
+    purchases: Iterator[Purchase],
+    grants: Iterator[Grant],
 ) -> Iterator[Violation]:
     """Check that an account has no more mails about its end than its registration and extensions allow."""
-    ends = (only(accounts) is not None) + sum(each.action is Action.EXTENSION for each in purchases)
+    bought: Iterator[Purchase | Grant] = chain(purchases, grants)
+    ends = (only(accounts) is not None) + sum(each.action is Action.EXTENSION for each in bought)
     for template, count in Counter(mail.template for mail in mails).items():
         if count > (most := ends * _OF_ENDS[template]):
             code = Invariant.MAIL_TWICE if most else Invariant.MAIL_WITHOUT_CAUSE
@@ -249,6 +257,20 @@ def _events(snapshot: Snapshot) -> _Events:
                     member_id=line.member_id,
                     plan="",
                     price_units=line.units,
+                ),
+            )
+        if line.kind in PAYMENTS and line.outcome == "done":
+            yield (
+                line.ended_at,
+                _as(
+                    MemberPaidFor,
+                    group_id=line.group_id,
+                    owner_id=line.actor_id,
+                    member_id=line.member_id,
+                    payment_id=line.id,
+                    action=line.kind.value,
+                    price_units=line.units,
+                    expires_at=None,
                 ),
             )
     yield from _memberships(snapshot)

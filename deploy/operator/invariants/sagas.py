@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from deploy.operator.invariants.history import lines
+from deploy.operator.invariants.history import PAYMENTS, lines, lines_of
 from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.rows import by, each, in_order, merge_join, only
 from deploy.operator.invariants.snapshot import Lateness, Removal, Snapshot
@@ -13,14 +13,17 @@ from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
 from services.chassis.sagas import ENDED, Saga, SagaRow, Status
 from services.groups.domain import HistoryEntry, Kind, Membership, account_of, membership_of
-from services.groups.sagas import CREATE_MEMBER_ACCOUNT
+from services.groups.sagas import CREATE_MEMBER_ACCOUNT, PAY_FOR_MEMBER
+from services.groups.sagas import SAGAS as SAGAS_OF_GROUPS
 from services.ledger.domain import Hold, HoldState
 from services.provisioning.domain import Action, Request
 from services.provisioning.sagas import PAID_ACTION
 
+_OF_SAGAS = PAYMENTS | {Kind.ACCOUNT}
+"""The lines about groups' sagas: what an owner pays for."""
+
 NOTHING_HELD = (HoldState.RELEASED, HoldState.REFUSED, HoldState.BURNED)
-_OUTCOMES = {Status.COMPLETED: "created", Status.REFUSED: "refused"}
-_STATUSES = {outcome: status for status, outcome in _OUTCOMES.items()}
+_STATUSES = {"created": Status.COMPLETED, "refused": Status.REFUSED}
 
 
 def check_sagas(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
@@ -31,7 +34,7 @@ def check_sagas(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
             by(snapshot.groups.sagas, "id"),
             by(snapshot.provisioning.sagas, "id"),
             by(snapshot.ledger.holds, "id"),
-            lines(snapshot.groups.history, Kind.ACCOUNT, "id"),
+            lines_of(snapshot.groups.history, _OF_SAGAS, "id"),
         ),
         _saga,
         late,
@@ -63,8 +66,8 @@ class Removed:
     of_groups: Removal
     of_provisioning: Removal
 
-    def creation(self, line: HistoryEntry | None) -> bool:
-        """Return whether the saga of an account creation may be gone, of which the history has this line."""
+    def payment(self, line: HistoryEntry | None) -> bool:
+        """Return whether the saga of what an owner pays for may be gone, of which the history has this line."""
         return line is not None and self.of_groups(line.ended_at)
 
     def saga_of(self, hold: Hold, line: HistoryEntry | None) -> bool:
@@ -72,7 +75,7 @@ class Removed:
         if hold.state is HoldState.OPEN:
             return False
         if line is not None or hold.holder == Principal.GROUPS:
-            return self.creation(line)
+            return self.payment(line)
         return self.of_provisioning(hold.closed_at or hold.opened_at)
 
 
@@ -81,29 +84,33 @@ class Removed:
 
 def _saga(
     id_: UUID,
-    creations: Iterator[SagaRow],
+    by_groups: Iterator[SagaRow],
     actions: Iterator[SagaRow],
     holds: Iterator[Hold],
     told: Iterator[HistoryEntry],
     late: Lateness,
     removed: Removed,
 ) -> Iterator[Violation]:
-    creation, action, hold, line = only(creations), only(actions), only(holds), only(told)
-    runs = ((creation, CREATE_MEMBER_ACCOUNT, Principal.GROUPS), (action, PAID_ACTION, Principal.PROVISIONING))
+    payment, action, hold, line = only(by_groups), only(actions), only(holds), only(told)
+    runs = ((payment, _definition(payment), Principal.GROUPS), (action, PAID_ACTION, Principal.PROVISIONING))
     for saga, definition, service in runs:
         if saga is not None:
             yield from _itself(saga, definition, late)
             if hold is not None and (wrong := _not_asked_for(saga, hold, service)):
                 yield Violation(Invariant.HOLD_MISMATCH, str(id_), wrong)
-    if creation is not None and (wrong := _not_derived(creation)):
+    if payment is not None and (wrong := _not_derived(payment)):
         yield Violation(Invariant.SAGA_MISMATCH, str(id_), wrong)
-    if hold is not None and (wrong := _orphaned(hold, creation, action, late, removed.saga_of(hold, line))):
+    if hold is not None and (wrong := _orphaned(hold, payment, action, late, removed.saga_of(hold, line))):
         yield Violation(Invariant.ORPHAN_HOLD, str(id_), wrong)
-    if creation is None and removed.creation(line):
+    if payment is None and removed.payment(line):
         if hold is not None and line is not None and (wrong := _not_told(hold, line)):
             yield Violation(Invariant.HOLD_MISMATCH, str(id_), wrong)
-    elif (creation is not None or line is not None) and (wrong := _mistold(creation, line)):
+    elif (payment is not None or line is not None) and (wrong := _mistold(payment, line)):
         yield Violation(Invariant.HISTORY_MISMATCH, str(id_), wrong)
+
+
+def _definition(saga: SagaRow | None) -> Saga:
+    return SAGAS_OF_GROUPS.definitions.get(saga.name if saga is not None else "", CREATE_MEMBER_ACCOUNT)
 
 
 def _itself(saga: SagaRow, definition: Saga, late: Lateness) -> Iterator[Violation]:
@@ -133,8 +140,9 @@ def _not_asked_for(saga: SagaRow, hold: Hold, service: Principal) -> str | None:
     """Say how a hold differs from what its saga asks for. Only the account of a burned hold is compared."""
     if not hold.is_of(service):
         return f"its saga is run by {service}, and it is held by {hold.holder}"
-    payer = id_in(saga, "owner_id" if saga.name == CREATE_MEMBER_ACCOUNT.name else "account_id")
-    wanted = (payer, saga.data.get("price_units"), saga.data.get("action") == Action.EXTENSION)
+    own = service is Principal.PROVISIONING
+    payer = id_in(saga, "account_id" if own else "owner_id")
+    wanted = (payer, saga.data.get("price_units"), own and saga.data.get("action") == Action.EXTENSION)
     found = (hold.account_id, hold.amount_units, hold.extends)
     if hold.state is HoldState.BURNED:
         wanted, found = wanted[:1], found[:1]  # type: ignore[assignment]
@@ -153,36 +161,35 @@ def _text_of(values: tuple[Any, ...]) -> str:
     return ", ".join(map(str, values))
 
 
-def _orphaned(
-    hold: Hold, creation: SagaRow | None, action: SagaRow | None, late: Lateness, removed: bool
-) -> str | None:
+def _orphaned(hold: Hold, payment: SagaRow | None, action: SagaRow | None, late: Lateness, removed: bool) -> str | None:
     """Say what is wrong with a hold that no saga asked for or will close.
 
     In flight, a saga may have been opened after the sagas were read, and one of provisioning's may have ended after
     the ledger was read. Then the hold, or the saga's end, is recent.
     """
-    saga = creation or action
+    saga = payment or action
     if saga is None and removed:
         return None
     if saga is None:
         return f"{hold.state}, and of no saga: {hold.amount_units} units" if late(hold.opened_at) else None
     if hold.state is not HoldState.OPEN:
         return None
-    ended = saga.status in ENDED and (saga is creation or late(saga.ended_at))
+    ended = saga.status in ENDED and (saga is payment or late(saga.ended_at))
     return f"{hold.amount_units} units held for nothing" if ended or late.settled else None
 
 
 def _mistold(saga: SagaRow | None, line: HistoryEntry | None) -> str | None:
-    """Say how the history's line about a creation differs from its saga."""
+    """Say how the history's line about what an owner pays for differs from its saga."""
     if saga is None or line is None:
-        return f"creation {saga and saga.status}, the line says {line and line.outcome}"
+        return f"{saga and saga.name} {saga and saga.status}, the line says {line and line.outcome}"
     ended = saga.status in ENDED
-    created = saga.status is Status.COMPLETED
+    kind, done, member_id = _told_of(saga)
     wanted = (
-        _OUTCOMES.get(saga.status, "pending"),
+        kind,
+        {Status.COMPLETED: done, Status.REFUSED: "refused"}.get(saga.status, "pending"),
         id_in(saga, "group_id"),
         id_in(saga, "owner_id"),
-        account_of(saga.id) if created else None,
+        member_id,
         saga.id,
         saga.data.get("price_units"),
         saga.code if saga.status is Status.REFUSED else None,
@@ -190,6 +197,7 @@ def _mistold(saga: SagaRow | None, line: HistoryEntry | None) -> str | None:
         saga.ended_at if ended else None,
     )
     found = (
+        line.kind,
         line.outcome,
         line.group_id,
         line.actor_id,
@@ -203,7 +211,15 @@ def _mistold(saga: SagaRow | None, line: HistoryEntry | None) -> str | None:
     if found == wanted:
         return None
     differ = [(was, says) for was, says in zip(wanted, found, strict=True) if was != says]
-    return "; ".join(f"creation {was}, the line says {says}" for was, says in differ)
+    return "; ".join(f"{saga.name} {was}, the line says {says}" for was, says in differ)
+
+
+def _told_of(saga: SagaRow) -> tuple[Kind, str, UUID | None]:
+    """Return the kind of a saga's line, the word for its success, and the member whom it is about by now."""
+    if saga.name != CREATE_MEMBER_ACCOUNT.name:
+        kind = next((kind for kind, each in PAY_FOR_MEMBER.items() if each.name == saga.name), Kind.EXTENSION)
+        return kind, "done", id_in(saga, "member_id")
+    return Kind.ACCOUNT, "created", account_of(saga.id) if saga.status is Status.COMPLETED else None
 
 
 # --- account creations ---
@@ -223,16 +239,19 @@ class _Creation:
 
 def _creations(snapshot: Snapshot, removed: Removed) -> Iterator[tuple[UUID, _Creation]]:
     """Yield the account creations, each with the id of the account that it creates."""
-    for id_, (sagas, actions, holds, requests, told) in merge_join(
+    for id_, (sagas, actions, holds, requests, grants, told) in merge_join(
         by(snapshot.groups.sagas, "id"),
         by(snapshot.provisioning.sagas, "id"),
         by(snapshot.ledger.holds, "id"),
         by(snapshot.provisioning.requests, "id"),
-        lines(snapshot.groups.history, Kind.ACCOUNT, "id"),
+        by(snapshot.provisioning.grants, "id"),
+        lines_of(snapshot.groups.history, _OF_SAGAS, "id"),
     ):
         saga, hold, line = only(sagas), only(holds), only(told)
         request: Request | None = only(requests)
-        was = line if saga is None and removed.creation(line) else None
+        if only(grants) is not None or _is_for_a_member(saga, line):
+            continue
+        was = line if saga is None and removed.payment(line) else None
         paid_otherwise = only(actions) is not None or (
             saga is None and was is None and hold is not None and removed.saga_of(hold, line)
         )
@@ -253,6 +272,13 @@ def _creations(snapshot: Snapshot, removed: Removed) -> Iterator[tuple[UUID, _Cr
                     max(moments),
                 ),
             )
+
+
+def _is_for_a_member(saga: SagaRow | None, line: HistoryEntry | None) -> bool:
+    """Return whether a saga of groups, or its line, is about what an owner pays for somebody who is a member."""
+    if saga is not None:
+        return saga.name in {each.name for each in PAY_FOR_MEMBER.values()}
+    return line is not None and line.kind in PAYMENTS
 
 
 def _creation(

@@ -103,6 +103,7 @@ class GroupsSnapshot(ChassisTables):
     groups: Iterable[of_groups.Group]
     low_balances: Iterable[of_groups.LowBalance] = ()
     plans: Iterable[of_groups.Plan] = ()
+    options: Iterable[of_groups.Option] = ()
     memberships: Iterable[of_groups.Membership]
     invitations: Iterable[of_groups.Invitation]
     tallies: Iterable[of_groups.Tally]
@@ -126,6 +127,7 @@ class ProvisioningSnapshot(ChassisTables):
     subscribers: Iterable[provisioning.Subscriber]
     addresses: Iterable[provisioning.Address]
     requests: Iterable[provisioning.Request]
+    grants: Iterable[provisioning.Grant] = ()
     plans: Iterable[provisioning.Plan] = ()
     options: Iterable[provisioning.Option] = ()
     fax_numbers: Iterable[provisioning.FaxNumber]

@@ -1,7 +1,7 @@
 """Values of fixed sets: states, kinds, codes. An unknown one is reported, and nothing fails because of it."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.rows import distinct
@@ -9,6 +9,7 @@ from deploy.operator.invariants.snapshot import Snapshot
 from popfax_contracts.codes import GroupsCode, LedgerCode, ProvisioningCode
 from popfax_contracts.fields import Language
 from popfax_contracts.groups import TransferUnits
+from popfax_contracts.provisioning import GrantedAction
 from popfax_contracts.topics import TOPICS
 from services.chassis.messages import TIMERS
 from services.chassis.sagas import Status
@@ -25,6 +26,7 @@ from services.provisioning.store import ACTIONS
 
 _LANGUAGES = {*Language}
 _TOPICS = {TIMERS, *(topic.name for topic in TOPICS)}
+_GRANTED = get_args(GrantedAction)
 _MODES = set(TransferUnits.model_fields["mode"].annotation.__args__)  # type: ignore[union-attr]
 
 
@@ -85,4 +87,5 @@ def _of_provisioning(snapshot: Snapshot) -> Iterator[_Words]:
     yield "provisioning.subscribers", own.subscribers, {"state": {*provisioning.AccountState}, "language": _LANGUAGES}
     yield "provisioning.requests", own.requests, {"code": {*ProvisioningCode}}
     yield "provisioning.purchases", own.purchases, {"action": set(ACTIONS.values()), "code": {*ProvisioningCode}}
+    yield "provisioning.grants", own.grants, {"action": set(_GRANTED), "code": {*ProvisioningCode}}
     yield "provisioning.fax_numbers", own.fax_numbers, {"state": {*provisioning.NumberState}}

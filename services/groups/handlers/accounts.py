@@ -10,8 +10,11 @@ from popfax_contracts.message import group_of
 from popfax_contracts.provisioning import (
     AccountClosed,
     AccountExpired,
+    AccountExpiring,
     AccountExtended,
     AccountProvisioned,
+    OptionPublished,
+    OptionsPackAdded,
     PlanPublished,
     SubscriberRegistered,
 )
@@ -19,7 +22,7 @@ from services.chassis.messages import Effect, Incoming, Outcome
 from services.chassis.rows import replace
 from services.chassis.service import Moment, needs
 from services.groups import transitions
-from services.groups.domain import AccountState, InvitationState, Plan, membership_of, sent_invitations_tally
+from services.groups.domain import AccountState, InvitationState, Option, Plan, membership_of, sent_invitations_tally
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.sagas import CREATE_MEMBER_ACCOUNT, SAGAS
 from services.groups.store import LoadPlan, Roster, saga_of
@@ -86,9 +89,23 @@ def plan_published(roster: Roster, message: Incoming[PlanPublished], moment: Mom
     return ()
 
 
+def _option(load: LoadPlan, message: Incoming[OptionPublished]) -> None:
+    load.options.add(message.body.option)
+
+
+@needs(_option)
+def option_published(roster: Roster, message: Incoming[OptionPublished], moment: Moment) -> Outcome:
+    """Record an option's current price, and whether it is on sale."""
+    option = message.body
+    roster.options.put(Option(option.option, option.price_units, option.on_sale))
+    return ()
+
+
 def _account(
     load: LoadPlan,
-    message: Incoming[BalanceChanged | AccountProvisioned | AccountExtended | AccountExpired],
+    message: Incoming[
+        BalanceChanged | AccountProvisioned | AccountExtended | OptionsPackAdded | AccountExpiring | AccountExpired
+    ],
 ) -> None:
     load.subscribers.add(message.body.account_id)
 
@@ -109,8 +126,9 @@ def _registered(load: LoadPlan, message: Incoming[SubscriberRegistered]) -> None
 
 @needs(_registered)
 def subscriber_registered(roster: Roster, message: Incoming[SubscriberRegistered], moment: Moment) -> Outcome:
-    """Record the expiry date of an account whose holder signed up with Popfax itself."""
-    return _lasts(roster, message.body.subscriber_id, message.body.expires_at)
+    """Record the plan and the expiry date of an account whose holder signed up with Popfax itself."""
+    told = message.body
+    return _lasts(roster, told.subscriber_id, told.expires_at, told.plan)
 
 
 def _provisioned(load: LoadPlan, message: Incoming[AccountProvisioned]) -> None:
@@ -121,31 +139,57 @@ def _provisioned(load: LoadPlan, message: Incoming[AccountProvisioned]) -> None:
 @needs(_provisioned)
 def account_provisioned(roster: Roster, message: Incoming[AccountProvisioned], moment: Moment) -> Outcome:
     """Record a new account's expiry date; it may be the reply that a saga is waiting for."""
+    _lasts(roster, message.body.account_id, message.body.expires_at, message.body.plan)
+    return SAGAS.reply(roster, message, moment)
+
+
+def _bought(load: LoadPlan, message: Incoming[AccountExtended | OptionsPackAdded]) -> None:
+    _account(load, message)
+    SAGAS.reply.needs(load, message)
+
+
+@needs(_bought)
+def account_extended(roster: Roster, message: Incoming[AccountExtended], moment: Moment) -> Outcome:
+    """Record an account's new expiry date; it may be what an owner pays for."""
     _lasts(roster, message.body.account_id, message.body.expires_at)
     return SAGAS.reply(roster, message, moment)
 
 
-@needs(_account)
-def account_extended(roster: Roster, message: Incoming[AccountExtended], moment: Moment) -> Outcome:
-    """Record an account's new expiry date."""
-    return _lasts(roster, message.body.account_id, message.body.expires_at)
+@needs(_bought)
+def options_pack_added(roster: Roster, message: Incoming[OptionsPackAdded], moment: Moment) -> Outcome:
+    """Record that an account has the options pack; it may be what an owner pays for."""
+    roster.subscribers.put(replace(roster.subscriber(message.body.account_id), options_pack=True))
+    return SAGAS.reply(roster, message, moment)
 
 
-def _lasts(roster: Roster, id_: UUID, expires_at: datetime | None) -> Outcome:
+def _lasts(roster: Roster, id_: UUID, expires_at: datetime | None, plan: str | None = None) -> Outcome:
     """Record an expiry date if it is later: an answer repeated long afterwards says what was true at the time."""
     known = roster.subscriber(id_)
     is_later = expires_at is not None and (known.expires_at is None or expires_at > known.expires_at)
     if is_later and known.state is not AccountState.CLOSED:
-        roster.subscribers.put(replace(known, state=AccountState.ACTIVE, expires_at=expires_at))
+        roster.subscribers.put(
+            replace(known, state=AccountState.ACTIVE, expires_at=expires_at, plan=plan or known.plan)
+        )
+    return ()
+
+
+@needs(_account)
+def account_expiring(roster: Roster, message: Incoming[AccountExpiring], moment: Moment) -> Outcome:
+    """Record the plan of an account that was there before groups was told of plans."""
+    known = roster.subscriber(message.body.account_id)
+    if message.body.plan not in (None, known.plan):
+        roster.subscribers.put(replace(known, plan=message.body.plan))
     return ()
 
 
 @needs(_account)
 def account_expired(roster: Roster, message: Incoming[AccountExpired], moment: Moment) -> Outcome:
     """Record that an account has expired."""
-    known = roster.subscriber(message.body.account_id)
+    told, known = message.body, roster.subscriber(message.body.account_id)
     if known.state is not AccountState.CLOSED:
-        roster.subscribers.put(replace(known, state=AccountState.EXPIRED, expires_at=message.body.expires_at))
+        roster.subscribers.put(
+            replace(known, state=AccountState.EXPIRED, expires_at=told.expires_at, plan=told.plan or known.plan)
+        )
     return ()
 
 

@@ -35,7 +35,7 @@ def detach_members(roster: Roster, message: Incoming[DetachMembers], moment: Mom
     outcomes: list[Detachment] = []
     for named in command.members:
         member = roster.memberships.find(membership_of(command.group_id, named.member_id))
-        if member is not None and _is_meant(member, named.epoch):
+        if member is not None and is_meant(member, named.epoch):
             effects += transitions.leave(roster, member, "detached", moment)
             outcomes.append(Detachment(member_id=named.member_id, outcome="detached"))
         else:
@@ -58,11 +58,11 @@ def leave_group(roster: Roster, message: Incoming[LeaveGroup], moment: Moment) -
     member = None
     if message.actor is not None:
         member = roster.memberships.find(membership_of(command.group_id, message.actor))
-    if member is None or not _is_meant(member, command.epoch):
+    if member is None or not is_meant(member, command.epoch):
         return [LeaveRefused(group_id=command.group_id, code=GroupsCode.NOT_MEMBER, command_type=command.TYPE)]
     return transitions.leave(roster, member, "left", moment)
 
 
-def _is_meant(member: Membership, epoch: int | None) -> bool:
+def is_meant(member: Membership, epoch: int | None) -> bool:
     """Return whether a message means this membership: a late one that names an epoch must not touch a later one."""
     return member.active and epoch in (None, member.epoch)

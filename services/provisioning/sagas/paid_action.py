@@ -97,21 +97,12 @@ def apply_purchase(
     applied.
     """
     account = registry.subscribers[purchase.account_id]
-    code = account.why_not(purchase.action, forward_to)
-    if code is not None:
-        return code
-    match purchase.action:
-        case Action.EXTENSION:
-            end = registry.extended(account, moment.now)
-            if end is None:
-                return ProvisioningCode.TOO_FAR_AHEAD
-            account = account.lasting(end, moment.now)
-            registry.subscribers.put(account)
-            registry.purchases.put(replace(purchase, expires_at=account.expires_at))
-        case Action.OPTIONS_PACK:
-            registry.subscribers.put(replace(account, options_pack=True))
-        case Action.CALL_FORWARDING:
-            registry.subscribers.put(replace(account, forward_to=forward_to))
+    given = registry.given(account, purchase.action, forward_to, moment.now)
+    if isinstance(given, ProvisioningCode):
+        return given
+    registry.subscribers.put(given)
+    if purchase.action is Action.EXTENSION:
+        registry.purchases.put(replace(purchase, expires_at=given.expires_at))
     return ()
 
 
