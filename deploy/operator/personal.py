@@ -142,6 +142,11 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
         "addresses": Held(_has("subscriber_id"), "email subscriber_id"),
         "fax_numbers": Held(_has("subscriber_id"), "number state subscriber_id"),
         "requests": Held(_has("account_id"), "id account_id code decided_at expires_at", "content"),
+        "grants": Held(
+            _has("account_id"),
+            "id account_id action payer_id price_units code decided_at expires_at",
+            "content",
+        ),
         "purchases": Held(_has("account_id"), "id account_id action price_units code expires_at decided_at", "content"),
         "payments": Held(
             _through("purchase_id", provisioning, "purchases", "id", "account_id"), "reference purchase_id"
@@ -153,7 +158,7 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
     Principal.GROUPS: {
         "subscribers": Held(
             _has("id"),
-            "id email first_name last_name language state expires_at available_units time_zone",
+            "id email first_name last_name language state expires_at available_units time_zone plan options_pack",
             "balance_version awaited",
         ),
         "groups": Held(_has("owner_id"), "id owner_id name renamed closed_at"),
@@ -191,6 +196,7 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
         ),
         "sagas": _SAGAS,
         "plans": NotHeld("the catalogue", "plan price_units validity_months on_sale"),
+        "options": NotHeld("the catalogue", "option price_units on_sale"),
     },
     Principal.LEDGER: {
         "accounts": Held(_has("id"), "id balance_units held_units state", "version revision"),

@@ -57,6 +57,10 @@ class WebSettings(ProcessSettings):
     platform_url: ProtectedUrl = Field(
         HttpUrl("https://www.popfax.example"), description="the platform's own site: where people log in, and pay money"
     )
+    account_link: ProtectedUrl | None = Field(
+        None,
+        description="the platform's page where somebody extends their account and buys units; none: `platform_url`",
+    )
     login_link: ProtectedUrl | None = Field(
         None,
         description="the platform's page where somebody logs in who then comes back here, at `/login`: for those who"
@@ -98,6 +102,11 @@ class WebSettings(ProcessSettings):
     def proxies(self) -> list[str]:
         """Return the addresses and networks of the proxies that are believed."""
         return _listed(self.trusted_proxies)
+
+    @property
+    def account_page(self) -> str:
+        """Return the address where somebody extends their account and buys units."""
+        return str(self.account_link or self.platform_url)
 
     @model_validator(mode="after")
     def _web_has_keys(self) -> Self:

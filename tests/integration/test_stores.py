@@ -206,6 +206,7 @@ ROWS: dict[str, tuple[Any, Any]] = {
         groups.Subscriber(A, None, None, None, None, groups.AccountState.CLOSED, None, 0, 8),
     ),
     "plan of groups": (groups.Plan("send_only", 10, 12), groups.Plan("send_only", 20, 30)),
+    "option of groups": (groups.Option("options_pack", 30), groups.Option("options_pack", 31, False)),
     "membership": (
         groups.Membership(A, B, C, A, True, 1, None, NOW, None),
         groups.Membership(A, B, C, A, False, 1, B, NOW, LATER),
@@ -254,6 +255,10 @@ ROWS: dict[str, tuple[Any, Any]] = {
     "request": (
         provisioning.Request(A, B, None, b"\x01\x02", NOW),
         provisioning.Request(A, B, "cancelled", b"", LATER, LATER),
+    ),
+    "grant": (
+        provisioning.Grant(A, B, provisioning.Action.EXTENSION, C, 10, b"\x01", None, NOW, LATER),
+        provisioning.Grant(A, B, provisioning.Action.OPTIONS_PACK, None, None, b"", "cancelled", LATER),
     ),
     "purchase": (
         provisioning.Purchase(A, B, provisioning.Action.EXTENSION, 10, b"\x01"),

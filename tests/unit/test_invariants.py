@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid5
 
 import pytest
@@ -1745,8 +1745,178 @@ def test_sees_in_the_mails_that(log: Log, snapshot: Snapshot) -> None:
     assert [violation.code for violation in check_tokens(log.records, snapshot)] == [Invariant.TOKEN_STALE]
 
 
+# --- what an owner pays for a member ---
+
+PAYMENT, LAST_END = id_of("payment"), END + timedelta(365)
+_PAYMENT_DATA = {
+    "group_id": str(GROUP),
+    "owner_id": str(OWNER),
+    "member_id": str(MEMBER),
+    "action": "extension",
+    "price_units": 5,
+    "shown_end": None,
+}
+PAID_SAGA = replace(saga(PAYMENT, Status.COMPLETED), name="extend-member", data=_PAYMENT_DATA)
+PAID_HOLD = Hold(PAYMENT, OWNER, 5, HoldState.CAPTURED, NOW, NOW)
+PAID_LINE = line(PAYMENT, Kind.EXTENSION, PAYMENT, "done", units=5)
+GRANT = provisioning.Grant(PAYMENT, MEMBER, Action.EXTENSION, OWNER, 5, b"", None, NOW, LAST_END)
+_PAID_ENTRIES = [
+    *LEDGER.entries,
+    Entry(PAYMENT, OWNER, -5, 48, 43, 6, NOW),
+    Entry(PAYMENT, SUBSCRIPTIONS, 5, None, None, None, NOW),
+]
+_PAID_ACCOUNTS = changed(list(LEDGER.accounts), 0, balance_units=43, version=6, revision=10)
+_PAID_SUBSCRIBERS = changed(list(GROUPS.subscribers), 0, available_units=43, balance_version=10)
+_PAID_MAILS = [
+    mail(PAYMENT, Template.PAID_FOR_YOU, MEMBER, OWNER),
+    mail(PAYMENT, Template.PAYING_RECEIPT, OWNER, MEMBER),
+]
+PAID_FOR = Snapshot(
+    ledger=replace(LEDGER, accounts=_PAID_ACCOUNTS, holds=[*LEDGER.holds, PAID_HOLD], entries=_PAID_ENTRIES),
+    groups=replace(
+        GROUPS,
+        sagas=[*GROUPS.sagas, PAID_SAGA],
+        history=[*GROUPS.history, PAID_LINE],
+        subscribers=changed(_PAID_SUBSCRIBERS, 2, expires_at=LAST_END),
+    ),
+    provisioning=replace(
+        PROVISIONING, grants=[GRANT], subscribers=changed(list(PROVISIONING.subscribers), 2, expires_at=LAST_END)
+    ),
+    notifications=replace(NOTIFICATIONS, mails=[*NOTIFICATIONS.mails, *_PAID_MAILS]),
+)
+
+
+def payment(**rows: Any) -> Snapshot:
+    """Return the snapshot with the rows of its one payment for a member exchanged; None leaves one out."""
+
+    def last(found: Sequence[Any], name: str, row: Any) -> list[Any]:
+        return [*list(found)[:-1], *([rows.get(name, row)] if rows.get(name, row) is not None else [])]
+
+    made = in_groups(
+        PAID_FOR,
+        sagas=last(list(PAID_FOR.groups.sagas), "saga", PAID_SAGA),
+        history=last(list(PAID_FOR.groups.history), "line", PAID_LINE),
+    )
+    held = replace(made, ledger=replace(made.ledger, holds=last(list(made.ledger.holds), "hold", PAID_HOLD)))
+    return in_provisioning(held, grants=last([GRANT], "grant", GRANT))
+
+
+REFUSED_LINE = replace(PAID_LINE, outcome="refused", code="end_changed")
+REFUSED_SAGA = replace(PAID_SAGA, status=Status.REFUSED, code="end_changed")
+
+WRONG_PAYMENTS: list[tuple[str, Snapshot, list[Invariant]]] = [
+    (
+        "a member was extended whom the payment is not for",
+        payment(grant=replace(GRANT, account_id=OTHER)),
+        [
+            Invariant.PURCHASE_MISMATCH,
+            Invariant.EXTENSION_MISMATCH,
+        ],
+    ),
+    ("somebody else pays than who asked", payment(grant=replace(GRANT, payer_id=OTHER)), [Invariant.PURCHASE_MISMATCH]),
+    ("another price was granted", payment(grant=replace(GRANT, price_units=6)), [Invariant.PURCHASE_MISMATCH]),
+    (
+        "what is paid was not granted",
+        payment(grant=None),
+        [
+            Invariant.PAYMENT_WITHOUT_PURCHASE,
+            Invariant.EXTENSION_MISMATCH,
+        ],
+    ),
+    (
+        "what is paid was refused",
+        payment(grant=replace(GRANT, code="end_changed", expires_at=None)),
+        [
+            Invariant.PAYMENT_WITHOUT_PURCHASE,
+            Invariant.EXTENSION_MISMATCH,
+        ],
+    ),
+    (
+        "the member pays for what the owner asked for",
+        payment(hold=replace(PAID_HOLD, account_id=MEMBER)),
+        [
+            Invariant.HOLD_MISMATCH,
+            Invariant.PURCHASE_MISMATCH,
+        ],
+    ),
+    (
+        "it was refused, granted and paid",
+        payment(saga=REFUSED_SAGA, line=REFUSED_LINE),
+        [
+            Invariant.REFUSED_WITH_PURCHASE,
+            Invariant.REFUSED_NOT_RELEASED,
+            Invariant.MAIL_WITHOUT_CAUSE,
+        ],
+    ),
+    (
+        "its line is about another",
+        payment(line=replace(PAID_LINE, kind=Kind.OPTIONS_PACK)),
+        [
+            Invariant.HISTORY_MISMATCH,
+            Invariant.PURCHASE_MISMATCH,
+        ],
+    ),
+    ("its line is gone", payment(line=None), [Invariant.HISTORY_MISMATCH, Invariant.MAIL_WITHOUT_CAUSE]),
+    (
+        "no code knows what was granted",
+        payment(grant=replace(GRANT, action=cast(Any, Unknown("gold")))),
+        [
+            Invariant.UNKNOWN_VALUE,
+            Invariant.PURCHASE_MISMATCH,
+            Invariant.EXTENSION_MISMATCH,
+        ],
+    ),
+]
+
+
+def test_sees_nothing_wrong_where_an_owner_has_paid_for_a_member() -> None:
+    assert check(PAID_FOR, settled=True) == []
+    assert check(PAID_FOR, settled=False) == []
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "codes"), [case[1:] for case in WRONG_PAYMENTS], ids=[case[0] for case in WRONG_PAYMENTS]
+)
+def test_sees_in_what_an_owner_pays_that(snapshot: Snapshot, codes: list[Invariant]) -> None:
+    found = {violation.code for violation in check(snapshot, settled=False)}
+    assert found >= {*codes}
+    assert found <= {*codes, *_FOLLOWING}
+
+
+_FOLLOWING = {Invariant.CAPTURE_MISMATCH, Invariant.COUNTERPART_MISMATCH, Invariant.REVISION_MISMATCH}
+"""What the ledger alone says of a hold that is on another account."""
+
+
+def test_sees_that_what_was_granted_is_not_paid_once_it_is_late() -> None:
+    running = replace(PAID_SAGA, status=Status.RUNNING, ended_at=None)
+    waiting = payment(
+        saga=running,
+        line=replace(PAID_LINE, outcome="pending", ended_at=None),
+        hold=replace(PAID_HOLD, state=HoldState.OPEN),
+    )
+    assert Invariant.PURCHASE_WITHOUT_PAYMENT not in {each.code for each in check(waiting, settled=False)}
+    assert Invariant.PURCHASE_WITHOUT_PAYMENT in {each.code for each in check(waiting, settled=False, before=END)}
+
+
+def test_sees_that_groups_shows_another_price_of_an_option() -> None:
+    shown, told = in_groups(options=[groups.Option("options_pack", 9)]), [provisioning.Option("options_pack", 10)]
+    found = check(in_provisioning(shown, options=told), settled=True)
+    assert [each.code for each in found] == [Invariant.PLAN_MISMATCH]
+    assert check(in_provisioning(shown, options=told), settled=False) == []
+
+
+def test_misses_no_saga_of_a_payment_that_was_removed_because_of_its_age() -> None:
+    noted = [RemovalRow("sagas", END)]
+    old = in_groups(PAID_FOR, sagas=[], removals=noted)
+    assert check(in_provisioning(old, sagas=[], removals=noted), settled=True, before=END) == []
+
+
 def test_every_invariant_is_shown_to_fail() -> None:
-    shown = {code for case in [*BROKEN_BOOKS, *ALWAYS_WRONG, *WRONG_WHEN_SETTLED, *STUCK] for code in case[2]}
+    shown = {
+        code
+        for case in [*BROKEN_BOOKS, *ALWAYS_WRONG, *WRONG_WHEN_SETTLED, *STUCK, *WRONG_PAYMENTS]
+        for code in case[2]
+    }
     assert shown | {code for _, _, code in BROKEN_LOGS} | {Invariant.TOPIC_MISMATCH, Invariant.TOKEN_STALE} == set(
         Invariant
     )

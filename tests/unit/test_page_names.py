@@ -132,6 +132,7 @@ def context(language: str, is_live: bool, oob: bool, state: CommandState) -> dic
         "plan": plan,
         "account": own.account,
         "platform": "https://www.popfax.example",
+        "account_page": "https://www.popfax.example",
         "command": command,
         "region": "title",
         "pending": "pending",
@@ -289,6 +290,8 @@ def test_names_are_there_to_be_isolated() -> None:
         "answers/refused.html",
         "answers/slow.html",
         "flow/steps.html",
+        "parts/notice.html",
+        "parts/transfer_button.html",
     }
 
 

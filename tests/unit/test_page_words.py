@@ -122,6 +122,8 @@ def test_every_line_of_the_history_has_a_mark() -> None:
         Kind.ACCOUNT: {"created", "refused"},
         Kind.MEMBERSHIP: {"active", "detached", "left", "account_closed", "group_closed"},
         Kind.TRANSFER: {"pending", "done", "refused"},
+        Kind.EXTENSION: {"pending", "done", "refused"},
+        Kind.OPTIONS_PACK: {"pending", "done", "refused"},
         Kind.NAME: {"renamed"},
     }
     assert set(MARKS) == {(kind.value, outcome) for kind, outcomes in ends.items() for outcome in outcomes}

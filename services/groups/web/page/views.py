@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from math import ceil
 from typing import NamedTuple
 from uuid import UUID
 
@@ -17,6 +19,10 @@ from services.groups.web.page.words import MARKS, NO_MARK, Mark
 from services.groups.web.queries import Filter
 
 HISTORY_LINES = 10
+
+NEAR_DAYS = 30
+"""How many days before its end an account is marked; the mark is stronger on the last `URGENT_DAYS`, as the mails."""
+URGENT_DAYS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,10 @@ class Row(NamedTuple):
     hue: int
     units: str
     is_expired: bool
+    until: str
+    """The day on which the account ends, if it does."""
+    days: int | None
+    """How many days are left, the last one counted whole, once they are few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +115,9 @@ async def shown(connection: AsyncConnection, subscriber_id: UUID, filter_: Filte
 
 def rows_of(members: Iterable[queries.Member], speech: Speech) -> Iterable[Row]:
     """Make the members' rows."""
+    now = datetime.now(UTC)
     for member in members:
+        ends = member.expires_at
         name = full_name(member.first_name, member.last_name)
         yield Row(
             id=member.member_id.hex,
@@ -115,8 +127,16 @@ def rows_of(members: Iterable[queries.Member], speech: Speech) -> Iterable[Row]:
             initials=f"{(member.first_name or '')[:1]}{(member.last_name or '')[:1]}".upper(),
             hue=member.member_id.int % 6,
             units=speech.units(member.available_units),
-            is_expired=member.state is AccountState.EXPIRED,
+            is_expired=member.state is AccountState.EXPIRED or (ends is not None and ends <= now),
+            until=speech.day(ends) if ends is not None else "",
+            days=days_left(ends, now),
         )
+
+
+def days_left(ends: datetime | None, now: datetime) -> int | None:
+    """Return how many days are left until an end, the last one counted whole; None while it is not near."""
+    days = ceil((ends - now) / timedelta(days=1)) if ends is not None else NEAR_DAYS + 1
+    return days if days <= NEAR_DAYS else None
 
 
 async def history_view(

@@ -84,7 +84,12 @@ class Visit:
             return await views.shown(connection, self.caller.id, self.filter, self.speech)
 
     def _values(self) -> dict[str, Any]:
-        return {"proof": session.proof(self.secret), "once": partial(token_hex, 8), "is_live": self.is_live}
+        return {
+            "proof": session.proof(self.secret),
+            "once": partial(token_hex, 8),
+            "is_live": self.is_live,
+            "account_page": self.context.settings.account_page,
+        }
 
 
 Handler = Callable[[Visit], Awaitable[Response]]

@@ -18,7 +18,7 @@ REFUSALS: Mapping[str, str] = {
     "not_owner": N_("Only the owner of the group can do this."),
     "group_closed": N_("This group is closed."),
     "unknown_plan": N_("This plan is no longer on sale."),
-    "not_on_sale": N_("This plan is no longer on sale."),
+    "not_on_sale": N_("This is no longer on sale."),
     "price_changed": N_("The price has changed in the meantime. Please look at the new one before you pay."),
     "already_member": N_("This person is a member of your group already."),
     "email_taken": N_("This address belongs to a Popfax subscriber already: invite them instead."),
@@ -48,6 +48,11 @@ REFUSALS: Mapping[str, str] = {
     "no_members": N_("The group has no members yet."),
     "too_many_members": N_("At most 1,000 members can be chosen at a time."),
     "target_closed": N_("The account of a selected member is closed. Nothing was transferred."),
+    "target_expired": N_("This account has expired: extend it first."),
+    "no_plan": N_("This account never expires."),
+    "already_added": N_("This account has the options pack already."),
+    "too_far_ahead": N_("This account lasts as long as any can."),
+    "end_changed": N_("This account was extended in the meantime. Nothing was taken."),
     "dropped": N_("Popfax could not carry this out. Nothing has changed."),
     "malformed_command": N_("This could not be understood. Please check what you have entered."),
 }
@@ -95,6 +100,7 @@ PENDING: Mapping[str, str] = {
     "detach-members": N_("Removing the members…"),
     "leave-group": N_("Leaving the group…"),
     "transfer-units": N_("Transferring the units…"),
+    "pay-for-member": N_("Paying…"),
 }
 """What is going on while a command is on its way."""
 
@@ -111,6 +117,7 @@ DONE: Mapping[str, str] = {
     "detach-members": N_("The members are removed from the group. Their accounts and units stay theirs."),
     "leave-group": N_("You have left the group. Your account and your units stay yours."),
     "transfer-units": N_("The units are transferred."),
+    "pay-for-member": N_("It is done, and paid with your units."),
 }
 """What has become of it."""
 
@@ -151,6 +158,12 @@ MARKS: Mapping[tuple[str, str], Mark] = {
     ("transfer", "pending"): Mark(N_("In progress"), "wait"),
     ("transfer", "done"): Mark(N_("Done"), "good"),
     ("transfer", "refused"): Mark(N_("Refused"), "bad"),
+    ("extension", "pending"): Mark(N_("In progress"), "wait"),
+    ("extension", "done"): Mark(N_("Done"), "good"),
+    ("extension", "refused"): Mark(N_("Refused"), "bad"),
+    ("options_pack", "pending"): Mark(N_("In progress"), "wait"),
+    ("options_pack", "done"): Mark(N_("Done"), "good"),
+    ("options_pack", "refused"): Mark(N_("Refused"), "bad"),
     ("name", "renamed"): Mark(N_("Done"), "good"),
 }
 """By the line's kind and outcome."""

@@ -30,6 +30,7 @@ REGIONS: Mapping[str, str] = {
     "revoke-invitation": "pending-answer",
     "detach-members": "members-answer",
     "transfer-units": "members-answer",
+    "pay-for-member": "members-answer",
     "leave-group": "joined-answer",
 }
 """Where on the page the answer to a command appears: beside what asked for it."""

@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "groups_0015"
-down_revision = "groups_0014"
+revision = "groups_0016"
+down_revision = "groups_0015"
 compatible_from = "groups_0010"
 
 CHANGE = """
