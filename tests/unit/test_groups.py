@@ -436,7 +436,7 @@ def test_a_membership_of_a_group_that_closed_meanwhile_is_made_and_ended_at_once
     scene.then(JOINED, RECORDED, LEFT, FORGOTTEN, CREATED).leaves(
         PLAN,
         saga(scene),
-        subscriber(MEMBER, expires_at=PROVISIONED.expires_at),
+        replace(subscriber(MEMBER, expires_at=PROVISIONED.expires_at), plan="send_receive"),
         subscriber(ADA, AccountState.CLOSED),
         CLOSED,
         replace(MEMBERSHIP, active=False, ended_at=NOW),
@@ -508,7 +508,8 @@ def test_remembers_what_happened_to_it_and_lets_the_oldest_fall_off() -> None:
 
 @pytest.mark.parametrize("message", [RESERVED, SHORT, PROVISIONED, TAKEN, CAPTURED, RELEASED, DEADLINE, RETRY, CANCEL])
 def test_leaves_alone_what_is_another_services_sagas(message: Message) -> None:
-    learned = [subscriber(MEMBER, expires_at=PROVISIONED.expires_at)] if message is PROVISIONED else []
+    known = replace(subscriber(MEMBER, expires_at=PROVISIONED.expires_at), plan="send_receive")
+    learned = [known] if message is PROVISIONED else []
     given(GROUPS, PLAN).when(message).then().leaves(PLAN, *learned)
 
 

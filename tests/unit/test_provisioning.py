@@ -131,7 +131,7 @@ def test_of_two_who_want_an_address_in_one_batch_one_gets_it() -> None:
 def test_registers_a_subscriber_whose_account_has_an_end_and_sets_its_timer() -> None:
     command = register(plan="send_only", expires_at=YEAR)
     there = replace(OWNER, plan="send_only", expires_at=YEAR, registration=_content(command))
-    registered = SubscriberRegistered(subscriber_id=ADA, expires_at=YEAR)
+    registered = SubscriberRegistered(subscriber_id=ADA, expires_at=YEAR, plan="send_only")
     scene = given(PROVISIONING, SEND).when(command).then(registered, RECORDED)
     scene.leaves(SEND, there, OWNERS_ADDRESS)
     assert there.next_due() == YEAR - timedelta(30)
@@ -164,7 +164,7 @@ def test_gives_the_same_registration_the_same_answer_when_the_address_and_the_en
     rows = [SEND, changed, Address("new@example.org", ADA)]
     scene = given(PROVISIONING, *rows).when(command).leaves(*rows)
     recorded = person(ADA, "new@example.org", "Ada", "L.", Language.EN, None)
-    scene.then(SubscriberRegistered(subscriber_id=ADA, expires_at=YEAR), recorded)
+    scene.then(SubscriberRegistered(subscriber_id=ADA, expires_at=YEAR, plan="send_only"), recorded)
 
 
 def test_refuses_to_register_again_who_has_closed_their_account() -> None:

@@ -44,11 +44,13 @@ def lasting(days: float, **changes: Any) -> Subscriber:
 
 
 def expiring(account: Subscriber, days: int, late: bool = False) -> AccountExpiring:
-    return AccountExpiring(account_id=account.id, days=days, expires_at=account.expires_at, late=late)
+    return AccountExpiring(
+        account_id=account.id, days=days, expires_at=account.expires_at, late=late, plan=account.plan
+    )
 
 
 def expired(account: Subscriber) -> AccountExpired:
-    return AccountExpired(account_id=account.id, expires_at=account.expires_at)
+    return AccountExpired(account_id=account.id, expires_at=account.expires_at, plan=account.plan)
 
 
 # --- one firing ---

@@ -14,7 +14,7 @@ from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.ledger import CaptureHold, CreditUnits, PostTransfers, ReleaseHold, ReserveUnits, SpendUnits
 from popfax_contracts.message import Command, Message
 from popfax_contracts.notifications import MailBounced, SendInvitation, SendMembersLow
-from popfax_contracts.provisioning import CancelProvisioning, ProvisionAccount
+from popfax_contracts.provisioning import CancelGrant, CancelProvisioning, GrantPurchase, ProvisionAccount
 from popfax_contracts.topics import Principal
 from services.chassis.markers import markers
 from services.chassis.messages import StoredRecord, decode, headers_of
@@ -61,6 +61,8 @@ SENDERS: dict[type[Message], set[Principal]] = {
     ReleaseHold: {Principal.GROUPS, Principal.PROVISIONING},
     ProvisionAccount: {Principal.GROUPS},
     CancelProvisioning: {Principal.GROUPS},
+    GrantPurchase: {Principal.GROUPS},
+    CancelGrant: {Principal.GROUPS},
     SendInvitation: {Principal.GROUPS},
     SendMembersLow: {Principal.GROUPS},
     MailBounced: {Principal.PLATFORM},

@@ -60,8 +60,8 @@ class Row(NamedTuple):
     hue: int
     units: str
     is_expired: bool
-    until: str
-    """The day on which the account ends, if it does."""
+    until: datetime | None
+    """When the account ends, if it does."""
     days: int | None
     """How many days are left, the last one counted whole, once they are few."""
 
@@ -128,7 +128,7 @@ def rows_of(members: Iterable[queries.Member], speech: Speech) -> Iterable[Row]:
             hue=member.member_id.int % 6,
             units=speech.units(member.available_units),
             is_expired=member.state is AccountState.EXPIRED or (ends is not None and ends <= now),
-            until=speech.day(ends) if ends is not None else "",
+            until=ends,
             days=days_left(ends, now),
         )
 
