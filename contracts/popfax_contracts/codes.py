@@ -49,6 +49,7 @@ class GroupsCode(RefusalCode):
     NOT_MEMBER = "not_member", "The subscriber is not a member of the group, or not in the epoch that was named."
     NO_MEMBERS = "no_members", "The group has no members."
     TOO_MANY_MEMBERS = "too_many_members", "The group has more members than one command may name."
+    NO_ORDER = "no_order", "The member has no standing order."
     ACCOUNT_CLOSED = "account_closed", "The owner's account is closed."
     ACCOUNT_EXPIRED = "account_expired", "The owner's account has expired."
     TARGET_CLOSED = "target_closed", "The account of one of the members is closed."

@@ -524,7 +524,7 @@ class TransferredLeg(BaseModel):
 
 
 class UnitsTransferred(Event, type="popfax.groups.units-transferred.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """Every member has their units: the end of a `TransferUnits`, for the owner's side."""
+    """Every member has their units: the end of a `TransferUnits`, or of what a standing order began. For the owner."""
 
     group_id: UUID
     owner_id: UUID
@@ -534,6 +534,8 @@ class UnitsTransferred(Event, type="popfax.groups.units-transferred.v1", topic=G
     amount_units: Units
     legs: tuple[TransferredLeg, ...]
     total_units: Annotated[int, Field(strict=True, ge=0)]
+    order_id: UUID | None = None
+    """The standing order that asked for it; None for a command."""
 
 
 class UnitsReceived(Event, type="popfax.groups.units-received.v1", topic=GROUPS_EVENTS, key="member_id"):
@@ -664,6 +666,124 @@ class PayForMember(
     expires_at: Timestamp | None = None
 
 
+# --- standing orders --------------------------------------------------------------------------------------------------
+
+
+class StandingOrderSet(Event, type="popfax.groups.standing-order-set.v1", topic=GROUPS_EVENTS, key="group_id"):
+    """A member has this standing order from now on, for the owner's side alone: it never reaches the member.
+
+    `version` rises each time that the order is set.
+    """
+
+    group_id: UUID
+    owner_id: UUID
+    member_id: UUID
+    order_id: UUID
+    version: Annotated[int, Field(strict=True, ge=1)]
+    kind: Keyword
+    """`keep_at` or `monthly`, as it was asked for. More may come."""
+    threshold_units: Units | None = None
+    target_units: Units | None = None
+    monthly_bound_units: Units | None = None
+    amount_units: Units | None = None
+
+
+class StandingOrderStopped(Event, type="popfax.groups.standing-order-stopped.v1", topic=GROUPS_EVENTS, key="group_id"):
+    """A member has no standing order any more, for the owner's side alone.
+
+    What the ledger was asked for before still completes.
+    """
+
+    group_id: UUID
+    owner_id: UUID
+    member_id: UUID
+    order_id: UUID
+    reason: Keyword
+    """`stopped` by the owner, or how the membership ended, as `MemberLeft` says it. More may come."""
+
+
+class StandingOrderPaused(Event, type="popfax.groups.standing-order-paused.v1", topic=GROUPS_EVENTS, key="group_id"):
+    """A standing order waits until its owner sets it again, for the owner's side alone. Nothing was transferred."""
+
+    group_id: UUID
+    owner_id: UUID
+    member_id: UUID
+    order_id: UUID
+    reason: Keyword
+    """The ledger's code: `units_short`, `account_expired`. More may come."""
+    paused_at: Timestamp
+
+
+class StandingOrderRefused(
+    Refusal, type="popfax.groups.standing-order-refused.v1", topic=GROUPS_EVENTS, key="group_id"
+):
+    """The member's standing order, if they have one, stays as it was."""
+
+    group_id: UUID
+    member_id: UUID
+
+
+class SetStandingOrder(
+    Command,
+    type="popfax.groups.set-standing-order.v1",
+    topic=_OF_PEOPLE,
+    key="group_id",
+    answers=(StandingOrderSet,),
+    refusal=StandingOrderRefused,
+    codes=(*_OWNERS_ALONE, GroupsCode.NOT_MEMBER),
+):
+    """Give a member of the actor's group units again and again. A member has at most one order: this changes it.
+
+    `keep_at` tops the member up to `target_units` whenever they have fewer than `threshold_units` available, with at
+    most `monthly_bound_units` a calendar month. `monthly` gives `amount_units` on the first of each month, beginning
+    with the next. Months begin at midnight in Paris. What an order has moved in a month counts, however often it is
+    set again.
+
+    An order is paused when the owner has too few units (`StandingOrderPaused`), and goes on when it is set again. It
+    ends with the membership. `UnitsTransferred` with its `order_id` says what it does.
+    """
+
+    group_id: UUID
+    member_id: UUID
+    kind: Literal["keep_at", "monthly"]
+    threshold_units: Units | None = None
+    target_units: Units | None = None
+    monthly_bound_units: Units | None = None
+    amount_units: Units | None = None
+    epoch: Epoch | None = None
+    """Which of the subscriber's memberships is meant, if it is known."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        keeping = (self.threshold_units, self.target_units, self.monthly_bound_units)
+        if self.kind == "monthly":
+            if self.amount_units is None or any(each is not None for each in keeping):
+                raise ValueError("give amount_units, and nothing else")
+        elif self.amount_units is not None or any(each is None for each in keeping):
+            raise ValueError("give threshold_units, target_units and monthly_bound_units, and nothing else")
+        elif (self.threshold_units or 0) > (self.target_units or 0):
+            raise ValueError("threshold_units is above target_units")
+        return self
+
+
+class StopStandingOrder(
+    Command,
+    type="popfax.groups.stop-standing-order.v1",
+    topic=_OF_PEOPLE,
+    key="group_id",
+    answers=(StandingOrderStopped,),
+    refusal=StandingOrderRefused,
+    codes=(*_OWNERS_ALONE, GroupsCode.NO_ORDER),
+):
+    """Stop a member's standing order, paused or not. Once this is answered the order starts nothing.
+
+    What the ledger was asked for before still completes, and is shown.
+    """
+
+    group_id: UUID
+    member_id: UUID
+
+
 # --- what can't be read, and what is on each topic --------------------------------------------------------------------
 
 
@@ -685,6 +805,8 @@ GroupsCommand = (
     | SetLowBalance
     | TransferUnits
     | PayForMember
+    | SetStandingOrder
+    | StopStandingOrder
 )
 GroupsEvent = (
     MemberAccountCreated
@@ -713,6 +835,10 @@ GroupsEvent = (
     | TransferRefused
     | MemberPaidFor
     | MemberPaymentRefused
+    | StandingOrderSet
+    | StandingOrderStopped
+    | StandingOrderPaused
+    | StandingOrderRefused
     | GroupsCommandMalformed
 )
 GroupsMember = MembershipRecorded | MembershipEnded | MembersMarker

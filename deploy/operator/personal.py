@@ -176,8 +176,14 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
         ),
         "transfers": Held(
             _has("owner_id"),
-            "id group_id owner_id mode amount_units state code total_units asked_at ended_at",
-            "requests",
+            "id group_id owner_id mode amount_units state code total_units asked_at ended_at order_id",
+            "requests order_version month bound_units",
+        ),
+        "standing_orders": Held(
+            _has("owner_id"),  # a member never learns of one
+            "id group_id owner_id member_id state version kind threshold_units target_units monthly_bound_units"
+            " amount_units set_at ended_at code month month_units next_month transfer_id due_at",
+            "looks balance_version",
         ),
         "history": Held(
             _has_or_own_group("member_id", "actor_id", group="group_id"),

@@ -49,6 +49,7 @@ _OF_GROUPS: Mapping[str, Mapped[Any, Any]] = {
     "invitations": groups.INVITATIONS,
     "tallies": groups.TALLIES,
     "transfers": groups.TRANSFERS,
+    "orders": groups.ORDERS,
     "history": groups.HISTORY,
     "commands": groups.COMMANDS,
 }

@@ -15,6 +15,8 @@ from popfax_contracts.groups import (
     RenameGroup,
     RevokeInvitation,
     SetLowBalance,
+    SetStandingOrder,
+    StopStandingOrder,
     TransferUnits,
 )
 from popfax_contracts.ledger import (
@@ -59,10 +61,27 @@ from services.chassis.service import Service, contents, handles, tell
 from services.groups import tables
 from services.groups.commands import answered, noting
 from services.groups.domain import Quotas
-from services.groups.handlers import accounts, groups, invitations, low_balances, memberships, payments, transfers
+from services.groups.handlers import (
+    accounts,
+    groups,
+    invitations,
+    low_balances,
+    memberships,
+    orders,
+    payments,
+    transfers,
+)
 from services.groups.sagas import SAGAS
 from services.groups.store import LoadPlan
-from services.groups.timers import LOOKS, InvitationDue, LowBalanceDue, RetryTransfer, TransferDue
+from services.groups.timers import (
+    LOOKS,
+    ORDER_LOOKS,
+    InvitationDue,
+    LowBalanceDue,
+    OrderDue,
+    RetryTransfer,
+    TransferDue,
+)
 
 GROUPS = Service(
     principal=Principal.GROUPS,
@@ -100,6 +119,10 @@ GROUPS = Service(
             # What an owner pays for a member, beside what else the sagas' replies below are for.
             handles(PayForMember, payments.pay_for_member),
             handles(GrantRefused, SAGAS.reply, once_by="its saga"),
+            # Units again and again.
+            handles(SetStandingOrder, orders.set_standing_order),
+            handles(StopStandingOrder, orders.stop_standing_order),
+            handles(OrderDue, orders.order_due),
             # An account for a new member: the saga's replies, in the order of its steps ...
             handles(CreateMemberAccount, accounts.create_member_account),
             handles(UnitsReserved, SAGAS.reply, once_by="its saga"),
@@ -129,7 +152,7 @@ GROUPS = Service(
     load=partial(LoadPlan, Quotas()),
     malformed=GroupsCommandMalformed,
     for_requester=frozenset({UnitsReserved, UnitsRefused, HoldCaptured, HoldReleased}),
-    alarms=(*deadlines(SAGAS, tables.SAGAS), LOOKS),
+    alarms=(*deadlines(SAGAS, tables.SAGAS), LOOKS, ORDER_LOOKS),
     sagas=tuple(SAGAS.definitions),
     waits=tables.WAITING,
     refuse=noting(tell),

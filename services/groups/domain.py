@@ -22,6 +22,9 @@ ASKED_AGAIN = timedelta(minutes=1)
 ASKED_AGAIN_AT_LEAST = timedelta(hours=1)
 """The longest time between two such requests: each pause is as long as all earlier ones together."""
 
+MONTHS_ZONE = ZoneInfo("Europe/Paris")
+"""Where the months of standing orders begin, at midnight: everybody's, since no owner's zone is known here."""
+
 TRANSFER_DEADLINE = timedelta(minutes=5)
 """A transfer that has been waiting for longer counts as stuck."""
 
@@ -90,6 +93,8 @@ class Kind(StrEnum):
     OPTIONS_PACK = "options_pack"
     """A member's options pack, which the owner pays for."""
     NAME = "name"
+    ORDER = "order"
+    """A standing order that its owner set or stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +293,86 @@ class Transfer:
     ended_at: datetime | None
     requests: int = 1
     """How often the ledger was asked."""
+    order_id: UUID | None = None
+    """The standing order that asks for it; None if a command does. The next three are an order's, too."""
+    order_version: int | None = None
+    month: date | None = None
+    """The month to which its units count."""
+    bound_units: int | None = None
+    """How many units the order may move in that month at most."""
+
+
+class OrderKind(StrEnum):
+    """When a standing order gives units."""
+
+    KEEP_AT = "keep_at"
+    """Whenever the member has fewer than `threshold_units`: up to `target_units`."""
+    MONTHLY = "monthly"
+    """On the first of each month: `amount_units`."""
+
+
+class OrderState(StrEnum):
+    """The state of a standing order. Only an active one starts anything."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    """The ledger refused, and `code` says why. It waits until its owner sets it again."""
+    STOPPED = "stopped"
+    """By its owner, or with the membership. It can be set again."""
+
+
+@dataclass(frozen=True, slots=True)
+class StandingOrder:
+    """The one standing order of a membership, in one permanent row, so that a month's tally outlives a stop.
+
+    `version` counts how often it was set, paused or stopped. `month` is the newest month in which it began anything,
+    and never goes back, whatever the clock does; `month_units` is what it has moved in that. `next_month` is the first
+    that a monthly order has not settled. `transfer_id` is the one transfer that the ledger has not answered.
+
+    `due_at` is when to look whether something is to be done, None while nothing can be, and `looks` counts these
+    moments, so that no two are the same message. After a transfer, groups' balance of the member is out of date before
+    `balance_version`.
+    """
+
+    id: UUID
+    group_id: UUID
+    owner_id: UUID
+    member_id: UUID
+    state: OrderState
+    version: int
+    kind: OrderKind
+    threshold_units: int | None
+    target_units: int | None
+    monthly_bound_units: int | None
+    amount_units: int | None
+    set_at: datetime
+    ended_at: datetime | None
+    code: str | None
+    month: date
+    month_units: int
+    next_month: date
+    transfer_id: UUID | None
+    due_at: datetime | None
+    looks: int
+    balance_version: int
+
+    def due(self, at: datetime | None) -> "StandingOrder":
+        """Return the order as it is to be looked at then."""
+        return replace(self, due_at=at, looks=self.looks + (at is not None))
+
+    def in_month(self, month: date) -> "StandingOrder":
+        """Return the order with the tally of a month, or of its own if that is later."""
+        return self if month <= self.month else replace(self, month=month, month_units=0)
+
+    def is_short(self, member: Subscriber) -> bool:
+        """Return whether the member is known to have fewer units than the order keeps them at."""
+        seen = member.balance_version >= self.balance_version
+        return seen and self.threshold_units is not None and member.available_units < self.threshold_units
+
+    @property
+    def left_units(self) -> int:
+        """Return how many units the bound leaves in the month of the tally."""
+        return max(0, (self.monthly_bound_units or 0) - self.month_units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,6 +473,46 @@ def sent_invitations_tally(owner_id: UUID) -> UUID:
 def received_invitations_tally(subscriber_id: UUID) -> UUID:
     """Return the id of the tally of the invitations that a subscriber receives."""
     return derive(subscriber_id, "invitations got")
+
+
+@lru_cache(maxsize=8192)
+def order_of(membership_id: UUID) -> UUID:
+    """Return the id of a membership's standing order."""
+    return derive(membership_id, "standing order")
+
+
+def history_of_pause(transfer_id: UUID) -> UUID:
+    """Return the id of the history line of the pause that an order's refused transfer led to."""
+    return derive(transfer_id, "paused")
+
+
+def order_transfer(order: StandingOrder, balance_version: int | None) -> UUID:
+    """Return the id of the transfer that an order asks for in the month of its tally: it can't be asked for twice.
+
+    A monthly one follows from the month, another one also from the balance that was too low.
+    """
+    occasion = f"{order.version}/{order.month:%Y-%m}"
+    return derive_own(order.id, occasion if balance_version is None else f"{occasion}/{balance_version}")
+
+
+def order_look(order: StandingOrder) -> UUID:
+    """Return the id of the message by which an order is looked at: another one each time."""
+    return derive(order.id, f"look/{order.looks}")
+
+
+def month_of(moment: datetime) -> date:
+    """Return the first day of the month in which a moment is, in Paris."""
+    return moment.astimezone(MONTHS_ZONE).date().replace(day=1)
+
+
+def month_after(month: date) -> date:
+    """Return the first day of the month after one."""
+    return (month + timedelta(days=31)).replace(day=1)
+
+
+def beginning_of(month: date) -> datetime:
+    """Return the moment at which a month begins in Paris, in UTC."""
+    return datetime(month.year, month.month, 1, tzinfo=MONTHS_ZONE).astimezone(UTC)
 
 
 def hash_token(token: bytes) -> bytes:

@@ -22,12 +22,14 @@ from services.groups.domain import (
     Plan,
     PostedCommand,
     Quotas,
+    StandingOrder,
     Subscriber,
     Tally,
     Transfer,
     history_of_membership,
     membership_of,
     no_membership,
+    order_of,
     received_invitations_tally,
     saga_asked_by,
     sent_invitations_tally,
@@ -42,6 +44,7 @@ from services.groups.tables import (
     MEMBERS,
     MEMBERSHIPS,
     OPTIONS,
+    ORDERS,
     PENDING_OF_GROUP,
     PLANS,
     SAGAS,
@@ -69,6 +72,7 @@ class Roster:
     invitations: Rows[UUID, Invitation]
     tallies: Rows[UUID, Tally]
     transfers: Rows[UUID, Transfer]
+    orders: Rows[UUID, StandingOrder]
     history: Rows[UUID, HistoryEntry]
     commands: Rows[UUID, PostedCommand]
     posted_ids: Mapping[str, UUID | None]
@@ -124,6 +128,7 @@ class Roster:
             self.invitations,
             self.tallies,
             self.transfers,
+            self.orders,
             self.history,
             self.commands,
         )
@@ -153,7 +158,10 @@ class LoadPlan:
         """Groups that close, and with them every membership and invitation."""
         self.tallies: NeededRows[UUID, Tally] = NeededRows(TALLIES)
         self.transfers: NeededRows[UUID, Transfer] = NeededRows(TRANSFERS)
+        self.orders: NeededRows[UUID, StandingOrder] = NeededRows(ORDERS)
         self.history: NeededRows[UUID, HistoryEntry] = NeededRows(HISTORY)
+        self.leaving = False
+        """Whether memberships may end, and their standing orders with them."""
         self.addressed: list[tuple[UUID, str]] = []
         """Groups, and the addresses of people who may join them."""
         self.taking: list[tuple[str, UUID]] = []
@@ -193,6 +201,7 @@ class LoadPlan:
         invitations, transfers = await inviting, await moving
         self._follow_invitations(invitations)
         self.history |= self.invitations
+        ordered = self.orders.fetch(tx)
         answered = {id_ for id_ in posted.values() if id_ is not None}
         commands = tx.fetch(COMMANDS, answered | awaiting(subscribers.loaded()))
         plans, options = self.plans.fetch(tx, for_update=self.changes_plans), self.options.fetch(tx)
@@ -208,6 +217,7 @@ class LoadPlan:
             memberships=memberships,
             invitations=invitations,
             transfers=transfers,
+            orders=await ordered,
             commands=await commands,
             plans=await plans,
             options=await options,
@@ -277,6 +287,13 @@ class LoadPlan:
                 self.history.add(history_of_membership(membership.id, membership.epoch))
             if membership.invitation_id is not None:
                 self.invitations.add(membership.invitation_id)
+        if self.leaving:  # those too that begin in this very batch
+            self.orders.update(map(order_of, self.memberships))
+
+
+def order_line_of(message: Incoming[Message]) -> UUID:
+    """Return the id of the history line that a command about a standing order writes."""
+    return message.derive("order")
 
 
 def _ids(members: Iterable[Membership]) -> Iterable[UUID]:

@@ -17,8 +17,11 @@ from services.groups.domain import (
     LowBalance,
     Membership,
     Option,
+    OrderKind,
+    OrderState,
     Plan,
     PostedCommand,
+    StandingOrder,
     Subscriber,
     Tally,
     Transfer,
@@ -161,9 +164,40 @@ transfers = sa.Table(
     sa.Column("asked_at", timestamp(), nullable=False),
     sa.Column("ended_at", timestamp()),
     sa.Column("requests", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("order_id", sa.Uuid),
+    sa.Column("order_version", sa.Integer),
+    sa.Column("month", sa.Date),
+    sa.Column("bound_units", sa.BigInteger),
 )
 # Only open ones are looked up, while most have ended.
 sa.Index("transfers_open", transfers.c.asked_at, postgresql_where=transfers.c.state == "pending")
+
+standing_orders = sa.Table(
+    "standing_orders",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("group_id", sa.Uuid, nullable=False, index=True),
+    sa.Column("owner_id", sa.Uuid, nullable=False),
+    sa.Column("member_id", sa.Uuid, nullable=False, index=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("threshold_units", sa.BigInteger),
+    sa.Column("target_units", sa.BigInteger),
+    sa.Column("monthly_bound_units", sa.BigInteger),
+    sa.Column("amount_units", sa.BigInteger),
+    sa.Column("set_at", timestamp(), nullable=False),
+    sa.Column("ended_at", timestamp()),
+    sa.Column("code", sa.Text),
+    sa.Column("month", sa.Date, nullable=False),
+    sa.Column("month_units", sa.BigInteger, nullable=False),
+    sa.Column("next_month", sa.Date, nullable=False),
+    sa.Column("transfer_id", sa.Uuid),
+    sa.Column("due_at", timestamp()),
+    sa.Column("looks", sa.Integer, nullable=False),
+    sa.Column("balance_version", sa.BigInteger, nullable=False),
+)
+sa.Index("standing_orders_due", standing_orders.c.due_at, postgresql_where=standing_orders.c.due_at.is_not(None))
 
 history = sa.Table(
     "history",
@@ -236,7 +270,15 @@ INVITATIONS: Mapped[UUID, Invitation] = Mapped(
 )
 TALLIES: Mapped[UUID, Tally] = Mapped(tallies, Tally)
 TRANSFERS: Mapped[UUID, Transfer] = Mapped(
-    transfers, Transfer, constant=("group_id", "owner_id", "mode", "amount_units", "asked_at")
+    transfers,
+    Transfer,
+    constant=(
+        *("group_id", "owner_id", "mode", "amount_units", "asked_at"),
+        *("order_id", "order_version", "month", "bound_units"),
+    ),
+)
+ORDERS: Mapped[UUID, StandingOrder] = Mapped(
+    standing_orders, StandingOrder, constant=("group_id", "owner_id", "member_id")
 )
 HISTORY: Mapped[UUID, HistoryEntry] = Mapped(
     history, HistoryEntry, constant=("group_id", "kind", "at", "actor_id", "reference_id")
@@ -259,6 +301,8 @@ INVITATIONS_OF = RowSet(INVITATIONS, "subscriber_id")
 PENDING_OF_GROUP = RowSet(INVITATIONS, "group_id", state=[InvitationState.PENDING])
 """The invitations into a group that can still be answered."""
 ALL_PLANS = RowSet(PLANS)
+KEEPING = RowSet(ORDERS, "member_id", state=[OrderState.ACTIVE], kind=[OrderKind.KEEP_AT])
+"""The standing orders that watch a member's balance: one of each owner at most."""
 LINES_ABOUT = RowSet(HISTORY, "reference_id")
 """The history lines about one thing: about a transfer, one per member."""
 

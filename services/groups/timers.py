@@ -6,8 +6,8 @@ from popfax_contracts.ids import derive
 from popfax_contracts.message import Message
 from services.chassis.alarms import Alarm, due_record
 from services.chassis.messages import SetTimer, StoredRecord
-from services.groups.domain import LowBalance
-from services.groups.tables import LOW_BALANCES, TO_LOOK_AT, low_balances
+from services.groups.domain import LowBalance, StandingOrder, order_look
+from services.groups.tables import LOW_BALANCES, ORDERS, TO_LOOK_AT, low_balances, standing_orders
 
 _LOOK = UUID("2d8b1c5f-6e07-5a94-b3c1-7f40a9e6d258")
 
@@ -22,6 +22,13 @@ class TransferDue(Message, type="popfax.groups.transfer-due", key="transfer_id")
     """The ledger should have answered by now; unless it has, it is asked again."""
 
     transfer_id: UUID
+
+
+class OrderDue(Message, type="popfax.groups.order-due", key="order_id"):
+    """A standing order may have something to do: its month has begun, or its member is short of units."""
+
+    order_id: UUID
+    member_id: UUID
 
 
 class RetryTransfer(Message, type="popfax.groups.retry-transfer", key="transfer_id"):
@@ -47,3 +54,15 @@ def _look_at(setting: LowBalance) -> StoredRecord | None:
 
 LOOKS = Alarm(LOW_BALANCES, low_balances.c.look_at, TO_LOOK_AT, _look_at)
 """The next look at the members of a group whose owner wants to be mailed."""
+
+
+def _look_at_order(order: StandingOrder) -> StoredRecord | None:
+    """Return the message by which an order is looked at, in its owner's name, who pays."""
+    if order.due_at is None:
+        return None
+    id_, due = order_look(order), OrderDue(order_id=order.id, member_id=order.member_id)
+    return due_record(SetTimer(id_, order.due_at, due), str(id_), order.owner_id)
+
+
+ORDER_LOOKS = Alarm(ORDERS, standing_orders.c.due_at, standing_orders.c.due_at.is_not(None), _look_at_order)
+"""The standing orders that are to be looked at."""

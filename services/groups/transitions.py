@@ -21,6 +21,8 @@ from popfax_contracts.groups import (
     MembershipEnded,
     MembershipRecorded,
     PayForMember,
+    StandingOrderPaused,
+    StandingOrderStopped,
     TransferredLeg,
     UnitsReceived,
     UnitsTransferred,
@@ -40,12 +42,19 @@ from services.groups.domain import (
     InvitationState,
     Kind,
     Membership,
+    OrderKind,
+    OrderState,
+    StandingOrder,
     Tally,
     Transfer,
     TransferState,
+    beginning_of,
     hash_token,
     history_of_leg,
     history_of_membership,
+    history_of_pause,
+    month_after,
+    order_of,
     received_invitations_tally,
     sent_invitations_tally,
 )
@@ -206,9 +215,9 @@ def join(
         ),
     ]
     if roster.is_closed(group_id):
-        effects += leave(roster, member, "group_closed", moment)
+        effects += _end(roster, member, "group_closed", moment)
     elif roster.subscriber(member_id).state is AccountState.CLOSED:
-        effects += leave(roster, member, "account_closed", moment)
+        effects += _end(roster, member, "account_closed", moment)
     return effects
 
 
@@ -219,7 +228,17 @@ def _lock_group(roster: Roster, group_id: UUID, owner_id: UUID) -> None:
 
 
 def leave(roster: Roster, member: Membership, via: End, moment: Moment) -> list[Effect]:
-    """End a membership. The account and its units stay the member's, and later changes of name are theirs alone."""
+    """End a membership, and its standing order. The account and its units stay the member's.
+
+    Later changes of name are theirs alone. Its needs set `leaving` in the load plan.
+    """
+    order = roster.orders.find(order_of(member.id))
+    if order is None or order.state is OrderState.STOPPED:
+        return _end(roster, member, via, moment)
+    return [*_end(roster, member, via, moment), stop_order(roster, order, via, moment)]
+
+
+def _end(roster: Roster, member: Membership, via: End, moment: Moment) -> list[Effect]:
     name, email = _as_shown(roster, member.member_id) if via in _LEAVES_TRACES else (None, None)
     roster.memberships.put(replace(member, active=False, ended_at=moment.now, shown_name=name, shown_email=email))
     entry = roster.history[history_of_membership(member.id, member.epoch)]
@@ -411,7 +430,7 @@ def request_transfer(roster: Roster, transfer: Transfer, member_ids: Iterable[UU
             group_id=transfer.group_id,
             kind=Kind.TRANSFER,
             at=transfer.asked_at,
-            actor_id=transfer.owner_id,
+            actor_id=transfer.owner_id if transfer.order_id is None else None,
             member_id=member_id,
             reference_id=transfer.id,
             outcome=TransferState.PENDING.value,
@@ -436,6 +455,7 @@ def complete_transfer(roster: Roster, transfer: Transfer, posted: TransfersPoste
         amount_units=transfer.amount_units,
         legs=tuple(TransferredLeg(member_id=leg.account_id, amount_units=leg.amount_units) for leg in posted.legs),
         total_units=posted.total_units,
+        order_id=transfer.order_id,
     )
     received = [
         UnitsReceived(
@@ -456,3 +476,91 @@ def refuse_transfer(roster: Roster, transfer: Transfer, code: str, moment: Momen
     roster.transfers.put(replace(transfer, state=TransferState.REFUSED, code=code, ended_at=moment.now))
     for entry in roster.history.all(LINES_ABOUT, transfer.id):
         roster.history.put(replace(entry, outcome=TransferState.REFUSED.value, code=code, ended_at=moment.now))
+
+
+# --- standing orders --------------------------------------------------------------------------------------------------
+
+
+def order_line(
+    roster: Roster, id_: UUID, order: StandingOrder, outcome: str, actor_id: UUID | None, moment: Moment
+) -> None:
+    """Write a history line: a standing order was set or stopped by its owner, or has paused."""
+    line = HistoryEntry(
+        id=id_,
+        group_id=order.group_id,
+        kind=Kind.ORDER,
+        at=moment.now,
+        actor_id=actor_id,
+        member_id=order.member_id,
+        reference_id=order.id,
+        units=None,
+        outcome=outcome,
+        code=order.code or order.kind.value,
+        ended_at=moment.now,
+    )
+    roster.history.put(line)
+
+
+def stop_order(roster: Roster, order: StandingOrder, reason: str, moment: Moment) -> Event:
+    """Stop a standing order for good; what the ledger was asked for before still completes."""
+    stopped = replace(
+        order.due(None), state=OrderState.STOPPED, version=order.version + 1, code=None, ended_at=moment.now
+    )
+    roster.orders.put(stopped)
+    return StandingOrderStopped(**_of_order(order), reason=reason)
+
+
+def order_transferred(roster: Roster, transfer: Transfer, posted: TransfersPosted, moment: Moment) -> None:
+    """Count what an order has moved, and look what is next."""
+    order = _answered(roster, transfer)
+    if order is None or transfer.month is None:
+        return
+    units = order.month_units + (posted.total_units if transfer.month == order.month else 0)
+    settled = month_after(transfer.month) if transfer.mode == "amount" and transfer.bound_units is None else None
+    order = replace(
+        order,
+        month_units=units,
+        next_month=max(order.next_month, settled or order.next_month),
+        balance_version=max(order.balance_version, *(leg.version for leg in posted.legs)),
+    )
+    roster.orders.put(look(order, moment))
+
+
+def order_refused(roster: Roster, transfer: Transfer, code: str, moment: Moment) -> list[Effect]:
+    """Pause an order whose transfer the ledger refused. One that was set again since is not what was refused."""
+    order = _answered(roster, transfer)
+    if order is None:
+        return []
+    if order.state is not OrderState.ACTIVE or order.version != transfer.order_version:
+        roster.orders.put(look(order, moment))
+        return []
+    paused = replace(order, state=OrderState.PAUSED, version=order.version + 1, code=code)
+    roster.orders.put(paused)
+    order_line(roster, history_of_pause(transfer.id), paused, "paused", None, moment)
+    return [StandingOrderPaused(**_of_order(order), reason=code, paused_at=moment.now)]
+
+
+def look(order: StandingOrder, moment: Moment) -> StandingOrder:
+    """Return an order that will be looked at as soon as it may have something to do."""
+    if order.state is not OrderState.ACTIVE or order.transfer_id is not None:
+        return order.due(None)
+    if order.kind is OrderKind.MONTHLY:
+        return order.due(beginning_of(order.next_month))
+    return order.due(moment.now)
+
+
+def _answered(roster: Roster, transfer: Transfer) -> StandingOrder | None:
+    """Return the order that asked for a transfer, which is no longer open; None for a command's."""
+    if transfer.order_id is None:
+        return None
+    return replace(roster.orders[transfer.order_id], transfer_id=None)
+
+
+def _of_order(order: StandingOrder) -> dict[str, UUID]:
+    """Return the ids that every event about a standing order carries."""
+    return {
+        "group_id": order.group_id,
+        "owner_id": order.owner_id,
+        "member_id": order.member_id,
+        "order_id": order.id,
+    }

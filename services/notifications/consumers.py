@@ -7,6 +7,7 @@ from popfax_contracts.groups import (
     MemberAccountCreated,
     MemberLeft,
     MemberPaidFor,
+    StandingOrderPaused,
     UnitsReceived,
     UnitsTransferred,
 )
@@ -45,6 +46,7 @@ NOTIFICATIONS = Service(
         handles(InvitationDeclined, handlers.write),
         handles(InvitationExpired, handlers.write),
         handles(MemberLeft, handlers.write),
+        handles(StandingOrderPaused, handlers.write),
         handles(UnitsReceived, handlers.write),
         handles(UnitsTransferred, handlers.write),
         handles(MemberPaidFor, handlers.write),

@@ -35,6 +35,8 @@ class Template(StrEnum):
     """To the member whose membership ended."""
     MEMBER_LEFT = "member_left"
     """To the owner of the group that the member has left."""
+    ORDER_PAUSED = "order_paused"
+    """To the owner whose standing orders wait."""
     EXPIRING = "expiring"
     EXPIRED = "expired"
     EXTENDED = "extended"

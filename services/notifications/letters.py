@@ -16,6 +16,7 @@ from popfax_contracts.groups import (
     MemberAccountCreated,
     MemberLeft,
     MemberPaidFor,
+    StandingOrderPaused,
     UnitsReceived,
     UnitsTransferred,
 )
@@ -114,8 +115,21 @@ def _units_received(event: UnitsReceived) -> Sequence[Letter]:
     return [Letter(Template.UNITS_RECEIVED, str(event.transfer_id), event.member_id, event.owner_id, params)]
 
 
+def _standing_order_paused(event: StandingOrderPaused) -> Sequence[Letter]:
+    """Return one mail a day, however many orders are paused: on the first of a month it may be all of them."""
+    if event.reason not in ("units_short", "account_expired"):
+        return ()
+    fact = f"{event.group_id}/{event.paused_at.astimezone(UTC):%Y-%m-%d}"
+    return [Letter(Template.ORDER_PAUSED, fact, event.owner_id, None, {"reason": event.reason})]
+
+
 def _units_transferred(event: UnitsTransferred) -> Sequence[Letter]:
-    """Return the receipt, which names those who got units, if they are not too many."""
+    """Return the receipt, which names those who got units, if they are not too many.
+
+    What a standing order has begun stands in the history alone: nobody is waiting for it.
+    """
+    if event.order_id is not None:
+        return ()
     given = [leg for leg in event.legs if leg.amount_units > 0]
     got = len(given)
     params = {
@@ -186,6 +200,7 @@ _LETTERS: Mapping[type[Message], Callable[[Any], Sequence[Letter]]] = {
     InvitationExpired: _invitation_expired,
     MemberAccountCreated: _member_account_created,
     MemberLeft: _member_left,
+    StandingOrderPaused: _standing_order_paused,
     UnitsReceived: _units_received,
     UnitsTransferred: _units_transferred,
     MemberPaidFor: _member_paid_for,

@@ -220,6 +220,26 @@ ROWS: dict[str, tuple[Any, Any]] = {
         groups.Transfer(A, B, C, "top_up_to", 5, groups.TransferState.PENDING, None, None, NOW, None),
         groups.Transfer(A, B, C, "top_up_to", 5, groups.TransferState.REFUSED, "units_short", 0, NOW, LATER),
     ),
+    "transfer of a standing order": (
+        groups.Transfer(
+            *(A, B, C, "amount", 5, groups.TransferState.PENDING, None, None, NOW, None, 1),
+            *(A, 2, NOW.date(), 50),
+        ),
+        groups.Transfer(
+            *(A, B, C, "amount", 5, groups.TransferState.DONE, None, 5, NOW, LATER, 2),
+            *(A, 2, NOW.date(), 50),
+        ),
+    ),
+    "standing order": (
+        groups.StandingOrder(
+            *(A, B, C, A, groups.OrderState.ACTIVE, 1, groups.OrderKind.KEEP_AT, 5, 10, 50, None, NOW, None, None),
+            *(NOW.date(), 0, NOW.date(), None, LATER, 1, 3),
+        ),
+        groups.StandingOrder(
+            *(A, B, C, A, groups.OrderState.PAUSED, 2, groups.OrderKind.MONTHLY, None, None, None, 9, LATER, None, "x"),
+            *(NOW.date() + timedelta(days=1), 5, NOW.date(), B, None, 2, 4),
+        ),
+    ),
     "posted command": (
         groups.PostedCommand(A, "x.v1", B, b"\x00\xff", groups.CommandState.PENDING, None, None, NOW, None),
         groups.PostedCommand(A, "x.v1", B, b"\x00\xff", groups.CommandState.DONE, "x", {"id": [1]}, NOW, LATER),

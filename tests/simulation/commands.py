@@ -27,6 +27,8 @@ from popfax_contracts.groups import (
     RenameGroup,
     RevokeInvitation,
     SetLowBalance,
+    SetStandingOrder,
+    StopStandingOrder,
     TransferUnits,
 )
 from popfax_contracts.ids import derive, derive_own, message_id
@@ -55,8 +57,8 @@ from popfax_contracts.topics import (
 )
 from services.chassis.messages import source_of
 from services.chassis.rows import Mapped
-from services.groups.domain import Membership
-from services.groups.tables import INVITATIONS, MEMBERSHIPS, SAGAS
+from services.groups.domain import Membership, OrderState, order_of
+from services.groups.tables import INVITATIONS, MEMBERSHIPS, ORDERS, SAGAS
 from services.groups.tables import TRANSFERS as GROUP_TRANSFERS
 from services.ledger.domain import HoldState
 from services.ledger.tables import HOLDS, TRANSFERS
@@ -489,6 +491,66 @@ def pay_for_members(cast: Cast) -> Sequence[Sent]:
     return found
 
 
+def set_order(cast: Cast) -> Sequence[Sent]:
+    """An owner, or a stranger, sets standing orders of present or former members, who may have one already."""
+    owner = cast.owner_with_members()
+    theirs = [membership for membership in cast.memberships() if membership.owner_id == owner]
+    if not theirs:
+        return []
+    theirs = cast.mostly([each for each in theirs if each.active] or theirs, theirs)
+    meant = cast.random.sample(theirs, min(len(theirs), cast.random.randint(1, 2)))
+    return [sent(_order(cast, each), cast.uuid(), cast.mostly(owner, cast.uuid())) for each in meant]
+
+
+def _order(cast: Cast, membership: Membership) -> SetStandingOrder:
+    threshold = cast.random.randint(1, 20)
+    keeping = {
+        "threshold_units": threshold,
+        "target_units": threshold + cast.random.randint(0, 10),
+        "monthly_bound_units": cast.random.randint(5, 60),
+    }
+    terms = cast.random.choice([{"kind": "keep_at", **keeping}, {"kind": "monthly", "amount_units": threshold}])
+    ids = {"group_id": membership.group_id, "member_id": membership.member_id, "epoch": _epoch(cast, membership)}
+    return SetStandingOrder.model_validate({**ids, **terms})
+
+
+def stop_order(cast: Cast) -> Sequence[Sent]:
+    """An owner stops a standing order, which may be stopped already, or waiting for the ledger."""
+    orders = cast.rows(Principal.GROUPS, ORDERS)
+    if not orders:
+        return []
+    order = cast.random.choice(orders)
+    owner = cast.mostly(order.owner_id, cast.owner())
+    body = StopStandingOrder(group_id=group_of(owner), member_id=order.member_id)
+    return [sent(body, cast.uuid(), owner)]
+
+
+def race_with_an_order(cast: Cast) -> Sequence[Sent]:
+    """A member spends, which may set an order off, and the order is stopped, changed, or ends: in either order."""
+    orders = [each for each in cast.rows(Principal.GROUPS, ORDERS) if each.state is OrderState.ACTIVE]
+    if not orders:
+        return []
+    order = cast.random.choice(orders)
+    spending = SpendUnits(
+        spend_id=cast.uuid(),
+        account_id=order.member_id,
+        amount_units=cast.random.randint(1, 8),
+        purpose="fax",
+        reference=f"job/{cast.random.getrandbits(20)}",
+    )
+    (membership,) = [each for each in cast.memberships() if order_of(each.id) == order.id]
+    ends: Sequence[tuple[Command, UUID]] = (
+        (StopStandingOrder(group_id=order.group_id, member_id=order.member_id), order.owner_id),
+        (_order(cast, membership), order.owner_id),
+        (LeaveGroup(group_id=order.group_id), order.member_id),
+        (CloseAccount(account_id=order.member_id), order.member_id),
+    )
+    body, actor = cast.random.choices(ends, [6, 6, 2, 1])[0]
+    race = [sent(spending, cast.uuid(), order.member_id), sent(body, cast.uuid(), actor)]
+    cast.random.shuffle(race)
+    return race
+
+
 # --- accounts ---------------------------------------------------------------------------------------------------------
 
 
@@ -630,7 +692,7 @@ def _ids_after(record: BusRecord) -> list[bytes]:
     id_ = headers.get("ce_id") or b"nothing"
     who = message_id(record.topic, headers.get("ce_source") or b"", id_)
     answers = [derive(who, str(ordinal)) for ordinal in range(3)]
-    made = [derive_own(who, name) for name in ("transfer", "invitation", "create-member-account", "payment")]
+    made = [derive_own(who, name) for name in ("transfer", "invitation", "order", "create-member-account", "payment")]
     return [id_, str(who).encode(), *(str(each).encode() for each in (*answers, *answers, *made))]
 
 
@@ -710,6 +772,9 @@ COMMANDS: Sequence[tuple[int, Callable[[Cast], Sequence[Sent]]]] = (
     (2, leave_group),
     (6, transfer_units),
     (5, pay_for_members),
+    (7, set_order),
+    (2, stop_order),
+    (5, race_with_an_order),
     (3, spend_units),
     (5, buy_something),
     (2, buy_once_more),

@@ -17,11 +17,14 @@ from popfax_contracts.groups import (
     InvitationAccepted,
     InvitationSent,
     InviteByEmail,
+    LeaveGroup,
     MemberAccountCreated,
     MemberAccountRefused,
     MemberRef,
     MembershipEnded,
     PayForMember,
+    SetStandingOrder,
+    StopStandingOrder,
     TransferUnits,
 )
 from popfax_contracts.ids import derive
@@ -36,6 +39,7 @@ from popfax_contracts.ledger import (
     SpendRefused,
     SpendUnits,
     TransfersPosted,
+    TransfersRefused,
     UnitsReserved,
 )
 from popfax_contracts.message import Message
@@ -59,9 +63,9 @@ from services.chassis.sagas import SagaDeadline, Status
 from services.chassis.service import AnyHandler, Moment, Service
 from services.chassis.shell import Arrival, FromKafka
 from services.groups.consumers import GROUPS
-from services.groups.domain import membership_of
+from services.groups.domain import OrderState, membership_of
 from services.groups.store import Roster
-from services.groups.timers import LowBalanceDue
+from services.groups.timers import ORDER_LOOKS, LowBalanceDue, OrderDue
 from services.ledger.consumers import LEDGER
 from services.ledger.domain import HoldState
 from services.ledger.store import Books
@@ -383,6 +387,79 @@ def never_forgotten(tray: Any, message: Incoming[PersonErased], moment: Moment) 
     return outcome
 
 
+# --- standing orders --------------------------------------------------------------------------------------------------
+
+
+def stopped_and_still_due(roster: Roster, message: Incoming[StopStandingOrder], moment: Moment) -> Outcome:
+    outcome = GROUPS.handlers[StopStandingOrder](roster, message, moment)
+    for order in roster.orders.loaded():
+        if order.state is OrderState.STOPPED:
+            roster.orders.put(order.due(moment.now))
+    return outcome
+
+
+def change_forgets_what_is_open(roster: Roster, message: Incoming[SetStandingOrder], moment: Moment) -> Outcome:
+    outcome = GROUPS.handlers[SetStandingOrder](roster, message, moment)
+    for order in roster.orders.loaded():
+        if order.state is OrderState.ACTIVE and order.transfer_id is not None:
+            roster.orders.put(replace(order, transfer_id=None).due(moment.now))
+    return outcome
+
+
+def balance_sets_nothing_off(roster: Roster, message: Incoming[BalanceChanged], moment: Moment) -> Outcome:
+    before = roster.orders.loaded()
+    outcome = GROUPS.handlers[BalanceChanged](roster, message, moment)
+    for order in before:
+        roster.orders.put(order)
+    return outcome
+
+
+def order_survives_the_membership(roster: Roster, message: Incoming[LeaveGroup], moment: Moment) -> Outcome:
+    before = roster.orders.loaded()
+    outcome = GROUPS.handlers[LeaveGroup](roster, message, moment)
+    for order in before:
+        roster.orders.put(order)
+    return outcome
+
+
+def asks_beyond_the_bound(roster: Roster, message: Incoming[OrderDue], moment: Moment) -> Outcome:
+    """Trust the ledger to reckon, however little the bound leaves."""
+    order = roster.orders.find(message.body.order_id)
+    if order is None or order.monthly_bound_units is None:
+        return GROUPS.handlers[OrderDue](roster, message, moment)
+    bound = order.monthly_bound_units
+    roster.orders.put(replace(order, monthly_bound_units=bound + (order.target_units or 0)))
+    outcome = GROUPS.handlers[OrderDue](roster, message, moment)
+    roster.orders.put(replace(roster.orders[order.id], monthly_bound_units=bound))
+    for transfer in roster.transfers.loaded():
+        if transfer.order_id == order.id:
+            roster.transfers.put(replace(transfer, bound_units=bound))
+    return outcome
+
+
+def paid_month_is_owed_again(roster: Roster, message: Incoming[TransfersPosted], moment: Moment) -> Outcome:
+    before = {order.id: order for order in roster.orders.loaded()}
+    outcome = GROUPS.handlers[TransfersPosted](roster, message, moment)
+    for order in roster.orders.loaded():
+        if (earlier := before.get(order.id)) is not None and order != earlier:
+            roster.orders.put(replace(order, next_month=earlier.next_month))
+    return outcome
+
+
+def refused_and_still_open(roster: Roster, message: Incoming[TransfersRefused], moment: Moment) -> Outcome:
+    before = roster.orders.loaded()
+    outcome = GROUPS.handlers[TransfersRefused](roster, message, moment)
+    for order in before:
+        roster.orders.put(order)
+    return outcome
+
+
+def nobody_looks_at_orders() -> Mutation:
+    """Return the product in which standing orders are never due."""
+    alarms = tuple(alarm for alarm in GROUPS.alarms if alarm is not ORDER_LOOKS)
+    return Mutation([replace(each, alarms=alarms) if each is GROUPS else each for each in SERVICES])
+
+
 # --- the chassis ------------------------------------------------------------------------------------------------------
 
 
@@ -493,6 +570,14 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "a fax number stays free": _with(PROVISIONING, {ProvisionAccount: number_stays_free}),
     "a cancellation is not remembered": _with(PROVISIONING, {CancelProvisioning: cancel_leaves_no_trace}),
     "the owner gets no receipt": _with(NOTIFICATIONS, {MemberAccountCreated: no_receipt}),
+    "a standing order is due after its stop": _with(GROUPS, {StopStandingOrder: stopped_and_still_due}),
+    "a changed standing order forgets what is open": _with(GROUPS, {SetStandingOrder: change_forgets_what_is_open}),
+    "a balance sets no standing order off": _with(GROUPS, {BalanceChanged: balance_sets_nothing_off}),
+    "a standing order survives its membership": _with(GROUPS, {LeaveGroup: order_survives_the_membership}),
+    "a standing order asks beyond its bound": _with(GROUPS, {OrderDue: asks_beyond_the_bound}),
+    "a paid month is owed again": _with(GROUPS, {TransfersPosted: paid_month_is_owed_again}),
+    "a refused standing order waits forever": _with(GROUPS, {TransfersRefused: refused_and_still_open}),
+    "nobody looks at standing orders": nobody_looks_at_orders(),
     "the inbox forgets": Mutation(database=ForgetfulDatabase),
     "the inbox tells messages by their ids alone": Mutation(source=ByIdAlone),
     "the outbox is not part of the transaction": Mutation(database=LossyDatabase),

@@ -31,7 +31,7 @@ from services.chassis.shell import FromKafka, Shell, Source, StillUndecodable
 from services.chassis.timers import fire_due, retry_requested
 from services.groups.consumers import GROUPS
 from services.groups.domain import InvitationState
-from services.groups.tables import INVITATIONS
+from services.groups.tables import INVITATIONS, ORDERS
 from services.groups.timers import LowBalanceDue
 from services.ledger.consumers import LEDGER
 from services.ledger.messages import CorrectBalance
@@ -281,11 +281,16 @@ class World:
         return found + [f"{topic}: {id_} was published only when read again" for topic, id_ in again - published]
 
     def _outlived(self) -> list[str]:
-        """Return the invitations and accounts that should have expired and have not."""
+        """Return the invitations and accounts that should have expired and have not, and orders not looked at."""
         invitations = self._rows(Principal.GROUPS, INVITATIONS)
         accounts = self._rows(Principal.PROVISIONING, SUBSCRIBERS)
         found = [
             f"{i.id} was never answered, and is pending" for i in invitations if i.state is InvitationState.PENDING
+        ]
+        found += [
+            f"{order.id} is due at {order.due_at}, and nobody looks"
+            for order in self._rows(Principal.GROUPS, ORDERS)
+            if order.due_at is not None
         ]
         return found + [
             f"{account.id} ended at {account.expires_at}, and is active"

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID, uuid5
 
@@ -77,12 +77,16 @@ from services.groups.domain import (
     InvitationState,
     Kind,
     Membership,
+    OrderKind,
+    OrderState,
+    StandingOrder,
     Tally,
     TransferState,
     account_of,
     history_of_leg,
     history_of_membership,
     membership_of,
+    order_of,
     received_invitations_tally,
     sent_invitations_tally,
 )
@@ -361,9 +365,55 @@ def in_notifications(snapshot: Snapshot = SNAPSHOT, **changes: Any) -> Snapshot:
     return replace(snapshot, notifications=replace(snapshot.notifications, **changes))
 
 
+# The same, but that the owner has said once that the member is to be kept at 9 units: that gave them the 9.
+ORDER = order_of(MEMBERSHIP)
+JANUARY, FEBRUARY = date(2031, 1, 1), date(2031, 2, 1)
+KEPT = StandingOrder(
+    *(ORDER, GROUP, OWNER, MEMBER, OrderState.ACTIVE, 1, OrderKind.KEEP_AT, 5, 9, 9, None, NOW, None, None),
+    *(JANUARY, 9, JANUARY, None, None, 1, 1),
+)
+OF_THE_ORDER = {"order_id": ORDER, "order_version": 1, "month": JANUARY, "bound_units": 9}
+TOLD = changed(changed(list(GROUPS.history), 6, actor_id=None), 7, actor_id=None)
+
+
+def ordered(order: StandingOrder | None = KEPT, lines: Sequence[Any] = (), **of_transfer: Any) -> Snapshot:
+    """Return the snapshot with an order, and the transfer that it asked for."""
+    snapshot = in_groups(
+        orders=[] if order is None else [order],
+        transfers=changed(list(GROUPS.transfers), 0, **{**OF_THE_ORDER, **of_transfer}),
+        history=[*TOLD, *([line(id_of("order"), Kind.ORDER, ORDER, "set")] if order is not None else []), *lines],
+    )
+    mails = [mail for mail in NOTIFICATIONS.mails if mail.template is not Template.TRANSFER_RECEIPT]
+    return in_notifications(snapshot, mails=mails)
+
+
+def asked_again(order: StandingOrder, **of_transfer: Any) -> Snapshot:
+    """Return the snapshot in which an order waits for another transfer."""
+    id_ = id_of("again")
+    waits = ordered(replace(order, transfer_id=id_), **of_transfer)
+    pending = groups.Transfer(
+        *(id_, GROUP, OWNER, "amount", 1, TransferState.PENDING, None, None, NOW, None, 1),
+        **{**OF_THE_ORDER, **of_transfer},
+    )
+    its = line(history_of_leg(id_, MEMBER), Kind.TRANSFER, id_, "pending", actor_id=None)
+    return in_groups(
+        waits,
+        transfers=[*waits.groups.transfers, pending],
+        history=[*waits.groups.history, its],
+        timers=[*GROUPS.timers, TimerRow(id_, END, TransferDue.TYPE, str(id_))],
+    )
+
+
 def test_sees_nothing_wrong_where_nothing_is() -> None:
     assert check(SNAPSHOT, settled=True) == []
     assert check(SNAPSHOT, settled=False) == []
+
+
+def test_sees_nothing_wrong_with_a_standing_order() -> None:
+    assert check(ordered(), settled=True) == []
+    assert check(ordered(), settled=False) == []
+    bounded = replace(KEPT, monthly_bound_units=10)
+    assert check(asked_again(bounded, bound_units=10), settled=False) == []
 
 
 SECOND_CAPTURE = [
@@ -536,6 +586,66 @@ BUT_ITS_MAILS = [
     each for each in list(NOTIFICATIONS.mails) if each.template not in (Template.DETACHED, Template.MEMBER_LEFT)
 ]
 INVITED_TOO = Invitation(id_of("x"), GROUP, OWNER, MEMBER, InvitationState.PENDING, 1, b"", NOW, END, None)
+
+BROKEN_ORDERS: list[tuple[str, Snapshot, list[Invariant]]] = [
+    ("an order moved more than its bound", ordered(bound_units=8), [Invariant.ORDER_OVER_BOUND]),
+    ("an order may still move more than its bound", asked_again(KEPT), [Invariant.ORDER_OVER_BOUND]),
+    (
+        "a monthly order gave twice in a month",
+        asked_again(replace(KEPT, kind=OrderKind.MONTHLY, amount_units=9, next_month=FEBRUARY), bound_units=None),
+        [Invariant.ORDER_TWICE],
+    ),
+    (
+        "a month that was paid is still to be paid",
+        ordered(replace(KEPT, kind=OrderKind.MONTHLY, amount_units=9, due_at=END), bound_units=None),
+        [Invariant.ORDER_TALLY_MISMATCH],
+    ),
+    ("an order counts less than it moved", ordered(replace(KEPT, month_units=8)), [Invariant.ORDER_TALLY_MISMATCH]),
+    (
+        "a stopped order has asked for something",
+        ordered(replace(KEPT, state=OrderState.STOPPED, ended_at=NOW)),
+        [Invariant.ORDER_AFTER_STOP],
+    ),
+    (
+        "a paused order has asked for something",
+        ordered(replace(KEPT, state=OrderState.PAUSED, code="units_short")),
+        [Invariant.ORDER_AFTER_STOP],
+    ),
+    (
+        "somebody has an order who is invited",
+        in_groups(orders=[replace(KEPT, id=order_of(INVITED), member_id=OTHER, month_units=0)]),
+        [Invariant.ORDER_WITHOUT_MEMBER],
+    ),
+    ("a transfer was asked for by an order that is not there", ordered(None), [Invariant.ORDER_MISMATCH]),
+    ("a transfer is of a later setting", ordered(order_version=2), [Invariant.ORDER_MISMATCH]),
+    ("a transfer is of another owner's order", ordered(replace(KEPT, owner_id=OTHER)), [Invariant.ORDER_MISMATCH]),
+    ("an order waits for what ended", ordered(replace(KEPT, transfer_id=id_of("given"))), [Invariant.ORDER_MISMATCH]),
+    ("an order waits for nothing", ordered(replace(KEPT, transfer_id=id_of("x"))), [Invariant.ORDER_MISMATCH]),
+    ("an order has no terms", ordered(replace(KEPT, target_units=None)), [Invariant.ORDER_MISMATCH]),
+    ("an active order has ended", ordered(replace(KEPT, ended_at=NOW)), [Invariant.ORDER_MISMATCH]),
+    ("an active order says why it waits", ordered(replace(KEPT, code="units_short")), [Invariant.ORDER_MISMATCH]),
+    (
+        "a paused order is due",
+        ordered(replace(KEPT, state=OrderState.PAUSED, version=2, code="units_short", due_at=END)),
+        [Invariant.ORDER_MISMATCH],
+    ),
+    ("nobody looks at a member who is short", ordered(replace(KEPT, threshold_units=6)), [Invariant.ORDER_STALLED]),
+    (
+        "nobody looks at a monthly order",
+        ordered(replace(KEPT, kind=OrderKind.MONTHLY, amount_units=9)),
+        [Invariant.ORDER_STALLED],
+    ),
+    (
+        "the history tells of an order that is not there",
+        in_groups(history=[*GROUPS.history, line(id_of("order"), Kind.ORDER, ORDER, "set")]),
+        [Invariant.HISTORY_MISMATCH],
+    ),
+    (
+        "the history tells of an order what no order does",
+        ordered(lines=[line(id_of("another"), Kind.ORDER, ORDER, "done")]),
+        [Invariant.HISTORY_MISMATCH],
+    ),
+]
 
 ALWAYS_WRONG: list[tuple[str, Snapshot, list[Invariant]]] = [
     (
@@ -1041,7 +1151,9 @@ ALWAYS_WRONG: list[tuple[str, Snapshot, list[Invariant]]] = [
 
 
 @pytest.mark.parametrize(
-    ("snapshot", "codes"), [case[1:] for case in ALWAYS_WRONG], ids=[case[0] for case in ALWAYS_WRONG]
+    ("snapshot", "codes"),
+    [case[1:] for case in [*ALWAYS_WRONG, *BROKEN_ORDERS]],
+    ids=[case[0] for case in [*ALWAYS_WRONG, *BROKEN_ORDERS]],
 )
 def test_sees_at_any_moment_that(snapshot: Snapshot, codes: list[Invariant]) -> None:
     assert {violation.code for violation in check(snapshot, settled=False)} == {*codes}
@@ -1914,7 +2026,14 @@ def test_misses_no_saga_of_a_payment_that_was_removed_because_of_its_age() -> No
 def test_every_invariant_is_shown_to_fail() -> None:
     shown = {
         code
-        for case in [*BROKEN_BOOKS, *ALWAYS_WRONG, *WRONG_WHEN_SETTLED, *STUCK, *WRONG_PAYMENTS]
+        for case in [
+            *BROKEN_BOOKS,
+            *ALWAYS_WRONG,
+            *BROKEN_ORDERS,
+            *WRONG_WHEN_SETTLED,
+            *STUCK,
+            *WRONG_PAYMENTS,
+        ]
         for code in case[2]
     }
     assert shown | {code for _, _, code in BROKEN_LOGS} | {Invariant.TOPIC_MISMATCH, Invariant.TOKEN_STALE} == set(

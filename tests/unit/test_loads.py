@@ -156,7 +156,7 @@ BATCHES: dict[str, tuple[Service, list[Message], list[str]]] = {
     "balances change": (
         GROUPS,
         [BalanceChanged(account_id=ADA, version=1, balance_units=1, available_units=1)],
-        ["lock subscribers"],
+        ["lock subscribers", "lock standing_orders by member_id, state, kind"],
     ),
     "units are transferred": (
         GROUPS,
@@ -196,7 +196,7 @@ BATCHES: dict[str, tuple[Service, list[Message], list[str]]] = {
     "members are detached": (
         GROUPS,
         [DetachMembers(group_id=GROUP, members=(MemberRef(member_id=uuid4()),))],
-        ["find commands by id", "lock subscribers", "lock groups", "lock memberships"],
+        ["find commands by id", "lock subscribers", "lock groups", "lock memberships", "lock standing_orders"],
     ),
     "an invitation is accepted": (
         GROUPS,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -16,6 +16,7 @@ from popfax_contracts.groups import (
     InvitationExpired,
     MemberAccountCreated,
     MemberLeft,
+    StandingOrderPaused,
     TransferredLeg,
     UnitsReceived,
     UnitsTransferred,
@@ -76,6 +77,11 @@ def transferred(mode: str, *amounts: int) -> UnitsTransferred:
     legs = [TransferredLeg(member_id=id_of(str(i)), amount_units=units) for i, units in enumerate(amounts)]
     fields = {"group_id": GROUP, "owner_id": ADA, "transfer_id": TRANSFER, "mode": mode, "amount_units": 50}
     return UnitsTransferred.model_validate(fields | {"legs": legs, "total_units": sum(amounts)})
+
+
+def paused(reason: str, at: datetime = NOW, **ids: UUID) -> StandingOrderPaused:
+    fields = {"group_id": GROUP, "owner_id": ADA, "member_id": BEA, "order_id": id_of("order"), **ids}
+    return StandingOrderPaused.model_validate({**fields, "reason": reason, "paused_at": at})
 
 
 def expiring(days: int, *, late: bool = False) -> AccountExpiring:
@@ -208,6 +214,13 @@ CASES: list[tuple[Message, list[Mail]]] = [
             )
         ],
     ),
+    (transferred("amount", 5).model_copy(update={"order_id": id_of("order")}), []),
+    (paused("units_short"), [mail(paused("units_short"), Template.ORDER_PAUSED, ADA, None, reason="units_short")]),
+    (
+        paused("account_expired"),
+        [mail(paused("account_expired"), Template.ORDER_PAUSED, ADA, None, reason="account_expired")],
+    ),
+    (paused("target_closed"), []),
     (expiring(7), [mail(expiring(7), Template.EXPIRING, BEA, None, days=7, expires_at=EXPIRES_AT)]),
     (expiring(7, late=True), []),
     (
@@ -249,6 +262,12 @@ class TestFacts:
         ]
         scene = given(NOTIFICATIONS).when(*causes)
         assert len(scene.rows()) == len(causes) + 2, "one each, and two for each membership"
+
+    def test_many_paused_orders_are_one_mail_a_day(self) -> None:
+        another = paused("units_short", NOW + timedelta(hours=1), member_id=NEW, order_id=id_of("another"))
+        tomorrow = paused("units_short", NOW + timedelta(days=1))
+        assert len(given(NOTIFICATIONS).when(paused("units_short"), another).rows()) == 1
+        assert len(given(NOTIFICATIONS).when(paused("units_short"), tomorrow).rows()) == 2
 
     def test_a_moment_told_in_another_time_zone_is_the_same_fact(self) -> None:
         there = expiring(7).model_copy(update={"expires_at": EXPIRY.astimezone(timezone(timedelta(hours=2)))})

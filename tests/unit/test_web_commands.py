@@ -22,6 +22,8 @@ from popfax_contracts.groups import (
     RenameGroup,
     RevokeInvitation,
     SetLowBalance,
+    SetStandingOrder,
+    StopStandingOrder,
     TransferUnits,
 )
 from popfax_contracts.ledger import (
@@ -48,14 +50,18 @@ from services.groups.domain import (
     InvitationState,
     Kind,
     Membership,
+    OrderKind,
+    OrderState,
     Plan,
     PostedCommand,
+    StandingOrder,
     Subscriber,
     Tally,
     account_of,
     hash_token,
     history_of_membership,
     membership_of,
+    order_of,
     received_invitations_tally,
     saga_asked_by,
     sent_invitations_tally,
@@ -80,6 +86,26 @@ CREATE = CreateMemberAccount(
     language=Language.EN,
 )
 TRANSFER = TransferUnits(group_id=GROUP, mode="amount", amount_units=5, members=(BOB,))
+SET_ORDER = SetStandingOrder(group_id=GROUP, member_id=BOB, kind="monthly", amount_units=5)
+ORDER = StandingOrder(
+    *(
+        order_of(BETWEEN),
+        GROUP,
+        ADA,
+        BOB,
+        OrderState.ACTIVE,
+        1,
+        OrderKind.MONTHLY,
+        None,
+        None,
+        None,
+        5,
+        NOW,
+        None,
+        None,
+    ),
+    *(NOW.date(), 0, NOW.date(), None, NOW, 1, 0),
+)
 
 
 def _posted(model: type[Command], actor: UUID = ADA, **changed: Any) -> PostedCommand:
@@ -131,6 +157,8 @@ DONE: list[tuple[Command, UUID, list[Any], str]] = [
     (RevokeInvitation(group_id=GROUP, invitation_id=INVITATION), ADA, _is_invited(), "invitation-revoked"),
     (DetachMembers(group_id=GROUP, members=(MemberRef(member_id=BOB),)), ADA, _is_member(), "members-detached"),
     (LeaveGroup(group_id=GROUP), BOB, _is_member(), "member-left"),
+    (SET_ORDER, ADA, _is_member(), "standing-order-set"),
+    (StopStandingOrder(group_id=GROUP, member_id=BOB), ADA, [ORDER], "standing-order-stopped"),
 ]
 
 
@@ -152,6 +180,8 @@ REFUSED: list[tuple[Command, UUID, str]] = [
     (DetachMembers(group_id=GROUP, members=(MemberRef(member_id=BOB),)), BOB, "not_owner"),
     (LeaveGroup(group_id=GROUP), BOB, "not_member"),
     (TRANSFER, ADA, "not_member"),
+    (SET_ORDER, ADA, "not_member"),
+    (StopStandingOrder(group_id=GROUP, member_id=BOB), ADA, "no_order"),
 ]
 
 

@@ -21,6 +21,7 @@ from popfax_contracts.groups import (
     MemberAccountCreated,
     MemberLeft,
     MemberPaidFor,
+    StandingOrderPaused,
     TransferredLeg,
     UnitsReceived,
     UnitsTransferred,
@@ -118,6 +119,12 @@ def _paid_for(action: str, expires_at: datetime | None) -> Message:
     )
 
 
+def _paused(reason: str) -> Message:
+    return StandingOrderPaused(
+        group_id=GROUP, owner_id=OWNER, member_id=MEMBER, order_id=TRANSFER, reason=reason, paused_at=NOW
+    )
+
+
 _ANSWERED = {"group_id": GROUP, "owner_id": OWNER, "invitation_id": INVITATION}
 
 CAUSES: Sequence[tuple[str, Message]] = (
@@ -140,6 +147,8 @@ CAUSES: Sequence[tuple[str, Message]] = (
     ("", _low(3, 0)),
     ("one", _low(1, 0)),
     ("many", _low(MAX_NAMED, 112)),
+    ("short", _paused("units_short")),
+    ("expired", _paused("account_expired")),
     ("detached", _left("detached")),
     ("left", _left("left")),
     ("account_closed", _left("account_closed", member=NOBODY)),

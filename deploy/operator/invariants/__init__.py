@@ -21,6 +21,7 @@ from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.ledger import check_ledger
 from deploy.operator.invariants.log import Logged, check_log, check_tokens, logged
 from deploy.operator.invariants.mails import check_mails
+from deploy.operator.invariants.orders import check_orders
 from deploy.operator.invariants.purchases import check_purchases
 from deploy.operator.invariants.sagas import check_sagas
 from deploy.operator.invariants.snapshot import (
@@ -86,6 +87,7 @@ def parts(snapshot: Snapshot, late: Lateness) -> Iterator[tuple[str, Iterator[Vi
     yield "fax numbers", check_numbers(snapshot.provisioning.fax_numbers)
     yield "groups", check_groups(snapshot.groups)
     yield "transfers", check_transfers(snapshot, late)
+    yield "standing orders", check_orders(snapshot.groups)
     yield "mails", check_mails(snapshot, late)
     yield "timers", check_timers(snapshot)
     yield "what waits", check_waiting(snapshot, late)

@@ -122,6 +122,22 @@ class Invariant(StrEnum):
     COMMAND_UNSEEN = "command_unseen"
     """A posted command awaits exactly the changes that groups can't show yet, and none once it has ended."""
 
+    # --- standing orders ---
+    ORDER_MISMATCH = "order_mismatch"
+    """An order's ids, terms and state fit each other, and its transfers are its own: one at most is open."""
+    ORDER_WITHOUT_MEMBER = "order_without_member"
+    """An order that is not stopped is a member's."""
+    ORDER_OVER_BOUND = "order_over_bound"
+    """An order never moves more in a month than its bound."""
+    ORDER_TWICE = "order_twice"
+    """A monthly order gives once a month."""
+    ORDER_AFTER_STOP = "order_after_stop"
+    """An order that is stopped or paused has asked for nothing since."""
+    ORDER_TALLY_MISMATCH = "order_tally_mismatch"
+    """What an order says that it has moved in its month is what its transfers moved, and a paid month is behind it."""
+    ORDER_STALLED = "order_stalled"
+    """An active order that has something to do will be looked at, or waits for the ledger."""
+
     # --- mails ---
     MAIL_TWICE = "mail_twice"
     """Each end of an account is mailed once ..."""

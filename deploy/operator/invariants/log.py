@@ -187,7 +187,7 @@ def _outcomes(records: Iterable[Logged]) -> Iterator[Violation]:
             awaited[record.correlation_id] |= OUTCOMES[record.type]
         elif record.type.endswith(_MALFORMED):
             malformed.add(record.correlation_id)
-        else:
+        elif not _is_of_an_order(record):
             told[record.correlation_id].append(record.type)
     for id_ in sorted(asked):
         answered = sum(type_ in awaited[id_] for type_ in told[id_])
@@ -200,8 +200,17 @@ def _outcomes(records: Iterable[Logged]) -> Iterator[Violation]:
     yield from _unasked_outcomes(asked, told)
 
 
-_ALWAYS_ASKED = frozenset().union(*OUTCOMES.values()) - _types(groups.InvitationRevoked, groups.MemberLeft)
-"""Outcomes that only a command can cause. The two that are left out have other causes, too."""
+def _is_of_an_order(record: Logged) -> bool:
+    """Return whether a transfer was a standing order's: no command awaits it."""
+    if record.type != groups.UnitsTransferred.TYPE or record.value is None:
+        return False
+    return groups.UnitsTransferred.from_json(record.value).order_id is not None
+
+
+_ALWAYS_ASKED = frozenset().union(*OUTCOMES.values()) - _types(
+    groups.InvitationRevoked, groups.MemberLeft, groups.StandingOrderStopped
+)
+"""Outcomes that only a command can cause. The three that are left out have other causes, too."""
 
 
 def _unasked_outcomes(asked: Counter[str], told: Mapping[str, list[str]]) -> Iterator[Violation]:

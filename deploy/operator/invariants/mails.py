@@ -23,6 +23,7 @@ from popfax_contracts.groups import (
     MemberAccountCreated,
     MemberLeft,
     MemberPaidFor,
+    StandingOrderPaused,
     TransferredLeg,
     UnitsReceived,
     UnitsTransferred,
@@ -37,6 +38,7 @@ from services.groups.domain import (
     Kind,
     LowBalance,
     Membership,
+    StandingOrder,
     Transfer,
     TransferState,
     history_of_membership,
@@ -273,9 +275,31 @@ def _events(snapshot: Snapshot) -> _Events:
                     expires_at=None,
                 ),
             )
+    yield from _pauses(snapshot)
     yield from _memberships(snapshot)
     yield from _answers(snapshot)
     yield from _transfers(snapshot)
+
+
+def _pauses(snapshot: Snapshot) -> _Events:
+    for id_, (orders, told) in merge_join(
+        by(snapshot.groups.orders, "id"), lines(snapshot.groups.history, Kind.ORDER, "reference_id")
+    ):
+        order: StandingOrder | None = only(orders)
+        for line in told:
+            if order is not None and line.outcome == "paused":
+                yield (
+                    line.at,
+                    _as(
+                        StandingOrderPaused,
+                        group_id=order.group_id,
+                        owner_id=order.owner_id,
+                        member_id=order.member_id,
+                        order_id=id_,
+                        reason=line.code,
+                        paused_at=line.at,
+                    ),
+                )
 
 
 def _memberships(snapshot: Snapshot) -> _Events:
@@ -343,6 +367,7 @@ def _transfers(snapshot: Snapshot) -> _Events:
                 amount_units=transfer.amount_units,
                 legs=legs,
                 total_units=transfer.total_units,
+                order_id=transfer.order_id,
             ),
         )
         for leg in legs:

@@ -108,6 +108,7 @@ class GroupsSnapshot(ChassisTables):
     invitations: Iterable[of_groups.Invitation]
     tallies: Iterable[of_groups.Tally]
     transfers: Iterable[of_groups.Transfer]
+    orders: Iterable[of_groups.StandingOrder] = ()
     history: Iterable[of_groups.HistoryEntry]
     commands: Iterable[of_groups.PostedCommand] = ()
 

@@ -74,7 +74,7 @@ def _mistold(transfer: Transfer, line: HistoryEntry) -> str | None:
         return f"is not the line of {line.member_id}"
     wanted = (
         transfer.group_id,
-        transfer.owner_id,
+        transfer.owner_id if transfer.order_id is None else None,
         transfer.asked_at,
         transfer.state.value,
         transfer.code,

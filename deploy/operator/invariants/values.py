@@ -63,6 +63,8 @@ def _words(snapshot: Snapshot) -> Iterator[_Words]:
         of.transfers,
         {"state": {*groups.TransferState}, "mode": _MODES, "code": {*TransferUnits.CODES}},
     )
+    kinds = {"state": {*groups.OrderState}, "kind": {*groups.OrderKind}}
+    yield "groups.standing_orders", of.orders, kinds
     yield "groups.history", of.history, {"kind": {*groups.Kind}}
     types = {model.TYPE for model in POSTABLE.values()}
     yield "groups.commands", of.commands, {"state": {*groups.CommandState}, "type": types}

@@ -10,7 +10,7 @@ from services.notifications.domain import UNDONE
 
 
 def check_waiting(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
-    """Check posted commands, mails, due timers, outboxes and parked messages."""
+    """Check posted commands, mails, due timers and rows, outboxes and parked messages."""
     for command in snapshot.groups.commands:
         if command.state is CommandState.PENDING and late(command.asked_at):
             detail = f"{command.type} of {command.actor_id}, posted at {command.asked_at}"
@@ -20,13 +20,7 @@ def check_waiting(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
         if mail.state in UNDONE and late.is_old(mail.next_attempt_at):
             detail = f"{mail.template} to {mail.recipient_id} about {mail.about_id}, due since {mail.next_attempt_at}"
             yield Violation(Invariant.MAIL_UNSENT, str(mail.id), detail)
-    for account in snapshot.provisioning.subscribers:
-        if late.is_old(due_at := account.next_due()):
-            yield Violation(Invariant.TIMER_OVERDUE, str(account.id), f"provisioning: an expiry, due since {due_at}")
-    for setting in snapshot.groups.low_balances:
-        if late.is_old(setting.look_at):
-            detail = f"groups: a look at who is low, due since {setting.look_at}"
-            yield Violation(Invariant.TIMER_OVERDUE, str(setting.group_id), detail)
+    yield from _rows(snapshot, late)
     services: dict[Principal, ChassisTables] = {
         Principal.LEDGER: snapshot.ledger,
         Principal.GROUPS: snapshot.groups,
@@ -35,6 +29,21 @@ def check_waiting(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
     }
     for service, tables in services.items():
         yield from _tables(service, tables, late)
+
+
+def _rows(snapshot: Snapshot, late: Lateness) -> Iterator[Violation]:
+    """Check rows that say themselves when they are due."""
+    for account in snapshot.provisioning.subscribers:
+        if late.is_old(due_at := account.next_due()):
+            yield Violation(Invariant.TIMER_OVERDUE, str(account.id), f"provisioning: an expiry, due since {due_at}")
+    for setting in snapshot.groups.low_balances:
+        if late.is_old(setting.look_at):
+            detail = f"groups: a look at who is low, due since {setting.look_at}"
+            yield Violation(Invariant.TIMER_OVERDUE, str(setting.group_id), detail)
+    for order in snapshot.groups.orders:
+        if late.is_old(order.due_at):
+            detail = f"groups: a standing order, due since {order.due_at}"
+            yield Violation(Invariant.TIMER_OVERDUE, str(order.id), detail)
 
 
 def _tables(service: Principal, snapshot: ChassisTables, late: Lateness) -> Iterator[Violation]:

@@ -26,7 +26,7 @@ from services.groups.domain import AccountState, InvitationState, Option, Plan, 
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.sagas import CREATE_MEMBER_ACCOUNT, SAGAS
 from services.groups.store import LoadPlan, Roster, saga_of
-from services.groups.tables import INVITATIONS_OF, MEMBERSHIPS_OF, PENDING_OF_GROUP
+from services.groups.tables import INVITATIONS_OF, KEEPING, MEMBERSHIPS_OF, PENDING_OF_GROUP
 
 
 def _creation(load: LoadPlan, message: Incoming[CreateMemberAccount]) -> None:
@@ -103,20 +103,27 @@ def option_published(roster: Roster, message: Incoming[OptionPublished], moment:
 
 def _account(
     load: LoadPlan,
-    message: Incoming[
-        BalanceChanged | AccountProvisioned | AccountExtended | OptionsPackAdded | AccountExpiring | AccountExpired
-    ],
+    message: Incoming[AccountProvisioned | AccountExtended | OptionsPackAdded | AccountExpiring | AccountExpired],
 ) -> None:
     load.subscribers.add(message.body.account_id)
 
 
-@needs(_account)
+def _balance(load: LoadPlan, message: Incoming[BalanceChanged]) -> None:
+    load.subscribers.add(message.body.account_id)
+    load.orders.add_all(KEEPING, message.body.account_id)
+
+
+@needs(_balance)
 def balance_changed(roster: Roster, message: Incoming[BalanceChanged], moment: Moment) -> Outcome:
-    """Record an account's balance, unless a newer one is known."""
+    """Record an account's balance, unless a newer one is known; standing orders look at one that is too low."""
     told = message.body
     known = roster.subscriber(told.account_id)
     if told.version > known.balance_version:
-        roster.subscribers.put(replace(known, available_units=told.available_units, balance_version=told.version))
+        now = replace(known, available_units=told.available_units, balance_version=told.version)
+        roster.subscribers.put(now)
+        for order in roster.orders.all(KEEPING, told.account_id):
+            if order.transfer_id is None and order.due_at is None and order.is_short(now):
+                roster.orders.put(order.due(moment.now))
     return ()
 
 
@@ -196,6 +203,7 @@ def account_expired(roster: Roster, message: Incoming[AccountExpired], moment: M
 def _closed(load: LoadPlan, message: Incoming[AccountClosed]) -> None:
     transitions.need_person(load, message.body.account_id)
     load.end_group(group_of(message.body.account_id))
+    load.leaving = True
 
 
 @needs(_closed)

@@ -22,6 +22,7 @@ def _members(load: LoadPlan, message: Incoming[DetachMembers]) -> None:
     load.groups.add(command.group_id)
     load.memberships.update(membership_of(command.group_id, member.member_id) for member in command.members)
     load.subscribers.update(member.member_id for member in command.members)
+    load.leaving = True
 
 
 @needs(_members)
@@ -49,6 +50,7 @@ def _own_membership(load: LoadPlan, message: Incoming[LeaveGroup]) -> None:
         load.groups.add(message.body.group_id)
         load.subscribers.add(message.actor)
         load.memberships.add(membership_of(message.body.group_id, message.actor))
+        load.leaving = True
 
 
 @needs(_own_membership)

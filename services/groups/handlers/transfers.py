@@ -1,6 +1,6 @@
 """Units from an owner to members: groups decides who may get them, the ledger whether there are enough."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from uuid import UUID
 
 from popfax_contracts.codes import GroupsCode
@@ -52,6 +52,11 @@ def transfer_units(roster: Roster, message: Incoming[TransferUnits], moment: Mom
         asked_at=moment.now,
         ended_at=None,
     )
+    return request(roster, transfer, member_ids, moment)
+
+
+def request(roster: Roster, transfer: Transfer, member_ids: Collection[UUID], moment: Moment) -> Outcome:
+    """Record a transfer, and ask the ledger for it. The actor must be the owner, who pays."""
     transitions.request_transfer(roster, transfer, member_ids)
     return _ask(transfer, member_ids, moment)
 
@@ -75,7 +80,13 @@ def _transfer(
     load: LoadPlan, message: Incoming[TransferDue | RetryTransfer | TransfersPosted | TransfersRefused]
 ) -> None:
     id_ = message.body.transfer_id
-    load.transfers.then(id_, lambda _: load.history.add_all(LINES_ABOUT, id_))
+    load.transfers.then(id_, lambda transfer: _its_rows(load, transfer))
+
+
+def _its_rows(load: LoadPlan, transfer: Transfer) -> None:
+    load.history.add_all(LINES_ABOUT, transfer.id)
+    if transfer.order_id is not None:
+        load.orders.add(transfer.order_id)
 
 
 @needs(_transfer)
@@ -120,16 +131,19 @@ def transfers_posted(roster: Roster, message: Incoming[TransfersPosted], moment:
     transfer = roster.transfers.find(message.body.transfer_id)
     if transfer is None or transfer.state is not TransferState.PENDING:
         return ()
+    transitions.order_transferred(roster, transfer, message.body, moment)
     return [*transitions.complete_transfer(roster, transfer, message.body, moment), ClearTimer(transfer.id)]
 
 
 @needs(_transfer)
 def transfers_refused(roster: Roster, message: Incoming[TransfersRefused], moment: Moment) -> Outcome:
-    """Tell the owner that the ledger has moved nothing, and why."""
+    """Tell the owner that the ledger has moved nothing, and why. A standing order that asked for it is paused."""
     transfer = roster.transfers.find(message.body.transfer_id)
     if transfer is None or transfer.state is not TransferState.PENDING:
         return ()
     transitions.refuse_transfer(roster, transfer, message.body.code, moment)
+    if transfer.order_id is not None:
+        return [*transitions.order_refused(roster, transfer, message.body.code, moment), ClearTimer(transfer.id)]
     return [_refused(transfer.group_id, transfer.id, message.body.code), ClearTimer(transfer.id)]
 
 

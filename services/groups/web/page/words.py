@@ -47,6 +47,7 @@ REFUSALS: Mapping[str, str] = {
     "not_member": N_("Somebody in the selection is not a member of the group any more. Nothing has changed."),
     "no_members": N_("The group has no members yet."),
     "too_many_members": N_("At most 1,000 members can be chosen at a time."),
+    "no_order": N_("This member has no standing order any more."),
     "target_closed": N_("The account of a selected member is closed. Nothing was transferred."),
     "target_expired": N_("This account has expired: extend it first."),
     "no_plan": N_("This account never expires."),
