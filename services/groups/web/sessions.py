@@ -4,11 +4,13 @@ The visitor holds a secret, and the database a hash of it. A row stays as long a
 account ends all of its holder's sessions.
 """
 
+from base64 import urlsafe_b64encode
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from secrets import token_urlsafe
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
@@ -29,7 +31,7 @@ class TokenSpent(Exception):
 
 async def begin(engine: AsyncEngine, token: str, caller: Caller) -> tuple[str, Caller]:
     """Begin a session with the caller's token; return the visitor's secret, and the caller. Raises `TokenSpent`."""
-    secret, now = token_urlsafe(32), datetime.now(UTC)
+    secret, now = f"{token_urlsafe(32)}.{mark_of(caller.id)}", datetime.now(UTC)
     until = min(caller.until, now + LONGEST)
     row = {
         "id": _hash(secret),
@@ -77,6 +79,16 @@ _OF_CLOSED_ACCOUNT = sa.exists().where(
     subscribers.c.id == sessions.c.subscriber_id, subscribers.c.state == AccountState.CLOSED.value
 )
 _GOES_ON = (sessions.c.ended_at.is_(None), sessions.c.until > sa.func.now(), ~_OF_CLOSED_ACCOUNT)
+
+
+def mark_of(subscriber_id: UUID) -> str:
+    """Return what the secrets of somebody's sessions end with: whose it was can be told when a session is over."""
+    return urlsafe_b64encode(sha256(b"popfax visitor\0" + subscriber_id.bytes).digest()[:12]).decode()
+
+
+def mark_in(secret: str) -> str:
+    """Return whose session a secret opened: a mark, empty if there is none."""
+    return secret.rpartition(".")[2] if "." in secret else ""
 
 
 def _hash(secret: str) -> bytes:

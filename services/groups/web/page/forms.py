@@ -10,6 +10,9 @@ MAX_BYTES = 256 * 1024
 
 _MAX_FIELDS = 3000
 
+CARRIED = ("resend", "email", "plan", "price", "first_name", "last_name", "language", "name")
+"""What a form may need again after its answer: to go on with, or to be filled in once more."""
+
 MAX_NUMBER = 1_000_000_000
 
 
@@ -38,6 +41,10 @@ class Form:
         """Return a field that may be there many times."""
         return self._fields.get(name, ())
 
+    def without(self, *names: str) -> Mapping[str, Sequence[str]]:
+        """Return all fields but these."""
+        return {name: values for name, values in self._fields.items() if name not in names}
+
     def some(self, *names: str) -> Texts:
         """Return those of these fields that are there."""
         return Texts({name: self.one(name) for name in names if name in self._fields})
@@ -50,8 +57,13 @@ async def read_form(request: Request) -> Form:
         body += chunk
         if len(body) > MAX_BYTES:
             raise BadForm("too long")
+    return form_of(body.decode(errors="replace"))
+
+
+def form_of(text: str) -> Form:
+    """Read a form as browsers write it; raises `BadForm`."""
     try:
-        return Form(parse_qs(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS))
+        return Form(parse_qs(text, keep_blank_values=True, max_num_fields=_MAX_FIELDS))
     except ValueError as error:
         raise BadForm("not a form") from error
 

@@ -20,11 +20,12 @@ _INVITATION = "popfax-invitation"
 _INVITATION_S = 3600
 """How long somebody may take to log in, and come back to the invitation whose link they followed."""
 _YEAR_S = 365 * 24 * 3600
+_TOLD_S = 3600
 
 
-def cookie_name(request: Request) -> str:
-    """Return the cookie's name. Over https it has the prefix that no other host of the domain can write."""
-    return _named(_COOKIE, request)
+def cookie_name(request: Request, name: str = _COOKIE) -> str:
+    """Return a cookie's name. Over https it has the prefix that no other host of the domain can write."""
+    return f"__Host-{name}" if is_secure(request) else name
 
 
 def secret_of(request: Request) -> str | None:
@@ -33,16 +34,16 @@ def secret_of(request: Request) -> str | None:
 
 
 def begin(response: Response, request: Request, secret: str, caller: Caller) -> None:
-    """Let the visitor come back for as long as the visit lasts.
+    """Let the visitor come back for as long as the visit lasts, and be told for an hour more that it is over.
 
     Lax: whoever follows a link from the platform, or from a mail, is to be known on arrival. Nothing is done by GET.
     """
     response.set_cookie(
         cookie_name(request),
         secret,
-        max_age=max(0, int((caller.until - datetime.now(UTC)).total_seconds())),
+        max_age=max(0, int((caller.until - datetime.now(UTC)).total_seconds())) + _TOLD_S,
         path="/",
-        secure=_is_secure(request),
+        secure=is_secure(request),
         httponly=True,
         samesite="lax",
     )
@@ -50,7 +51,7 @@ def begin(response: Response, request: Request, secret: str, caller: Caller) -> 
 
 def end(response: Response, request: Request) -> None:
     """Let the visitor go."""
-    response.delete_cookie(cookie_name(request), path="/", secure=_is_secure(request), httponly=True, samesite="lax")
+    response.delete_cookie(cookie_name(request), path="/", secure=is_secure(request), httponly=True, samesite="lax")
 
 
 def language_of(request: Request) -> str | None:
@@ -61,13 +62,13 @@ def language_of(request: Request) -> str | None:
 def choose_language(response: Response, request: Request, language: str) -> None:
     """Remember the language that the visitor chose. Lax: whoever follows a link to us is to be spoken to in it."""
     response.set_cookie(
-        _LANGUAGE, language, max_age=_YEAR_S, path="/", secure=_is_secure(request), httponly=True, samesite="lax"
+        _LANGUAGE, language, max_age=_YEAR_S, path="/", secure=is_secure(request), httponly=True, samesite="lax"
     )
 
 
 def invitation_of(request: Request) -> str | None:
     """Return what the link of an invitation said that somebody followed and has not answered yet."""
-    return request.cookies.get(_named(_INVITATION, request))
+    return request.cookies.get(cookie_name(request, _INVITATION))
 
 
 def remember_invitation(response: Response, request: Request, link: str) -> None:
@@ -76,11 +77,11 @@ def remember_invitation(response: Response, request: Request, link: str) -> None
     Lax: whoever comes from a mail, or from the platform, is to be known on arrival.
     """
     response.set_cookie(
-        _named(_INVITATION, request),
+        cookie_name(request, _INVITATION),
         link,
         max_age=_INVITATION_S,
         path="/",
-        secure=_is_secure(request),
+        secure=is_secure(request),
         httponly=True,
         samesite="lax",
     )
@@ -89,8 +90,8 @@ def remember_invitation(response: Response, request: Request, link: str) -> None
 def forget_invitation(response: Response, request: Request) -> None:
     """Forget it, once it is answered."""
     if invitation_of(request) is not None:
-        name = _named(_INVITATION, request)
-        response.delete_cookie(name, path="/", secure=_is_secure(request), httponly=True, samesite="lax")
+        name = cookie_name(request, _INVITATION)
+        response.delete_cookie(name, path="/", secure=is_secure(request), httponly=True, samesite="lax")
 
 
 def proof(secret: str) -> str:
@@ -120,9 +121,6 @@ def is_from_here(request: Request) -> bool:
     return origin is None or origin == f"{request.url.scheme}://{request.headers.get('host')}"
 
 
-def _named(name: str, request: Request) -> str:
-    return f"__Host-{name}" if _is_secure(request) else name
-
-
-def _is_secure(request: Request) -> bool:
+def is_secure(request: Request) -> bool:
+    """Return whether the browser reaches us over https."""
     return request.url.scheme == "https"

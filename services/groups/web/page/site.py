@@ -12,7 +12,7 @@ from starlette.routing import Mount, Route
 from services.groups.web.auth import Caller
 from services.groups.web.context import WebContext
 from services.groups.web.limits import Throttle
-from services.groups.web.page import failures, session, views
+from services.groups.web.page import drafts, failures, session, views
 from services.groups.web.page.flows import (
     commands,
     creation,
@@ -23,6 +23,7 @@ from services.groups.web.page.flows import (
     members,
     naming,
     overview,
+    resuming,
     several,
     transfers,
 )
@@ -31,13 +32,15 @@ from services.groups.web.page.guard import Guard, Static
 from services.groups.web.page.speech import Speech, choose
 from services.groups.web.page.visit import Handler, Visit
 from services.groups.web.page.words import N_
+from services.groups.web.sessions import mark_in
 
 SHOWN: Mapping[str, Handler] = {
-    "/": overview.page,
+    "/": resuming.page,
     "/parts": overview.parts,
     "/events": overview.events,
     "/history": history.history,
     "/name": naming.form,
+    "/title": naming.title,
     "/invite": invitations.form,
     "/invite/several": several.form,
     "/lists/{id:uuid}": several.follow,
@@ -50,6 +53,7 @@ SHOWN: Mapping[str, Handler] = {
 DONE: Mapping[str, Handler] = {
     "/login": login.switch,
     "/logout": login.log_out,
+    "/draft": resuming.keep,
     "/name": naming.rename,
     "/invite": invitations.invite,
     "/invite/several": several.form,
@@ -100,7 +104,7 @@ def _for_visitors(context: WebContext, handler: Handler) -> Callable[[Request], 
     async def endpoint(request: Request) -> Response:
         secret = session.secret_of(request) or ""
         if (caller := await login.caller_of(context, secret)) is None:
-            return login.ask_to_log_in(context, request, "over" if secret else "new")
+            return await _turn_away(context, request, secret)
         await context.limits.request_of(caller.id)
         form = await read_form(request) if request.method == "POST" else Form({})
         visit = Visit(context, request, caller, secret, await _speech(context, request, caller), form)
@@ -109,6 +113,17 @@ def _for_visitors(context: WebContext, handler: Handler) -> Callable[[Request], 
         return await handler(visit)
 
     return endpoint
+
+
+async def _turn_away(context: WebContext, request: Request, secret: str) -> Response:
+    """Ask somebody to log in whose visit has ended, or who has none; what they were in the middle of is kept."""
+    draft = None
+    if request.method == "POST" and (mark := mark_in(secret)):
+        form = await read_form(request)
+        if session.is_ours(request, secret, form.one("proof")):
+            path = form.one("at") if request.url.path == "/draft" else request.url.path
+            draft = drafts.of(mark, path, form) if path in resuming.RESUMED else drafts.Draft(mark)
+    return login.ask_to_log_in(context, request, "over" if secret else "new", draft)
 
 
 async def _speech(context: WebContext, request: Request, caller: Caller) -> Speech:

@@ -15,11 +15,12 @@ from starlette.responses import HTMLResponse, Response
 
 from services.groups.web.auth import Caller
 from services.groups.web.context import WebContext
-from services.groups.web.page import session, views
+from services.groups.web.page import drafts, session, views
 from services.groups.web.page.failures import is_live
-from services.groups.web.page.forms import Form, Texts
+from services.groups.web.page.forms import CARRIED, Form, Texts
 from services.groups.web.page.speech import Speech
 from services.groups.web.queries import Filter
+from services.groups.web.sessions import mark_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Answer:
     """Said in passing."""
     has_news: bool = False
     """Whether the rest of the page must be read again."""
+    resumed_at: str = ""
+    """Where to send the form to have this shown again; empty if there is nothing to go on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Visit:
     secret: str
     speech: Speech
     form: Form
+    note: str = ""
+    """What the page says of an answer that comes later than it was asked for."""
 
     @property
     def is_live(self) -> bool:
@@ -63,8 +68,11 @@ class Visit:
 
     async def show(self, answer: Answer) -> Response:
         """Return a part of the page to htmx, and to everybody else the page with that part in its place."""
-        if not self.is_live:
-            return await self.show_page(answer)
+        response = await (self._show_part(answer) if self.is_live else self.show_page(answer))
+        self._keep_draft(response, answer)
+        return response
+
+    async def _show_part(self, answer: Answer) -> Response:
         text = self.speech.render(answer.template, **{**self._values(), **answer.values})
         if answer.toast:
             text += self.speech.render("toast.html", said=answer.toast)
@@ -75,6 +83,8 @@ class Visit:
         values = {**self._values(), "shown": await self.shown(), "oob": False, "regions": Texts()}
         if answer is not None:
             part = self.speech.render(answer.template, **{**values, **answer.values})
+            if self.note:
+                part = self.speech.render("note.html", note=self.note) + part
             values["regions"] = Texts({answer.region: Markup(part)})  # noqa: S704 - a template has made it
         return HTMLResponse(self.speech.render("page.html", **values))
 
@@ -82,6 +92,15 @@ class Visit:
         """Read all that the page shows the visitor."""
         async with self.context.reading() as connection:
             return await views.shown(connection, self.caller.id, self.filter, self.speech)
+
+    def _keep_draft(self, response: Response, answer: Answer) -> None:
+        """Let the browser keep what an answer can be shown with again, or forget what has come to its end."""
+        if answer.resumed_at:
+            form = Form({name: [value] for name, value in self.form.some(*CARRIED).items()})
+            made = drafts.of(mark_of(self.caller.id), answer.resumed_at, form, answer.region)
+            drafts.keep(response, self.request, made)
+        elif (draft := drafts.kept(self.request)) and draft.region in {"", answer.region}:
+            drafts.forget(response, self.request)
 
     def _values(self) -> dict[str, Any]:
         return {

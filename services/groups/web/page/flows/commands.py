@@ -15,7 +15,7 @@ from popfax_contracts.ids import derive_own
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
 from services.groups.web import queries
-from services.groups.web.page.forms import BadForm
+from services.groups.web.page.forms import CARRIED, BadForm
 from services.groups.web.page.visit import Answer, Visit
 from services.groups.web.page.waiting import wait_for
 from services.groups.web.page.words import ADDRESS_GONE, DONE, PENDING, SOME_DONE, SOME_PENDING, STEPS
@@ -40,9 +40,6 @@ USUAL = timedelta(seconds=10)
 
 RESENT = "pending-answer"
 """Where the answer appears to an invitation that is sent once more."""
-
-CARRIED = ("resend", "email", "plan", "price", "first_name", "last_name", "language", "name")
-"""What a form may need again after its answer: to go on with, or to be filled in once more."""
 
 
 async def post(visit: Visit, name: str, fields: Mapping[str, Any]) -> Response:
@@ -125,9 +122,10 @@ def _creation(command: queries.Command, values: Mapping[str, Any]) -> Answer:
 def _refused(visit: Visit, command: queries.Command, given: Mapping[str, str]) -> Answer:
     why = visit.speech.refusal(command.code)
     if command.type == "rename-group":
-        return Answer("title", "title_form.html", {"name": visit.form.one("name"), "error": why})
+        return Answer("title", "title_form.html", {"name": visit.form.one("name"), "error": why}, resumed_at="/name")
     if command.type == "invite-by-email" and not given.get("resend"):
-        return Answer("flow", "flow/invite.html", {"email": visit.form.one("email"), "error": why, "sent_to": ""})
+        values = {"email": visit.form.one("email"), "error": why, "sent_to": ""}
+        return Answer("flow", "flow/invite.html", values, resumed_at="/invite")
     return Answer(_region(command, given), "answers/refused.html", {"why": why}, has_news=True)
 
 
@@ -153,7 +151,7 @@ async def plans(visit: Visit, given: Mapping[str, str]) -> Answer:
     """Return the first step of an account's creation: the choice of a plan."""
     async with visit.context.reading() as connection:
         on_sale = await queries.plans_on_sale(connection)
-    return Answer("flow", "flow/plan.html", {"plans": on_sale, "given": given})
+    return Answer("flow", "flow/plan.html", {"plans": on_sale, "given": given}, resumed_at="/create/plan")
 
 
 def _needs_account(command: queries.Command) -> bool:

@@ -8,8 +8,7 @@ from starlette.responses import Response
 from services.groups.commands import POSTABLE
 from services.groups.web import queries
 from services.groups.web.page.flows import commands
-from services.groups.web.page.flows.commands import CARRIED
-from services.groups.web.page.forms import Texts, whole_number
+from services.groups.web.page.forms import CARRIED, Texts, whole_number
 from services.groups.web.page.visit import Answer, Visit
 from services.groups.web.page.words import WRONG_EMAIL, WRONG_LANGUAGE, wrong_name
 from services.groups.web.posting import command_of
@@ -44,7 +43,7 @@ async def show_payment(visit: Visit) -> Response:
         "account": account,
         "platform": str(visit.context.settings.platform_url),
     }
-    return await visit.show(Answer("flow", "flow/payment.html", values))
+    return await visit.show(Answer("flow", "flow/payment.html", values, resumed_at="/create/payment"))
 
 
 async def create(visit: Visit) -> Response:
@@ -57,7 +56,8 @@ async def create(visit: Visit) -> Response:
 
 
 async def _person_form(visit: Visit, given: Mapping[str, str], errors: Texts) -> Response:
-    return await visit.show(Answer("flow", "flow/person.html", {"given": given, "errors": errors}))
+    values = {"given": given, "errors": errors}
+    return await visit.show(Answer("flow", "flow/person.html", values, resumed_at="/create/person"))
 
 
 def _person(given: Mapping[str, str]) -> dict[str, str]:

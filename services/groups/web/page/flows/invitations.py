@@ -53,8 +53,9 @@ async def resend(visit: Visit) -> Response:
 
 
 async def _form(visit: Visit, error: str) -> Response:
-    values = {"email": visit.form.one("email"), "error": error, "sent_to": ""}
-    return await visit.show(Answer("flow", "flow/invite.html", values))
+    email = visit.form.one("email")
+    values = {"email": email, "error": error, "sent_to": ""}
+    return await visit.show(Answer("flow", "flow/invite.html", values, resumed_at="/invite" if email else ""))
 
 
 async def _answer(visit: Visit, command: str) -> Response:

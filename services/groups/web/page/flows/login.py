@@ -3,6 +3,7 @@
 The platform's token is taken out of the address at once, and nobody's session is taken over unasked.
 """
 
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from secrets import token_hex
@@ -15,13 +16,14 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from services.groups.web import sessions
 from services.groups.web.auth import BadToken, Caller
 from services.groups.web.context import WebContext
-from services.groups.web.page import session, views
+from services.groups.web.page import drafts, session, views
+from services.groups.web.page.drafts import Draft
 from services.groups.web.page.failures import browser_speech, failure, is_live
-from services.groups.web.page.forms import Form, read_form
+from services.groups.web.page.forms import Form, form_of, read_form
 from services.groups.web.page.speech import LANGUAGES, choose
 from services.groups.web.page.visit import Visit
 from services.groups.web.page.words import N_
-from services.groups.web.sessions import TokenSpent
+from services.groups.web.sessions import TokenSpent, mark_in
 
 INVITATION = "/invitation"
 """Where somebody answers an invitation whose link they have followed: they come back there once they are logged in."""
@@ -57,17 +59,21 @@ async def log_out(visit: Visit) -> Response:
     await sessions.end(visit.context.engine, visit.secret)
     response = RedirectResponse(_then(visit.form), HTTPStatus.SEE_OTHER)
     session.end(response, visit.request)
+    drafts.forget(response, visit.request)
     return response
 
 
 async def choose_language(request: Request) -> Response:
-    """Change the language, whoever is there."""
+    """Change the language, whoever is there. The form brings what they are in the middle of."""
     form = await read_form(request)
-    language = form.one("language")
+    language, typed = form.one("language"), form_of(form.one("draft"))
     if language not in LANGUAGES or not session.is_from_here(request):
         raise HTTPException(HTTPStatus.FORBIDDEN)
     response = RedirectResponse(_then(form), HTTPStatus.SEE_OTHER)
     session.choose_language(response, request, language)
+    secret = session.secret_of(request) or ""
+    if (path := typed.one("at")) and (mark := mark_in(secret)) and session.is_ours(request, secret, typed.one("proof")):
+        drafts.keep(response, request, drafts.of(mark, path, typed))
     return response
 
 
@@ -76,14 +82,21 @@ def _then(form: Form) -> str:
     return INVITATION if form.one("then") == INVITATION else "/"
 
 
-def ask_to_log_in(context: WebContext, request: Request, why: Literal["new", "over", "spent"]) -> Response:
-    """Say that the platform is where people log in."""
+def ask_to_log_in(
+    context: WebContext, request: Request, why: Literal["new", "over", "spent"], draft: Draft | None = None
+) -> Response:
+    """Say that the platform is where people log in; and, if their visit has ended, what became of the `draft`."""
+    draft = draft or drafts.kept(request)
     if is_live(request):
-        return Response(headers={"HX-Redirect": "/"})
-    values = {"why": why, "platform": str(context.settings.platform_url)}
-    response = HTMLResponse(browser_speech(request).render("login.html", **values), HTTPStatus.UNAUTHORIZED)
-    if why == "over":
-        session.end(response, request)
+        response = Response(headers={"HX-Redirect": "/"})
+    else:
+        why = "over" if draft and why == "new" else why
+        values = {"why": why, "draft": draft, "platform": str(context.settings.platform_url)}
+        response = HTMLResponse(browser_speech(request).render("login.html", **values), HTTPStatus.UNAUTHORIZED)
+        if why == "over":
+            session.end(response, request)
+    if draft:
+        drafts.keep(response, request, replace(draft, is_interrupted=True))
     return response
 
 

@@ -15,7 +15,15 @@ async def form(visit: Visit) -> Response:
     """Show a form for the group's name."""
     async with visit.context.reading() as connection:
         group = await queries.group_of_owner(connection, visit.caller.id)
-    return await visit.show(Answer("title", "title_form.html", {"name": group.name, "error": ""}))
+    name = visit.form.some("name").get("name", group.name)
+    return await visit.show(Answer("title", "title_form.html", {"name": name, "error": ""}, resumed_at="/name"))
+
+
+async def title(visit: Visit) -> Response:
+    """Show the group's name, as it is: nobody changes it any more."""
+    async with visit.context.reading() as connection:
+        group = await queries.group_of_owner(connection, visit.caller.id)
+    return await visit.show(Answer("title", "parts/title.html", {"group": group, "oob": False}))
 
 
 async def rename(visit: Visit) -> Response:
@@ -25,5 +33,6 @@ async def rename(visit: Visit) -> Response:
         command_of(POSTABLE["rename-group"], {"name": name}, visit.caller.id)
     except ValidationError as invalid:
         error = visit.speech.say(wrong_name(invalid.errors()[0]["type"]))
-        return await visit.show(Answer("title", "title_form.html", {"name": name, "error": error}))
+        values = {"name": name, "error": error}
+        return await visit.show(Answer("title", "title_form.html", values, resumed_at="/name"))
     return await commands.post(visit, "rename-group", {"name": name})

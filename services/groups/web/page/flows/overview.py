@@ -1,4 +1,4 @@
-"""The page as a whole: all of it, the parts that may have changed, and the stream that says when."""
+"""What may have changed of the page, and the stream that says when."""
 
 from http import HTTPStatus
 
@@ -6,11 +6,6 @@ from starlette.responses import Response
 
 from services.groups.web.changes import EventStream, Full
 from services.groups.web.page.visit import Visit
-
-
-async def page(visit: Visit) -> Response:
-    """Show it all."""
-    return await visit.show_page()
 
 
 async def parts(visit: Visit) -> Response:

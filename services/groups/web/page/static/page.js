@@ -129,6 +129,18 @@
     if (into && file) $(`#${into}`).value = decoded(await file.slice(0, MOST_BYTES).arrayBuffer());
   });
 
+  // --- another language ----------------------------------------------------------------------------------------------
+
+  // It loads the page again: what is being typed goes with it.
+  let typing = null;
+  document.addEventListener("input", (event) => { if (event.target.form?.elements.at) typing = event.target.form; });
+  document.addEventListener("submit", (event) => {
+    if (!event.target.matches(".speak") || !typing?.isConnected) return;
+    const field = Object.assign(document.createElement("input"), { type: "hidden", name: "draft" });
+    field.value = new URLSearchParams(new FormData(typing)).toString();
+    event.target.append(field);
+  });
+
   // --- what went wrong on the way ------------------------------------------------------------------------------------
 
   function lost() {
