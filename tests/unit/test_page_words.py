@@ -95,10 +95,20 @@ def test_the_words_of_the_product_are_its_own() -> None:
         "(cannot be undone)": "(action irréversible)",
         "Top up to": "Recharger jusqu’à",
         "Continue": "Continuer",
+        "Plan": "Forfait",
+        "Withdraw": "Retirer",
         "Send and Receive": "Envoyez et Recevez",
         "Send Only": "Envoi Seul",
     }
     assert {word: say(word) for word in words} == words
+
+
+def test_one_thing_has_one_word() -> None:
+    """`POP unités` and `forfait`, as the product calls them; and what cancels an edit cancels nothing else."""
+    french = translated("fr")
+    other = re.compile(r"(?<!POP )(?<!pop-)\bunités?\b|formule", re.IGNORECASE)
+    assert [string for _, string in sentences(french) if other.search(string)] == []
+    assert [id_ for id_, string in sentences(french) if "annul" in string.lower()] == ["Cancel"]
 
 
 def test_every_command_that_the_page_posts_has_its_words_and_its_place() -> None:

@@ -69,7 +69,7 @@ def _looking(visit: Visit, _: Cast) -> None:
 def _plan(visit: Visit, _: Cast) -> None:
     visit.fill("Adresse e-mail", "camille.roux@branch.example")
     visit.press("Inviter / Créer")
-    visit.see("Choisissez une formule")
+    visit.see("Choisissez un forfait")
 
 
 def _person(visit: Visit, cast: Cast) -> None:

@@ -15,8 +15,9 @@ async def form(visit: Visit) -> Response:
     """Show a form for the group's name."""
     async with visit.context.reading() as connection:
         group = await queries.group_of_owner(connection, visit.caller.id)
-    name = visit.form.some("name").get("name", group.name)
-    return await visit.show(Answer("title", "title_form.html", {"name": name, "error": ""}, resumed_at="/name"))
+    typed = visit.form.some("name")
+    values = {"name": typed.get("name", group.name), "error": ""}
+    return await visit.show(Answer("title", "title_form.html", values, resumed_at="/name" if typed else ""))
 
 
 async def title(visit: Visit) -> Response:
