@@ -152,6 +152,7 @@ def test_owner_sees_group_members_and_invitations(ada: Client) -> None:
         "renamed": True,
         "closed": False,
         "account": {"state": "expired", "expires_at": "2029-07-17T00:00:00Z", "available_units": 777_001},
+        "low_balance": {"below_units": None, "mail": False},
         "members": [
             {
                 "member_id": str(BOB.id),

@@ -57,7 +57,10 @@ async def read_form(request: Request) -> Form:
         body += chunk
         if len(body) > MAX_BYTES:
             raise BadForm("too long")
-    return form_of(body.decode(errors="replace"))
+    try:
+        return form_of(body.decode())
+    except UnicodeDecodeError as error:
+        raise BadForm("not a form") from error
 
 
 def form_of(text: str) -> Form:

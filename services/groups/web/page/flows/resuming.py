@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from services.groups.web.page import drafts
-from services.groups.web.page.flows import creation, invitations, members, naming, transfers
+from services.groups.web.page.flows import creation, invitations, members, naming, several, transfers
 from services.groups.web.page.forms import BadForm, Form
 from services.groups.web.page.visit import Handler, Visit
 from services.groups.web.page.words import N_
@@ -18,6 +18,8 @@ from services.groups.web.sessions import mark_of
 RESUMED: Mapping[str, Handler] = {
     "/name": naming.form,
     "/invite": invitations.form,
+    "/invite/several/check": several.form,
+    "/invite/several/send": several.form,
     "/create/plan": creation.choose_plan,
     "/create/person": creation.name_person,
     "/create/payment": creation.show_payment,
