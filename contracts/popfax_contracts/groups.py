@@ -59,13 +59,17 @@ _NOT_ANSWERABLE = (GroupsCode.UNKNOWN_INVITATION, GroupsCode.NOT_INVITED, Groups
 
 
 class MemberAccountCreated(Event, type="popfax.groups.member-account-created.v1", topic=GROUPS_EVENTS, key="group_id"):
-    """The account exists, is paid for, and is a member: the end of a `CreateMemberAccount`, for the owner's side."""
+    """The account exists, is paid for, and is a member: the end of a `CreateMemberAccount`, for the owner's side.
+
+    `request_id` is what the history of the group and the ledger know the payment by.
+    """
 
     group_id: UUID
     owner_id: UUID
     member_id: UUID
     plan: PlanName
     price_units: Units
+    request_id: UUID | None = None
 
 
 class MemberAccountRefused(

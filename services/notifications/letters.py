@@ -89,8 +89,9 @@ def _invitation_expired(event: InvitationExpired) -> Sequence[Letter]:
 
 
 def _member_account_created(event: MemberAccountCreated) -> Sequence[Letter]:
-    """Return the welcome mail, whose link is made when it is rendered, since it is secret."""
-    receipt = {"plan": event.plan, "price_units": event.price_units}
+    """Return the welcome mail, whose link is made when it is rendered, since it is secret; and the owner's receipt."""
+    paid_for = str(event.request_id or event.member_id)
+    receipt = {"reference": paid_for, "plan": event.plan, "price_units": event.price_units}
     fact = str(event.member_id)
     return [
         Letter(Template.WELCOME, fact, event.member_id, event.owner_id, {"plan": event.plan}),
@@ -111,7 +112,7 @@ def _member_left(event: MemberLeft) -> Sequence[Letter]:
 
 
 def _units_received(event: UnitsReceived) -> Sequence[Letter]:
-    params = {"amount_units": event.amount_units}
+    params = {"reference": str(event.transfer_id), "amount_units": event.amount_units}
     return [Letter(Template.UNITS_RECEIVED, str(event.transfer_id), event.member_id, event.owner_id, params)]
 
 
@@ -172,7 +173,11 @@ def _account_extended(event: AccountExtended) -> Sequence[Letter]:
     """Return the mail to a holder who has paid themselves. Who was paid for is told of that, once it is paid."""
     if event.paid_by is not None:
         return ()
-    params = {"expires_at": _stamp(event.expires_at), "price_units": event.price_units}
+    params = {
+        "reference": str(event.request_id),
+        "expires_at": _stamp(event.expires_at),
+        "price_units": event.price_units,
+    }
     return [Letter(Template.EXTENDED, str(event.request_id), event.account_id, None, params)]
 
 

@@ -18,6 +18,7 @@ from babel.numbers import format_decimal
 from markupsafe import Markup, escape
 
 from services.chassis.dates import dates
+from services.chassis.references import reference
 from services.notifications.domain import Mail, Person, Template, named_in
 from services.notifications.mime import Content, Mailbox, write
 from services.notifications.settings import NotificationsSettings
@@ -29,6 +30,7 @@ PLAN_NAMES = {
 }
 """Plans' names as people know them. A plan that is not listed here goes by its code."""
 
+MEMBERS = {"fr": ("membre", "membres"), "en": ("member", "members")}
 
 _TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _ISOLATES = "\u2068\u2069"
@@ -102,8 +104,11 @@ def _context(
     `About` is `about` at the beginning of a sentence: they differ for somebody whose name has been erased.
     """
     context = {
+        **_WITHOUT,
         **mail.params,
         "first_name": Name(to.first_name),
+        "full_name": Name(_full(to)),
+        "made_at": mail.made_at.isoformat(),
         "fax_number": to.fax_number,
         "link": _link(mail, settings),
         "dates": dates(to.language, to.time_zone),
@@ -127,7 +132,8 @@ def _named(mail: Mail, people: Mapping[UUID, Person], nobody: str) -> list[tuple
     known.sort(
         key=lambda each: ("", "") if each[0] is None else (_plain(each[0].last_name), _plain(each[0].first_name))
     )
-    return [(Name(_full(person)) if person else nobody, units) for person, units in known]
+    somebody = nobody[:1].upper() + nobody[1:]
+    return [(Name(_full(person)) if person else somebody, units) for person, units in known]
 
 
 def _full(person: Person) -> str:
@@ -137,6 +143,10 @@ def _full(person: Person) -> str:
 def _plain(name: str) -> str:
     """Return a name as it is sorted: without accents, in small letters."""
     return "".join(each for each in normalize("NFD", name.casefold()) if not combining(each))
+
+
+_WITHOUT = {"reference": None, "more": 0}
+"""What mails that an earlier version wrote are without."""
 
 
 def _link(mail: Mail, settings: NotificationsSettings) -> str | None:
@@ -209,7 +219,9 @@ def _filters(language: str) -> dict[str, Callable[..., str]]:
         "units": lambda value: f"{number(value)}\u00a0POP",
         "day": _day,
         "moment": _moment,
+        "members": lambda value: counted(value, *MEMBERS[language]),
         "plan_name": plan_name,
+        "reference": lambda id_: reference(UUID(id_)),
     }
 
 

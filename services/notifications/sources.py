@@ -28,6 +28,7 @@ COLON = {"fr": "\u00a0: ", "en": ": "}
 _PLACEHOLDER = re.compile(r"\{\{ (.+?) \}\}")
 _BOLD = re.compile(r"\*\*(.+?)\*\*")
 _BEFORE = re.compile(r" (?=[:;!?»])")
+_UNITS = re.compile(r"(?<=POP) (?=unit)")
 _TAG = re.compile(r"(<[a-z][a-z0-9]*) ")
 """Where a line may end: before a tag's attributes."""
 _AFTER = re.compile(r"(?<=«) ")
@@ -62,14 +63,15 @@ def _block(block: dict[str, Any], language: str) -> dict[str, Any]:
 
 
 def _typeset(sentence: str, language: str) -> str:
-    """Make spaces no-break where French requires it."""
+    """Make spaces no-break where French requires it, and within what units are called."""
+    sentence = _UNITS.sub("\u00a0", sentence)
     return _AFTER.sub("\u00a0", _BEFORE.sub("\u00a0", sentence)) if language == "fr" else sentence
 
 
 def _text(blocks: Sequence[dict[str, Any]], why: str, language: str) -> str:
     """Return the text part: paragraphs separated by empty lines."""
     parts = [_if(block["when"], "\n" + _plain(block, COLON[language])) for block in blocks]
-    return _BOLD.sub(r"\1", "".join(parts)) + f"\n{SIGNATURE[language]}\n\n--\n{why}\n"
+    return _BOLD.sub(r"\1", "".join(parts)) + f"\n{SIGNATURE[language]}\n\n-- \n{why}\n"
 
 
 def _plain(block: dict[str, Any], colon: str) -> str:

@@ -104,7 +104,9 @@ CANCEL = CancelSaga(saga_id=SAGA)
 
 
 JOINED = MemberJoined(group_id=GROUP, owner_id=ADA, member_id=MEMBER, epoch=1, via="account_created")
-CREATED = MemberAccountCreated(group_id=GROUP, owner_id=ADA, member_id=MEMBER, plan="send_receive", price_units=20)
+CREATED = MemberAccountCreated(
+    group_id=GROUP, owner_id=ADA, member_id=MEMBER, plan="send_receive", price_units=20, request_id=SAGA
+)
 MEMBERSHIP = Membership(membership_of(GROUP, MEMBER), GROUP, ADA, MEMBER, True, 1, None, NOW, None)
 RECORDED = MembershipRecorded(
     membership_id=MEMBERSHIP.id, group_id=GROUP, owner_id=ADA, member_id=MEMBER, epoch=1, state="active", joined_at=NOW

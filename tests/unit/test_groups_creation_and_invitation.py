@@ -50,7 +50,8 @@ def test_a_created_account_that_has_accepted_an_invitation_already_stays_the_mem
     scene = given(GROUPS, saga, member, creation, joined).when(
         HoldCaptured(hold_id=SAGA, account_id=OWNER, amount_units=20)
     )
-    scene.then(MemberAccountCreated(group_id=GROUP, owner_id=OWNER, member_id=MEMBER, plan="send_only", price_units=20))
+    paid = {"plan": "send_only", "price_units": 20, "request_id": SAGA}
+    scene.then(MemberAccountCreated(group_id=GROUP, owner_id=OWNER, member_id=MEMBER, **paid))
     rows = scene.rows()
     assert member in rows
     assert joined in rows

@@ -5,7 +5,9 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import replace
+from email import message_from_bytes
 from email.message import EmailMessage
+from email.policy import default
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
@@ -231,11 +233,16 @@ class TestFacts:
             ("units_received.fr", ["Lefèvre-Desrosières", "12\u202f500\u00a0POP"]),
             (
                 "transfer_receipt.amount.en",
-                ["150\u00a0POP", "Transferred to each: 50\u00a0POP", "Members who got units: 3"],
+                ["150\u00a0POP", "Transferred to each: 50\u00a0POP", "Got units: 3\u00a0members"],
             ),
             (
                 "transfer_receipt.topped_up.en",
-                ["1,250\u00a0POP", "Topped up to: 1,000\u00a0POP", "got units: 2", "this balance: 2"],
+                [
+                    "1,250\u00a0POP",
+                    "Topped up to: 1,000\u00a0POP",
+                    "Got units: 2\u00a0members",
+                    "Had as much already: 2\u00a0members",
+                ],
             ),
             ("detached.left.en", ["As you asked", "Lefèvre-Desrosières"]),
             ("detached.group_closed.en", ["a subscriber who has left Popfax is closed"]),
@@ -375,3 +382,53 @@ class TestPreview:
     def test_the_samples_have_a_name_that_looks_like_markup(self) -> None:
         assert any(sample.to.id == BOB for sample in SAMPLES)
         assert any(sample.about is not None and sample.about.id == BOB for sample in SAMPLES)
+
+
+def test_a_mail_that_waits_since_an_earlier_version_is_rendered() -> None:
+    """It has no reference, and names nobody."""
+    for sample in SAMPLES:
+        params = {
+            name: value for name, value in sample.mail.params.items() if name not in ("reference", "named", "more")
+        }
+        if sample.mail.template is not Template.MEMBERS_LOW:
+            render(replace(sample.mail, params=params), sample.to, sample.about, SETTINGS)
+
+
+def test_people_are_named_in_the_order_of_their_names() -> None:
+    text = content(BY_NAME["transfer_receipt.amount.en"].message(SETTINGS), "plain")
+    assert re.findall(r"^- (.+): 50", text, re.MULTILINE) == [
+        "<b>Bob & Co</b>",
+        "Jean-Chrétien Ölafsson",
+        "\u2068يوسف الحكيم (2)\u2069",
+    ]
+
+
+def test_who_is_not_known_has_no_name_in_a_list() -> None:
+    sample = BY_NAME["members_low.one.en"]
+    message = message_from_bytes(render(sample.mail, sample.to, None, SETTINGS), policy=default)
+    assert "- A member\n" in content(message, "plain")
+
+
+@pytest.mark.parametrize("name", ["receipt.en", "transfer_receipt.one.en", "member_left.left.en", "members_low.en"])
+def test_an_owners_mail_links_to_the_page_of_the_group(name: str) -> None:
+    settings = SETTINGS.model_copy(update={"group_link": HttpUrl("https://here.example/group")})
+    assert visible(content(BY_NAME[name].message(settings), "html")).links == ["https://here.example/group"]
+
+
+@pytest.mark.parametrize("name", ["expiring.7.en", "expired.en"])
+def test_a_mail_about_an_accounts_end_links_to_where_it_is_extended(name: str) -> None:
+    settings = SETTINGS.model_copy(update={"account_link": HttpUrl("https://here.example/account")})
+    assert visible(content(BY_NAME[name].message(settings), "html")).links == ["https://here.example/account"]
+
+
+def test_the_text_parts_last_paragraph_is_cut_off_as_a_signature_is() -> None:
+    """With its space (RFC 3676), by which mail programs recognise it."""
+    for sample in SAMPLES:
+        assert content(sample.message(SETTINGS), "plain").count("\n-- \n") == 1
+
+
+def test_a_receipts_moment_is_by_the_clock_of_whoever_reads_it() -> None:
+    sample = BY_NAME["receipt.en"]
+    there = replace(sample, to=replace(sample.to, time_zone="America/Martinique"))
+    assert "24 Feb 2031, 10:30" in content(sample.message(SETTINGS), "plain")
+    assert "24 Feb 2031, 05:30" in content(there.message(SETTINGS), "plain")

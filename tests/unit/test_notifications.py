@@ -106,7 +106,7 @@ def sent(of: Mail) -> tuple[Mail, Delivery]:
 
 
 WELCOME = mail(CREATED, Template.WELCOME, NEW, ADA, plan="send_only", token=TOKEN, expires_at=EXPIRES_AT)
-RECEIPT = mail(CREATED, Template.RECEIPT, ADA, NEW, plan="send_only", price_units=20)
+RECEIPT = mail(CREATED, Template.RECEIPT, ADA, NEW, reference=str(NEW), plan="send_only", price_units=20)
 INVITED = replace(
     mail(
         INVITE,
@@ -121,7 +121,7 @@ INVITED = replace(
     invitation_id=INVITATION,
     round=2,
 )
-RECEIVED_MAIL = mail(RECEIVED, Template.UNITS_RECEIVED, BEA, ADA, amount_units=7)
+RECEIVED_MAIL = mail(RECEIVED, Template.UNITS_RECEIVED, BEA, ADA, reference=str(TRANSFER), amount_units=7)
 
 
 class TestAccountCreation:
@@ -227,7 +227,10 @@ CASES: list[tuple[Message, list[Mail]]] = [
         AccountExpired(account_id=BEA, expires_at=EXPIRY),
         [mail(AccountExpired(account_id=BEA, expires_at=EXPIRY), Template.EXPIRED, BEA, None, expires_at=EXPIRES_AT)],
     ),
-    (EXTENDED, [mail(EXTENDED, Template.EXTENDED, BEA, None, expires_at=EXPIRES_AT, price_units=60)]),
+    (
+        EXTENDED,
+        [mail(EXTENDED, Template.EXTENDED, BEA, None, reference=str(TRANSFER), expires_at=EXPIRES_AT, price_units=60)],
+    ),
 ]
 
 
@@ -282,8 +285,13 @@ class TestFacts:
         receipt = given(NOTIFICATIONS).when(transferred("amount", *[5] * (MAX_NAMED + 3))).only(Mail)
         assert (len(receipt.params["named"]), receipt.params["more"]) == (MAX_NAMED, 3)
 
-    def test_the_member_who_got_units_learns_the_amount_and_nothing_else(self) -> None:
-        assert RECEIVED_MAIL.params == {"amount_units": 7}
+    def test_the_member_who_got_units_learns_the_amount_and_its_reference_and_nothing_else(self) -> None:
+        assert RECEIVED_MAIL.params == {"reference": str(TRANSFER), "amount_units": 7}
+
+    def test_a_receipt_has_the_reference_that_the_history_has(self) -> None:
+        told = CREATED.model_copy(update={"request_id": id_of("request")})
+        receipts = [row for row in given(NOTIFICATIONS).when(told).rows() if row.template is Template.RECEIPT]
+        assert [receipt.params["reference"] for receipt in receipts] == [str(id_of("request"))]
 
     def test_writes_nothing_to_somebody_erased(self) -> None:
         given(NOTIFICATIONS, Erased(BEA)).when(INVITE, RECEIVED, EXTENDED).then().leaves(Erased(BEA))

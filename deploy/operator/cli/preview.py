@@ -43,6 +43,8 @@ NOW = datetime(2031, 2, 24, 9, 30, tzinfo=UTC)
 SOON = NOW + timedelta(days=7)
 TOKEN = "5e" * 32
 
+SOME_MORE = tuple(uuid5(_IDS, str(number)) for number in range(60))
+
 PEOPLE: Mapping[UUID, Person] = {
     person.id: person
     for person in (
@@ -51,6 +53,7 @@ PEOPLE: Mapping[UUID, Person] = {
         Person(BOB, "bob@co.example", "<b>Bob", "& Co</b>", "fr", None),
         Person(YUSUF, "yusuf@co.example", "يوسف", "الحكيم (2)", "en", None),
         Person(LONG, f"{'x' * 64}@{'y' * 60}.example", "W" * 100, "i" * 100, "en", None),
+        *(Person(id_, f"{n}@co.example", f"Élodie {n}", "Martin", "fr", None) for n, id_ in enumerate(SOME_MORE, 1)),
     )
 }
 """Names that are long, accented, like markup, or right to left. `NOBODY` is an erased person."""
@@ -60,8 +63,8 @@ NAMED = (MEMBER, BOB, YUSUF, LONG, NOBODY)
 
 
 def _some(count: int) -> list[UUID]:
-    """Return ids of so many people: those above, then others."""
-    return [*NAMED, *(uuid5(_IDS, str(number)) for number in range(count))][:count]
+    """Return ids of so many people: the odd ones first."""
+    return [*NAMED, *SOME_MORE][:count]
 
 
 def _transferred(mode: str, *amounts: int) -> Message:
@@ -93,7 +96,9 @@ def _invitation(owner: UUID, group_name: str | None) -> Message:
 
 
 def _created(member: UUID, plan: str) -> Message:
-    return MemberAccountCreated(group_id=GROUP, owner_id=OWNER, member_id=member, plan=plan, price_units=1200)
+    return MemberAccountCreated(
+        group_id=GROUP, owner_id=OWNER, member_id=member, plan=plan, price_units=1200, request_id=TRANSFER
+    )
 
 
 def _left(via: str, owner: UUID = OWNER, member: UUID = MEMBER) -> Message:

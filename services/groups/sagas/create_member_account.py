@@ -87,6 +87,7 @@ def add_membership(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
         member_id=member_id,
         plan=saga.data["plan"],
         price_units=saga.data["price_units"],
+        request_id=saga.id,
     )
     return [*transitions.join(state, group_id, owner_id, member_id, "account_created", saga.actor, moment), created]
 
