@@ -280,9 +280,9 @@ def test_refuses_addresses_that_only_look_like_it(place: str) -> None:
         GroupsSettings.model_validate({**KAFKA, "jwt_jwks": place})
 
 
-@pytest.mark.parametrize("field", ["password_link", "invitation_link"])
+@pytest.mark.parametrize("field", ["password_link", "invitation_link", "group_link", "account_link"])
 @pytest.mark.parametrize("place", [each for each in BAD if each != "https://"])
-def test_links_that_carry_secrets_are_protected_alike(field: str, place: str) -> None:
+def test_links_in_mails_are_protected_alike(field: str, place: str) -> None:
     with pytest.raises(ValidationError):
         NotificationsSettings.model_validate({**KAFKA, "smtp_host": "x", field: place})
 
