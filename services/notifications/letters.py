@@ -184,7 +184,7 @@ def _account_extended(event: AccountExtended) -> Sequence[Letter]:
 def _member_paid_for(event: MemberPaidFor) -> Sequence[Letter]:
     """Return the member's mail, which tells who has paid and not how much, and the owner's receipt."""
     fact, ends = str(event.payment_id), event.expires_at and _stamp(event.expires_at)
-    what = {"action": event.action, "expires_at": ends}
+    what = {"reference": fact, "action": event.action, "expires_at": ends}
     receipt = {**what, "price_units": event.price_units}
     return [
         Letter(Template.PAID_FOR_YOU, fact, event.member_id, event.owner_id, what),

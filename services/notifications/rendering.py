@@ -167,6 +167,7 @@ _OF_OWNERS = frozenset(
         Template.INVITATION_DECLINED,
         Template.INVITATION_EXPIRED,
         Template.TRANSFER_RECEIPT,
+        Template.PAYING_RECEIPT,
         Template.MEMBER_LEFT,
         Template.MEMBERS_LOW,
     }
