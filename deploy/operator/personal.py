@@ -159,7 +159,7 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
         "subscribers": Held(
             _has("id"),
             "id email first_name last_name language state expires_at available_units time_zone plan options_pack",
-            "balance_version awaited",
+            "balance_version awaited listed_as",
         ),
         "groups": Held(_has("owner_id"), "id owner_id name renamed closed_at"),
         "low_balances": Held(_has("owner_id"), "group_id owner_id below_units look_at mailed_on mails", "low"),

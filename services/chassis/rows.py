@@ -41,7 +41,7 @@ class Mapped(Generic[K, R]):
     def __init__(
         self, table: sa.Table, row: type[R], constant: Iterable[str] = (), rarely: Collection[str] = ()
     ) -> None:
-        """Raise `TypeError` if the table and the dataclass differ.
+        """Raise `TypeError` if the table and the dataclass differ, but for the columns that the database fills itself.
 
         `constant` columns are written with a new row and left out of updates. `rarely` ones, which may not be null, are
         large: an update in which such a field is the same object neither encodes it nor sends it.
@@ -49,7 +49,7 @@ class Mapped(Generic[K, R]):
         self.table = table
         self.row = _thawed(row)
         self.names = tuple(f.name for f in fields(row))  # type: ignore[arg-type]
-        written = tuple(c.name for c in table.columns if c.identity is None)
+        written = tuple(c.name for c in table.columns if c.identity is None and c.server_onupdate is None)
         if self.names != written:
             raise TypeError(f"{table.name} has columns {written}, {row.__name__} has fields {self.names}")
         (self.key_column,) = table.primary_key.columns

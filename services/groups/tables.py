@@ -73,6 +73,8 @@ subscribers = sa.Table(
     sa.Column("time_zone", sa.Text),
     sa.Column("plan", sa.Text),
     sa.Column("options_pack", sa.Boolean, nullable=False, server_default=sa.false()),
+    # The database keeps it (migration 18): how a list sorts this person, and what a search finds them by.
+    sa.Column("listed_as", sa.Text, server_default=sa.FetchedValue(), server_onupdate=sa.FetchedValue()),
     info={"storage": {"fillfactor": "60"}},
 )
 

@@ -153,6 +153,7 @@ def test_owner_sees_group_members_and_invitations(ada: Client) -> None:
         "closed": False,
         "account": {"state": "expired", "expires_at": "2029-07-17T00:00:00Z", "available_units": 777_001},
         "low_balance": {"below_units": None, "mail": False},
+        "members_total": 1,
         "members": [
             {
                 "member_id": str(BOB.id),
@@ -175,7 +176,7 @@ def test_owner_sees_group_members_and_invitations(ada: Client) -> None:
             }
         ],
     }
-    assert ada.get("/v1/group/members").json == {"items": shown["members"]}
+    assert ada.get("/v1/group/members").json == {"items": shown["members"], "total": 1, "next": None}
     assert ada.get("/v1/group/invitations").json == {"items": shown["invitations"]}
     assert ada.get(f"/v1/groups/{GROUP}").json == shown
     assert ada.get("/v1/units").json == shown["account"]

@@ -18,10 +18,13 @@ from services.groups.domain import AccountState, CommandState, InvitationState, 
 from services.groups.web import queries
 from services.groups.web.lists import CommandList, ListHead
 from services.groups.web.lists import Line as ListLine
+from services.groups.web.members import Wanted
 from services.groups.web.page.forms import Texts
 from services.groups.web.page.pasted import Person
+from services.groups.web.page.search import Search
 from services.groups.web.page.speech import HERE, LANGUAGES, speech
-from services.groups.web.page.views import Choice, HistoryView, Line, Quote, Shown, Visitor, rows_of
+from services.groups.web.page.split import Progress
+from services.groups.web.page.views import Choice, HistoryView, Line, MembersView, Quote, Shown, Visitor, rows_of
 from services.groups.web.page.words import ENDED_INVITATIONS, NO_MARK, STEPS
 
 FIRST, LAST, GROUP, EMAIL = "שירה", "בן־דוד", "משפחת לוי", "דוד@example.com"
@@ -54,7 +57,7 @@ def group(members: tuple[queries.Member, ...]) -> queries.OwnGroup:
         closed=False,
         account=queries.Account(state=AccountState.EXPIRED, expires_at=NOW, available_units=7),
         low_balance=queries.LowBalance(below_units=30, mail=True),
-        members=members,
+        members_total=len(members),
         invitations=(invitation,),
     )
 
@@ -104,7 +107,11 @@ def context(language: str, is_live: bool, oob: bool, state: CommandState) -> dic
         ended_at=None,
     )
     plan = queries.PlanOnSale(plan="send_only", price_units=5, validity_months=12)
-    choice = Choice(members)
+    search = Search(Wanted(search=FULL), invited=oob)
+    listed = MembersView(
+        search, tuple(rows_of(members, speech(language))), 60, 100, own.invitations, asked=search.address()
+    )
+    choice = Choice(members, search if is_live else None)
     return {
         "proof": "proof",
         "once": lambda: "once",
@@ -113,7 +120,7 @@ def context(language: str, is_live: bool, oob: bool, state: CommandState) -> dic
         "shown": Shown(
             visitor=Visitor(FULL, language),
             group=own,
-            members=tuple(rows_of(members, speech(language))),
+            members=listed,
             received=(received(GROUP), received("")),
             joined=(joined(GROUP), joined("")),
             history=history,
@@ -140,8 +147,26 @@ def context(language: str, is_live: bool, oob: bool, state: CommandState) -> dic
         "steps": STEPS,
         "behind": 1,
         "at": 1,
+        "members": listed,
+        "members_named": members,
+        "named": 1500,
         "choice": choice,
-        "quote": Quote("amount", 1, choice, 7),
+        "changed": True,
+        "parts": 2,
+        "quote": Quote.of("top_up_to" if oob else "amount", 1, choice, 7),
+        "typed": Texts(amount="20", mode="amount"),
+        "whole_id": uuid4(),
+        "progress": Progress(
+            type="transfer-units",
+            parts=2,
+            done=1,
+            refused=0 if state is CommandState.PENDING else 1,
+            members_done=1000,
+            members_refused=500,
+            units=20_000,
+            codes=("units_short",),
+            asked_at=NOW,
+        ),
         "lacking": "",
         "said": "said",
         "why": "why",
@@ -292,9 +317,11 @@ def test_names_are_there_to_be_isolated() -> None:
         "answers/done.html",
         "answers/refused.html",
         "answers/slow.html",
+        "answers/parts.html",
         "flow/steps.html",
         "parts/notice.html",
         "parts/transfer_button.html",
+        "parts/search_fields.html",
     }
 
 

@@ -13,7 +13,7 @@ from services.groups.web.auth import BadToken, Tokens
 from services.groups.web.keys import Keys, NoKeys
 from services.groups.web.page import session
 from services.groups.web.page.forms import MAX_BYTES, BadForm, read_form
-from services.groups.web.page.views import Choice, Quote, choose
+from services.groups.web.page.views import Choice, Quote
 from services.groups.web.queries import Member
 from tests.tokens import AUDIENCE, token, write_keys
 
@@ -155,21 +155,20 @@ def member(units: int, epoch: int = 1) -> Member:
 
 
 def test_an_amount_costs_as_much_for_each() -> None:
-    quote = Quote("amount", 20, Choice((member(5), member(500), member(0))), 100)
-    assert (quote.cost, quote.left) == (60, 40)
+    quote = Quote.of("amount", 20, Choice((member(5), member(500), member(0))), 100)
+    assert (quote.cost, quote.left, quote.gaining, quote.enough) == (60, 40, 3, 0)
+    assert len(quote.who_gains) == 3
 
 
-def test_topping_up_costs_the_gaps_alone() -> None:
-    poor, rich = member(15), member(80)
-    quote = Quote("top_up_to", 50, Choice((poor, rich, member(50))), 30)
-    assert quote.gains[poor.member_id] == 35
-    assert quote.gains[rich.member_id] == 0
-    assert (quote.cost, quote.left) == (35, -5)
+def test_topping_up_costs_the_gaps_alone_and_tells_apart_who_has_enough() -> None:
+    poor, rich, just = member(15), member(80), member(50)
+    quote = Quote.of("top_up_to", 50, Choice((poor, rich, just)), 30)
+    assert (quote.cost, quote.left, quote.gaining, quote.enough) == (35, -5, 1, 2)
+    assert (quote.who_gains, quote.who_has_enough) == ((poor,), (rich, just))
 
 
-def test_chooses_members_of_today_in_the_time_that_was_meant() -> None:
-    here, again = member(1), member(2, epoch=2)
-    ticked = [f"{here.member_id.hex}.1", f"{again.member_id.hex}.1", f"{uuid4().hex}.1"]
-    assert choose([here, again], ticked, everybody=False).members == (here,)
-    assert choose([here, again], [], everybody=True).members == (here, again)
-    assert choose([here, again], [], everybody=False).chosen == ()
+def test_the_digest_of_a_choice_is_of_who_is_chosen_in_whatever_order() -> None:
+    one, other = member(15), member(80)
+    again = one.model_copy(update={"epoch": 2})
+    assert Choice((one, other)).digest == Choice((other, one)).digest
+    assert len({Choice(each).digest for each in ((), (one,), (other,), (one, other), (again, other))}) == 5

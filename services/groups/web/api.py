@@ -22,7 +22,7 @@ from popfax_contracts import message as contract
 from popfax_contracts.message import group_of
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
-from services.groups.web import queries, sessions
+from services.groups.web import members, queries, sessions
 from services.groups.web.asking import as_described, in_query
 from services.groups.web.auth import BadToken, Caller
 from services.groups.web.changes import EventStream, Full
@@ -88,6 +88,7 @@ def api(context: WebContext) -> FastAPI:
     answer_with_problems(app)
     _add_own(app, context)
     _add_group(app, context)
+    _add_members(app, context)
     _add_commands(app, context)
     _add_events(app, context)
     _answer_head(app)
@@ -233,9 +234,9 @@ def _add_own(app: FastAPI, context: WebContext) -> None:
 def _add_group(app: FastAPI, context: WebContext) -> None:
     absent = documented(HTTPStatus.NOT_FOUND)
 
-    async def shown(owner_id: UUID) -> queries.OwnGroup:
+    async def shown(owner_id: UUID) -> members.OwnGroup:
         async with context.reading() as connection:
-            return await queries.group_of_owner(connection, owner_id)
+            return await members.own_group(connection, owner_id)
 
     async def told(owner_id: UUID, filter_: Filter, cursor: str | None, limit: int) -> queries.HistoryPage:
         try:
@@ -246,15 +247,12 @@ def _add_group(app: FastAPI, context: WebContext) -> None:
             return await queries.history_of(connection, owner_id, filter_, after, limit)
 
     @app.get("/group")
-    async def group(who: Who) -> queries.OwnGroup:
-        """The caller's own group: its name, its members with their state and units, its pending invitations."""
-        return await shown(who.id)
+    async def group(who: Who) -> members.OwnGroup:
+        """The caller's own group: its name, its members with their state and units, its pending invitations.
 
-    @app.get("/group/members")
-    async def group_members(who: Who) -> Items[queries.Member]:
-        """The members of the caller's own group, with their state and units."""
-        async with context.reading() as connection:
-            return Items(items=await queries.members_of(connection, who.id))
+        Of a large group the first members: `/group/members` has all.
+        """
+        return await shown(who.id)
 
     @app.get("/group/invitations")
     async def group_invitations(who: Who) -> Items[queries.PendingInvitation]:
@@ -268,7 +266,7 @@ def _add_group(app: FastAPI, context: WebContext) -> None:
         return await told(who.id, query.filter, query.cursor, query.limit)
 
     @app.get("/groups/{group_id:uuid}", responses=absent)
-    async def group_by_id(who: Who, group_id: UUID) -> queries.OwnGroup:
+    async def group_by_id(who: Who, group_id: UUID) -> members.OwnGroup:
         """The group with an id, for its owner."""
         return await shown(_owner(who, group_id))
 
@@ -276,6 +274,17 @@ def _add_group(app: FastAPI, context: WebContext) -> None:
     async def history_by_id(who: Who, group_id: UUID, query: _Query) -> queries.HistoryPage:
         """The history of the group with an id, for its owner."""
         return await told(_owner(who, group_id), query.filter, query.cursor, query.limit)
+
+
+def _add_members(app: FastAPI, context: WebContext) -> None:
+    @app.get("/group/members")
+    async def group_members(who: Who, query: Annotated[_MembersQuery, Query()]) -> members.MembersPage:
+        """The members of the caller's own group, with their state and units, page by page."""
+        try:
+            async with context.reading() as connection:
+                return await members.read_page(connection, who.id, query.wanted, query.limit, after=query.cursor)
+        except BadCursor as error:
+            raise malformed([{"loc": ("query", "cursor"), "type": "not_a_cursor"}]) from error
 
 
 class _HistoryQuery(BaseModel):
@@ -289,6 +298,18 @@ class _HistoryQuery(BaseModel):
 
 
 _Query = Annotated[_HistoryQuery, Query()]
+
+
+class _MembersQuery(members.Wanted):
+    """Which members, and how many."""
+
+    cursor: str | None = Field(None, max_length=100, description="`next` of the page before, of the same query")
+    limit: int = Field(200, ge=1, le=200)
+
+    @property
+    def wanted(self) -> members.Wanted:
+        """Return what pages of one list have in common."""
+        return members.Wanted(**self.model_dump(include=set(members.Wanted.model_fields)))
 
 
 def _owner(who: Caller, group_id: UUID) -> UUID:

@@ -37,8 +37,7 @@ class WebContext:
 
     async def post(self, command: Command, actor_id: UUID, id_: UUID) -> None:
         """Post a command; raises `posting.IdConflict`."""
-        await posting.post(self.engine, command, actor_id, id_)
-        self.committed()
+        await self.post_all({id_: command}, actor_id)
 
     async def post_all(
         self, posted: Mapping[UUID, Command], actor_id: UUID, beside: Sequence[sa.Executable] = ()

@@ -85,7 +85,7 @@ class OwnGroup(View):
     closed: bool = Field(description="whether the owner's account is closed, and the group with it")
     account: Account
     low_balance: LowBalance
-    members: tuple[Member, ...]
+    members_total: int = Field(description="how many members it has")
     invitations: tuple[PendingInvitation, ...]
 
 
@@ -207,7 +207,7 @@ async def group_of_owner(connection: AsyncConnection, owner_id: UUID) -> OwnGrou
         closed=bool(group and group.closed_at),
         account=await account(connection, owner_id),
         low_balance=await low_balance(connection, owner_id),
-        members=await members_of(connection, owner_id),
+        members_total=int((await connection.execute(_MEMBERS_TOTAL, {"group_id": group_id})).scalar_one()),
         invitations=await invitations_by(connection, owner_id),
     )
 
@@ -219,12 +219,6 @@ async def low_balance(connection: AsyncConnection, owner_id: UUID) -> LowBalance
     )
     row = (await connection.execute(query)).one_or_none()
     return LowBalance.model_validate(row) if row else LowBalance(below_units=None, mail=False)
-
-
-async def members_of(connection: AsyncConnection, owner_id: UUID) -> tuple[Member, ...]:
-    """Return the members of the caller's own group, by name."""
-    rows = await connection.execute(_MEMBERS, {"group_id": group_of(owner_id)})
-    return tuple(Member.model_validate(row) for row in rows)
 
 
 async def invitations_by(connection: AsyncConnection, owner_id: UUID) -> tuple[PendingInvitation, ...]:
@@ -437,21 +431,8 @@ _COMMANDS = (
     .outerjoin(sagas, sagas.c.id == _asked.c.saga_id)
     .where(commands.c.actor_id == sa.bindparam("actor_id", type_=sa.Uuid()))
 )
-_MEMBERS = (
-    sa.select(
-        memberships.c.member_id,
-        subscribers.c.first_name,
-        subscribers.c.last_name,
-        subscribers.c.email,
-        sa.func.coalesce(subscribers.c.state, AccountState.ACTIVE.value).label("state"),
-        subscribers.c.expires_at,
-        sa.func.coalesce(subscribers.c.available_units, 0).label("available_units"),
-        memberships.c.epoch,
-        memberships.c.joined_at,
-    )
-    .outerjoin(subscribers, subscribers.c.id == memberships.c.member_id)
-    .where(memberships.c.group_id == _group_id, memberships.c.active)
-    .order_by(subscribers.c.last_name, subscribers.c.first_name, memberships.c.member_id)
+_MEMBERS_TOTAL = (
+    sa.select(sa.func.count()).select_from(memberships).where(memberships.c.group_id == _group_id, memberships.c.active)
 )
 _INVITATIONS_BY = (
     sa.select(

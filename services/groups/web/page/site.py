@@ -39,6 +39,7 @@ SHOWN: Mapping[str, Handler] = {
     "/parts": overview.parts,
     "/events": overview.events,
     "/history": history.history,
+    "/members": members.listed,
     "/name": naming.form,
     "/title": naming.title,
     "/invite": invitations.form,
@@ -47,6 +48,7 @@ SHOWN: Mapping[str, Handler] = {
     "/lists/{id:uuid}/accounts": several.accounts,
     "/groups/{id:uuid}/leave": members.confirm_leaving,
     "/commands/{id:uuid}": commands.follow,
+    "/commands/{id:uuid}/{parts:int}": commands.follow_all,
 }
 """What can be looked at, by GET."""
 
@@ -77,6 +79,7 @@ DONE: Mapping[str, Handler] = {
     "/transfers": transfers.transfer,
     "/groups/{id:uuid}/leave": members.leave,
     "/commands/{id:uuid}": commands.follow,
+    "/commands/{id:uuid}/{parts:int}": commands.follow_all,
 }
 """What can be done, by POST, with a form of this page."""
 

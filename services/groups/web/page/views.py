@@ -1,10 +1,11 @@
 """What the page shows, made ready: reads of groups' own database for one visitor, and what is made of them."""
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from math import ceil
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -14,6 +15,8 @@ from services.groups.domain import AccountState, Kind
 from services.groups.tables import subscribers
 from services.groups.web import queries
 from services.groups.web.cursor import Cursor
+from services.groups.web.members import MembersPage, Tally, read_page
+from services.groups.web.page.search import Search
 from services.groups.web.page.speech import Speech
 from services.groups.web.page.words import MARKS, NO_MARK, Mark
 from services.groups.web.queries import Filter
@@ -23,6 +26,12 @@ HISTORY_LINES = 10
 NEAR_DAYS = 30
 """How many days before its end an account is marked; the mark is stronger on the last `URGENT_DAYS`, as the mails."""
 URGENT_DAYS = 7
+
+MEMBERS_SHOWN = 50
+"""How many members are on a page."""
+
+FEW = 10
+"""As many members as need no search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,7 @@ def full_name(first_name: str | None, last_name: str | None) -> str:
 
 
 class Row(NamedTuple):
-    """A member, in the list. There may be a thousand: the template takes it apart as the tuple that it is."""
+    """A member, in the list."""
 
     id: str
     chosen: str
@@ -64,6 +73,35 @@ class Row(NamedTuple):
     """When the account ends, if it does."""
     days: int | None
     """How many days are left, the last one counted whole, once they are few."""
+
+
+@dataclass(frozen=True, slots=True)
+class MembersView:
+    """A page of the members that the visitor looks for."""
+
+    search: Search
+    rows: tuple[Row, ...]
+    total: int
+    """How many are found, on all pages."""
+    everybody: int
+    """How many members there are."""
+    invited: tuple[queries.PendingInvitation, ...] = ()
+    """Who is invited, where it is they who are looked for."""
+    ticked: frozenset[str] = frozenset()
+    low_below: int | None = None
+    """With fewer units than this a member is low; None if the owner has not said."""
+    asked: str = ""
+    """The address that was asked for; the page may be another, if there are no longer so many."""
+
+    @property
+    def pages(self) -> int:
+        """Return how many pages there are."""
+        return max(1, -(-self.total // MEMBERS_SHOWN))
+
+    @property
+    def has_tools(self) -> bool:
+        """Return whether there is enough to search in; a few are seen at a glance."""
+        return self.everybody > FEW or self.search.is_narrow
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +128,7 @@ class Shown:
 
     visitor: Visitor
     group: queries.OwnGroup
-    members: tuple[Row, ...]
+    members: MembersView
     received: tuple[queries.ReceivedInvitation, ...]
     joined: tuple[queries.JoinedGroup, ...]
     history: HistoryView
@@ -98,19 +136,57 @@ class Shown:
     """What `changes` calls this state, as it was before it was read: what changes from here on is told."""
 
 
-async def shown(connection: AsyncConnection, subscriber_id: UUID, filter_: Filter, speech: Speech) -> Shown:
+async def shown(
+    connection: AsyncConnection,
+    subscriber_id: UUID,
+    filter_: Filter,
+    search: Search,
+    speech: Speech,
+    ticked: Collection[str] = (),
+) -> Shown:
     """Read all that the page shows somebody."""
     seen = (await queries.fingerprints(connection, [subscriber_id])).get(subscriber_id, "")
     group = await queries.group_of_owner(connection, subscriber_id)
     return Shown(
         visitor=await visitor(connection, subscriber_id),
         group=group,
-        members=tuple(rows_of(group.members, speech)),
+        members=await members_view(connection, subscriber_id, group, search, speech, ticked),
         received=await queries.invitations_to(connection, subscriber_id),
         joined=await queries.memberships_of(connection, subscriber_id),
         history=await history_view(connection, subscriber_id, filter_, None),
         seen=seen,
     )
+
+
+async def members_view(
+    connection: AsyncConnection,
+    owner_id: UUID,
+    group: queries.OwnGroup,
+    search: Search,
+    speech: Speech,
+    ticked: Collection[str] = (),
+) -> MembersView:
+    """Read a page of the members; the last one, if there are no longer so many."""
+    everybody, asked, low_below = group.members_total, search.address(page=search.page), group.low_balance.below_units
+    if search.invited:
+        found = tuple(each for each in group.invitations if _is_sought(each, search))
+        return MembersView(search, (), len(found), everybody, found, low_below=low_below, asked=asked)
+    page = await members_page(connection, owner_id, search)
+    if not page.items and page.total:
+        search = replace(search, page=-(-page.total // MEMBERS_SHOWN))
+        page = await members_page(connection, owner_id, search)
+    rows = tuple(rows_of(page.items, speech))
+    return MembersView(search, rows, page.total, everybody, ticked=frozenset(ticked), low_below=low_below, asked=asked)
+
+
+async def members_page(connection: AsyncConnection, owner_id: UUID, search: Search) -> MembersPage:
+    """Read the members on a page."""
+    skip = (search.page - 1) * MEMBERS_SHOWN
+    return await read_page(connection, owner_id, search.wanted, MEMBERS_SHOWN, skip=skip)
+
+
+def _is_sought(invitation: queries.PendingInvitation, search: Search) -> bool:
+    return all(word.casefold() in (invitation.email or "").casefold() for word in search.wanted.words)
 
 
 def rows_of(members: Iterable[queries.Member], speech: Speech) -> Iterable[Row]:
@@ -160,20 +236,20 @@ def _line(line: queries.HistoryLine) -> Line:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Members of today that somebody has ticked."""
+    """Members of today whom somebody has chosen: ticked one by one or, with a `search`, all whom it finds."""
 
     members: tuple[queries.Member, ...]
+    search: Search | None = None
 
     @property
     def chosen(self) -> tuple[str, ...]:
         """Return the members as checkboxes send them."""
         return tuple(f"{member.member_id.hex}.{member.epoch}" for member in self.members)
 
-
-def choose(members: Iterable[queries.Member], ticked: Collection[str], everybody: bool) -> Choice:
-    """Find those who are ticked among those who are members."""
-    wanted = set(ticked)
-    return Choice(tuple(each for each in members if everybody or f"{each.member_id.hex}.{each.epoch}" in wanted))
+    @property
+    def digest(self) -> str:
+        """Return a word that changes with who is chosen, in whatever order."""
+        return sha256(" ".join(sorted(self.chosen)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,22 +258,55 @@ class Quote:
 
     mode: str
     amount_units: int
-    choice: Choice
     available_units: int
+    members: int
+    """How many are chosen."""
+    gaining: int
+    """How many of them would get units: a top-up leaves out those who have enough already."""
+    cost: int
+    choice: Choice
+    """Who they are; nobody, where they are only counted."""
+
+    @classmethod
+    def of(cls, mode: str, amount_units: int, choice: Choice, available_units: int) -> Self:
+        """Return what a transfer to chosen members would cost."""
+        lacking = [max(0, amount_units - each.available_units) for each in choice.members]
+        tally = Tally(members=len(lacking), below=sum(1 for units in lacking if units), lacking_units=sum(lacking))
+        return replace(cls.counted(mode, amount_units, tally, available_units), choice=choice)
+
+    @classmethod
+    def counted(cls, mode: str, amount_units: int, tally: Tally, available_units: int) -> Self:
+        """Return what a transfer to members would cost who are only counted."""
+        is_top_up = mode == "top_up_to"
+        return cls(
+            mode=mode,
+            amount_units=amount_units,
+            available_units=available_units,
+            members=tally.members,
+            gaining=tally.below if is_top_up else tally.members,
+            cost=tally.lacking_units if is_top_up else tally.members * amount_units,
+            choice=Choice(()),
+        )
 
     @property
-    def gains(self) -> Mapping[UUID, int]:
-        """Return what each member would get, in units."""
-        if self.mode == "top_up_to":
-            return {each.member_id: max(0, self.amount_units - each.available_units) for each in self.choice.members}
-        return dict.fromkeys((each.member_id for each in self.choice.members), self.amount_units)
+    def enough(self) -> int:
+        """Return how many have as much already."""
+        return self.members - self.gaining
 
     @property
-    def cost(self) -> int:
-        """Return what the transfer costs, in units."""
-        return sum(self.gains.values())
+    def who_gains(self) -> tuple[queries.Member, ...]:
+        """Return who would get units."""
+        return tuple(each for each in self.choice.members if self._gains(each))
+
+    @property
+    def who_has_enough(self) -> tuple[queries.Member, ...]:
+        """Return who has as much already."""
+        return tuple(each for each in self.choice.members if not self._gains(each))
 
     @property
     def left(self) -> int:
         """Return the units left after the transfer; below zero, those that are missing."""
         return self.available_units - self.cost
+
+    def _gains(self, member: queries.Member) -> bool:
+        return self.mode != "top_up_to" or member.available_units < self.amount_units

@@ -18,6 +18,7 @@ from services.groups.web.context import WebContext
 from services.groups.web.page import drafts, session, views
 from services.groups.web.page.failures import is_live
 from services.groups.web.page.forms import CARRIED, Form, Texts
+from services.groups.web.page.search import FIELDS, Search, read_search
 from services.groups.web.page.speech import Speech
 from services.groups.web.queries import Filter
 from services.groups.web.sessions import mark_of
@@ -36,6 +37,8 @@ class Answer:
     """Whether the rest of the page must be read again."""
     resumed_at: str = ""
     """Where to send the form to have this shown again; empty if there is nothing to go on with."""
+    is_spent: bool = False
+    """Whether what was chosen and typed has been done, and must not be there to be done again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,11 @@ class Visit:
         wanted = self.request.query_params.get("filter", "")
         return Filter(wanted) if wanted in set(Filter) else Filter.ALL
 
+    @property
+    def search(self) -> Search:
+        """Return which members the visitor looks for: as a form brings it, or the address."""
+        return read_search(self.form.some(*FIELDS) or self.request.query_params)
+
     def render(self, template: str, **more: Any) -> HTMLResponse:
         """Render a template with what every template may use, and with `more`."""
         return HTMLResponse(self.speech.render(template, **self._values(), **more))
@@ -76,7 +84,8 @@ class Visit:
         text = self.speech.render(answer.template, **{**self._values(), **answer.values})
         if answer.toast:
             text += self.speech.render("toast.html", said=answer.toast)
-        return HTMLResponse(text, headers={"HX-Trigger": "refresh"} if answer.has_news else None)
+        told = [name for name, is_so in (("spent", answer.is_spent), ("refresh", answer.has_news)) if is_so]
+        return HTMLResponse(text, headers={"HX-Trigger": ", ".join(told)} if told else None)
 
     async def show_page(self, answer: Answer | None = None) -> Response:
         """Return the whole page, with an answer in its place if there is one."""
@@ -91,7 +100,9 @@ class Visit:
     async def shown(self) -> views.Shown:
         """Read all that the page shows the visitor."""
         async with self.context.reading() as connection:
-            return await views.shown(connection, self.caller.id, self.filter, self.speech)
+            return await views.shown(
+                connection, self.caller.id, self.filter, self.search, self.speech, self.form.all("member")
+            )
 
     def _keep_draft(self, response: Response, answer: Answer) -> None:
         """Let the browser keep what an answer can be shown with again, or forget what has come to its end."""
@@ -108,6 +119,7 @@ class Visit:
             "once": partial(token_hex, 8),
             "is_live": self.is_live,
             "account_page": self.context.settings.account_page,
+            "typed": self.form.some("amount", "mode"),
         }
 
 

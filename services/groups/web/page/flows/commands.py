@@ -1,6 +1,6 @@
 """Posting a command, and following what becomes of it: what all flows end with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from http import HTTPStatus
@@ -15,9 +15,10 @@ from popfax_contracts.ids import derive_own
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
 from services.groups.web import queries
-from services.groups.web.page.forms import CARRIED, BadForm
+from services.groups.web.page import split
+from services.groups.web.page.forms import CARRIED, BadForm, whole_number
 from services.groups.web.page.visit import Answer, Visit
-from services.groups.web.page.waiting import wait_for
+from services.groups.web.page.waiting import settle, wait_for
 from services.groups.web.page.words import ADDRESS_GONE, DONE, PENDING, SOME_DONE, SOME_PENDING, STEPS
 from services.groups.web.posting import command_of
 
@@ -41,6 +42,9 @@ USUAL = timedelta(seconds=10)
 RESENT = "pending-answer"
 """Where the answer appears to an invitation that is sent once more."""
 
+SPENDING = frozenset({"transfer-units", "detach-members"})
+"""What is done with members who were chosen: once it is done, nobody is chosen any more."""
+
 
 async def post(visit: Visit, name: str, fields: Mapping[str, Any]) -> Response:
     """Post a command, once, however often the form is sent; and show what becomes of it. Raises `BadForm`."""
@@ -58,6 +62,63 @@ async def post(visit: Visit, name: str, fields: Mapping[str, Any]) -> Response:
             resend = "?resend=1" if visit.form.one("resend") else ""
             return RedirectResponse(f"/commands/{id_}{resend}", HTTPStatus.SEE_OTHER)
     return await _show_outcome(visit, id_)
+
+
+async def post_all(visit: Visit, name: str, parts: Sequence[Mapping[str, Any]], members: int) -> Response:
+    """Post the parts of what is about many members, all of them or none, and show what becomes of them together.
+
+    `members` is how many they name. Raises `BadForm`.
+    """
+    if len(parts) == 1:
+        return await post(visit, name, parts[0])
+    try:
+        made = [command_of(POSTABLE[name], fields, visit.caller.id) for fields in parts]
+    except ValidationError as error:
+        raise BadForm(name) from error
+    if not made:
+        raise BadForm(name)
+    content = sha256(b"\0".join(command.to_json() for command in made)).hexdigest()
+    whole_id = derive_own(visit.caller.id, f"page/{name}/{visit.form.one('once')}/{content}")
+    ids = split.ids_of(whole_id, len(made))
+    for _ in ids:
+        await visit.context.limits.command_of(visit.caller.id)
+    await visit.context.post_all(dict(zip(ids, made, strict=True)), visit.caller.id)
+    if not visit.is_live:
+        return RedirectResponse(f"/commands/{whole_id}/{len(ids)}?members={members}", HTTPStatus.SEE_OTHER)
+    return await _show_progress(visit, whole_id, len(ids), members)
+
+
+async def follow_all(visit: Visit) -> Response:
+    """Show how far the parts of something have come."""
+    whole_id, parts = visit.request.path_params["id"], visit.request.path_params["parts"]
+    members = whole_number(visit.form.one("members") or visit.request.query_params.get("members", "")) or 0
+    return await _show_progress(visit, whole_id, parts, members)
+
+
+async def _show_progress(visit: Visit, whole_id: UUID, parts: int, members: int) -> Response:
+    ids = split.ids_of(whole_id, min(parts, split.MOST_PARTS))
+    found = await _commands_of(visit, ids)
+    if not visit.is_live:
+        found = await settle(lambda: _commands_of(visit, ids))
+    progress = split.progress(ids, found, members)
+    if progress is None:
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    values = {
+        "whole_id": whole_id,
+        "progress": progress,
+        "named": members,
+        "pending": visit.speech.say(PENDING.get(progress.type, SOME_PENDING)),
+        "is_slow": datetime.now(UTC) - progress.asked_at > USUAL,
+    }
+    region = REGIONS.get(progress.type, "flow")
+    return await visit.show(
+        Answer(region, "answers/parts.html", values, has_news=progress.is_over, is_spent=progress.is_over)
+    )
+
+
+async def _commands_of(visit: Visit, ids: Sequence[UUID]) -> Mapping[UUID, queries.Command]:
+    async with visit.context.reading() as connection:
+        return await queries.commands_of(connection, ids, visit.caller.id)
 
 
 async def follow(visit: Visit) -> Response:
@@ -144,7 +205,8 @@ async def _done(visit: Visit, command: queries.Command, given: Mapping[str, str]
     if command.type == "invite-by-email":
         sent = {"email": "", "error": "", "sent_to": given.get("email", "")}
         return Answer("flow", "flow/invite.html", sent, has_news=True)
-    return Answer(_region(command, given), "answers/done.html", {"said": said}, said, has_news=True)
+    is_spent = command.type in SPENDING
+    return Answer(_region(command, given), "answers/done.html", {"said": said}, said, has_news=True, is_spent=is_spent)
 
 
 async def plans(visit: Visit, given: Mapping[str, str]) -> Answer:

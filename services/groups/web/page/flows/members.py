@@ -1,4 +1,7 @@
-"""Members who are removed, and groups of others that are left. Each is asked once before it is done."""
+"""The list of members; members who are removed, and groups of others that are left.
+
+Each is asked once before it is done.
+"""
 
 from http import HTTPStatus
 
@@ -6,11 +9,23 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from services.groups.web import queries
+from services.groups.web.page import split, views
 from services.groups.web.page.flows import commands
 from services.groups.web.page.forms import whole_number
-from services.groups.web.page.selection import chosen, refused, ticked
+from services.groups.web.page.selection import chosen, has_changed, is_all_found, refused, ticked
 from services.groups.web.page.visit import Answer, Visit
 from services.groups.web.page.words import NOBODY_CHOSEN
+
+
+async def listed(visit: Visit) -> Response:
+    """Show the members that are looked for: to htmx the list, to everybody else the page."""
+    if not visit.is_live:
+        return await visit.show_page()
+    owner_id = visit.caller.id
+    async with visit.context.reading() as connection:
+        group = await queries.group_of_owner(connection, owner_id)
+        members = await views.members_view(connection, owner_id, group, visit.search, visit.speech)
+    return visit.render("members.html", members=members, oob=False)
 
 
 async def confirm_detaching(visit: Visit) -> Response:
@@ -18,13 +33,25 @@ async def confirm_detaching(visit: Visit) -> Response:
     choice, _ = await chosen(visit)
     if not choice.members:
         return await refused(visit, NOBODY_CHOSEN)
-    return await visit.show(Answer("members-answer", "confirm_detach.html", {"choice": choice}))
+    return await _ask_to_detach(visit, choice)
 
 
 async def detach(visit: Visit) -> Response:
-    """Remove members."""
-    members = [{"member_id": id_, "epoch": epoch} for id_, epoch in ticked(visit.form)]
-    return await commands.post(visit, "detach-members", {"members": members})
+    """Remove members. If a search finds others than those who were confirmed, ask again."""
+    named = ticked(visit.form)
+    if is_all_found(visit):
+        choice, _ = await chosen(visit)
+        if has_changed(visit, choice):
+            return await _ask_to_detach(visit, choice, changed=True)
+        named = [(each.member_id, each.epoch) for each in choice.members]
+    parts = [
+        {"members": [{"member_id": id_, "epoch": epoch} for id_, epoch in part]} for part in split.cut(sorted(named))
+    ]
+    return await commands.post_all(visit, "detach-members", parts, len(named))
+
+
+async def _ask_to_detach(visit: Visit, choice: views.Choice, changed: bool = False) -> Response:
+    return await visit.show(Answer("members-answer", "confirm_detach.html", {"choice": choice, "changed": changed}))
 
 
 async def confirm_leaving(visit: Visit) -> Response:

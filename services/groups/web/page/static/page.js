@@ -7,32 +7,118 @@
 
   // --- choosing members ----------------------------------------------------------------------------------------------
 
+  document.documentElement.classList.add("scripted");
+  const language = document.documentElement.lang;
   const boxes = () => $$("#members tbody input[name=member]");
+  const areAllChosen = () => Boolean($("#matching")?.checked);
 
-  function showAll() {
-    const all = $("#all");
-    if (!all) return;
-    const ticked = boxes().filter((box) => box.checked).length;
-    all.checked = ticked > 0 && ticked === boxes().length;
-    all.indeterminate = ticked > 0 && !all.checked;
+  function countChosen() {
+    return areAllChosen() ? Number($("#members").dataset.total) : boxes().filter((box) => box.checked).length;
   }
+
+  // What is chosen is said in numbers, beside what can be done with it.
+  function showChosen() {
+    const all = $("#all");
+    const ticked = boxes().filter((box) => box.checked).length;
+    if (all) {
+      all.checked = ticked > 0 && ticked === boxes().length;
+      all.indeterminate = ticked > 0 && !all.checked;
+    }
+    const said = $("#selected");
+    if (!said) return;
+    const count = countChosen();
+    const form = new Intl.PluralRules(language).select(count) === "one" ? said.dataset.one : said.dataset.other;
+    said.hidden = count === 0;
+    $("strong", said).textContent = form.replace("#", count.toLocaleString(language));
+    $("#selection").classList.toggle("chosen", count > 0);
+  }
+
+  function choose(isChosen) {
+    boxes().forEach((box) => { box.checked = isChosen; });
+    if (!isChosen && $("#matching")) $("#matching").checked = false;
+  }
+
+  const tellCost = () => $("#selection")?.dispatchEvent(new Event("input", { bubbles: true }));
 
   document.addEventListener("change", (event) => {
-    if (event.target.id === "all") {
-      boxes().forEach((box) => { if (!box.closest("tr").hidden) box.checked = event.target.checked; });
-    }
-    if (event.target.closest("#members")) showAll();
+    const { id, name, checked } = event.target;
+    if (id === "all") choose(checked);
+    if (id === "matching" && checked) choose(true);
+    if (name === "member" && !checked && $("#matching")) $("#matching").checked = false;
+    if (event.target.closest("#members")) showChosen();
   });
 
-  function find() {
-    const wanted = ($("#find")?.value ?? "").trim().toLocaleLowerCase();
-    $$("#members tbody tr").forEach((row) => { row.hidden = !row.textContent.toLocaleLowerCase().includes(wanted); });
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("#unselect")) return;
+    choose(false);
+    showChosen();
+    tellCost();
+  });
+
+  // What was done must not be there to be done again.
+  document.addEventListener("spent", () => {
+    choose(false);
+    if ($("#amount")) $("#amount").value = "";
+    showChosen();
+    tellCost();
+  });
+
+  // --- the members that are looked for -------------------------------------------------------------------------------
+
+  const MEMBERS = ["search", "show", "sort", "direction", "page"];
+
+  // The address has what is looked for, so that it can be kept, and read again.
+  function showAddress() {
+    const list = $("#members");
+    if (!list || location.pathname !== "/") return;
+    const wanted = new URLSearchParams(location.search);
+    MEMBERS.forEach((name) => wanted.delete(name));
+    new URLSearchParams(list.dataset.address).forEach((value, name) => wanted.set(name, value));
+    const query = wanted.toString();
+    if (query !== location.search.slice(1)) history.replaceState(history.state, "", query ? `/?${query}` : "/");
   }
 
-  document.addEventListener("input", (event) => { if (event.target.id === "find") find(); });
-  document.addEventListener("keydown", (event) => {
-    if (event.target.id === "find" && event.key === "Enter") event.preventDefault();
+  // Who is ticked stays so, as long as they are shown. Another list is another selection.
+  let chosen = null;
+
+  function remember() {
+    chosen = { ids: boxes().filter((box) => box.checked).map((box) => box.value), all: areAllChosen(), of: listOf($("#members")) };
+  }
+
+  const listOf = (list) => list.dataset.address.replace(/&?page=\d+/, "");
+
+  function tickAgain() {
+    if (!chosen) return;
+    const again = new Set(chosen.ids);
+    boxes().forEach((box) => { if (again.has(box.value)) box.checked = true; });
+    if (chosen.all && $("#matching") && chosen.of === listOf($("#members"))) {
+      $("#matching").checked = true;
+      choose(true);
+    }
+    chosen = null;
+  }
+
+  // While another list is on its way, a refresh of the old one comes too late; it is made up for.
+  let sought = 0;
+  let missed = false;
+  const isOfMembers = (event) => event.detail.target?.id === "members";
+
+  document.addEventListener("htmx:beforeRequest", (event) => { if (isOfMembers(event)) sought += 1; });
+  document.addEventListener("htmx:afterRequest", (event) => {
+    if (!isOfMembers(event)) return;
+    sought -= 1;
+    if (sought === 0 && missed) {
+      missed = false;
+      htmx.trigger(document.body, "refresh");
+    }
   });
+  document.addEventListener("htmx:beforeSwap", (event) => { if (isOfMembers(event)) remember(); });
+
+  function isOtherList(list, fragment) {
+    const is = sought > 0 || fragment.dataset.asked !== list.dataset.address;
+    missed = missed || (is && sought > 0);
+    return is;
+  }
 
   // --- parts that are exchanged --------------------------------------------------------------------------------------
 
@@ -52,13 +138,8 @@
       event.detail.shouldSwap = false;
     }
     if (target.id === "members") {
-      boxes().filter((box) => box.checked).forEach((box) => {
-        const again = fragment.querySelector(`input[value="${box.value}"]`);
-        if (again) again.checked = true;
-      });
-      const sought = $("#find");
-      const again = fragment.querySelector("#find");
-      if (sought && again) again.value = sought.value;
+      if (isOtherList(target, fragment)) event.detail.shouldSwap = false;
+      else remember();
     }
   });
 
@@ -91,11 +172,11 @@
     within("[data-focus]").forEach((field) => { field.focus(); field.select(); });
     within(".toast").forEach((toast) => setTimeout(() => toast.remove(), TOAST_MS));
     if (within("#members").length) {
-      const field = $("#find");
-      if (field) field.hidden = false;
-      find();
-      showAll();
-      if ($("#amount")?.value) $("#selection").dispatchEvent(new Event("input", { bubbles: true }));
+      $("#all")?.removeAttribute("name"); // it is for those who have no script
+      tickAgain();
+      showChosen();
+      showAddress();
+      if ($("#amount")?.value) tellCost();
     }
   });
 
