@@ -6,6 +6,7 @@ beside the rest is to be added to `context`.
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from itertools import product
@@ -19,6 +20,7 @@ from services.groups.web import queries
 from services.groups.web.lists import CommandList, ListHead
 from services.groups.web.lists import Line as ListLine
 from services.groups.web.members import Wanted
+from services.groups.web.page.flows.payments import Bill
 from services.groups.web.page.forms import Texts
 from services.groups.web.page.pasted import Person
 from services.groups.web.page.search import Search
@@ -26,6 +28,7 @@ from services.groups.web.page.speech import HERE, LANGUAGES, speech
 from services.groups.web.page.split import Progress
 from services.groups.web.page.views import Choice, HistoryView, Line, MembersView, Quote, Shown, Visitor, rows_of
 from services.groups.web.page.words import ENDED_INVITATIONS, NO_MARK, STEPS
+from services.groups.web.payments import Offer
 
 FIRST, LAST, GROUP, EMAIL = "שירה", "בן־דוד", "משפחת לוי", "דוד@example.com"
 FULL = f"{FIRST} {LAST}"
@@ -112,6 +115,7 @@ def context(language: str, is_live: bool, oob: bool, state: CommandState) -> dic
         search, tuple(rows_of(members, speech(language))), 60, 100, own.invitations, asked=search.address()
     )
     choice = Choice(members, search if is_live else None)
+    offer = Offer(uuid4(), 1, FULL, NOW, NOW, 5)
     return {
         "proof": "proof",
         "once": lambda: "once",
@@ -140,6 +144,10 @@ def context(language: str, is_live: bool, oob: bool, state: CommandState) -> dic
         "account": own.account,
         "platform": "https://www.popfax.example",
         "account_page": "https://www.popfax.example",
+        "bill": Bill("extension", (offer, replace(offer, code="no_plan")), own.account),
+        "paid": ((FULL, command), ("", command)),
+        "done": 1,
+        "list_id": uuid4(),
         "command": command,
         "region": "title",
         "pending": "pending",
@@ -320,6 +328,7 @@ def test_names_are_there_to_be_isolated() -> None:
         "answers/parts.html",
         "flow/steps.html",
         "parts/notice.html",
+        "parts/pay_buttons.html",
         "parts/transfer_button.html",
         "parts/search_fields.html",
     }

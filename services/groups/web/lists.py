@@ -4,7 +4,7 @@ A list is kept for a day. Its lines hold what the page shows beside each outcome
 what became of a command is in the command's own row.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -119,11 +119,13 @@ async def read(connection: AsyncConnection, id_: UUID, actor_id: UUID) -> Comman
     return CommandList(row.id, row.type, row.made_at, tuple(lines))
 
 
-async def recent(connection: AsyncConnection, actor_id: UUID) -> Sequence[ListHead]:
-    """Return the caller's newest lists."""
+async def recent(connection: AsyncConnection, actor_id: UUID, types: Collection[str]) -> Sequence[ListHead]:
+    """Return the caller's newest lists of commands of these types."""
     table = command_lists.c
     size = sa.func.jsonb_array_length(table.lines).label("size")
-    query = sa.select(table.id, table.type, table.made_at, size).where(table.actor_id == actor_id)
+    query = sa.select(table.id, table.type, table.made_at, size).where(
+        table.actor_id == actor_id, table.type.in_(types)
+    )
     rows = await connection.execute(query.order_by(table.made_at.desc()).limit(RECENT))
     return [ListHead(*row) for row in rows]
 

@@ -81,7 +81,7 @@ async def send(visit: Visit) -> Response:
 async def _form(visit: Visit, error: str) -> Response:
     known = await _known(visit, [])
     async with visit.context.reading() as connection:
-        recent = await lists.recent(connection, visit.caller.id)
+        recent = await lists.recent(connection, visit.caller.id, _LISTED)
     values = {
         "lines": visit.form.one("lines"),
         "error": error,
@@ -90,6 +90,9 @@ async def _form(visit: Visit, error: str) -> Response:
         "recent": recent,
     }
     return await visit.show(Answer("flow", "flow/several.html", values))
+
+
+_LISTED = ("invite-by-email", "create-member-account")
 
 
 async def _known(visit: Visit, emails: Sequence[str]) -> Known:
