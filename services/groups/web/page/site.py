@@ -23,8 +23,8 @@ from services.groups.web.page.flows import (
     members,
     naming,
     overview,
-    resuming,
     payments,
+    resuming,
     several,
     transfers,
 )

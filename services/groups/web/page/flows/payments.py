@@ -117,7 +117,8 @@ async def _show(visit: Visit, id_: UUID) -> Response:
         "is_slow": found.is_pending and datetime.now(UTC) - found.made_at > USUAL,
     }
     said = "" if found.is_pending else visit.speech.say(N_("All payments are done or refused: each has its line."))
-    answer = Answer("members-answer", "answers/payments.html", values, said, has_news=not found.is_pending)
+    is_over = not found.is_pending
+    answer = Answer("members-answer", "answers/payments.html", values, said, has_news=is_over, is_spent=is_over)
     return await visit.show(answer)
 
 
