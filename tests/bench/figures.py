@@ -162,6 +162,21 @@ FIGURES: Sequence[Figure] = (
     Figure("mails, one sender alone", at("mails", "alone", "per_s"), "/s"),
     Figure("page p95, nothing else running", at("page", "alone", "p95_ms"), "ms"),
     Figure("page p95 while 300 sagas/s run", at("page", "beside_sagas", "p95_ms"), "ms", mark=100, goal=50),
+    Figure("large group's page p50, nothing else running", at("large_page", "alone", "p50_ms"), "ms"),
+    Figure("large group's page p95, nothing else running", at("large_page", "alone", "p95_ms"), "ms", mark=100),
+    Figure(
+        "large group's page p95 beside 500 commands/s", at("large_page", "beside_commands", "p95_ms"), "ms", mark=100
+    ),
+    Figure(
+        "search in a large group p95, nothing else running", at("large_page", "search_alone", "p95_ms"), "ms", mark=100
+    ),
+    Figure(
+        "search in a large group p95 beside 500 commands/s",
+        at("large_page", "search_beside_commands", "p95_ms"),
+        "ms",
+        mark=100,
+    ),
+    Figure("large group's page", at("large_page", "kb"), "kB", mark=100),
     Figure(
         "cost of a saga, full ÷ empty databases",
         at("growth", "full_cpu_us"),

@@ -26,6 +26,8 @@ class Sizes:
     page_s: int
     page_rate: int
     """Sagas per second while the page is asked for."""
+    large_page_rate: int
+    """Commands per second while that of a large group is."""
     transfers: int
     pgbench_s: int
     grown_accounts: int
@@ -50,6 +52,7 @@ FULL = Sizes(
     mails_s=6,
     page_s=12,
     page_rate=300,
+    large_page_rate=500,
     transfers=100_000,
     pgbench_s=8,
     grown_accounts=1_000_000,
@@ -72,6 +75,7 @@ QUICK = Sizes(
     mails_s=4,
     page_s=4,
     page_rate=300,
+    large_page_rate=500,
     transfers=25_000,
     pgbench_s=4,
     grown_accounts=20_000,

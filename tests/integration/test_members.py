@@ -18,6 +18,8 @@ from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
 from services.chassis import postgres
 from services.groups.domain import AccountState, Subscriber
+from services.groups.web import members, queries
+from services.groups.web.members import MemberSort, Wanted
 from tests.integration.recorder import execute, scratch_database
 from tests.integration.seeding import group, member, person, seed
 from tests.integration.serving import Client, serving
@@ -209,6 +211,17 @@ def test_a_large_group_is_shown_with_the_first_of_its_members(client: Client) ->
     shown = client.as_(BOB.id).get("/v1/group").json
     assert (len(shown["members"]), shown["members_total"]) == (1000, CROWD)
     assert [each["last_name"] for each in shown["members"][:3]] == ["Roux 0", "Roux 1", "Roux 2"]
+
+
+async def test_members_that_were_read_make_the_same_fingerprint(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        for owner in (ADA, BOB):
+            _, hashed = await members.read_hashed(connection, owner.id, Wanted(sort=MemberSort.UNITS), 5, skip=2)
+            assert hashed is not None
+            seen = await queries.fingerprint(connection, owner.id, hashed)
+            assert {owner.id: seen} == await queries.fingerprints(connection, [owner.id])
+        _, hashed = await members.read_hashed(connection, ADA.id, Wanted(search="agence"), 5)
+        assert hashed is None, "of some alone there is none"
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

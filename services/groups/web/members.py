@@ -81,6 +81,11 @@ class Wanted(BaseModel):
         return self.search.split()[:MOST_WORDS]
 
     @property
+    def is_everybody(self) -> bool:
+        """Return whether nobody is left out."""
+        return not self.words and self.filter is MemberFilter.ALL
+
+    @property
     def digest(self) -> bytes:
         """Return what tells a cursor of this query from one of another."""
         return sha256("\0".join((*self.words, "", self.filter, self.sort, self.direction)).encode()).digest()[:8]
@@ -116,22 +121,31 @@ async def read_page(
 
     Raises `BadCursor`, also for a cursor of another query.
     """
+    page, _ = await read_hashed(connection, owner_id, wanted, limit, after=after, skip=skip)
+    return page
+
+
+async def read_hashed(
+    connection: AsyncConnection, owner_id: UUID, wanted: Wanted, limit: int, *, after: str | None = None, skip: int = 0
+) -> tuple[MembersPage, int | None]:
+    """Return the same, and for `queries.fingerprint` a hash of all members: None if not all of them were read."""
     found = _found(owner_id, wanted)
     query = sa.select(found).limit(limit + 1).offset(skip)
     if after is not None:
         query = query.where(_is_behind(found, wanted, _cursor(after, wanted)))
     rows = (await connection.execute(query.order_by(*_order(found, wanted)))).all()
     shown = rows[:limit]
-    return MembersPage(
+    page = MembersPage(
         items=tuple(Member.model_validate(row) for row in shown),
         total=shown[0].total if shown else await count(connection, owner_id, wanted),
         next=str(_behind(shown[-1], wanted)) if len(rows) > limit else None,
     )
+    return page, shown[0].hash if shown and wanted.is_everybody else None
 
 
 async def count(connection: AsyncConnection, owner_id: UUID, wanted: Wanted | None = None) -> int:
     """Return how many members a query finds, or how many there are."""
-    if wanted is None or (not wanted.words and wanted.filter is MemberFilter.ALL):
+    if wanted is None or wanted.is_everybody:
         query = sa.select(sa.func.count()).select_from(memberships).where(*_of_group(owner_id))
     else:
         query = sa.select(sa.func.count()).select_from(_found(owner_id, wanted))
@@ -239,6 +253,7 @@ def _found(owner_id: UUID, wanted: Wanted, *more: sa.ColumnElement[bool]) -> sa.
             memberships.c.joined_at,
             listed(subscribers).label("listed"),
             sa.func.count().over().label("total"),
+            *([queries.HASHED_MEMBERS.over().label("hash")] if wanted.is_everybody and not more else ()),
         )
         .outerjoin(subscribers, subscribers.c.id == memberships.c.member_id)
         .where(*conditions)

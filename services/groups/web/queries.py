@@ -393,7 +393,17 @@ async def fingerprints(connection: AsyncConnection, subscriber_ids: Collection[U
     """Return, by subscriber, a fingerprint of all that they are shown: it changes whenever that does."""
     ids = list(subscriber_ids)
     rows = await connection.execute(_FINGERPRINTS, {"ids": ids, "group_ids": [group_of(id_) for id_ in ids]})
-    return {row.id: f"{row.fingerprint & 0xFFFFFFFFFFFFFFFF:016x}" for row in rows}
+    return {row.id: _word(row.fingerprint) for row in rows}
+
+
+async def fingerprint(connection: AsyncConnection, subscriber_id: UUID, members: int) -> str:
+    """Return the same for one, whose members were read, and hashed, before."""
+    parameters = {"ids": [subscriber_id], "group_ids": [group_of(subscriber_id)], "members": members}
+    return _word((await connection.execute(_FINGERPRINTS_BESIDE, parameters)).one().fingerprint)
+
+
+def _word(number: int) -> str:
+    return f"{number & 0xFFFFFFFFFFFFFFFF:016x}"
 
 
 # Statements, made once.
@@ -534,61 +544,78 @@ _newest_line = (
     .correlate(_caller)
     .scalar_subquery()
 )
-_FINGERPRINTS = sa.select(
-    _caller.c.id,
-    _hash(
-        _part(
-            subscribers.c.state,
-            subscribers.c.expires_at,
-            subscribers.c.available_units,
-            of=subscribers,
-            where=[subscribers.c.id == _caller.c.id],
-        ),
-        _part(groups.c.name, groups.c.closed_at, of=groups, where=[groups.c.id == _caller.c.group_id]),
-        _part(
-            low_balances.c.below_units,
-            low_balances.c.look_at.is_not(None),
-            of=low_balances,
-            where=[low_balances.c.group_id == _caller.c.group_id],
-        ),
-        _part(
-            memberships.c.id,
-            memberships.c.epoch,
-            subscribers.c.first_name,
-            subscribers.c.last_name,
-            subscribers.c.email,
-            subscribers.c.state,
-            subscribers.c.expires_at,
-            subscribers.c.available_units,
-            of=memberships.outerjoin(subscribers, subscribers.c.id == memberships.c.member_id),
-            where=[memberships.c.group_id == _caller.c.group_id, memberships.c.active],
-        ),
-        _part(
-            invitations.c.id,
-            invitations.c.round,
-            of=invitations,
-            where=[invitations.c.group_id == _caller.c.group_id, _PENDING],
-        ),
-        _part(
-            memberships.c.id,
-            memberships.c.epoch,
-            groups.c.name,
-            of=memberships.outerjoin(groups, groups.c.id == memberships.c.group_id),
-            where=[memberships.c.member_id == _caller.c.id, memberships.c.active],
-        ),
-        _part(
-            invitations.c.id,
-            invitations.c.round,
-            of=invitations,
-            where=[invitations.c.subscriber_id == _caller.c.id, _PENDING],
-        ),
-        _part(
-            commands.c.id,
-            of=commands,
-            where=[commands.c.actor_id == _caller.c.id, commands.c.state == CommandState.PENDING.value],
-        ),
-        _newest_line,
-    ).label("fingerprint"),
-).select_from(_caller)
+_SEEN_OF_MEMBER = (
+    memberships.c.id,
+    memberships.c.epoch,
+    subscribers.c.first_name,
+    subscribers.c.last_name,
+    subscribers.c.email,
+    subscribers.c.state,
+    subscribers.c.expires_at,
+    subscribers.c.available_units,
+)
+
+
+HASHED_MEMBERS = sa.func.bit_xor(_hash(*_SEEN_OF_MEMBER), type_=sa.BigInteger)
+"""Members' part of a fingerprint, for a statement that reads all of them anyway."""
+
+
+def _fingerprints(members: Any) -> sa.Select[Any]:
+    """Return a statement for all that callers are shown; how their members are hashed is given."""
+    return sa.select(
+        _caller.c.id,
+        _hash(
+            _part(
+                subscribers.c.state,
+                subscribers.c.expires_at,
+                subscribers.c.available_units,
+                of=subscribers,
+                where=[subscribers.c.id == _caller.c.id],
+            ),
+            _part(groups.c.name, groups.c.closed_at, of=groups, where=[groups.c.id == _caller.c.group_id]),
+            _part(
+                low_balances.c.below_units,
+                low_balances.c.look_at.is_not(None),
+                of=low_balances,
+                where=[low_balances.c.group_id == _caller.c.group_id],
+            ),
+            members,
+            _part(
+                invitations.c.id,
+                invitations.c.round,
+                of=invitations,
+                where=[invitations.c.group_id == _caller.c.group_id, _PENDING],
+            ),
+            _part(
+                memberships.c.id,
+                memberships.c.epoch,
+                groups.c.name,
+                of=memberships.outerjoin(groups, groups.c.id == memberships.c.group_id),
+                where=[memberships.c.member_id == _caller.c.id, memberships.c.active],
+            ),
+            _part(
+                invitations.c.id,
+                invitations.c.round,
+                of=invitations,
+                where=[invitations.c.subscriber_id == _caller.c.id, _PENDING],
+            ),
+            _part(
+                commands.c.id,
+                of=commands,
+                where=[commands.c.actor_id == _caller.c.id, commands.c.state == CommandState.PENDING.value],
+            ),
+            _newest_line,
+        ).label("fingerprint"),
+    ).select_from(_caller)
+
+
+_FINGERPRINTS = _fingerprints(
+    _part(
+        *_SEEN_OF_MEMBER,
+        of=memberships.outerjoin(subscribers, subscribers.c.id == memberships.c.member_id),
+        where=[memberships.c.group_id == _caller.c.group_id, memberships.c.active],
+    )
+)
+_FINGERPRINTS_BESIDE = _fingerprints(sa.bindparam("members", type_=sa.BigInteger()))
 """A line of the history that ends changes one of the others too: what somebody has, who is a member, who is invited;
 or what waits for its end."""

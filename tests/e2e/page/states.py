@@ -151,6 +151,22 @@ def _transfers(visit: Visit, _: Cast) -> None:
     visit.page.wait_for_selector("#tab-transfers[aria-current]")
 
 
+def _nobody_found(visit: Visit, _: Cast) -> None:
+    visit.open("/?search=personne")
+    visit.see("Aucun membre trouvé")
+
+
+def _by_units(visit: Visit, _: Cast) -> None:
+    visit.open("/?search=e&sort=units&direction=desc")
+    visit.page.get_by_label("Tous").check()
+    visit.see("membres sélectionnés", "#selected")
+
+
+def _invited_members(visit: Visit, _: Cast) -> None:
+    visit.open("/?show=invited")
+    visit.page.wait_for_selector("#members .entry")
+
+
 def _stranger(visit: Visit, _: Cast) -> None:
     visit.expected.add(401)
     visit.open()
@@ -214,6 +230,9 @@ STATES: Mapping[str, State] = {
     "removal-confirmed": State(_owner, _confirm_detach),
     "leaving-confirmed": State(_owner, _confirm_leave),
     "history-transfers": State(_owner, _transfers),
+    "members-found": State(_owner, _by_units),
+    "members-not-found": State(_owner, _nobody_found),
+    "members-invited": State(_owner, _invited_members),
     "stranger": State(lambda _: None, _stranger),
     "visit-over": State(lambda _: None, _over),
     "visit-of-somebody-else": State(_owner, _somebody_else),

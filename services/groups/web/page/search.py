@@ -9,6 +9,9 @@ from services.groups.web.members import Direction, MemberFilter, MemberSort, Wan
 FIELDS = ("search", "show", "sort", "direction", "page")
 """As they are called in an address. The filter of the history has taken the other name."""
 
+MEMBERS_SHOWN = 50
+"""How many members are on a page."""
+
 INVITED = "invited"
 SHOWN = (*(each.value for each in MemberFilter), INVITED)
 _MOST_PAGES = 100_000
@@ -38,6 +41,11 @@ class Search:
     def is_narrow(self) -> bool:
         """Return whether somebody may be left out."""
         return self.invited or bool(self.wanted.words) or self.wanted.filter is not MemberFilter.ALL
+
+    @property
+    def skipped(self) -> int:
+        """Return how many members are on the pages before."""
+        return (self.page - 1) * MEMBERS_SHOWN
 
     def address(self, **changed: object) -> str:
         """Return the query of an address: of this, with other values for some fields. A page is of one list."""

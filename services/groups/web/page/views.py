@@ -15,8 +15,8 @@ from services.groups.domain import AccountState, Kind
 from services.groups.tables import subscribers
 from services.groups.web import queries
 from services.groups.web.cursor import Cursor
-from services.groups.web.members import MembersPage, Tally, read_page
-from services.groups.web.page.search import Search
+from services.groups.web.members import MembersPage, Tally, read_hashed, read_page
+from services.groups.web.page.search import MEMBERS_SHOWN, Search
 from services.groups.web.page.speech import Speech
 from services.groups.web.page.words import MARKS, NO_MARK, Mark
 from services.groups.web.queries import Filter
@@ -26,9 +26,6 @@ HISTORY_LINES = 10
 NEAR_DAYS = 30
 """How many days before its end an account is marked; the mark is stronger on the last `URGENT_DAYS`, as the mails."""
 URGENT_DAYS = 7
-
-MEMBERS_SHOWN = 50
-"""How many members are on a page."""
 
 FEW = 10
 """As many members as need no search."""
@@ -145,17 +142,26 @@ async def shown(
     ticked: Collection[str] = (),
 ) -> Shown:
     """Read all that the page shows somebody."""
-    seen = (await queries.fingerprints(connection, [subscriber_id])).get(subscriber_id, "")
+    page, seen = await _first(connection, subscriber_id, search)
     group = await queries.group_of_owner(connection, subscriber_id)
     return Shown(
         visitor=await visitor(connection, subscriber_id),
         group=group,
-        members=await members_view(connection, subscriber_id, group, search, speech, ticked),
+        members=await members_view(connection, subscriber_id, group, search, speech, ticked, page),
         received=await queries.invitations_to(connection, subscriber_id),
         joined=await queries.memberships_of(connection, subscriber_id),
         history=await history_view(connection, subscriber_id, filter_, None),
         seen=seen,
     )
+
+
+async def _first(connection: AsyncConnection, subscriber_id: UUID, search: Search) -> tuple[MembersPage | None, str]:
+    """Read what `changes` calls the state before anything is shown of it; members' page with it, if that has all."""
+    if not search.is_narrow:
+        page, hashed = await read_hashed(connection, subscriber_id, search.wanted, MEMBERS_SHOWN, skip=search.skipped)
+        if hashed is not None:
+            return page, await queries.fingerprint(connection, subscriber_id, hashed)
+    return None, (await queries.fingerprints(connection, [subscriber_id])).get(subscriber_id, "")
 
 
 async def members_view(
@@ -165,13 +171,14 @@ async def members_view(
     search: Search,
     speech: Speech,
     ticked: Collection[str] = (),
+    page: MembersPage | None = None,
 ) -> MembersView:
     """Read a page of the members; the last one, if there are no longer so many."""
     everybody, asked, low_below = group.members_total, search.address(page=search.page), group.low_balance.below_units
     if search.invited:
         found = tuple(each for each in group.invitations if _is_sought(each, search))
         return MembersView(search, (), len(found), everybody, found, low_below=low_below, asked=asked)
-    page = await members_page(connection, owner_id, search)
+    page = page or await members_page(connection, owner_id, search)
     if not page.items and page.total:
         search = replace(search, page=-(-page.total // MEMBERS_SHOWN))
         page = await members_page(connection, owner_id, search)
@@ -181,8 +188,7 @@ async def members_view(
 
 async def members_page(connection: AsyncConnection, owner_id: UUID, search: Search) -> MembersPage:
     """Read the members on a page."""
-    skip = (search.page - 1) * MEMBERS_SHOWN
-    return await read_page(connection, owner_id, search.wanted, MEMBERS_SHOWN, skip=skip)
+    return await read_page(connection, owner_id, search.wanted, MEMBERS_SHOWN, skip=search.skipped)
 
 
 def _is_sought(invitation: queries.PendingInvitation, search: Search) -> bool:
