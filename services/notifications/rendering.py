@@ -170,6 +170,7 @@ _OF_OWNERS = frozenset(
         Template.PAYING_RECEIPT,
         Template.MEMBER_LEFT,
         Template.MEMBERS_LOW,
+        Template.ORDER_PAUSED,
     }
 )
 _OF_ENDS = frozenset({Template.EXPIRING, Template.EXPIRED})

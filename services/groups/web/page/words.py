@@ -93,6 +93,7 @@ PLANS: Mapping[str, Plan] = {
 
 PENDING: Mapping[str, str] = {
     "rename-group": N_("Renaming…"),
+    "set-low-balance": N_("Saving…"),
     "invite-by-email": N_("Looking for this address…"),
     "create-member-account": N_("Creating the account…"),
     "accept-invitation": N_("Joining the group…"),
@@ -110,6 +111,7 @@ SOME_PENDING = N_("This is being done…")
 
 DONE: Mapping[str, str] = {
     "rename-group": N_("The group has its new name."),
+    "set-low-balance": N_("It is noted what few units are."),
     "invite-by-email": N_("The invitation is on its way."),
     "create-member-account": N_("The account is there, and a member of your group."),
     "accept-invitation": N_("You are a member of the group now."),

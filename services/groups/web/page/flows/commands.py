@@ -24,6 +24,7 @@ from services.groups.web.posting import command_of
 
 REGIONS: Mapping[str, str] = {
     "rename-group": "title",
+    "set-low-balance": "low",
     "invite-by-email": "flow",
     "create-member-account": "flow",
     "accept-invitation": "received-answer",
@@ -202,6 +203,10 @@ async def _done(visit: Visit, command: queries.Command, given: Mapping[str, str]
         async with visit.context.reading() as connection:
             group = await queries.group_of_owner(connection, visit.caller.id)
         return Answer("title", "parts/title.html", {"group": group, "oob": False}, said, has_news=True)
+    if command.type == "set-low-balance":
+        async with visit.context.reading() as connection:
+            group = await queries.group_of_owner(connection, visit.caller.id)
+        return Answer("low", "parts/low.html", {"group": group}, said, has_news=True)
     if command.type == "invite-by-email":
         sent = {"email": "", "error": "", "sent_to": given.get("email", "")}
         return Answer("flow", "flow/invite.html", sent, has_news=True)
