@@ -13,7 +13,7 @@ import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.local.stack import Stack
-from popfax_contracts.groups import MAX_MEMBERS, DetachMembers, TransferUnits
+from popfax_contracts.groups import MAX_MEMBERS, DetachMembers, SetLowBalance, TransferUnits
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
 from services.chassis import postgres
@@ -174,6 +174,28 @@ def test_low_is_below_what_the_owner_has_said(ada: Client, url: str) -> None:
     )
     try:
         assert listed(ada, filter="low") == ["Agence 9"]
+    finally:
+        execute(url, "DELETE FROM low_balances")
+
+
+def test_the_owner_says_what_is_low_and_the_list_marks_who_is(bob: Browser, url: str, clean: None) -> None:
+    form = {"proof": bob.proof(), "once": "low", "mail": "1"}
+    assert "below how many POP units" in bob.post("/low-balance", form, HX_Request="true").text
+    assert "whole number" in bob.post("/low-balance", {**form, "below": "1.5"}, HX_Request="true").text
+    assert posted(url, SetLowBalance.TYPE) == []
+    bob.post("/low-balance", {**form, "below": "1,000"}, HX_Request="true")
+    ((_, value),) = posted(url, SetLowBalance.TYPE)
+    assert SetLowBalance.from_json(bytes(value)) == SetLowBalance(
+        group_id=group_of(BOB.id), below_units=1000, mail=True
+    )
+    values = (group_of(BOB.id), BOB.id)
+    execute(
+        url, "INSERT INTO low_balances (group_id, owner_id, below_units, mails, low) VALUES (%s, %s, 2, 0, '')", *values
+    )
+    try:
+        rows = re.findall(r"<tr><td class=\"tick\">.*?</tr>", bob.get("/").text)
+        marked = {"Few units" in row for row in rows if re.search(r"\b(?<!\d)[01]\sPOP", row)}
+        assert (marked, {"Few units" in row for row in rows}) == ({True}, {True, False})
     finally:
         execute(url, "DELETE FROM low_balances")
 

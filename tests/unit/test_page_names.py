@@ -112,7 +112,7 @@ def context(language: str, is_live: bool, oob: bool, state: CommandState) -> dic
     plan = queries.PlanOnSale(plan="send_only", price_units=5, validity_months=12)
     search = Search(Wanted(search=FULL), invited=oob)
     listed = MembersView(
-        search, tuple(rows_of(members, speech(language))), 60, 100, own.invitations, asked=search.address()
+        search, tuple(rows_of(members, speech(language), 30)), 60, 100, own.invitations, asked=search.address()
     )
     choice = Choice(members, search if is_live else None)
     offer = Offer(uuid4(), 1, FULL, NOW, NOW, 5)

@@ -48,6 +48,14 @@ def _bad_name(visit: Visit, cast: Cast) -> None:
     visit.page.wait_for_selector("#name-error")
 
 
+def _low_balance(visit: Visit, _: Cast) -> None:
+    visit.press("Modifier le seuil en POP unités", role="link")
+    visit.page.wait_for_selector("#below")
+    visit.page.check("[name=mail]")
+    visit.press("Enregistrer", "#low")
+    visit.page.wait_for_selector("#below-error")
+
+
 def _bad_email(visit: Visit, _: Cast) -> None:
     visit.fill("Adresse e-mail", "pas une adresse")
     visit.press("Inviter / Créer")
@@ -215,6 +223,7 @@ STATES: Mapping[str, State] = {
     "member-invited": State(lambda cast: cast.nora, _whole),
     "name-edited": State(_owner, _editing),
     "name-wrong": State(_owner, _bad_name),
+    "low-balance-wrong": State(_owner, _low_balance),
     "email-wrong": State(_owner, _bad_email),
     "invitation-refused": State(_owner, _refused),
     "plan": State(_owner, _plan),

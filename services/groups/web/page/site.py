@@ -43,6 +43,7 @@ SHOWN: Mapping[str, Handler] = {
     "/history": history.history,
     "/members": members.listed,
     "/name": naming.form,
+    "/low": low_balance.said,
     "/low-balance": low_balance.form,
     "/title": naming.title,
     "/invite": invitations.form,

@@ -65,6 +65,8 @@ class Row(NamedTuple):
     initials: str
     hue: int
     units: str
+    is_low: bool
+    """Whether they have fewer units than the owner has said to be low."""
     is_expired: bool
     until: datetime | None
     """When the account ends, if it does."""
@@ -182,7 +184,7 @@ async def members_view(
     if not page.items and page.total:
         search = replace(search, page=-(-page.total // MEMBERS_SHOWN))
         page = await members_page(connection, owner_id, search)
-    rows = tuple(rows_of(page.items, speech))
+    rows = tuple(rows_of(page.items, speech, low_below))
     return MembersView(search, rows, page.total, everybody, ticked=frozenset(ticked), low_below=low_below, asked=asked)
 
 
@@ -195,7 +197,7 @@ def _is_sought(invitation: queries.PendingInvitation, search: Search) -> bool:
     return all(word.casefold() in (invitation.email or "").casefold() for word in search.wanted.words)
 
 
-def rows_of(members: Iterable[queries.Member], speech: Speech) -> Iterable[Row]:
+def rows_of(members: Iterable[queries.Member], speech: Speech, low_below: int | None) -> Iterable[Row]:
     """Make the members' rows."""
     now = datetime.now(UTC)
     for member in members:
@@ -209,6 +211,7 @@ def rows_of(members: Iterable[queries.Member], speech: Speech) -> Iterable[Row]:
             initials=f"{(member.first_name or '')[:1]}{(member.last_name or '')[:1]}".upper(),
             hue=member.member_id.int % 6,
             units=speech.units(member.available_units),
+            is_low=low_below is not None and member.available_units < low_below,
             is_expired=member.state is AccountState.EXPIRED or (ends is not None and ends <= now),
             until=ends,
             days=days_left(ends, now),

@@ -3,8 +3,8 @@
 from starlette.responses import Response
 
 from services.groups.web import queries
+from services.groups.web.page.amounts import NoAmount, read_amount
 from services.groups.web.page.flows import commands
-from services.groups.web.page.forms import whole_number
 from services.groups.web.page.visit import Answer, Visit
 from services.groups.web.page.words import N_
 
@@ -12,21 +12,26 @@ from services.groups.web.page.words import N_
 async def form(visit: Visit) -> Response:
     """Show the form, with what the owner has said."""
     async with visit.context.reading() as connection:
-        said = await queries.low_balance(connection, visit.caller.id)
-    below = "" if said.below_units is None else str(said.below_units)
-    return await visit.show(Answer("low", "low_balance.html", {"below": below, "mail": said.mail, "error": ""}))
+        known = await queries.low_balance(connection, visit.caller.id)
+    below = "" if known.below_units is None else str(known.below_units)
+    return await visit.show(Answer("low", "low_balance.html", {"below": below, "mail": known.mail, "error": ""}))
+
+
+async def said(visit: Visit) -> Response:
+    """Show what the owner has said, in the form's place."""
+    async with visit.context.reading() as connection:
+        group = await queries.group_of_owner(connection, visit.caller.id)
+    return await visit.show(Answer("low", "parts/low.html", {"group": group}))
 
 
 async def set_low_balance(visit: Visit) -> Response:
     """Say what is low, or with an empty field that nobody is."""
     below, mail = visit.form.one("below"), bool(visit.form.one("mail"))
-    units = whole_number(below) if below else None
-    wrong = ""
-    if below and units is None:
-        wrong = N_("Give a whole number of POP units, 1 or more.")
-    elif mail and units is None:
-        wrong = N_("Say below how many POP units you want to be mailed.")
-    if wrong:
-        values = {"below": below, "mail": mail, "error": visit.speech.say(wrong)}
+    try:
+        if mail and not below:
+            raise NoAmount(N_("Say below how many POP units you want to be mailed."))
+        units = read_amount(below, visit.speech.language) if below else None
+    except NoAmount as wrong:
+        values = {"below": below, "mail": mail, "error": visit.speech.say(wrong.message)}
         return await visit.show(Answer("low", "low_balance.html", values))
     return await commands.post(visit, "set-low-balance", {"below_units": units, "mail": mail})
