@@ -29,6 +29,7 @@ from tests.bench.plan import (
     Progress,
     Section,
     growth_section,
+    large_section,
     main_section,
     measured,
     profile_section,
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{path} written")
         return
     sizes = QUICK if options.quick else FULL
-    once = [profile_section(sizes)] if options.only or not options.quick else []
+    once = [profile_section(sizes), large_section(sizes)] if options.only or not options.quick else []
     once += [growth_section(sizes)] if options.growth else []
     count = options.runs or (1 if options.quick else 3)
     planned = [[main_section(sizes), *(once if number == 0 else [])] for number in range(count)]

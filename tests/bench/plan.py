@@ -70,12 +70,6 @@ def main_section(sizes: Sizes) -> Section:
         Step("a saga's hops, read off Kafka", sizes.steady_s / 2 + 6, _alone(trace.trace), extra=True),
         Step("all sagas on one account", sizes.one_account / 400 + 8, _alone(sagas.one_account)),
         Step(f"the page while {sizes.page_rate} sagas/s run", sizes.page_s * 1.5 + 16, _alone(page.page)),
-        Step(
-            f"the page of a large group while {sizes.large_page_rate} commands/s go through",
-            sizes.page_s * 1.5 + 60,
-            _alone(page.large_page),
-            extra=True,
-        ),
         Step("mails beside sagas, one sender", sizes.mail_sagas / 600 + 10, _mails("one", 1)),
         Step("mails beside sagas, two senders", sizes.mail_sagas / 600 + 14, _mails("two", 2), extra=True),
         Step("two replicas of each service", sizes.replica_sagas / 400 + 30, _alone(replicas.replicas), extra=True),
@@ -90,6 +84,13 @@ def profile_section(sizes: Sizes) -> Section:
     """Return what is measured on a product whose services are profiled, once."""
     profile = Step("CPU by service and phase, and by statement", sizes.steady_s + sizes.sagas / 2400 + 12, _profiled)
     return Section("the product, profiled", sizes, [_preparation(sizes), profile], hops.stack, "tests.bench.profiled")
+
+
+def large_section(sizes: Sizes) -> Section:
+    """Return what is measured on a product with one large group, once."""
+    title = f"the page of a large group while {sizes.large_page_rate} commands/s go through"
+    step = Step(title, sizes.page_s * 2 + 45, _alone(page.large_page))
+    return Section("a product with a large group", sizes, [_preparation(sizes), step])
 
 
 def growth_section(sizes: Sizes) -> Section:

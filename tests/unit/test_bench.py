@@ -25,7 +25,7 @@ from tests.bench.measures.hops import short
 from tests.bench.measures.room import since, topics
 from tests.bench.measures.trace import Hop, path_to, summary
 from tests.bench.phases import ALL, CLIENT, FETCH, REST, phase_of
-from tests.bench.plan import FAILED, Progress, Step, main_section, measured, profile_section
+from tests.bench.plan import FAILED, Progress, Step, large_section, main_section, measured, profile_section
 from tests.bench.profiled import SAMPLER, Sampler, Seen
 from tests.bench.sharding import Command, Cut, Home, cut, shard_of
 from tests.bench.sizes import FULL, QUICK
@@ -270,8 +270,9 @@ async def test_step_that_fails_is_named_and_does_not_cost_the_others(capsys: pyt
         await measured(bench, [Step("prepare", 1, fails, prepares=True)], Progress(1))
 
 
-def test_full_bench_keeps_within_twenty_minutes_and_the_quick_one_within_three() -> None:
-    assert 3 * main_section(FULL).about_s + profile_section(FULL).about_s < 20 * 60
+def test_full_bench_keeps_within_twenty_one_minutes_and_the_quick_one_within_three() -> None:
+    once = profile_section(FULL).about_s + large_section(FULL).about_s
+    assert 3 * main_section(FULL).about_s + once < 21 * 60
     assert main_section(QUICK).about_s < 3 * 60
 
 
