@@ -22,11 +22,11 @@ from deploy.demo.story import Story
 from deploy.local.paths import path_for_people
 from deploy.local.product import Product
 from deploy.local.running import running, wait_for_interrupt
-from deploy.local.up import Directory, addresses, links, people_of, show_links
+from deploy.local.up import Directory, addresses, links, logins, people_of, show_links
 from deploy.operator.cli import connection
 from deploy.operator.cli.errors import Exit
 from deploy.operator.cli.options import Json
-from deploy.operator.cli.output import err, out, print_json
+from deploy.operator.cli.output import continued, err, out, print_json
 
 
 def demo(directory: Directory = None, json: Json = False) -> None:
@@ -50,8 +50,9 @@ def demo(directory: Directory = None, json: Json = False) -> None:
         if json:
             print_json([asdict(each) | {"ok": each.ok} for each in results])
         if _stays():
-            _show_what_next(product, people_of(connected, cast.anne.id), place, cast, console)
-            wait_for_interrupt()
+            with logins(product):
+                _show_what_next(product, people_of(connected, cast.anne.id), place, cast, console)
+                wait_for_interrupt()
     raise typer.Exit(code)
 
 
@@ -98,8 +99,8 @@ def _show_what_next(
     show_links(console, links(product, people))
     console.print(Text("In another terminal:", style="bold"))
     for command in (*(each + at for each in commands_to_try(cast)), "mail preview"):
-        # Outside the box and never wrapped, so that it can be copied.
-        console.print(Text(f"  .venv/bin/popfax {command}", style="cyan"), soft_wrap=True)
+        # Outside the box, and continued as a shell takes it, so that it can be copied.
+        console.print(Text(continued(f".venv/bin/popfax {command}"), style="cyan"), soft_wrap=True)
     console.print(Text("Ctrl-C stops it all.", style="bold"))
 
 

@@ -15,6 +15,7 @@ from deploy.local.certificates import Authority
 from deploy.local.errors import StackError
 from deploy.local.kafka import BROKERS, KafkaBroker, KafkaCluster
 from deploy.local.keys import DevelopmentKeys
+from deploy.local.login_codes import LoginCodes
 from deploy.local.mailsink import MailSink
 from deploy.local.passwords import write_private
 from deploy.local.paths import JARS, private_directory
@@ -119,6 +120,7 @@ class Stack:
         mail_port = Port("POPFAX_SMTP_PORT", ports.smtp_port)
         self.mail = MailSink(self.directory / "mail", mail_port, authority=self.authority)
         self.keys = DevelopmentKeys(self.directory / "keys")
+        self.login_codes = LoginCodes(self.directory)
         self._fresh = fresh
         self._progress = progress
         self._lock: TextIO | None = None

@@ -1,6 +1,7 @@
 """`popfax up`: the product on this machine, until Ctrl-C."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
@@ -42,10 +43,11 @@ def up(
             out.file.flush()
         else:
             show(product, place)
-            if people := people_of(connected):
-                show_links(out, links(product, people))
-            out.print(Text("\nCtrl-C stops it all.", style="bold"))
-        wait_for_interrupt()
+        with logins(product):
+            if not json:
+                show_links(out, links(product, people_of(connected)))
+                out.print(Text("\nCtrl-C stops it all.", style="bold"))
+            wait_for_interrupt()
 
 
 def addresses(product: Product) -> dict[str, str]:
@@ -60,22 +62,25 @@ def addresses(product: Product) -> dict[str, str]:
     }
 
 
+def logins(product: Product) -> AbstractContextManager[None]:
+    """Let login links work for as long as the context lasts."""
+    return product.stack.login_codes.served(product.stack.keys, product.services[Principal.GROUPS].url)
+
+
 def links(product: Product, people: Iterable[tuple[str, UUID]]) -> list[tuple[str, str]]:
     """Return login links to the page, by people's names. Anyone who has one is that person; only for local use."""
-    url = product.services[Principal.GROUPS].url
-    return [(name, product.stack.keys.login_link(url, id_)) for name, id_ in people]
+    return [(name, link) for name, id_ in people if (link := product.stack.login_codes.link(id_))]
 
 
 def show_links(console: Console, found: Iterable[tuple[str, str]]) -> None:
-    """Print links, each whole on a line of its own, so that it can be copied."""
-    console.print(
-        Text(
-            "The page, in a browser (each link logs in once; `popfax person link` gives others):",
-            style="bold",
-        )
-    )
-    for name, link in found:
-        console.print(Text(f"  {name}: ").append(link, style="cyan"), soft_wrap=True)
+    """Print links, each whole on a line of its own, so that it can be clicked or copied."""
+    links = list(found)
+    if not links:
+        return
+    console.print(Text("The page, in a browser:", style="bold"))
+    for name, link in links:
+        console.print(Text(f"  {name}: ").append(link, style=f"cyan link {link}"), soft_wrap=True)
+    console.print(Text("  Each works once, within an hour; `popfax person link ID` prints others.", style="dim"))
 
 
 def people_of(connected: connection.Connection, owner_id: UUID | None = None) -> list[tuple[str, UUID]]:
