@@ -8,6 +8,7 @@ make a token as well.
 import json
 import re
 import secrets
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ class LoginCodes:
         try:
             yield
         finally:
-            self._address.unlink(missing_ok=True)
+            shutil.rmtree(self._directory, ignore_errors=True)
             server.shutdown()
             server.server_close()
 
