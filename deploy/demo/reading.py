@@ -207,5 +207,5 @@ def text_of(mail: EmailMessage) -> list[str]:
 
 def link_in(mail: EmailMessage) -> dict[str, str]:
     """Return the parameters of the link in a mail's plain text; nothing if there is no link."""
-    links = (word for line in text_of(mail) for word in line.split() if word.startswith("https://"))
+    links = (word for line in text_of(mail) for word in line.split() if "?" in word and word.startswith("http"))
     return {name: values[0] for name, values in parse_qs(urlsplit(next(links, "")).query).items()}

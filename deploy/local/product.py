@@ -142,9 +142,16 @@ class Product:
             raise StackError(f"the broker is not as it should be: {differences[0]}")
 
     def launch_services(self, **settings: str) -> None:
-        """Start all four without waiting: each service waits by itself for what `prepare` provides."""
+        """Start all four without waiting: each service waits by itself for what `prepare` provides.
+
+        Invitations' links lead to the page here, so groups comes first: its port is known from then on.
+        """
+        groups = self.services[Principal.GROUPS]
+        groups.launch(**settings)
+        links = {Principal.NOTIFICATIONS: {"invitation_link": f"{groups.url}/invitation"}}
         for service in self.services.values():
-            service.launch(**settings)
+            if service is not groups:
+                service.launch(**{**links.get(service.principal, {}), **settings})
 
     def wait_ready(self) -> None:
         """Wait until all four are ready. Raises StackError when one ends, or is not ready in time."""

@@ -67,7 +67,7 @@ STORY = (
     "“Cabinet Martin” it is",
     "3. She invites Paul Durand",
     "Subject  Anne Martin vous invite à rejoindre",
-    "https://www.popfax.example/invitation?id=",
+    "/invitation?id=",
     "groups says: member joined",
     "4. She invites sam@branch.example, which nobody has",
     "groups says: account creation required  send_only 60 POP, send_receive",

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
 from uuid import UUID, uuid4
 
 from popfax_contracts.fields import Language
@@ -81,6 +82,14 @@ def invite(world: World, owner: Person, *people: Person) -> dict[UUID, UUID]:
     world.wire.flush()
     sent = world.answers(asked, InvitationSent).values()
     return {UUID(each["subscriber_id"]): UUID(each["invitation_id"]) for each in sent}
+
+
+def link_of_invitation(mail: EmailMessage) -> str:
+    """Return the link in the mail of an invitation."""
+    text = mail.get_body(("plain",))
+    assert text is not None
+    (link,) = re.findall(r"http\S+/invitation\?\S+", str(text.get_content()))
+    return str(link)
 
 
 def join(world: World, owner: Person, *people: Person) -> None:

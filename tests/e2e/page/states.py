@@ -5,9 +5,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
+from deploy.local.mailsink import read_mails
 from popfax_contracts.topics import Principal
 from tests.e2e.page.cast import Cast
-from tests.e2e.page.people import Person
+from tests.e2e.page.people import Person, link_of_invitation
 from tests.e2e.page.visits import Visit
 from tests.tokens import cookie_of
 
@@ -110,6 +111,58 @@ def _short(visit: Visit, cast: Cast) -> None:
     _payment(visit, cast)
     visit.press("Continuer", "#flow")
     visit.see("Vous n’avez pas assez")
+
+
+def _several(visit: Visit, _: Cast) -> None:
+    visit.press("Inviter plusieurs personnes à la fois", role="link")
+    visit.page.wait_for_selector("#pasted")
+
+
+def _judged(visit: Visit, cast: Cast) -> None:
+    _several(visit, cast)
+    lines = ("Camille Roux <camille.roux@branch.example>", cast.members[0].email, cast.anne.email, "pas une adresse")
+    visit.page.locator("#pasted").fill("\n".join(lines))
+    visit.press("Vérifier la liste")
+    visit.see("1 adresse est prête")
+
+
+def _list(visit: Visit, cast: Cast) -> None:
+    _judged(visit, cast)
+    visit.press("Inviter 1 personne")
+    visit.see("n’est encore à personne")
+
+
+def _accounts(visit: Visit, cast: Cast) -> None:
+    _list(visit, cast)
+    visit.press("Créer 1 compte", role="link")
+    visit.page.locator("[id='last_name.0']").fill("")
+    visit.press("Continuer", "#flow")
+    visit.page.wait_for_selector("[id='error-last_name.0']")
+
+
+def _accounts_payment(visit: Visit, cast: Cast) -> None:
+    _accounts(visit, cast)
+    visit.page.locator("[id='last_name.0']").fill("Roux")
+    visit.press("Continuer", "#flow")
+    visit.see("Payer", "#flow")
+
+
+def _followed_link(visit: Visit, cast: Cast) -> None:
+    mails = [mail for mail in read_mails(visit.product.stack.mail.mails) if cast.nora.email in str(mail["to"])]
+    visit.page.goto(link_of_invitation(mails[0]))
+    visit.page.wait_for_selector(".note")
+
+
+def _link_for_another(visit: Visit, cast: Cast) -> None:
+    _followed_link(visit, cast)
+    visit.open(_link_of(visit, cast.zoe.id))
+    visit.see("destinée à un autre compte")
+
+
+def _bad_link(visit: Visit, _: Cast) -> None:
+    visit.expected.add(404)
+    visit.open("/invitation?id=x&token=y")
+    visit.see("n’est pas valable")
 
 
 def _chosen(visit: Visit, cast: Cast) -> None:
@@ -232,6 +285,14 @@ STATES: Mapping[str, State] = {
     "payment": State(_owner, _payment),
     "payment-short": State(_new, _payment),
     "creation-refused": State(_new, _short),
+    "list-pasted": State(_owner, _several),
+    "list-judged": State(_owner, _judged),
+    "list-sent": State(_owner, _list),
+    "accounts-wrong": State(_owner, _accounts),
+    "accounts-payment": State(_owner, _accounts_payment),
+    "invitation-followed": State(lambda _: None, _followed_link),
+    "invitation-for-another": State(lambda _: None, _link_for_another),
+    "invitation-link-bad": State(lambda _: None, _bad_link),
     "chosen": State(_owner, _chosen),
     "chosen-too-dear": State(_owner, _too_dear),
     "nobody-chosen": State(_owner, _nobody_chosen),

@@ -18,7 +18,7 @@ from services.groups.web.page.speech import speech
 from tests.e2e.driver import World, wait
 from tests.e2e.page.cast import Cast
 from tests.e2e.page.conftest import Visiting
-from tests.e2e.page.people import Person, give, invite, join, rename, settle_in
+from tests.e2e.page.people import Person, give, invite, join, link_of_invitation, rename, settle_in
 from tests.tokens import cookie_of
 
 LOCALES = {"fr": "fr-FR", "en": "en-GB"}
@@ -65,12 +65,21 @@ def test_declines_an_invitation(stage: World, visit: Visiting, language: str) ->
     expect(at.page.locator("#joined li")).to_have_count(0)
 
 
-def test_answers_an_invitation_without_javascript(stage: World, visit: Visiting) -> None:
+def test_answers_an_invitation_from_its_mail_without_javascript(
+    stage: World, visit: Visiting, product: Product
+) -> None:
     owner, member = Person("Paul", "Durand"), Person("Nora", "Silva")
     settle_in(stage, owner, member)
     invite(stage, owner, member)
-    at = visit(member, scripts=False)
-    at.press(re.compile("^Accepter"), "#received")
+    wait(lambda: stage.mails_to(member.email) != [], "the invitation's mail")
+    at = visit(None, scripts=False)
+    at.page.goto(link_of_invitation(stage.mails_to(member.email)[-1]))
+    assert at.page.url == f"{at.url}/invitation"
+    at.see("Paul Durand vous invite dans son groupe")
+    expect(at.page.get_by_role("button", name="Accepter")).to_have_count(0)
+    at.page.goto(product.stack.keys.login_link(at.url, member.id))
+    assert at.page.url == f"{at.url}/invitation"
+    at.press("Accepter")
     at.see("Vous êtes maintenant membre du groupe.")
     at.press(re.compile("^Quitter"), "#joined", role="link")
     at.press("Quitter le groupe")

@@ -8,9 +8,10 @@ import pytest
 from playwright.sync_api import expect
 
 from deploy.local.product import Product
+from popfax_contracts.fields import Language
 from popfax_contracts.topics import Principal
 from services.groups.web.page.speech import Speech, speech
-from tests.e2e.driver import PRICES, World
+from tests.e2e.driver import PRICES, World, wait
 from tests.e2e.page.conftest import Visiting
 from tests.e2e.page.people import Person, give, join, rename, settle_in, units_of
 from tests.e2e.page.visits import Visit
@@ -87,6 +88,37 @@ def test_invites_a_subscriber_and_takes_it_back(open_scene: Opening) -> None:
     visit.see(say("The invitation is withdrawn."), "#toasts")
     expect(visit.page.locator("#pending")).to_have_text("")
     visit.see(say("Withdrawn"), "#history")
+
+
+def test_invites_several_at_once_and_creates_accounts_for_those_whom_nobody_knows(
+    stage: World, visit: Visiting, product: Product
+) -> None:
+    say = speech("en").say
+    owner, known = Person("Anne", "Martin", 130, language=Language.EN), Person("Nora", "Silva")
+    settle_in(stage, owner, known)
+    new = [f"{name}.{owner.mark}@branch.example" for name in ("ada", "bob")]
+    at = visit(owner, language="en-GB")
+    at.press(say("Invite several people at once"), role="link")
+    lines = f"Ada;Roux;{new[0]}\n{known.email}\nBob Lee <{new[1]}>\nnobody"
+    at.fill(say("E-mail addresses, one on each line"), lines)
+    at.press(say("Check the list"))
+    at.see(say("Not an address"), "#flow")
+    at.press("Invite 3 people")
+    at.see("2 addresses belong to nobody yet.", "#flow")
+    at.see(say("Invited"), "#flow .tag")
+    at.see(known.email, "#pending")
+    at.press("Create 2 accounts", role="link")
+    at.page.get_by_label(re.compile(say("Send Only"))).check()
+    at.press(say("Continue"), "#flow")
+    at.press("Pay 120\u00a0POP", "#flow")
+    expect(at.page.locator("#flow .tag.good")).to_have_count(2)
+    at.see("Ada Roux", "#members")
+    at.see("Bob Lee", "#members")
+    expect(at.page.locator("#balance")).to_contain_text("10\u00a0POP")
+    wait(lambda: len(stage.mails_to(known.email)) == 1, "the invitation's mail")
+    at.press(re.compile(f"^{say('Send again')}"), "#pending")
+    at.see(say("The invitation is on its way."), "#toasts")
+    wait(lambda: len(stage.mails_to(known.email)) == 2, "the mail that was sent again")
 
 
 def test_is_told_why_nobody_is_invited(open_scene: Opening) -> None:
