@@ -17,9 +17,10 @@ from deploy.operator.replay.particular import particular_of
 from deploy.operator.replay.story import Told, heard_of, steps
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.fields import Language
-from popfax_contracts.groups import CreateMemberAccount
+from popfax_contracts.groups import CreateMemberAccount, LowBalanceSet, SetLowBalance
 from popfax_contracts.ledger import CreditUnits, Leg, PostTransfers, ReserveUnits, SpendUnits
 from popfax_contracts.message import Message, group_of
+from popfax_contracts.notifications import SendMembersLow
 from popfax_contracts.provisioning import PlanPublished
 from popfax_contracts.topics import Principal
 from services.chassis import postgres
@@ -33,9 +34,11 @@ from services.chassis.sagas import CancelSaga, RetrySaga
 from services.chassis.service import Moment
 from services.chassis.shell import FromKafka, Shell
 from services.chassis.timers import fire_due
-from services.groups.tables import sagas
+from services.groups.domain import Membership, membership_of
+from services.groups.tables import low_balances, sagas
 from services.ledger.tables import accounts, transfers
 from tests.integration.recorder import scratch_database
+from tests.integration.seeding import seed
 
 BEGINNING = datetime(2026, 3, 1, 10, tzinfo=UTC)
 
@@ -293,6 +296,33 @@ async def test_a_saga_is_called_off_again_by_its_deadline(groups: tuple[Database
         found = await _sagas(connection)
     async with lost.connected() as connection:
         assert found == await _sagas(connection)
+
+
+async def test_members_who_were_told_as_low_are_not_told_again(groups: tuple[Database, Database]) -> None:
+    lost, restored = groups
+    owner_id, member_id = uuid4(), uuid4()
+    group_id = group_of(owner_id)
+    for database in groups:
+        member = Membership(
+            membership_of(group_id, member_id), group_id, owner_id, member_id, True, 1, None, BEGINNING, None
+        )
+        engine = postgres.engine(database.url, 1)
+        await seed(engine, [member])
+        await engine.dispose()
+    topics, day = Topics(), 24 * 3600
+    asked = topics.send(SetLowBalance(group_id=group_id, below_units=5, mail=True), Principal.PLATFORM, owner_id)
+    told = await lost.handle((1, [asked]), (day, []), (2 * day, []))
+    assert [each.type for each in told] == [LowBalanceSet.TYPE, SendMembersLow.TYPE]
+    async with restored.replay(topics, told) as (report, connection):
+        assert report.problems == []
+        found = await _told_as_low(connection)
+    async with lost.connected() as connection:
+        assert found == await _told_as_low(connection) == [(5, 1, member_id.hex)]
+
+
+async def _told_as_low(connection: Any) -> list[Any]:
+    query = sa.select(low_balances.c.below_units, low_balances.c.mails, low_balances.c.low)
+    return [tuple(row) for row in await connection.execute(query)]
 
 
 @pytest.mark.parametrize("message", [CancelSaga, RetrySaga])

@@ -21,7 +21,7 @@ from deploy.local.stack import Stack
 from popfax_contracts.fields import Language
 from popfax_contracts.groups import CreateMemberAccount, MemberAccountCreated, UnitsReceived
 from popfax_contracts.message import Message, group_of
-from popfax_contracts.notifications import MailBounced, MailUndeliverable, SendInvitation
+from popfax_contracts.notifications import MailBounced, MailUndeliverable, SendInvitation, SendMembersLow
 from popfax_contracts.provisioning import PersonErased, PersonRecorded
 from popfax_contracts.topics import Principal
 from services.chassis import postgres
@@ -589,6 +589,25 @@ class TestErasure:
         assert not any(word in str(mail) for word in ("Nina", member.email))
         assert (await post.row(owner)).state == "sent"
 
+    async def test_a_mail_that_names_several_is_kept_without_their_names(self, post: Post, refusing: None) -> None:
+        """It is rendered at each attempt: who is erased meanwhile need not be looked for in it."""
+        owner, nina, odd = post.person("Olga"), post.person("Nina"), post.person("Odd")
+        await post.tell(owner, nina, odd, low(owner, nina, odd))
+        await send_due(post.engine, post.settings)
+        row = await post.row(owner)
+        assert (row.state, row.rendered, row.recipient, row.attempts) == ("rendered", None, None, 1)
+        await post.tell(gone(nina))
+        post.sink.refuse.unlink()
+        await post.make_due()
+        assert await post.send_all() == 1
+        (mail,) = post.arrived(owner)
+        assert mail["message-id"] == f"<{row.id}@popfax.example>"
+        text = mail.get_body(("plain",)).get_content()  # type: ignore[union-attr]
+        assert "- A member" in text
+        assert "- Odd Martin" in text
+        assert "Nina" not in str(mail)
+        assert (await post.row(owner)).params == {}
+
     async def test_a_mail_about_somebody_known_by_their_erasure_alone_does_not_wait_for_ever(self, post: Post) -> None:
         owner, member = post.person("Olga"), post.person("Nina")
         await post.tell(owner, created(owner, member), gone(member))
@@ -735,6 +754,16 @@ def invited(owner: PersonRecorded, member: PersonRecorded) -> SendInvitation:
         group_name=None,
         token="5e" * 32,
         expires_at=datetime.now(UTC) + timedelta(days=7),
+    )
+
+
+def low(owner: PersonRecorded, *members: PersonRecorded) -> SendMembersLow:
+    return SendMembersLow(
+        group_id=group_of(owner.subscriber_id),
+        owner_id=owner.subscriber_id,
+        day=datetime.now(UTC).date(),
+        below_units=20,
+        members=tuple(member.subscriber_id for member in members),
     )
 
 
