@@ -216,9 +216,18 @@ history = sa.Table(
     sa.Column("code", sa.Text),
     sa.Column("ended_at", timestamp()),
 )
-# A page of the history is a range of one of these indexes, from where the page before it ended.
+# A page of the history is a range of one of these indexes, or a few, from where the page before it ended.
 sa.Index("history_of_group", history.c.group_id, history.c.at, history.c.id)
 sa.Index("history_of_group_by_kind", history.c.group_id, history.c.kind, history.c.at, history.c.id)
+sa.Index(
+    "history_of_member",
+    history.c.group_id,
+    history.c.member_id,
+    history.c.kind,
+    history.c.at,
+    history.c.id,
+    postgresql_where=history.c.member_id.is_not(None),
+)
 
 commands = sa.Table(
     "commands",

@@ -17,9 +17,12 @@ import pytest
 
 from services.groups.domain import AccountState, CommandState, InvitationState, Kind
 from services.groups.web import queries
+from services.groups.web.lines import HistoryLine
 from services.groups.web.lists import CommandList, ListHead
 from services.groups.web.lists import Line as ListLine
 from services.groups.web.members import Wanted
+from services.groups.web.page.asked import Asked
+from services.groups.web.page.flows.books import Statement
 from services.groups.web.page.flows.payments import Bill
 from services.groups.web.page.forms import Texts
 from services.groups.web.page.pasted import Person
@@ -29,6 +32,7 @@ from services.groups.web.page.split import Progress
 from services.groups.web.page.views import Choice, HistoryView, Line, MembersView, Quote, Shown, Visitor, rows_of
 from services.groups.web.page.words import ENDED_INVITATIONS, NO_MARK, STEPS
 from services.groups.web.payments import Offer
+from services.groups.web.people import KnownMember
 
 FIRST, LAST, GROUP, EMAIL = "שירה", "בן־דוד", "משפחת לוי", "דוד@example.com"
 FULL = f"{FIRST} {LAST}"
@@ -76,11 +80,12 @@ def received(name: str) -> queries.ReceivedInvitation:
 
 
 def line(kind: Kind, outcome: str) -> Line:
-    made = queries.HistoryLine(
+    made = HistoryLine(
         id=uuid4(),
         kind=kind,
         at=NOW,
         by="owner",
+        reference_id=uuid4(),
         member_id=uuid4(),
         member_name=FULL,
         member_email=EMAIL,
@@ -97,7 +102,19 @@ def context(language: str, is_live: bool, oob: bool, state: CommandState) -> dic
     members = (member(), member())
     own = group(members)
     lines = tuple(line(kind, outcome) for kind in Kind for outcome in ("created", "refused"))
-    history = HistoryView(queries.Filter.ALL, lines, "next")
+    history = HistoryView(Asked(), lines, "next")
+    known = KnownMember(
+        member_id=uuid4(),
+        is_member=True,
+        name=FULL,
+        email=EMAIL,
+        state=AccountState.ACTIVE,
+        expires_at=NOW,
+        available_units=3,
+        epoch=1,
+        joined_at=NOW,
+        ended_at=None,
+    )
     given = Texts(email=EMAIL, plan="send_only", price="5", first_name=FIRST, last_name=LAST, language="fr", name=GROUP)
     command = queries.Command(
         id=uuid4(),
@@ -133,6 +150,16 @@ def context(language: str, is_live: bool, oob: bool, state: CommandState) -> dic
         "regions": Texts(),
         "group": own,
         "history": history,
+        "member": known,
+        "found": (known,),
+        "sought": EMAIL,
+        "asked": Asked(member_id=known.member_id),
+        "statement": Statement(NOW.date(), NOW.date(), lines, False),
+        "owner": Visitor(FULL, language),
+        "group_name": GROUP,
+        "zone": "Europe/Paris",
+        "now": NOW,
+        "most": 2000,
         "given": given,
         "name": GROUP,
         "email": EMAIL,

@@ -19,10 +19,11 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from popfax_contracts import message as contract
+from popfax_contracts.fields import Timestamp
 from popfax_contracts.message import group_of
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
-from services.groups.web import members, queries, sessions
+from services.groups.web import lines, members, people, queries, sessions
 from services.groups.web.asking import as_described, in_query
 from services.groups.web.auth import BadToken, Caller
 from services.groups.web.changes import EventStream, Full
@@ -31,6 +32,7 @@ from services.groups.web.context import WebContext
 from services.groups.web.cursor import BadCursor, Cursor
 from services.groups.web.keys import NoKeys
 from services.groups.web.limits import Throttle, TooMany
+from services.groups.web.lines import Filter, HistoryPage, WantedLines
 from services.groups.web.posting import IdConflict, command_of, id_for, is_about_own_group
 from services.groups.web.problems import (
     Problem,
@@ -42,7 +44,7 @@ from services.groups.web.problems import (
     too_many,
     unavailable,
 )
-from services.groups.web.queries import Filter, View
+from services.groups.web.queries import View
 
 MAX_BODY_BYTES = 256 * 1024
 """A thousand members fit in."""
@@ -89,6 +91,7 @@ def api(context: WebContext) -> FastAPI:
     _add_own(app, context)
     _add_group(app, context)
     _add_members(app, context)
+    _add_history(app, context)
     _add_commands(app, context)
     _add_events(app, context)
     _answer_head(app)
@@ -238,14 +241,6 @@ def _add_group(app: FastAPI, context: WebContext) -> None:
         async with context.reading() as connection:
             return await members.own_group(connection, owner_id)
 
-    async def told(owner_id: UUID, filter_: Filter, cursor: str | None, limit: int) -> queries.HistoryPage:
-        try:
-            after = None if cursor is None else Cursor.parse(cursor)
-        except BadCursor as error:
-            raise malformed([{"loc": ("query", "cursor"), "type": "not_a_cursor"}]) from error
-        async with context.reading() as connection:
-            return await queries.history_of(connection, owner_id, filter_, after, limit)
-
     @app.get("/group")
     async def group(who: Who) -> members.OwnGroup:
         """The caller's own group: its name, its members with their state and units, its pending invitations.
@@ -254,26 +249,46 @@ def _add_group(app: FastAPI, context: WebContext) -> None:
         """
         return await shown(who.id)
 
+    @app.get("/group/members/{member_id:uuid}", responses=absent)
+    async def group_member(who: Who, member_id: UUID) -> people.KnownMember:
+        """Somebody who is, or was, a member of the caller's own group, as the caller is shown them."""
+        async with context.reading() as connection:
+            found = await people.member(connection, who.id, member_id)
+        if found is None:
+            raise not_found()
+        return found
+
     @app.get("/group/invitations")
     async def group_invitations(who: Who) -> Items[queries.PendingInvitation]:
         """The pending invitations into the caller's own group."""
         async with context.reading() as connection:
             return Items(items=await queries.invitations_by(connection, who.id))
 
-    @app.get("/history")
-    async def history(who: Who, query: _Query) -> queries.HistoryPage:
-        """The history of the caller's own group, newest first."""
-        return await told(who.id, query.filter, query.cursor, query.limit)
-
     @app.get("/groups/{group_id:uuid}", responses=absent)
     async def group_by_id(who: Who, group_id: UUID) -> members.OwnGroup:
         """The group with an id, for its owner."""
         return await shown(_owner(who, group_id))
 
-    @app.get("/groups/{group_id:uuid}/history", responses=absent)
-    async def history_by_id(who: Who, group_id: UUID, query: _Query) -> queries.HistoryPage:
+
+def _add_history(app: FastAPI, context: WebContext) -> None:
+    async def told(owner_id: UUID, query: _HistoryQuery) -> HistoryPage:
+        try:
+            after = None if query.cursor is None else Cursor.parse(query.cursor)
+        except BadCursor as error:
+            raise malformed([{"loc": ("query", "cursor"), "type": "not_a_cursor"}]) from error
+        wanted = WantedLines(owner_id, query.filter, query.member, query.since, query.before)
+        async with context.reading() as connection:
+            return await lines.page_of(connection, wanted, after, query.limit)
+
+    @app.get("/history")
+    async def history(who: Who, query: _Query) -> HistoryPage:
+        """The history of the caller's own group, newest first."""
+        return await told(who.id, query)
+
+    @app.get("/groups/{group_id:uuid}/history", responses=documented(HTTPStatus.NOT_FOUND))
+    async def history_by_id(who: Who, group_id: UUID, query: _Query) -> HistoryPage:
         """The history of the group with an id, for its owner."""
-        return await told(_owner(who, group_id), query.filter, query.cursor, query.limit)
+        return await told(_owner(who, group_id), query)
 
 
 def _add_members(app: FastAPI, context: WebContext) -> None:
@@ -293,6 +308,9 @@ class _HistoryQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     filter: Filter = Filter.ALL
+    member: UUID | None = Field(None, description="whose lines: a member of today or of before, or somebody invited")
+    since: Timestamp | None = Field(None, alias="from", description="the first moment of the period")
+    before: Timestamp | None = Field(None, description="the first moment behind the period")
     cursor: str | None = Field(None, max_length=100, description="`next` of the page before")
     limit: int = Field(50, ge=1, le=200)
 

@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.groups.web import metrics
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_STREAMS = (b"text/event-stream", b"text/csv")
+"""Answers that take as long as there is something to say, or whoever reads them: their beginning is measured."""
 _FAILURES = (HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -38,7 +40,7 @@ class Measured:
             nonlocal status, streams
             if message["type"] == "http.response.start":
                 status = message["status"]
-                streams = any(value.startswith(b"text/event-stream") for _, value in message["headers"])
+                streams = any(value.startswith(_STREAMS) for _, value in message["headers"])
                 if streams:
                     self._observe(scope, status, begun)
             await send(message)

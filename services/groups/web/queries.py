@@ -5,8 +5,7 @@ Each takes who asks, and gives what is theirs to see. Of the owner of a group a 
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -16,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from popfax_contracts.message import group_of
 from services.groups.commands import saga_of_posted, short_name
-from services.groups.domain import AccountState, CommandState, InvitationState, Kind, sent_invitations_tally
+from services.groups.domain import AccountState, CommandState, InvitationState, sent_invitations_tally
 from services.groups.tables import (
     commands,
     groups,
@@ -29,7 +28,6 @@ from services.groups.tables import (
     subscribers,
     tallies,
 )
-from services.groups.web.cursor import Cursor
 
 
 class View(BaseModel):
@@ -123,40 +121,6 @@ class LinkedInvitation(View):
     time_zone: str | None = Field(description="of whoever is invited")
 
 
-class Filter(StrEnum):
-    """Which lines of the history are wanted."""
-
-    INVITATIONS = "invitations"
-    """Invitations, and accounts created for new members."""
-    TRANSFERS = "transfers"
-    ALL = "all"
-
-
-class HistoryLine(View):
-    """A line of the history of the caller's own group."""
-
-    id: UUID
-    kind: Kind
-    at: AwareDatetime
-    by: Literal["owner", "member", "popfax"]
-    member_id: UUID | None
-    member_name: str | None = Field(description="of a member of today, or as it was when the membership ended")
-    member_email: str | None = Field(
-        description="as the invitation was addressed; else of a member of today, or as it was when the membership ended"
-    )
-    units: int | None
-    outcome: str
-    code: str | None
-    ended_at: AwareDatetime | None
-
-
-class HistoryPage(View):
-    """A page of the history, newest first; `next` is the cursor of the page after it, None on the last one."""
-
-    lines: tuple[HistoryLine, ...]
-    next: str | None
-
-
 class PlanOnSale(View):
     """A plan and its price today."""
 
@@ -219,6 +183,12 @@ async def low_balance(connection: AsyncConnection, owner_id: UUID) -> LowBalance
     )
     row = (await connection.execute(query)).one_or_none()
     return LowBalance.model_validate(row) if row else LowBalance(below_units=None, mail=False)
+
+
+async def name_of_group(connection: AsyncConnection, owner_id: UUID) -> str:
+    """Return the name of the caller's own group; empty before anybody has told it."""
+    query = sa.select(groups.c.name).where(groups.c.id == group_of(owner_id))
+    return (await connection.execute(query)).scalar_one_or_none() or ""
 
 
 async def invitations_by(connection: AsyncConnection, owner_id: UUID) -> tuple[PendingInvitation, ...]:
@@ -315,77 +285,6 @@ def _command(row: sa.Row[Any]) -> Command:
     )
 
 
-# --- history ----------------------------------------------------------------------------------------------------------
-
-_KINDS: Mapping[Filter, Sequence[Kind]] = {
-    Filter.INVITATIONS: (Kind.INVITATION, Kind.ACCOUNT),
-    Filter.TRANSFERS: (Kind.TRANSFER,),
-}
-
-
-async def history_of(
-    connection: AsyncConnection, owner_id: UUID, filter_: Filter, after: Cursor | None, limit: int
-) -> HistoryPage:
-    """Return a page of the history of the caller's own group: what comes after a cursor, or the newest lines."""
-    found = (await connection.execute(_history(group_of(owner_id), owner_id, filter_, after, limit + 1))).all()
-    shown = found[:limit]
-    more = len(found) > limit
-    return HistoryPage(
-        lines=tuple(HistoryLine.model_validate(row) for row in shown),
-        next=str(Cursor(shown[-1].at, shown[-1].id)) if more else None,
-    )
-
-
-def _history(
-    group_id: UUID, owner_id: UUID, filter_: Filter, after: Cursor | None, limit: int
-) -> sa.Select[tuple[Any, ...]]:
-    """Read the newest lines of each kind from its index, keep the newest of all, and join the people concerned."""
-    kinds = _KINDS.get(filter_)
-    newest_of_each = [_newest(group_id, kind, after, limit) for kind in kinds] if kinds else None
-    lines = (sa.union_all(*newest_of_each) if newest_of_each else _newest(group_id, None, after, limit)).subquery(
-        "lines"
-    )
-    newest = sa.select(lines).order_by(lines.c.at.desc(), lines.c.id.desc()).limit(limit).subquery("newest")
-    person, between = subscribers, memberships
-    by = sa.case(
-        (newest.c.actor_id == owner_id, "owner"), (newest.c.actor_id == newest.c.member_id, "member"), else_="popfax"
-    )
-    invited = newest.c.kind == Kind.INVITATION.value
-    return (
-        sa.select(
-            newest.c.id,
-            newest.c.kind,
-            newest.c.at,
-            by.label("by"),
-            newest.c.member_id,
-            sa.case((between.c.active, _name(person)), else_=between.c.shown_name).label("member_name"),
-            sa.case(
-                (invited, invitations.c.email), (between.c.active, person.c.email), else_=between.c.shown_email
-            ).label("member_email"),
-            newest.c.units,
-            newest.c.outcome,
-            newest.c.code,
-            newest.c.ended_at,
-        )
-        .select_from(newest)
-        .outerjoin(person, person.c.id == newest.c.member_id)
-        .outerjoin(between, sa.and_(between.c.member_id == newest.c.member_id, between.c.group_id == group_id))
-        .outerjoin(invitations, sa.and_(invited, invitations.c.id == newest.c.reference_id))
-        .order_by(newest.c.at.desc(), newest.c.id.desc())
-    )
-
-
-def _newest(group_id: UUID, kind: Kind | None, after: Cursor | None, limit: int) -> sa.Select[tuple[Any, ...]]:
-    place = sa.tuple_(history.c.at, history.c.id)
-    query = sa.select(history).where(history.c.group_id == group_id)
-    if kind is not None:
-        query = query.where(history.c.kind == kind.value)
-    if after is not None:
-        query = query.where(place < sa.tuple_(sa.literal(after.at), sa.literal(after.id)))
-    # In a SELECT of its own: the parts of a union have no order else.
-    return sa.select(query.order_by(history.c.at.desc(), history.c.id.desc()).limit(limit).subquery())
-
-
 # --- what a page shows, in one number ---------------------------------------------------------------------------------
 
 
@@ -409,7 +308,8 @@ def _word(number: int) -> str:
 # Statements, made once.
 
 
-def _name(person: Any) -> sa.ColumnElement[str]:
+def full_name(person: Any) -> sa.ColumnElement[str]:
+    """Return a person's first and last name as one column; null while nobody has told either."""
     return sa.func.nullif(sa.func.concat_ws(" ", person.c.first_name, person.c.last_name), "")
 
 
@@ -480,7 +380,7 @@ _MEMBERSHIPS_OF = (
     sa.select(
         memberships.c.group_id,
         sa.func.coalesce(groups.c.name, "").label("group_name"),
-        sa.func.coalesce(_name(_owner), "").label("owner_name"),
+        sa.func.coalesce(full_name(_owner), "").label("owner_name"),
         memberships.c.epoch,
         memberships.c.joined_at,
     )
@@ -493,7 +393,7 @@ _INVITATIONS_TO = (
     sa.select(
         invitations.c.id.label("invitation_id"),
         sa.func.coalesce(groups.c.name, "").label("group_name"),
-        sa.func.coalesce(_name(_owner), "").label("owner_name"),
+        sa.func.coalesce(full_name(_owner), "").label("owner_name"),
         invitations.c.made_at,
         invitations.c.expires_at,
     )
@@ -512,7 +412,7 @@ _LINKED_INVITATION = (
         invitations.c.token_hash,
         invitations.c.expires_at,
         sa.func.coalesce(groups.c.name, "").label("group_name"),
-        sa.func.coalesce(_name(_owner), "").label("owner_name"),
+        sa.func.coalesce(full_name(_owner), "").label("owner_name"),
         _invited.c.language,
         _invited.c.time_zone,
     )

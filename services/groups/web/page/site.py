@@ -14,6 +14,7 @@ from services.groups.web.context import WebContext
 from services.groups.web.limits import Throttle
 from services.groups.web.page import drafts, failures, session, views
 from services.groups.web.page.flows import (
+    books,
     commands,
     creation,
     history,
@@ -42,6 +43,9 @@ SHOWN: Mapping[str, Handler] = {
     "/events": overview.events,
     "/history": history.history,
     "/members": members.listed,
+    "/history.csv": books.table,
+    "/statement": books.statement,
+    "/members/{id:uuid}": members.show,
     "/name": naming.form,
     "/low": low_balance.said,
     "/low-balance": low_balance.form,

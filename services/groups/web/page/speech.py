@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from copy import copy
-from datetime import datetime
+from datetime import date, datetime
 from functools import cache, lru_cache
 from hashlib import sha256
 from io import BytesIO
@@ -132,6 +132,7 @@ def _environment(spoken: Speech) -> jinja2.Environment:
         "units": spoken.units,
         "moment": _moment,
         "day": _day,
+        "date": _date,
         "refusal": spoken.refusal,
         "plan": spoken.plan,
         "plan_hint": spoken.plan_hint,
@@ -154,6 +155,12 @@ def _moment(context: jinja2.runtime.Context, at: datetime) -> str:
 def _day(context: jinja2.runtime.Context, at: datetime) -> str:
     """Say a day."""
     return str(context["dates"].day(at))
+
+
+@jinja2.pass_context
+def _date(context: jinja2.runtime.Context, day: date) -> str:
+    """Say a day of the calendar."""
+    return str(context["dates"].calendar_day(day))
 
 
 def bdi(name: str | None) -> Markup | str:

@@ -11,17 +11,22 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis.references import reference
 from services.groups.domain import AccountState, Kind
 from services.groups.tables import subscribers
-from services.groups.web import queries
+from services.groups.web import lines, queries
 from services.groups.web.cursor import Cursor
+from services.groups.web.lines import Filter
 from services.groups.web.members import MembersPage, Tally, read_hashed, read_page
+from services.groups.web.page.asked import Asked
 from services.groups.web.page.search import MEMBERS_SHOWN, Search
 from services.groups.web.page.speech import Speech
-from services.groups.web.page.words import MARKS, NO_MARK, Mark
-from services.groups.web.queries import Filter
+from services.groups.web.page.words import HAD_ENOUGH, KINDS, MARKS, NO_MARK, Mark
 
 HISTORY_LINES = 10
+
+_OF_OTHERS = (Kind.INVITATION, Kind.ACCOUNT, Kind.NAME)
+"""Lines about somebody who may never have become a member, or about nobody."""
 
 NEAR_DAYS = 30
 """How many days before its end an account is marked; the mark is stronger on the last `URGENT_DAYS`, as the mails."""
@@ -107,18 +112,54 @@ class MembersView:
 class Line:
     """A line of the history."""
 
-    line: queries.HistoryLine
+    line: lines.HistoryLine
     who: str
     mark: Mark
+
+    @property
+    def what(self) -> str:
+        """Return what it is about, to be said in the reader's language."""
+        return KINDS.get(self.line.kind.value, self.line.kind.value)
+
+    @property
+    def member_id(self) -> UUID | None:
+        """Return who has a page, if it is about somebody who is or was a member."""
+        about_member = self.line.kind not in _OF_OTHERS or self.line.outcome in ("accepted", "created")
+        return self.line.member_id if about_member else None
+
+    @property
+    def reference(self) -> str:
+        """Return what people quote to say which one they mean."""
+        return reference(self.line.reference_id)
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryView:
-    """A page of the history, and what leads to the next."""
+    """A page of the history, and what leads to others. `here` is the page that it is shown on."""
 
-    filter: Filter
+    asked: Asked
     lines: tuple[Line, ...]
     next: str | None
+    here: str = "/history"
+
+    @property
+    def filter(self) -> Filter:
+        """Return which lines are shown."""
+        return self.asked.filter
+
+    def tab(self, filter_: Filter) -> str:
+        """Return the address at which this page shows other lines."""
+        if self.here == "/history":
+            return f"/history{self.asked.query(filter=filter_)}"
+        return f"{self.here}{self.asked.query(filter=filter_, member_id=None)}#history"
+
+    def turned(self, filter_: Filter) -> str:
+        """Return the address of those lines alone."""
+        return f"/history{self.asked.query(filter=filter_)}"
+
+    def older(self) -> str:
+        """Return the address of the next page."""
+        return f"/history{self.asked.query(cursor=self.next)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +193,9 @@ async def shown(
         members=await members_view(connection, subscriber_id, group, search, speech, ticked, page),
         received=await queries.invitations_to(connection, subscriber_id),
         joined=await queries.memberships_of(connection, subscriber_id),
-        history=await history_view(connection, subscriber_id, filter_, None),
+        history=await history_view(
+            connection, Asked(filter_), lines.WantedLines(subscriber_id, filter_), None, here="/"
+        ),
         seen=seen,
     )
 
@@ -225,18 +268,21 @@ def days_left(ends: datetime | None, now: datetime) -> int | None:
 
 
 async def history_view(
-    connection: AsyncConnection, subscriber_id: UUID, filter_: Filter, after: Cursor | None
+    connection: AsyncConnection, asked: Asked, wanted: lines.WantedLines, after: Cursor | None, here: str = "/history"
 ) -> HistoryView:
     """Read a page of the history."""
-    page = await queries.history_of(connection, subscriber_id, filter_, after, HISTORY_LINES)
-    return HistoryView(filter_, tuple(_line(each) for each in page.lines), page.next)
+    page = await lines.page_of(connection, wanted, after, HISTORY_LINES)
+    return HistoryView(asked, tuple(map(shown_line, page.lines)), page.next, here)
 
 
-def _line(line: queries.HistoryLine) -> Line:
+def shown_line(line: lines.HistoryLine) -> Line:
+    """Make a line of the history ready."""
     who = line.member_name or line.member_email or ""
     mark = MARKS.get((line.kind.value, line.outcome), NO_MARK)
     if line.kind is Kind.INVITATION:  # who was invited is known by the address that was typed
         who = line.member_email or line.member_name or ""
+    if line.kind is Kind.TRANSFER and line.outcome == "done" and not line.units:
+        mark = HAD_ENOUGH
     return Line(line, who, mark)
 
 

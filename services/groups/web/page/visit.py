@@ -15,12 +15,12 @@ from starlette.responses import HTMLResponse, Response
 
 from services.groups.web.auth import Caller
 from services.groups.web.context import WebContext
+from services.groups.web.lines import Filter
 from services.groups.web.page import drafts, session, views
 from services.groups.web.page.failures import is_live
 from services.groups.web.page.forms import CARRIED, Form, Texts
 from services.groups.web.page.search import FIELDS, Search, read_search
 from services.groups.web.page.speech import Speech
-from services.groups.web.queries import Filter
 from services.groups.web.sessions import mark_of
 
 

@@ -203,3 +203,18 @@ ENDED_INVITATIONS: Mapping[InvitationState, str] = {
     InvitationState.BOUNCED: N_("This invitation has lapsed"),
 }
 """Why an invitation can't be answered any more, by its state."""
+
+HAD_ENOUGH = Mark(N_("Had enough already"), "off")
+"""For a member's part of a top-up that gave them nothing."""
+
+KINDS: Mapping[str, str] = {
+    "invitation": N_("Invitation"),
+    "account": N_("New account"),
+    "membership": N_("Membership"),
+    "transfer": N_("Transfer of units"),
+    "extension": N_("Extension"),
+    "options_pack": N_("Options pack"),
+    "order": N_("Standing order"),
+    "name": N_("Name of the group"),
+}
+"""What a line of the history is about, in the books."""

@@ -8,6 +8,7 @@ from functools import partial
 from http import HTTPStatus
 from secrets import token_hex
 from typing import Literal
+from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -69,7 +70,7 @@ async def choose_language(request: Request) -> Response:
     language, typed = form.one("language"), form_of(form.one("draft"))
     if language not in LANGUAGES or not session.is_from_here(request):
         raise HTTPException(HTTPStatus.FORBIDDEN)
-    response = RedirectResponse(_then(form), HTTPStatus.SEE_OTHER)
+    response = RedirectResponse(_where_they_were(request, form), HTTPStatus.SEE_OTHER)
     session.choose_language(response, request, language)
     secret = session.secret_of(request) or ""
     if (path := typed.one("at")) and (mark := mark_in(secret)) and session.is_ours(request, secret, typed.one("proof")):
@@ -80,6 +81,15 @@ async def choose_language(request: Request) -> Response:
 def _then(form: Form) -> str:
     """Return where a form leads that is on several pages."""
     return INVITATION if form.one("then") == INVITATION else "/"
+
+
+def _where_they_were(request: Request, form: Form) -> str:
+    """Return the address on this site that a form was sent from, if it can be looked at again; else where it leads."""
+    came = urlsplit(request.headers.get("referer", ""))
+    is_ours = (came.scheme, came.netloc) == (request.url.scheme, request.headers.get("host"))
+    if not is_ours or (not came.path.startswith(("/history", "/members/", "/statement")) and came.path != "/"):
+        return _then(form)
+    return f"{came.path}?{came.query}" if came.query else came.path
 
 
 def ask_to_log_in(

@@ -10,7 +10,9 @@ from starlette.responses import Response
 
 from services.groups.web import queries
 from services.groups.web.page import split, views
+from services.groups.web.page.asked import Asked
 from services.groups.web.page.flows import commands
+from services.groups.web.page.flows.history import known
 from services.groups.web.page.forms import whole_number
 from services.groups.web.page.selection import chosen, has_changed, is_all_found, refused, ticked
 from services.groups.web.page.visit import Answer, Visit
@@ -26,6 +28,17 @@ async def listed(visit: Visit) -> Response:
         group = await queries.group_of_owner(connection, owner_id)
         members = await views.members_view(connection, owner_id, group, visit.search, visit.speech)
     return visit.render("members.html", members=members, oob=False)
+
+
+async def show(visit: Visit) -> Response:
+    """Show somebody who is, or was, a member, with their lines of the history."""
+    id_ = visit.request.path_params["id"]
+    wanted = Asked(visit.filter, id_)
+    of_owner = wanted.wanted(visit.caller.id, visit.speech.dates)
+    async with visit.context.reading() as connection:
+        member = await known(visit, connection, id_)
+        view = await views.history_view(connection, wanted, of_owner, None, here=f"/members/{id_}")
+    return visit.render("member.html", member=member, history=view, oob=False)
 
 
 async def confirm_detaching(visit: Visit) -> Response:

@@ -131,6 +131,14 @@
     return list.hasAttribute("data-paged") || filterOf(fragment) !== (turned ?? filterOf(list));
   }
 
+  // The tab is in the address: it is still there after a reload, or in the other language.
+  function remember(tab) {
+    const address = new URL(location.href);
+    if (tab === "all") address.searchParams.delete("filter");
+    else address.searchParams.set("filter", tab);
+    history.replaceState(history.state, "", address);
+  }
+
   // A part in which somebody is at work stays as it is; who is ticked stays ticked.
   document.addEventListener("htmx:oobBeforeSwap", (event) => {
     const { target, fragment } = event.detail;
@@ -154,7 +162,9 @@
 
   document.addEventListener("htmx:afterRequest", (event) => {
     const failed = !event.detail.successful || event.detail.xhr.status >= 400; // 429 is swapped in, as a toast
-    if (failed && event.detail.elt.closest("[data-tab]")) turned = null;
+    const tab = event.detail.requestConfig.elt.closest("[data-tab]"); // which may be gone from the page by now
+    if (tab && failed) turned = null;
+    else if (tab) remember(tab.dataset.tab);
   });
 
   document.addEventListener("htmx:afterSwap", (event) => {
@@ -170,6 +180,10 @@
     });
     within("[data-scripted]").forEach((each) => { each.hidden = false; });
     within("[data-focus]").forEach((field) => { field.focus(); field.select(); });
+    within("[data-print]").forEach((button) => {
+      button.hidden = false;
+      button.addEventListener("click", () => print());
+    });
     within(".toast").forEach((toast) => setTimeout(() => toast.remove(), TOAST_MS));
     if (within("#members").length) {
       $("#all")?.removeAttribute("name"); // it is for those who have no script
