@@ -1,5 +1,6 @@
 """What somebody is in the middle of on the page survives a reload, another language, and the end of their visit."""
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
@@ -16,7 +17,7 @@ from services.groups.web.page.drafts import _MAX_LENGTH
 from tests.integration.recorder import execute, scratch_database
 from tests.integration.seeding import group, member, person, seed
 from tests.integration.serving import Client, serving
-from tests.integration.test_page_borders import Answer, Browser
+from tests.integration.test_page_borders import Answer, Browser, _field
 from tests.tokens import token
 
 ADA, BOB, EVE = person("Ada", 500), person("Bob"), person("Eve")
@@ -158,7 +159,37 @@ def test_what_can_not_be_gone_on_with_is_said_not_to_be_done(url: str, ada: Brow
     told = ada.post(f"/invitations/{EVE.id}/accept", {"proof": proof})
     assert (told.status, "was not done" in told.text) == (401, True)
     ada.log_in(token(ADA.id))
-    assert ada.get("/").status == 200
+    assert "what you asked for last was not done" in ada.get("/").text
+    assert "what you asked for last was not done" not in ada.get("/").text
+
+
+@pytest.mark.parametrize("live", [{}, {"hx_request": "true"}], ids=["a page", "a part"])
+def test_a_form_of_a_visit_before_is_shown_again_and_not_carried_out(
+    url: str, ada: Browser, live: dict[str, str]
+) -> None:
+    """Another tab has been open all the time, and its forms are older than the session."""
+    before, sent = execute(url, "SELECT count(*) FROM commands"), {"proof": ada.proof(), "name": "Cabinet"}
+    _end(url)
+    ada.log_in(token(ADA.id))
+    again = ada.post("/name", sent, **live)
+    assert (again.header("location") or again.header("hx-redirect")) == "/"
+    assert 'value="Cabinet"' in ada.get("/").text
+    ada.log_in(token(EVE.id))
+    asked = ada.log_in(token(EVE.id))
+    ada.post("/login", {"token": _field(asked.text, "token"), "proof": _field(asked.text, "proof")})
+    assert ada.post("/name", sent, **live).status == 403
+    assert execute(url, "SELECT count(*) FROM commands") == before
+
+
+def test_what_was_chosen_is_chosen_again(url: str, ada: Browser) -> None:
+    sent = {"proof": ada.proof(), "mode": "top_up_to", "amount": "37", "member": BOBS}
+    _end(url)
+    assert ada.post("/transfers/cost", sent, hx_request="true").header("hx-redirect") == "/"
+    ada.log_in(token(ADA.id))
+    shown = ada.get("/").text
+    assert 'value="37"' in shown
+    assert re.search(rf'value="{BOBS}"[^>]* checked', shown)
+    assert 'value="37"' not in ada.get("/").text
 
 
 def test_whoever_comes_back_after_their_visit_is_told_that_it_has_ended(url: str, ada: Browser) -> None:

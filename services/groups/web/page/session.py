@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.groups.web.auth import Caller
+from services.groups.web.sessions import mark_in
 
 _COOKIE = "popfax"
 _LANGUAGE = "popfax-language"
@@ -95,8 +96,14 @@ def forget_invitation(response: Response, request: Request) -> None:
 
 
 def proof(secret: str) -> str:
-    """Return what our forms carry, and nobody else can make who does not have the cookie."""
-    return urlsafe_b64encode(sha256(b"popfax form\0" + secret.encode()).digest()).decode().rstrip("=")
+    """Return what our forms carry, and nobody else can make who does not have the cookie; and whose form it is."""
+    made = urlsafe_b64encode(sha256(b"popfax form\0" + secret.encode()).digest()).decode().rstrip("=")
+    return f"{made}.{mark_in(secret)}"
+
+
+def whose(request: Request, given: str) -> str:
+    """Return whose form it was, of this visit or of an earlier one: a mark; empty if it comes from elsewhere."""
+    return mark_in(given) if is_from_here(request) else ""
 
 
 def is_ours(request: Request, secret: str, given: str) -> bool:

@@ -1,12 +1,13 @@
 """The page's routes, and the application that serves them."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
 
 from services.groups.web.auth import Caller
@@ -35,7 +36,7 @@ from services.groups.web.page.guard import Guard, Static
 from services.groups.web.page.speech import Speech, choose
 from services.groups.web.page.visit import Handler, Visit
 from services.groups.web.page.words import N_
-from services.groups.web.sessions import mark_in
+from services.groups.web.sessions import mark_of
 
 SHOWN: Mapping[str, Handler] = {
     "/": resuming.page,
@@ -124,21 +125,37 @@ def _for_visitors(context: WebContext, handler: Handler) -> Callable[[Request], 
         form = await read_form(request) if request.method == "POST" else Form({})
         visit = Visit(context, request, caller, secret, await _speech(context, request, caller), form)
         if request.method == "POST" and not session.is_ours(request, secret, form.one("proof")):
+            if session.whose(request, form.one("proof")) == mark_of(caller.id):
+                return _begin_again(request, form)
             return failures.failure(visit.speech, HTTPStatus.FORBIDDEN, N_("This form is not from this page."))
         return await handler(visit)
 
     return endpoint
 
 
+def _begin_again(request: Request, form: Form) -> Response:
+    """Show a form again that is of an earlier visit of the same person: in another tab they have logged in since."""
+    response: Response = RedirectResponse("/", HTTPStatus.SEE_OTHER)
+    if failures.is_live(request):
+        response = Response(headers={"HX-Redirect": "/"})
+    if draft := _draft_of(request, form):
+        drafts.keep(response, request, replace(draft, is_interrupted=True))
+    return response
+
+
 async def _turn_away(context: WebContext, request: Request, secret: str) -> Response:
     """Ask somebody to log in whose visit has ended, or who has none; what they were in the middle of is kept."""
-    draft = None
-    if request.method == "POST" and (mark := mark_in(secret)):
-        form = await read_form(request)
-        if session.is_ours(request, secret, form.one("proof")):
-            path = form.one("at") if request.url.path == "/draft" else request.url.path
-            draft = drafts.of(mark, path, form) if path in resuming.RESUMED else drafts.Draft(mark)
+    draft = _draft_of(request, await read_form(request)) if request.method == "POST" else None
     return login.ask_to_log_in(context, request, "over" if secret else "new", draft)
+
+
+def _draft_of(request: Request, form: Form) -> drafts.Draft | None:
+    """Return what can be gone on with later of a form that is not carried out now; None if it is none of ours."""
+    mark = session.whose(request, form.one("proof"))
+    path = form.one("at") if request.url.path == "/draft" else request.url.path
+    if not mark:
+        return None
+    return drafts.of(mark, path, form) if path in resuming.RESUMED else drafts.Draft(mark)
 
 
 async def _speech(context: WebContext, request: Request, caller: Caller) -> Speech:

@@ -90,6 +90,7 @@ class Visit:
     async def show_page(self, answer: Answer | None = None) -> Response:
         """Return the whole page, with an answer in its place if there is one."""
         values = {**self._values(), "shown": await self.shown(), "oob": False, "regions": Texts()}
+        values["note"] = "" if answer else self.note
         if answer is not None:
             part = self.speech.render(answer.template, **{**values, **answer.values})
             if self.note:

@@ -24,7 +24,7 @@ from services.groups.web.page.forms import Form, form_of, read_form
 from services.groups.web.page.speech import LANGUAGES, choose
 from services.groups.web.page.visit import Visit
 from services.groups.web.page.words import N_
-from services.groups.web.sessions import TokenSpent, mark_in
+from services.groups.web.sessions import TokenSpent
 
 INVITATION = "/invitation"
 """Where somebody answers an invitation whose link they have followed: they come back there once they are logged in."""
@@ -72,8 +72,7 @@ async def choose_language(request: Request) -> Response:
         raise HTTPException(HTTPStatus.FORBIDDEN)
     response = RedirectResponse(_where_they_were(request, form), HTTPStatus.SEE_OTHER)
     session.choose_language(response, request, language)
-    secret = session.secret_of(request) or ""
-    if (path := typed.one("at")) and (mark := mark_in(secret)) and session.is_ours(request, secret, typed.one("proof")):
+    if (path := typed.one("at")) and (mark := session.whose(request, typed.one("proof"))):
         drafts.keep(response, request, drafts.of(mark, path, typed))
     return response
 

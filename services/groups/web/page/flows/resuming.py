@@ -15,6 +15,14 @@ from services.groups.web.page.visit import Handler, Visit
 from services.groups.web.page.words import N_
 from services.groups.web.sessions import mark_of
 
+
+async def _whole(visit: Visit) -> Response:
+    """Show the whole page, with the members and the amount that were chosen."""
+    response = await visit.show_page()
+    drafts.forget(response, visit.request)
+    return response
+
+
 RESUMED: Mapping[str, Handler] = {
     "/name": naming.form,
     "/invite": invitations.form,
@@ -26,6 +34,7 @@ RESUMED: Mapping[str, Handler] = {
     "/create": creation.show_payment,
     "/members/confirm": members.confirm_detaching,
     "/members/detach": members.confirm_detaching,
+    "/transfers/cost": _whole,
     "/transfers/confirm": transfers.confirm,
     "/transfers": transfers.confirm,
 }
@@ -42,9 +51,9 @@ async def page(visit: Visit) -> Response:
         with suppress(BadForm, HTTPException):  # a browser may keep whatever it likes
             said = visit.speech.say(note) if draft.is_interrupted else ""
             return await handler(replace(visit, form=Form(draft.fields), note=said))
-    response = await visit.show_page()
-    drafts.forget(response, visit.request)
-    return response
+    undone = N_("Your visit had ended: what you asked for last was not done.")
+    is_told = draft.is_interrupted and draft.mark == mark_of(visit.caller.id)
+    return await _whole(replace(visit, note=visit.speech.say(undone) if is_told else ""))
 
 
 async def keep(visit: Visit) -> Response:
