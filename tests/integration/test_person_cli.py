@@ -37,6 +37,7 @@ SPECIAL: Mapping[str, Mapping[str, Any]] = {
     "provisioning.addresses": {"email": "ada@example.org", "subscriber_id": ADA},
     "provisioning.fax_numbers": {"subscriber_id": ADA},
     "provisioning.requests": {"account_id": ADA},
+    "provisioning.grants": {"account_id": ADA},
     "provisioning.purchases": {"id": PURCHASE, "account_id": ADA},
     "provisioning.payments": {"purchase_id": PURCHASE},
     "ledger.accounts": {"id": ADA, "balance_units": 5, "held_units": 0},

@@ -128,7 +128,7 @@ async def _follow_new(visit: Visit, entries: Sequence[Entry]) -> Response:
 async def _list(visit: Visit, id_: UUID | None = None) -> CommandList:
     async with visit.context.reading() as connection:
         found = await lists.read(connection, id_ or visit.request.path_params["id"], visit.caller.id)
-    if found is None:
+    if found is None or found.type not in _LISTED:
         raise HTTPException(HTTPStatus.NOT_FOUND)
     return found
 
