@@ -281,7 +281,7 @@ def test_reads_the_history_from_the_newest_to_the_oldest_line(open_scene: Openin
 def test_sees_at_once_what_others_change(open_scene: Opening) -> None:
     lea, sam = pair()
     scene = open_scene(100, (lea, sam))
-    visit = scene.visit
+    visit = scene.visit.open("/?search=A&sort=units")
     visit.tick(lea.name)
     visit.page.locator("#email").fill("half an addr")
     rename(scene.world, scene.owner, "Renamed elsewhere")
@@ -291,6 +291,8 @@ def test_sees_at_once_what_others_change(open_scene: Opening) -> None:
     expect(visit.page.locator("#balance")).to_contain_text(scene.words.units(93))
     expect(visit.page.locator("#email")).to_have_value("half an addr")
     expect(visit.page.locator(f"#m{lea.id.hex}")).to_be_checked()
+    expect(visit.page.locator("#search")).to_have_value("A")
+    expect(visit.page.locator("#members th[aria-sort]")).to_contain_text(scene.say("Units"))
     assert units_of(scene.world, sam) == 87
 
 

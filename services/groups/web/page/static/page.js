@@ -115,7 +115,7 @@
   document.addEventListener("htmx:beforeSwap", (event) => { if (isOfMembers(event)) remember(); });
 
   function isOtherList(list, fragment) {
-    const is = sought > 0 || fragment.dataset.asked !== list.dataset.address;
+    const is = sought > 0 || $("#members", fragment).dataset.asked !== list.dataset.address;
     missed = missed || (is && sought > 0);
     return is;
   }
