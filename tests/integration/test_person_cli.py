@@ -32,6 +32,8 @@ SPECIAL: Mapping[str, Mapping[str, Any]] = {
     "groups.invitations": {"subscriber_id": ADA, "owner_id": BOB, "email": "ada@example.org"},
     "groups.history": {"group_id": group_of(ADA), "member_id": BOB},
     "groups.transfers": {"owner_id": ADA},
+    "groups.low_balances": {"owner_id": ADA},
+    "groups.standing_orders": {"owner_id": ADA},
     "groups.commands": {"actor_id": ADA},
     "groups.command_lists": {"actor_id": ADA},
     "provisioning.addresses": {"email": "ada@example.org", "subscriber_id": ADA},
