@@ -90,7 +90,8 @@ async def engine(url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture(scope="module")
 def nobody(url: str, engine: AsyncEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with serving(url, tmp_path_factory.mktemp("keys")) as client:
+    plenty = {"web_limit_person": "3000/minute", "web_limit_commands": "1000/minute"}
+    with serving(url, tmp_path_factory.mktemp("keys"), **plenty) as client:
         yield client
 
 

@@ -81,7 +81,7 @@
   // Who is ticked stays so, as long as they are shown. Another list is another selection.
   let chosen = null;
 
-  function remember() {
+  function keepTicks() {
     chosen = { ids: boxes().filter((box) => box.checked).map((box) => box.value), all: areAllChosen(), of: listOf($("#members")) };
   }
 
@@ -112,7 +112,7 @@
       htmx.trigger(document.body, "refresh");
     }
   });
-  document.addEventListener("htmx:beforeSwap", (event) => { if (isOfMembers(event)) remember(); });
+  document.addEventListener("htmx:beforeSwap", (event) => { if (isOfMembers(event)) keepTicks(); });
 
   function isOtherList(list, fragment) {
     const is = sought > 0 || $("#members", fragment).dataset.asked !== list.dataset.address;
@@ -147,7 +147,7 @@
     }
     if (target.id === "members") {
       if (isOtherList(target, fragment)) event.detail.shouldSwap = false;
-      else remember();
+      else keepTicks();
     }
   });
 
