@@ -15,8 +15,8 @@ from uuid import uuid4
 
 import pytest
 
-from services.groups.domain import AccountState, CommandState, InvitationState, Kind
-from services.groups.web import queries
+from services.groups.domain import AccountState, CommandState, InvitationState, Kind, OrderKind, OrderState
+from services.groups.web import orders, queries
 from services.groups.web.lines import HistoryLine
 from services.groups.web.lists import CommandList, ListHead
 from services.groups.web.lists import Line as ListLine
@@ -29,7 +29,17 @@ from services.groups.web.page.pasted import Person
 from services.groups.web.page.search import Search
 from services.groups.web.page.speech import HERE, LANGUAGES, speech
 from services.groups.web.page.split import Progress
-from services.groups.web.page.views import Choice, HistoryView, Line, MembersView, Quote, Shown, Visitor, rows_of
+from services.groups.web.page.views import (
+    Choice,
+    HistoryView,
+    Line,
+    MembersView,
+    OrdersView,
+    Quote,
+    Shown,
+    Visitor,
+    rows_of,
+)
 from services.groups.web.page.words import ENDED_INVITATIONS, NO_MARK, STEPS
 from services.groups.web.payments import Offer
 from services.groups.web.people import KnownMember
@@ -142,6 +152,7 @@ def context(language: str, is_live: bool, oob: bool, state: CommandState) -> dic
             visitor=Visitor(FULL, language),
             group=own,
             members=listed,
+            orders=OrdersView(2, {listed.rows[0].id: OrderState.PAUSED, listed.rows[1].id: OrderState.ACTIVE}),
             received=(received(GROUP), received("")),
             joined=(joined(GROUP), joined("")),
             history=history,
@@ -213,8 +224,44 @@ def context(language: str, is_live: bool, oob: bool, state: CommandState) -> dic
         "there": Visitor(f"{LAST} {FIRST}", language),
         "token": "token",
         **several(language, state, command),
+        **standing_orders(state),
         "status": 404,
         "message": "message",
+    }
+
+
+def standing_orders(state: CommandState) -> dict[str, Any]:
+    """What the templates speak of that are about standing orders."""
+    is_paused = state is CommandState.REFUSED
+    made = tuple(
+        orders.Order(
+            order_id=uuid4(),
+            member_id=uuid4(),
+            first_name=FIRST,
+            last_name=LAST,
+            email=EMAIL,
+            state=OrderState.PAUSED if is_paused else OrderState.ACTIVE,
+            code="units_short" if is_paused else None,
+            kind=kind,
+            threshold_units=5,
+            target_units=9,
+            monthly_bound_units=20,
+            amount_units=7,
+            set_at=NOW,
+            month=NOW.date(),
+            month_units=20,
+            next_month=NOW.date(),
+        )
+        for kind in OrderKind
+    )
+    return {
+        "orders": made,
+        "order": made[0],
+        "replaced": 1,
+        "page_number": 2,
+        "month": NOW.date(),
+        "next_month": NOW.date(),
+        "news": ("said", "good"),
     }
 
 

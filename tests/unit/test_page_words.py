@@ -134,6 +134,7 @@ def test_every_line_of_the_history_has_a_mark() -> None:
         Kind.TRANSFER: {"pending", "done", "refused"},
         Kind.EXTENSION: {"pending", "done", "refused"},
         Kind.OPTIONS_PACK: {"pending", "done", "refused"},
+        Kind.ORDER: {"set", "paused", "stopped"},
         Kind.NAME: {"renamed"},
     }
     assert set(MARKS) == {(kind.value, outcome) for kind, outcomes in ends.items() for outcome in outcomes}

@@ -23,7 +23,7 @@ from popfax_contracts.fields import Timestamp
 from popfax_contracts.message import group_of
 from services.groups.commands import POSTABLE
 from services.groups.domain import CommandState
-from services.groups.web import lines, members, people, queries, sessions
+from services.groups.web import lines, members, orders, people, queries, sessions
 from services.groups.web.asking import as_described, in_query
 from services.groups.web.auth import BadToken, Caller
 from services.groups.web.changes import EventStream, Full
@@ -92,6 +92,7 @@ def api(context: WebContext) -> FastAPI:
     _add_group(app, context)
     _add_members(app, context)
     _add_history(app, context)
+    _add_orders(app, context)
     _add_commands(app, context)
     _add_events(app, context)
     _answer_head(app)
@@ -300,6 +301,23 @@ def _add_members(app: FastAPI, context: WebContext) -> None:
                 return await members.read_page(connection, who.id, query.wanted, query.limit, after=query.cursor)
         except BadCursor as error:
             raise malformed([{"loc": ("query", "cursor"), "type": "not_a_cursor"}]) from error
+
+
+class _OrdersQuery(BaseModel):
+    """Which standing orders, and how many."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cursor: UUID | None = Field(None, description="`next` of the page before")
+    limit: int = Field(50, ge=1, le=200)
+
+
+def _add_orders(app: FastAPI, context: WebContext) -> None:
+    @app.get("/group/orders")
+    async def group_orders(who: Who, query: Annotated[_OrdersQuery, Query()]) -> orders.OrdersPage:
+        """The standing orders of members of the caller's own group, those that are paused included."""
+        async with context.reading() as connection:
+            return await orders.read_page(connection, who.id, query.cursor, query.limit)
 
 
 class _HistoryQuery(BaseModel):

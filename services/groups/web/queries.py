@@ -25,6 +25,7 @@ from services.groups.tables import (
     memberships,
     plans,
     sagas,
+    standing_orders,
     subscribers,
     tallies,
 )
@@ -478,6 +479,12 @@ def _fingerprints(members: Any) -> sa.Select[Any]:
                 low_balances.c.look_at.is_not(None),
                 of=low_balances,
                 where=[low_balances.c.group_id == _caller.c.group_id],
+            ),
+            _part(
+                standing_orders.c.id,
+                standing_orders.c.version,
+                of=standing_orders,
+                where=[standing_orders.c.group_id == _caller.c.group_id],
             ),
             members,
             _part(

@@ -1,6 +1,6 @@
 """What the page shows, made ready: reads of groups' own database for one visitor, and what is made of them."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.references import reference
-from services.groups.domain import AccountState, Kind
+from services.groups.domain import AccountState, Kind, OrderState
 from services.groups.tables import subscribers
-from services.groups.web import lines, queries
+from services.groups.web import lines, orders, queries
 from services.groups.web.cursor import Cursor
 from services.groups.web.lines import Filter
 from services.groups.web.members import MembersPage, Tally, read_hashed, read_page
@@ -109,6 +109,14 @@ class MembersView:
 
 
 @dataclass(frozen=True, slots=True)
+class OrdersView:
+    """How many members have a standing order, and which of those that are listed, by the ids in their rows."""
+
+    total: int
+    listed: Mapping[str, OrderState]
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """A line of the history."""
 
@@ -169,6 +177,7 @@ class Shown:
     visitor: Visitor
     group: queries.OwnGroup
     members: MembersView
+    orders: OrdersView
     received: tuple[queries.ReceivedInvitation, ...]
     joined: tuple[queries.JoinedGroup, ...]
     history: HistoryView
@@ -190,7 +199,8 @@ async def shown(
     return Shown(
         visitor=await visitor(connection, subscriber_id),
         group=group,
-        members=await members_view(connection, subscriber_id, group, search, speech, ticked, page),
+        members=(listed := await members_view(connection, subscriber_id, group, search, speech, ticked, page)),
+        orders=await orders_view(connection, subscriber_id, listed),
         received=await queries.invitations_to(connection, subscriber_id),
         joined=await queries.memberships_of(connection, subscriber_id),
         history=await history_view(
@@ -229,6 +239,13 @@ async def members_view(
         page = await members_page(connection, owner_id, search)
     rows = tuple(rows_of(page.items, speech, low_below))
     return MembersView(search, rows, page.total, everybody, ticked=frozenset(ticked), low_below=low_below, asked=asked)
+
+
+async def orders_view(connection: AsyncConnection, owner_id: UUID, listed: MembersView) -> OrdersView:
+    """Read who of those on a page has a standing order, if anybody has."""
+    total = await orders.count(connection, owner_id)
+    found = await orders.states(connection, owner_id, [UUID(row.id) for row in listed.rows]) if total else {}
+    return OrdersView(total, {id_.hex: state for id_, state in found.items()})
 
 
 async def members_page(connection: AsyncConnection, owner_id: UUID, search: Search) -> MembersPage:

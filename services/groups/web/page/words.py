@@ -100,6 +100,8 @@ PENDING: Mapping[str, str] = {
     "decline-invitation": N_("Declining…"),
     "revoke-invitation": N_("Withdrawing the invitation…"),
     "detach-members": N_("Removing the members…"),
+    "set-standing-order": N_("Saving the standing order…"),
+    "stop-standing-order": N_("Stopping the standing order…"),
     "leave-group": N_("Leaving the group…"),
     "transfer-units": N_("Transferring the units…"),
     "pay-for-member": N_("Paying…"),
@@ -118,6 +120,8 @@ DONE: Mapping[str, str] = {
     "decline-invitation": N_("You have declined the invitation."),
     "revoke-invitation": N_("The invitation is withdrawn."),
     "detach-members": N_("The members are removed from the group. Their accounts and units stay theirs."),
+    "set-standing-order": N_("The standing order is saved."),
+    "stop-standing-order": N_("The standing order is stopped."),
     "leave-group": N_("You have left the group. Your account and your units stay yours."),
     "transfer-units": N_("The units are transferred."),
     "pay-for-member": N_("It is done, and paid with your units."),
@@ -167,6 +171,9 @@ MARKS: Mapping[tuple[str, str], Mark] = {
     ("options_pack", "pending"): Mark(N_("In progress"), "wait"),
     ("options_pack", "done"): Mark(N_("Done"), "good"),
     ("options_pack", "refused"): Mark(N_("Refused"), "bad"),
+    ("order", "set"): Mark(N_("Saved"), "good"),
+    ("order", "paused"): Mark(N_("Paused"), "wait"),
+    ("order", "stopped"): Mark(N_("Stopped"), "off"),
     ("name", "renamed"): Mark(N_("Done"), "good"),
 }
 """By the line's kind and outcome."""

@@ -33,6 +33,8 @@ REGIONS: Mapping[str, str] = {
     "detach-members": "members-answer",
     "transfer-units": "members-answer",
     "pay-for-member": "members-answer",
+    "set-standing-order": "members-answer",
+    "stop-standing-order": "members-answer",
     "leave-group": "joined-answer",
 }
 """Where on the page the answer to a command appears: beside what asked for it."""
