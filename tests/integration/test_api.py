@@ -21,7 +21,19 @@ from popfax_contracts.groups import InviteByEmail
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
 from services.chassis import postgres
-from services.groups.domain import AccountState, HistoryEntry, Invitation, InvitationState, Kind, Plan
+from services.groups.domain import (
+    AccountState,
+    HistoryEntry,
+    Invitation,
+    InvitationState,
+    Kind,
+    OrderKind,
+    OrderState,
+    Plan,
+    StandingOrder,
+    membership_of,
+    order_of,
+)
 from services.groups.web import metrics
 from services.groups.web.app import Web
 from tests.e2e.driver import wait
@@ -39,6 +51,13 @@ GROUP = group_of(ADA.id)
 SOON = datetime.now(UTC) + timedelta(days=3)
 TO_EVE = Invitation(
     id_of("to Eve"), GROUP, ADA.id, EVE.id, InvitationState.PENDING, 1, b"\x01" * 32, NOW, SOON, None, EVE.email
+)
+
+
+KEPT = membership_of(GROUP, BOB.id)
+ORDER = StandingOrder(
+    *(order_of(KEPT), GROUP, ADA.id, BOB.id, OrderState.ACTIVE, 1, OrderKind.KEEP_AT, 47_110, 47_111, 47_112, None),
+    *(NOW, None, None, NOW.date(), 0, NOW.date(), None, None, 1, 0),
 )
 
 
@@ -60,6 +79,7 @@ ROWS = [
     group(ADA, "Ada's friends"),
     group(BOB),
     member(ADA, BOB, epoch=2),
+    ORDER,
     member(ADA, ZOE, active=False, ended_at=NOW, shown_name="Zoe Of-Zoe", shown_email="zoe@example.com"),
     member(ADA, EVE, active=False, epoch=0, invitation_id=TO_EVE.id, joined_at=None),
     TO_EVE,
@@ -266,14 +286,30 @@ def test_somebody_elses_group_is_not_there(bob: Client, path: str) -> None:
     assert theirs.text == none.text
 
 
+def test_the_owner_sees_standing_orders(ada: Client) -> None:
+    page = ada.get("/v1/group/orders").json
+    (order,) = page["items"]
+    assert (order["member_id"], order["state"], order["kind"]) == (str(BOB.id), "active", "keep_at")
+    assert (order["threshold_units"], order["amount_units"], page["next"]) == (47_110, None, None)
+
+
 def test_no_route_shows_a_member_anything_of_the_owners_account(nobody: Client, ada: Client) -> None:
     """Every route that the document has is asked by a member, a former one, and one who is invited."""
-    secrets = [str(ADA.available_units), ADA.email or "", "expired", "2029-07-17", str(ADA.id)]
+    secrets = [
+        str(ADA.available_units),
+        ADA.email or "",
+        "expired",
+        "2029-07-17",
+        str(ADA.id),
+        str(ORDER.threshold_units),
+    ]
     routes = [path for path, methods in nobody.get("/v1/openapi.json").json["paths"].items() if "get" in methods]
     assert len(routes) == 13
     ours = "".join(ada.get(f"/v1{_filled(path)}").text for path in routes if path != "/events")
     told = [secret for secret in secrets if secret in ours]
-    assert told == [str(ADA.available_units), "expired", "2029-07-17"], "what a member must not see, the owner does"
+    assert told == [str(ADA.available_units), "expired", "2029-07-17", str(ORDER.threshold_units)], (
+        "what a member must not see, the owner does"
+    )
     for caller in (BOB, ZOE, EVE):
         for path in routes:
             if path == "/events":
