@@ -81,7 +81,7 @@ async def form_of_one(visit: Visit) -> Response:
 
 
 async def save(visit: Visit) -> Response:
-    """Give the members on the form their order."""
+    """Set the order of the members on the form."""
     choice = await _members(visit, visit.form.all("member"))
     if not choice.members:
         raise HTTPException(HTTPStatus.NOT_FOUND)
