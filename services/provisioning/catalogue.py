@@ -1,8 +1,8 @@
 """Loads plans, options and fax numbers from a file, at deployment: `python -m services.provisioning.catalogue [FILE]`.
 
-New or changed plans and options are published through the outbox; the running service's relay sends them. What is no
-longer in the file stays as it was; `on_sale = false` takes it off sale. A file with any unknown key or invalid value is
-not loaded at all: each fault has its line, with its key, and the exit code is 1.
+New or changed plans and options, with `--again` all of them, are published through the outbox; the running service's
+relay sends them. What is no longer in the file stays as it was; `on_sale = false` takes it off sale. A file with any
+unknown key or invalid value is not loaded at all: each fault has its line, with its key, and the exit code is 1.
 """
 
 import asyncio
@@ -32,6 +32,8 @@ from services.provisioning.domain import NumberState, Option, Plan
 from services.provisioning.tables import OPTIONS, PLANS, fax_numbers
 
 DEFAULT = Path(__file__).with_name("plans.toml")
+
+AGAIN = "--again"
 
 _PUBLICATION = UUID("0d9a6f0b-4c3a-5d5e-9b0d-3f1f6a7c2e11")
 
@@ -126,20 +128,23 @@ def _why(error: ErrorDetails) -> str:
     return said if isinstance(error["input"], dict | list | tuple) else f"{said}, not {error['input']!r}"
 
 
-async def store(catalogue: Catalogue, engine: AsyncEngine, now: datetime) -> list[str]:
-    """Bring the database in line with the file, and publish what changed; return the names of that."""
+async def store(catalogue: Catalogue, engine: AsyncEngine, now: datetime, again: bool = False) -> list[str]:
+    """Bring the database in line with the file, and publish what changed; return the names of that.
+
+    With `again`, all of the file is published: for a reader that was not interested in it before.
+    """
     async with PostgresDatabase(engine).begin() as tx:
         plans = await tx.fetch(PLANS, catalogue.plans)
         options = await tx.fetch(OPTIONS, catalogue.options)
         told: list[PlanPublished | OptionPublished] = []
         for name, entry in catalogue.plans.items():
             plan = Plan(name, entry.price_units, entry.validity_months, entry.fax_number, entry.on_sale)
-            if plans.find(name) != plan:
+            if again or plans.find(name) != plan:
                 plans.put(plan)
                 told.append(_plan_published(plan))
         for name, offer in catalogue.options.items():
             option = Option(name, offer.price_units, offer.on_sale)
-            if options.find(name) != option:
+            if again or options.find(name) != option:
                 options.put(option)
                 told.append(OptionPublished(option=name, price_units=option.price_units, on_sale=option.on_sale))
         await tx.save([plans, options])
@@ -174,17 +179,18 @@ def _cause(message: Message, now: datetime) -> Incoming[Message]:
     return Incoming(id_, message, record, str(id_))
 
 
-async def _main(path: Path) -> None:
+async def _main(path: Path, again: bool) -> None:
     try:
         catalogue = read(path)
     except BadCatalogue as error:
         sys.exit(str(error))
     settings = load_settings(DatabaseSettings, Principal.PROVISIONING)
     connected = engine(settings.database_url.get_secret_value())
-    changed = await store(catalogue, connected, datetime.now(UTC))
+    told = await store(catalogue, connected, datetime.now(UTC), again)
     await connected.dispose()
-    print(f"{path.name}: {len(changed)} prices changed {' '.join(changed)}".rstrip())
+    print(f"{path.name}: {len(told)} prices {'published' if again else 'changed'} {' '.join(told)}".rstrip())
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT))
+    named = [each for each in sys.argv[1:] if each != AGAIN]
+    asyncio.run(_main(Path(named[0]) if named else DEFAULT, AGAIN in sys.argv))

@@ -1,14 +1,18 @@
 """Units through the whole product: given, topped up, spent; never made, never lost, never seen by who must not."""
 
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import pytest
 
+from popfax_contracts.dates import months_later
 from popfax_contracts.groups import (
     DetachMembers,
+    MemberPaidFor,
+    MemberPaymentRefused,
     MemberRef,
     MembersDetached,
+    PayForMember,
     TransferRefused,
     TransferUnits,
     UnitsReceived,
@@ -17,7 +21,7 @@ from popfax_contracts.groups import (
 from popfax_contracts.ledger import SpendRefused, SpendUnits, UnitsSpent
 from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
-from tests.e2e.driver import Owner, World, wait
+from tests.e2e.driver import PRICES, Owner, World, wait
 
 
 def transfer(
@@ -114,6 +118,37 @@ def test_the_same_units_are_not_spent_twice_by_a_fax_and_a_transfer(
     assert {each["code"] for each in answers.values() if each not in done} == {"units_short"}
     world.settle()
     assert world.available(owner) == 10
+
+
+def test_an_owner_pays_for_a_member_once_what_was_shown_and_nothing_of_it_is_the_members(world: World) -> None:
+    owner, email = world.owner(units=500), f"paid-{uuid4().hex[:8]}@example.org"
+    created = world.outcome(world.create(owner, email=email))
+    member_id = UUID(created["member_id"])
+    ends = "SELECT expires_at FROM subscribers WHERE id = %s"
+    ((shown,),) = world.rows(Principal.GROUPS, ends, member_id)
+
+    def pay(action: Literal["extension", "options_pack"], price: int, **more: Any) -> PayForMember:
+        group_id = group_of(owner.id)
+        return PayForMember(group_id=group_id, member_id=member_id, action=action, price_units=price, **more)
+
+    year = pay("extension", PRICES["send_only"], expires_at=shown)
+    sent = [world.wire.send(each, owner.id) for each in (year, year, pay("options_pack", 30), pay("options_pack", 31))]
+    world.wire.flush()
+    answers = world.answers(sent, MemberPaidFor, MemberPaymentRefused)
+    codes = [answers[each]["code"] if answers[each].says(MemberPaymentRefused) else "paid" for each in sent]
+    assert sorted(codes[:2]) == ["end_changed", "paid"], "both were shown the same end, and one of them moved it"
+    assert codes[2:] in (["paid", "already_added"], ["paid", "price_changed"])
+    world.settle()
+    assert world.available(owner) == 500 - 2 * PRICES["send_only"] - 30
+    ((new,),) = world.rows(Principal.PROVISIONING, ends, member_id)
+    assert new == months_later(shown, 12)
+    assert world.rows(Principal.GROUPS, ends, member_id) == [(new,)]
+    held = "SELECT DISTINCT account_id FROM holds WHERE state = 'captured' AND account_id = ANY(%s)"
+    assert world.rows(Principal.LEDGER, held, [owner.id, member_id]) == [(owner.id,)]
+    assert [mail["Subject"] for mail in world.mails_to(email)].count(
+        "Anne Martin has paid for your Popfax account"
+    ) == 2
+    world.check_log()
 
 
 def test_a_thousand_members_in_one_command(world: World) -> None:

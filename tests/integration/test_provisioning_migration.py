@@ -66,13 +66,17 @@ async def test_publishes_what_is_on_sale_when_it_changes(stack: Stack, tmp_path:
             again = await catalogue.store(catalogue.read(file), engine, BEGAN)
             file.write_text(file.read_text().replace("= 30", "= 31"))
             changed = await catalogue.store(catalogue.read(file), engine, BEGAN)
+            all_of_it = await catalogue.store(catalogue.read(file), engine, BEGAN + timedelta(1), again=True)
         finally:
             await engine.dispose()
         assert (first, again, changed) == (["send_only", "options_pack", "call_forwarding"], [], ["options_pack"])
+        assert all_of_it == first
         assert execute(url, "SELECT option, price_units FROM options ORDER BY 1") == [
             ("call_forwarding", 20),
             ("options_pack", 31),
         ]
-        assert execute(url, "SELECT key, value FROM outbox ORDER BY seq DESC LIMIT 1") == [
-            ("options_pack", b'{"option":"options_pack","price_units":31,"on_sale":true}')
+        told = b'{"option":"options_pack","price_units":31,"on_sale":true}'
+        assert execute(url, "SELECT value FROM outbox WHERE key = 'options_pack' ORDER BY seq")[1:] == [
+            (told,),
+            (told,),
         ]
