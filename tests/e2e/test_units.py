@@ -145,9 +145,8 @@ def test_an_owner_pays_for_a_member_once_what_was_shown_and_nothing_of_it_is_the
     assert world.rows(Principal.GROUPS, ends, member_id) == [(new,)]
     held = "SELECT DISTINCT account_id FROM holds WHERE state = 'captured' AND account_id = ANY(%s)"
     assert world.rows(Principal.LEDGER, held, [owner.id, member_id]) == [(owner.id,)]
-    assert [mail["Subject"] for mail in world.mails_to(email)].count(
-        "Anne Martin has paid for your Popfax account"
-    ) == 2
+    subjects = [mail["Subject"] for mail in world.mails_to(email)]
+    assert subjects.count("Anne Martin has paid for your Popfax account") == 2
     world.check_log()
 
 

@@ -194,6 +194,12 @@ def _confirm_detach(visit: Visit, cast: Cast) -> None:
     visit.page.wait_for_selector("dialog[open]")
 
 
+def _confirm_extension(visit: Visit, cast: Cast) -> None:
+    visit.tick(cast.members[0].name, cast.members[3].name)
+    visit.press("Prolonger")
+    visit.page.wait_for_selector("dialog[open] .bill.out")
+
+
 def _transferring(visit: Visit, cast: Cast) -> None:
     visit.tick(cast.members[4].name)
     visit.page.locator("#amount").fill("1")
@@ -298,6 +304,7 @@ STATES: Mapping[str, State] = {
     "nobody-chosen": State(_owner, _nobody_chosen),
     "transfer-confirmed": State(_owner, _confirm_transfer),
     "removal-confirmed": State(_owner, _confirm_detach),
+    "extension-confirmed": State(_owner, _confirm_extension),
     "leaving-confirmed": State(_owner, _confirm_leave),
     "history-transfers": State(_owner, _transfers),
     "members-found": State(_owner, _by_units),
