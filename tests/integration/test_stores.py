@@ -665,7 +665,7 @@ async def test_cleared_timers_are_gone_and_unknown_ones_no_error(store: Store) -
 
 # --- alarms ---
 
-(DEADLINE,) = [alarm for alarm in GROUPS.alarms if alarm.mapped is SAGAS]
+DEADLINE = next(alarm for alarm in GROUPS.alarms if alarm.mapped is SAGAS)  # of account creations, the first
 WAITING = replace(SAGA, status=Status.RUNNING, opened_at=NOW - CREATE_MEMBER_ACCOUNT.deadline)
 
 
