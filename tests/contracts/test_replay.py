@@ -41,6 +41,7 @@ NOBODY_HANDLES = frozenset(
         "popfax.groups.low-balance-set.v1",
         "popfax.groups.member-account-refused.v1",
         "popfax.groups.member-joined.v1",
+        "popfax.groups.member-payment-refused.v1",
         "popfax.groups.members-detached.v1",
         "popfax.groups.members-marker.v1",
         "popfax.groups.membership-ended.v1",

@@ -19,6 +19,7 @@ from popfax_contracts.groups import (
     InviteByEmail,
     LeaveGroup,
     MemberRef,
+    PayForMember,
     RenameGroup,
     RevokeInvitation,
     SetLowBalance,
@@ -37,7 +38,13 @@ from popfax_contracts.ledger import (
     UnitsReserved,
 )
 from popfax_contracts.message import Command, Message, group_of
-from popfax_contracts.provisioning import AccountClosed, AccountProvisioned, AccountRefused, PersonRecorded
+from popfax_contracts.provisioning import (
+    AccountClosed,
+    AccountExtended,
+    AccountProvisioned,
+    AccountRefused,
+    PersonRecorded,
+)
 from services.chassis.messages import Incoming
 from services.groups.commands import POSTABLE
 from services.groups.consumers import GROUPS
@@ -86,6 +93,7 @@ CREATE = CreateMemberAccount(
     language=Language.EN,
 )
 TRANSFER = TransferUnits(group_id=GROUP, mode="amount", amount_units=5, members=(BOB,))
+PAY = PayForMember(group_id=GROUP, member_id=BOB, action="extension", price_units=5)
 SET_ORDER = SetStandingOrder(group_id=GROUP, member_id=BOB, kind="monthly", amount_units=5)
 ORDER = StandingOrder(
     *(
@@ -180,6 +188,7 @@ REFUSED: list[tuple[Command, UUID, str]] = [
     (DetachMembers(group_id=GROUP, members=(MemberRef(member_id=BOB),)), BOB, "not_owner"),
     (LeaveGroup(group_id=GROUP), BOB, "not_member"),
     (TRANSFER, ADA, "not_member"),
+    (PAY, ADA, "not_member"),
     (SET_ORDER, ADA, "not_member"),
     (StopStandingOrder(group_id=GROUP, member_id=BOB), ADA, "no_order"),
 ]
@@ -193,7 +202,7 @@ def test_notes_what_is_refused_at_once(command: Command, actor: UUID, code: str)
 
 def test_every_command_that_can_be_posted_is_shown_here() -> None:
     at_once = {type(command) for command, *_ in DONE}
-    assert at_once | {CreateMemberAccount, TransferUnits} == set(POSTABLE.values())
+    assert at_once | {CreateMemberAccount, TransferUnits, PayForMember} == set(POSTABLE.values())
     assert {type(command) for command, *_ in REFUSED} == set(POSTABLE.values())
 
 
@@ -220,6 +229,20 @@ def test_a_transfer_is_refused_when_the_ledger_says_so() -> None:
         transfer_id=_transfer_id(), source_id=ADA, reference=str(GROUP), code="units_short", command_type="x"
     )
     assert _outcome(scene.when(_of_it(refused))) == ("refused", "units_short", None)
+
+
+def test_a_payment_for_a_member_is_done_once_it_is_paid_and_the_owner_can_see_what_is_left() -> None:
+    scene = given(GROUPS, _posted(PayForMember), *_is_member()).when(_itself(PAY))
+    assert _outcome(scene) == ("pending", None, None)
+    id_ = _itself(PAY).derive("payment")
+    scene.when(_of_it(UnitsReserved(hold_id=id_, account_id=ADA, amount_units=5)))
+    scene.when(_of_it(AccountExtended(request_id=id_, account_id=BOB, expires_at=NOW, price_units=5, paid_by=ADA)))
+    scene.when(_of_it(HoldCaptured(hold_id=id_, account_id=ADA, amount_units=5, version=2)))
+    assert _outcome(scene) == ("pending", None, None), "the balance has not arrived"
+    told = {"account_id": ADA, "balance_units": 5, "available_units": 5, "version": 2}
+    scene.when(_of_it(BalanceChanged.model_validate(told)))
+    assert _outcome(scene) == ("done", None, "member-paid-for")
+    assert scene.only(PostedCommand).result == {"event": "member-paid-for", "member_id": str(BOB)}
 
 
 SAGA = saga_asked_by(COMMAND)
