@@ -70,8 +70,6 @@ NOBODY_HANDLES = frozenset(
         "popfax.provisioning.command-malformed.v1",
         "popfax.provisioning.directory-marker.v1",
         "popfax.provisioning.email-changed.v1",
-        "popfax.provisioning.option-published.v1",
-        "popfax.provisioning.options-pack-added.v1",
         "popfax.provisioning.paid-action-refused.v1",
         "popfax.provisioning.plans-marker.v1",
         "popfax.provisioning.registration-refused.v1",

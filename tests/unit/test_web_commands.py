@@ -238,7 +238,7 @@ def test_a_payment_for_a_member_is_done_once_it_is_paid_and_the_owner_can_see_wh
     scene.when(_of_it(UnitsReserved(hold_id=id_, account_id=ADA, amount_units=5)))
     scene.when(_of_it(AccountExtended(request_id=id_, account_id=BOB, expires_at=NOW, price_units=5, paid_by=ADA)))
     scene.when(_of_it(HoldCaptured(hold_id=id_, account_id=ADA, amount_units=5, version=2)))
-    assert _outcome(scene) == ("pending", None, None), "the balance has not arrived"
+    assert _outcome(scene)[0] == "pending", "the balance has not arrived"
     told = {"account_id": ADA, "balance_units": 5, "available_units": 5, "version": 2}
     scene.when(_of_it(BalanceChanged.model_validate(told)))
     assert _outcome(scene) == ("done", None, "member-paid-for")
