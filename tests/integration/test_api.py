@@ -110,7 +110,7 @@ async def engine(url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture(scope="module")
 def nobody(url: str, engine: AsyncEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    plenty = {"web_limit_person": "3000/minute", "web_limit_commands": "1000/minute"}
+    plenty: dict[str, Any] = {"web_limit_person": "3000/minute", "web_limit_commands": "1000/minute"}
     with serving(url, tmp_path_factory.mktemp("keys"), **plenty) as client:
         yield client
 
