@@ -304,7 +304,7 @@ def test_no_route_shows_a_member_anything_of_the_owners_account(nobody: Client, 
         str(ORDER.threshold_units),
     ]
     routes = [path for path, methods in nobody.get("/v1/openapi.json").json["paths"].items() if "get" in methods]
-    assert len(routes) == 13
+    assert len(routes) == 14
     ours = "".join(ada.get(f"/v1{_filled(path)}").text for path in routes if path != "/events")
     told = [secret for secret in secrets if secret in ours]
     assert told == [str(ADA.available_units), "expired", "2029-07-17", str(ORDER.threshold_units)], (
