@@ -218,6 +218,21 @@ def _transfers(visit: Visit, _: Cast) -> None:
     visit.page.wait_for_selector("#tab-transfers[aria-current]")
 
 
+def _member(visit: Visit, cast: Cast) -> None:
+    visit.open(f"/members/{cast.members[0].id}")
+    visit.see("Membre depuis le")
+
+
+def _by_days(visit: Visit, cast: Cast) -> None:
+    visit.open(f"/history?member={cast.members[0].id}&from=2020-01-01&to=2199-12-01")
+    visit.see("Afficher tout le monde")
+
+
+def _statement(visit: Visit, _: Cast) -> None:
+    visit.open("/statement")
+    visit.see("Relevé de POP unités")
+
+
 def _nobody_found(visit: Visit, _: Cast) -> None:
     visit.open("/?search=personne")
     visit.see("Aucun membre trouvé")
@@ -307,6 +322,9 @@ STATES: Mapping[str, State] = {
     "extension-confirmed": State(_owner, _confirm_extension),
     "leaving-confirmed": State(_owner, _confirm_leave),
     "history-transfers": State(_owner, _transfers),
+    "history-by-days": State(_owner, _by_days),
+    "member": State(_owner, _member),
+    "statement": State(_owner, _statement),
     "members-found": State(_owner, _by_units),
     "members-not-found": State(_owner, _nobody_found),
     "members-invited": State(_owner, _invited_members),
