@@ -157,7 +157,7 @@ async def _turn_away(context: WebContext, request: Request, secret: str) -> Resp
 
 
 def _draft_of(request: Request, form: Form) -> drafts.Draft | None:
-    """Return what can be gone on with later of a form that is not carried out now; None if it is no form of this page."""
+    """Return what can be gone on with later of a form that is not carried out now; None if no flow sends it."""
     mark = session.whose(request, form.one("proof"))
     path = form.one("at") if request.url.path == "/draft" else request.url.path
     if not mark:
