@@ -221,7 +221,10 @@
   document.addEventListener("change", async (event) => {
     const { into } = event.target.dataset;
     const [file] = event.target.files ?? [];
-    if (into && file) $(`#${into}`).value = decoded(await file.slice(0, MOST_BYTES).arrayBuffer());
+    if (!into || !file) return;
+    const field = $(`#${into}`);
+    field.value = decoded(await file.slice(0, MOST_BYTES).arrayBuffer());
+    field.dispatchEvent(new Event("change", { bubbles: true }));
   });
 
   // --- another language ----------------------------------------------------------------------------------------------
