@@ -208,6 +208,19 @@ def _transferring(visit: Visit, cast: Cast) -> None:
     visit.page.wait_for_selector("#members-answer .pending")
 
 
+def _order(visit: Visit, cast: Cast) -> None:
+    visit.tick(cast.members[0].name, cast.members[2].name)
+    visit.press("Recharge automatique")
+    visit.page.wait_for_selector("#threshold_units")
+    visit.press("Enregistrer")
+    visit.page.wait_for_selector("#threshold_units-error")
+
+
+def _orders(visit: Visit, _: Cast) -> None:
+    visit.open("/orders")
+    visit.page.wait_for_selector("#orders-title")
+
+
 def _confirm_leave(visit: Visit, _: Cast) -> None:
     visit.press("Quitter (Durand & Fils)", role="link")
     visit.page.wait_for_selector("dialog[open]")
@@ -320,6 +333,8 @@ STATES: Mapping[str, State] = {
     "transfer-confirmed": State(_owner, _confirm_transfer),
     "removal-confirmed": State(_owner, _confirm_detach),
     "extension-confirmed": State(_owner, _confirm_extension),
+    "order-wrong": State(_owner, _order),
+    "orders": State(_owner, _orders),
     "leaving-confirmed": State(_owner, _confirm_leave),
     "history-transfers": State(_owner, _transfers),
     "history-by-days": State(_owner, _by_days),
