@@ -38,7 +38,7 @@ check: $(STAMP) ## Check style, types and imports
 	$(BIN)/lint-imports
 
 test-fast: $(STAMP) ## Run what needs no servers: unit, contracts, architecture, a short simulation
-	$(BIN)/pytest --numprocesses 2 tests/unit tests/contracts tests/architecture
+	$(BIN)/pytest --numprocesses 2 tests/unit tests/contracts tests/architecture tests/models
 	$(BIN)/python -m tests.simulation 0 99
 
 ifdef T
