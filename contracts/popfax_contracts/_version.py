@@ -1,3 +1,3 @@
 """The version of the contracts. Written by `make contracts`."""
 
-__version__ = "2.1.0-dev"
+__version__ = "2.1.0"
