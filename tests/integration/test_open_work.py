@@ -74,7 +74,7 @@ async def test_the_open_ones_are_counted_and_the_oldest_has_its_age_until_it_end
 INDEXES = {
     "outbox": "outbox_pkey",
     "parked": "parked_seq_key",
-    "timer": "ix_timers_due_at|sagas_open|subscribers_due|standing_orders_due",
+    "timer": "ix_timers_due_at|sagas_open|subscribers_due|standing_orders_due|low_balances_to_look_at",
     "partition": "partition_stops_open",
     "saga": "sagas_open",
     "transfer": "transfers_open",

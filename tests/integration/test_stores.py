@@ -222,11 +222,11 @@ ROWS: dict[str, tuple[Any, Any]] = {
     ),
     "transfer of a standing order": (
         groups.Transfer(
-            *(A, B, C, "amount", 5, groups.TransferState.PENDING, None, None, NOW, None, 1),
+            *(B, B, C, "amount", 5, groups.TransferState.PENDING, None, None, NOW, None, 1),
             *(A, 2, NOW.date(), 50),
         ),
         groups.Transfer(
-            *(A, B, C, "amount", 5, groups.TransferState.DONE, None, 5, NOW, LATER, 2),
+            *(B, B, C, "amount", 5, groups.TransferState.DONE, None, 5, NOW, LATER, 2),
             *(A, 2, NOW.date(), 50),
         ),
     ),

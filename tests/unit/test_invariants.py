@@ -63,6 +63,7 @@ from popfax_contracts.provisioning import (
     AccountExtended,
     AddOptionsPack,
     ExtendAccount,
+    GrantPurchase,
     OptionsPackAdded,
     PaidActionRefused,
     PersonRecorded,
@@ -1562,6 +1563,9 @@ def sound_log() -> Log:
         .add(ExtendAccount, "b3", "b3", request_id="r2", payment_reference="card/1", key="a")
         .add(AccountExtended, "a3", "b3", "b3", key="a")
         .add(OptionsPackAdded, "a4", "b1", "captured", key="a")
+        # What an owner pays for is granted under the sender's correlation id, which may be the one of a purchase.
+        .add(GrantPurchase, "g1", "b1", "i9", key="a")
+        .add(AccountExtended, "a9", "b1", "g1", key="a", paid_by=str(OWNER))
         .add(InviteByEmail, "i1", "i1", email="other@example.org")
         .add(SendInvitation, "s1", "i1", "i1", token="f" * 64)
         .add(AcceptInvitation, "i2", "i2", token="f" * 64)

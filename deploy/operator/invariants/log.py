@@ -240,7 +240,7 @@ def _purchases(records: Iterable[Logged], bought: Mapping[str, Sequence[str]]) -
     malformed: set[str] = set()
     for record in records:
         asked[record.correlation_id] += record.type in _PURCHASES
-        if record.type in _PURCHASED:
+        if _is_of_purchase(record):
             told[record.correlation_id] += 1
         elif record.type.endswith(_MALFORMED):
             malformed.add(record.correlation_id)
@@ -253,6 +253,14 @@ def _purchases(records: Iterable[Logged], bought: Mapping[str, Sequence[str]]) -
             yield Violation(Invariant.OUTCOME_TWICE, correlation, f"a purchase, {told[correlation]} outcomes")
 
 
+def _is_of_purchase(record: Logged) -> bool:
+    """Return whether an event is the outcome of a purchase, and not of what an owner pays for a member.
+
+    Both have the correlation id that their sender chose, and it may be the same.
+    """
+    return record.type in _PURCHASED and json.loads(record.value).get("paid_by") is None
+
+
 def _answers(records: Iterable[Logged], bought: Mapping[str, Sequence[str]]) -> Iterator[Violation]:
     commands: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     answers: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
@@ -260,7 +268,7 @@ def _answers(records: Iterable[Logged], bought: Mapping[str, Sequence[str]]) -> 
     for record in records:
         if record.type.endswith(_MALFORMED):
             malformed.add(record.causation_id or "")
-        elif record.correlation_id in bought and record.type in _PURCHASES | _PURCHASED:
+        elif record.correlation_id in bought and (record.type in _PURCHASES or _is_of_purchase(record)):
             continue
         elif record.topic in DIRECT_ANSWERS:
             commands[record.topic, record.key].append(record.id)

@@ -238,7 +238,7 @@ def _member(visit: Visit, cast: Cast) -> None:
 
 def _by_days(visit: Visit, cast: Cast) -> None:
     visit.open(f"/history?member={cast.members[0].id}&from=2020-01-01&to=2199-12-01")
-    visit.see("Afficher tout le monde")
+    visit.see("Afficher tous les membres")
 
 
 def _statement(visit: Visit, _: Cast) -> None:
