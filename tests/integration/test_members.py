@@ -377,3 +377,11 @@ def test_an_amount_is_read_by_the_language_of_the_page(bob: Browser, ada: Client
     given["proof"] = french.proof()
     assert "deux façons" in french.post("/transfers/cost", {**given, "amount": "1,000"}).text
     assert "9\u202f000" in french.post("/transfers/cost", {**given, "amount": "1\u202f000"}).text
+
+
+@pytest.mark.parametrize("query", ["search=roux+7", "search=nobody+there", "show=invited", "sort=units&page=2", ""])
+def test_the_list_alone_is_exchanged_while_somebody_types(bob: Browser, query: str) -> None:
+    answer = bob.get(f"/members?{query}", HX_Request="true")
+    assert answer.status == 200
+    assert 'id="members"' in answer.text
+    assert "<html" not in answer.text

@@ -138,9 +138,9 @@ def context(language: str, is_live: bool, oob: bool, state: CommandState) -> dic
     )
     plan = queries.PlanOnSale(plan="send_only", price_units=5, validity_months=12)
     search = Search(Wanted(search=FULL), invited=oob)
-    listed = MembersView(
-        search, tuple(rows_of(members, speech(language), 30)), 60, 100, own.invitations, asked=search.address()
-    )
+    rows = tuple(rows_of(members, speech(language), 30))
+    ordered = OrdersView(2, {rows[0].id: OrderState.PAUSED, rows[1].id: OrderState.ACTIVE})
+    listed = MembersView(search, rows, 60, 100, ordered, own.invitations, asked=search.address())
     choice = Choice(members, search if is_live else None)
     offer = Offer(uuid4(), 1, FULL, NOW, NOW, 5)
     return {
@@ -152,7 +152,6 @@ def context(language: str, is_live: bool, oob: bool, state: CommandState) -> dic
             visitor=Visitor(FULL, language),
             group=own,
             members=listed,
-            orders=OrdersView(2, {listed.rows[0].id: OrderState.PAUSED, listed.rows[1].id: OrderState.ACTIVE}),
             received=(received(GROUP), received("")),
             joined=(joined(GROUP), joined("")),
             history=history,

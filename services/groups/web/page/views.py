@@ -1,6 +1,6 @@
 """What the page shows, made ready: reads of groups' own database for one visitor, and what is made of them."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -80,6 +80,14 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class OrdersView:
+    """How many members have a standing order, and which of those that are listed, by the ids in their rows."""
+
+    total: int
+    listed: Mapping[str, OrderState]
+
+
+@dataclass(frozen=True, slots=True)
 class MembersView:
     """A page of the members that the visitor looks for."""
 
@@ -89,6 +97,7 @@ class MembersView:
     """How many are found, on all pages."""
     everybody: int
     """How many members there are."""
+    orders: OrdersView
     invited: tuple[queries.PendingInvitation, ...] = ()
     """Who is invited, where it is they who are looked for."""
     ticked: frozenset[str] = frozenset()
@@ -106,14 +115,6 @@ class MembersView:
     def has_tools(self) -> bool:
         """Return whether there is enough to search in; a few are seen at a glance."""
         return self.everybody > FEW or self.search.is_narrow
-
-
-@dataclass(frozen=True, slots=True)
-class OrdersView:
-    """How many members have a standing order, and which of those that are listed, by the ids in their rows."""
-
-    total: int
-    listed: Mapping[str, OrderState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,6 @@ class Shown:
     visitor: Visitor
     group: queries.OwnGroup
     members: MembersView
-    orders: OrdersView
     received: tuple[queries.ReceivedInvitation, ...]
     joined: tuple[queries.JoinedGroup, ...]
     history: HistoryView
@@ -199,8 +199,7 @@ async def shown(
     return Shown(
         visitor=await visitor(connection, subscriber_id),
         group=group,
-        members=(listed := await members_view(connection, subscriber_id, group, search, speech, ticked, page)),
-        orders=await orders_view(connection, subscriber_id, listed),
+        members=await members_view(connection, subscriber_id, group, search, speech, ticked, page),
         received=await queries.invitations_to(connection, subscriber_id),
         joined=await queries.memberships_of(connection, subscriber_id),
         history=await history_view(
@@ -232,19 +231,28 @@ async def members_view(
     everybody, asked, low_below = group.members_total, search.address(page=search.page), group.low_balance.below_units
     if search.invited:
         found = tuple(each for each in group.invitations if _is_sought(each, search))
-        return MembersView(search, (), len(found), everybody, found, low_below=low_below, asked=asked)
+        ordered = await orders_view(connection, owner_id, ())
+        return MembersView(search, (), len(found), everybody, ordered, found, low_below=low_below, asked=asked)
     page = page or await members_page(connection, owner_id, search)
     if not page.items and page.total:
         search = replace(search, page=-(-page.total // MEMBERS_SHOWN))
         page = await members_page(connection, owner_id, search)
-    rows = tuple(rows_of(page.items, speech, low_below))
-    return MembersView(search, rows, page.total, everybody, ticked=frozenset(ticked), low_below=low_below, asked=asked)
+    return MembersView(
+        search,
+        tuple(rows_of(page.items, speech, low_below)),
+        page.total,
+        everybody,
+        await orders_view(connection, owner_id, [each.member_id for each in page.items]),
+        ticked=frozenset(ticked),
+        low_below=low_below,
+        asked=asked,
+    )
 
 
-async def orders_view(connection: AsyncConnection, owner_id: UUID, listed: MembersView) -> OrdersView:
+async def orders_view(connection: AsyncConnection, owner_id: UUID, listed: Sequence[UUID]) -> OrdersView:
     """Read who of those on a page has a standing order, if anybody has."""
     total = await orders.count(connection, owner_id)
-    found = await orders.states(connection, owner_id, [UUID(row.id) for row in listed.rows]) if total else {}
+    found = await orders.states(connection, owner_id, listed) if total else {}
     return OrdersView(total, {id_.hex: state for id_, state in found.items()})
 
 
