@@ -148,7 +148,7 @@ class Product:
         """
         groups = self.services[Principal.GROUPS]
         groups.launch(**settings)
-        links = {Principal.NOTIFICATIONS: {"invitation_link": f"{groups.url}/invitation"}}
+        links = {Principal.NOTIFICATIONS: {"invitation_link": f"{groups.url}/invitation", "group_link": groups.url}}
         for service in self.services.values():
             if service is not groups:
                 service.launch(**{**links.get(service.principal, {}), **settings})

@@ -17,6 +17,7 @@ from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
 from services.groups import domain as groups_domain
 from services.groups import tables as groups
+from services.groups.domain import Kind
 from services.ledger import tables as ledger
 from services.notifications import tables as notifications
 from services.provisioning import tables as provisioning
@@ -73,8 +74,14 @@ def _has(*columns: str) -> Whose:
     return lambda table, person: sa.or_(*(table.c[name] == person.id for name in columns))
 
 
-def _has_or_own_group(*columns: str, group: str) -> Whose:
-    return lambda table, person: sa.or_(_has(*columns)(table, person), table.c[group] == group_of(person.id))
+_OF_OWNERS = (Kind.ORDER.value, Kind.EXTENSION.value, Kind.OPTIONS_PACK.value)
+"""What lines of a history are about that a member never learns of: orders, and what an owner paid or could not pay."""
+
+
+def _is_line_of(table: sa.Table, person: Person) -> sa.ColumnElement[bool]:
+    """Match lines of the person's own group, and of others' those that are theirs to know."""
+    theirs = sa.and_(table.c.member_id == person.id, table.c.kind.not_in(_OF_OWNERS))
+    return sa.or_(theirs, table.c.actor_id == person.id, table.c.group_id == group_of(person.id))
 
 
 def _speaks(actor: str | None, *texts: str) -> Whose:
@@ -144,8 +151,8 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
         "requests": Held(_has("account_id"), "id account_id code decided_at expires_at", "content"),
         "grants": Held(
             _has("account_id"),
-            "id account_id action payer_id price_units code decided_at expires_at",
-            "content",
+            "id account_id action decided_at expires_at",
+            "payer_id price_units code content",  # the owner's: what they paid, and why they could not
         ),
         "purchases": Held(_has("account_id"), "id account_id action price_units code expires_at decided_at", "content"),
         "payments": Held(
@@ -186,7 +193,7 @@ TABLES: Mapping[Principal, Mapping[str, Held | NotHeld]] = {
             "looks balance_version",
         ),
         "history": Held(
-            _has_or_own_group("member_id", "actor_id", group="group_id"),
+            _is_line_of,
             "id group_id kind at actor_id member_id reference_id units outcome code ended_at",
         ),
         "commands": Held(

@@ -94,7 +94,7 @@ class Kind(StrEnum):
     """A member's options pack, which the owner pays for."""
     NAME = "name"
     ORDER = "order"
-    """A standing order that its owner set or stopped."""
+    """A standing order that was set, paused or stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +325,7 @@ class OrderState(StrEnum):
 class StandingOrder:
     """The one standing order of a membership, in one permanent row, so that a month's tally outlives a stop.
 
-    `version` counts how often it was set, paused or stopped. `month` is the newest month in which it began anything,
+    `version` counts how often it was set, paused or stopped. `month` is the newest month in which it was looked at,
     and never goes back, whatever the clock does; `month_units` is what it has moved in that. `next_month` is the first
     that a monthly order has not settled. `transfer_id` is the one transfer that the ledger has not answered.
 

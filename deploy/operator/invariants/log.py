@@ -202,7 +202,7 @@ def _outcomes(records: Iterable[Logged]) -> Iterator[Violation]:
 
 def _is_of_an_order(record: Logged) -> bool:
     """Return whether a transfer was a standing order's: no command awaits it."""
-    if record.type != groups.UnitsTransferred.TYPE or record.value is None:
+    if record.type != groups.UnitsTransferred.TYPE or not record.value:
         return False
     return groups.UnitsTransferred.from_json(record.value).order_id is not None
 
@@ -319,7 +319,7 @@ def _epochs(records: Iterable[Logged]) -> Iterator[Violation]:
 
 
 def _lows(records: Iterable[Logged]) -> Iterator[Violation]:
-    """Check what the owner is told of members who are low: once a day, and nobody by two mails on end."""
+    """Check that an owner is told of members who are low once a day at most."""
     told: Counter[tuple[str, str]] = Counter()
     for record in records:
         if record.type == notifications.SendMembersLow.TYPE:

@@ -31,6 +31,7 @@ from services.groups.domain import (
     order_transfer,
 )
 from services.groups.handlers import transfers
+from services.groups.handlers.memberships import is_meant
 from services.groups.handlers.ownership import owner_of, why_not_owner
 from services.groups.store import LoadPlan, Roster, order_line_of
 from services.groups.timers import OrderDue
@@ -53,7 +54,7 @@ def set_standing_order(roster: Roster, message: Incoming[SetStandingOrder], mome
         return ()  # redelivered after the inbox's retention: it was set, and may be another one by now
     member = roster.memberships.find(membership_of(command.group_id, command.member_id))
     code = why_not_owner(roster, message, command.group_id)
-    if code is not None or member is None or not _is_meant(member, command.epoch):
+    if code is not None or member is None or not is_meant(member, command.epoch):
         return [_refused(command, code or GroupsCode.NOT_MEMBER)]
     order = _set(roster.orders.find(order_of(member.id)), member, command, moment)
     roster.orders.put(transitions.look(order, moment))
@@ -70,10 +71,6 @@ def set_standing_order(roster: Roster, message: Incoming[SetStandingOrder], mome
             **terms,
         )
     ]
-
-
-def _is_meant(member: Membership, epoch: int | None) -> bool:
-    return member.active and epoch in (None, member.epoch)
 
 
 def _set(known: StandingOrder | None, member: Membership, command: SetStandingOrder, moment: Moment) -> StandingOrder:

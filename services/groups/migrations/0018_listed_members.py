@@ -6,11 +6,11 @@ revision = "groups_0018"
 down_revision = "groups_0017"
 compatible_from = "groups_0010"
 
-ADD = "ALTER TABLE subscribers ADD COLUMN listed_as TEXT"
+ADD = "ALTER TABLE subscribers ADD COLUMN IF NOT EXISTS listed_as TEXT"
 
 # Without accents, in small letters, whatever the database's own locale is.
 CREATE_FOLDED = r"""
-CREATE FUNCTION folded(given TEXT) RETURNS TEXT LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+CREATE OR REPLACE FUNCTION folded(given TEXT) RETURNS TEXT LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN replace(replace(replace(
     translate(
         lower(regexp_replace(normalize(given, NFKD), '[\u0300-\u036F]', '', 'g') COLLATE pg_c_utf8),
@@ -22,7 +22,7 @@ RETURN replace(replace(replace(
 # Last name and first name as they are sorted, with each number behind a character that says how long it is; and,
 # behind a line break, what is searched.
 CREATE_LISTED_AS = r"""
-CREATE FUNCTION listed_as(first_name TEXT, last_name TEXT, email TEXT) RETURNS TEXT
+CREATE OR REPLACE FUNCTION listed_as(first_name TEXT, last_name TEXT, email TEXT) RETURNS TEXT
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
     sorted TEXT := coalesce(nullif(folded(concat_ws(' ', last_name, first_name)), ''), folded(email));
@@ -41,16 +41,16 @@ END $$;
 # A trigger, and no generated column: that would rewrite the table under a lock. It fires for the version before, too,
 # so that nobody's former name stays behind, whoever changes or erases it.
 CREATE_TRIGGERS = """
-CREATE FUNCTION list_subscriber() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION list_subscriber() RETURNS TRIGGER LANGUAGE plpgsql AS $$
 BEGIN
     NEW.listed_as := listed_as(NEW.first_name, NEW.last_name, NEW.email);
     RETURN NEW;
 END $$;
 
-CREATE TRIGGER listed BEFORE INSERT ON subscribers
+CREATE OR REPLACE TRIGGER listed BEFORE INSERT ON subscribers
     FOR EACH ROW EXECUTE FUNCTION list_subscriber();
 
-CREATE TRIGGER listed_again BEFORE UPDATE OF first_name, last_name, email ON subscribers
+CREATE OR REPLACE TRIGGER listed_again BEFORE UPDATE OF first_name, last_name, email ON subscribers
     FOR EACH ROW
     WHEN ((OLD.first_name, OLD.last_name, OLD.email) IS DISTINCT FROM (NEW.first_name, NEW.last_name, NEW.email))
     EXECUTE FUNCTION list_subscriber();
@@ -75,7 +75,7 @@ END $$
 
 
 def upgrade() -> None:
-    """Apply."""
+    """Apply; all of it can be repeated, for what comes before the batches is committed when they begin."""
     for statement in (ADD, CREATE_FOLDED, CREATE_LISTED_AS, CREATE_TRIGGERS):
         op.execute(statement)
     with op.get_context().autocommit_block():

@@ -35,7 +35,7 @@ class Form:
 
     def one(self, name: str) -> str:
         """Return a field, without the spaces around it; empty if it is not there."""
-        return self._fields.get(name, ("",))[0].strip()
+        return next(iter(self._fields.get(name, ())), "").strip()
 
     def all(self, name: str) -> Sequence[str]:
         """Return a field that may be there many times."""

@@ -74,5 +74,5 @@ def read_search(given: Mapping[str, str]) -> Search:
             direction=Direction(direction) if direction in set(Direction) else Direction.ASCENDING,
         ),
         invited,
-        int(page) if page.isascii() and page.isdigit() and 1 <= int(page[:9]) <= _MOST_PAGES else 1,
+        int(page) if page.isascii() and page.isdigit() and len(page) < 10 and 1 <= int(page) <= _MOST_PAGES else 1,
     )

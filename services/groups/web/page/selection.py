@@ -13,6 +13,9 @@ from services.groups.web.page import views
 from services.groups.web.page.forms import BadForm, Form
 from services.groups.web.page.visit import Answer, Visit
 
+_TOO_MANY = 2**31
+"""So many memberships nobody has had, nor would the database count them."""
+
 
 async def chosen(visit: Visit) -> tuple[views.Choice, queries.Account]:
     """Return who is chosen among the members of today, and the owner's account. Raises `BadForm`."""
@@ -45,6 +48,9 @@ def ticked(form: Form) -> list[tuple[UUID, int]]:
     """Read the checkboxes: each member's id, and which of their memberships it is. Raises `BadForm`."""
     try:
         found = [each.partition(".") for each in form.all("member")]
-        return [(UUID(id_), int(epoch)) for id_, _, epoch in found]
+        chosen = [(UUID(id_), int(epoch)) for id_, _, epoch in found]
     except ValueError as error:
         raise BadForm("member") from error
+    if any(not 0 <= epoch < _TOO_MANY for _, epoch in chosen):
+        raise BadForm("member")
+    return chosen

@@ -77,7 +77,7 @@ DONE: Mapping[str, Handler] = {
     "/invite/several/check": several.check,
     "/invite/several/send": several.send,
     "/lists/{id:uuid}/accounts": several.create_accounts,
-    "/lists/{id:uuid}/people": several.change_accounts,
+    "/lists/{id:uuid}/holders": several.change_accounts,
     "/lists/{id:uuid}/payment": several.show_payment,
     "/invitations/{id:uuid}/revoke": invitations.revoke,
     "/invitations/{id:uuid}/resend": invitations.resend,

@@ -63,7 +63,7 @@ class Progress:
 
 def progress(ids: Sequence[UUID], by_id: Mapping[UUID, queries.Command], members: int) -> Progress | None:
     """Return how far parts have come; None unless every one of them was posted. `members` is how many they name."""
-    if not ids or set(by_id) != set(ids):
+    if not ids or set(by_id) != set(ids) or members > len(ids) * MAX_MEMBERS:
         return None
     commands = [by_id[id_] for id_ in ids]
     sizes = [len(part) for part in cut(range(members))] if members else []

@@ -190,6 +190,9 @@ def _refused(visit: Visit, command: queries.Command, given: Mapping[str, str]) -
     if command.type == "invite-by-email" and not given.get("resend"):
         values = {"email": visit.form.one("email"), "error": why, "sent_to": ""}
         return Answer("flow", "flow/invite.html", values, resumed_at="/invite")
+    if command.type == "set-low-balance":
+        typed = {"below": visit.form.one("below"), "mail": visit.form.one("mail"), "error": why}
+        return Answer("low", "low_balance.html", typed)
     return Answer(_region(command, given), "answers/refused.html", {"why": why}, has_news=True)
 
 

@@ -60,7 +60,10 @@ async def invitation(context: WebContext, request: Request) -> Response:
         "once": partial(token_hex, 8),
     }
     status = HTTPStatus.OK if shown is not None else HTTPStatus.NOT_FOUND
-    return HTMLResponse(_speech(request, known or shown).render("invitation.html", **values), status)
+    response = HTMLResponse(_speech(request, known or shown).render("invitation.html", **values), status)
+    if caller is not None and (shown is None or values["why_ended"] is not None):
+        session.forget_invitation(response, request)  # or each log-in would lead here again
+    return response
 
 
 def _speech(request: Request, reader: views.Visitor | queries.LinkedInvitation | None) -> Speech:

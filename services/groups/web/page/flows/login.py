@@ -3,6 +3,7 @@
 The platform's token is taken out of the address at once, and nobody's session is taken over unasked.
 """
 
+import re
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -82,11 +83,15 @@ def _then(form: Form) -> str:
     return INVITATION if form.one("then") == INVITATION else "/"
 
 
+_PAGES = re.compile(r"/|/history|/statement|/orders(/new)?|/members/[0-9a-f-]{32,36}(/order)?")
+"""The pages that are whole, and can be looked at again."""
+
+
 def _where_they_were(request: Request, form: Form) -> str:
     """Return the address on this site that a form was sent from, if it can be looked at again; else where it leads."""
     came = urlsplit(request.headers.get("referer", ""))
     is_ours = (came.scheme, came.netloc) == (request.url.scheme, request.headers.get("host"))
-    if not is_ours or (not came.path.startswith(("/history", "/members/", "/statement")) and came.path != "/"):
+    if not is_ours or not _PAGES.fullmatch(came.path):
         return _then(form)
     return f"{came.path}?{came.query}" if came.query else came.path
 

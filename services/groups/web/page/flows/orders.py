@@ -118,9 +118,16 @@ async def _post(visit: Visit, commands: Sequence[Command]) -> Response:
     }
     await visit.context.limits.command_of(visit.caller.id)
     await visit.context.post_all(posted, visit.caller.id)
-    last = next(reversed(posted))
-    await wait_for(visit.context, last, visit.caller.id)
-    return RedirectResponse(f"/orders?command={last}", HTTPStatus.SEE_OTHER)
+    await wait_for(visit.context, next(reversed(posted)), visit.caller.id)
+    return RedirectResponse(f"/orders?command={await _worth_telling(visit, list(posted))}", HTTPStatus.SEE_OTHER)
+
+
+async def _worth_telling(visit: Visit, ids: Sequence[UUID]) -> UUID:
+    """Return the command whose outcome is told: the first that was refused, or else the last."""
+    async with visit.context.reading() as connection:
+        found = await queries.commands_of(connection, ids, visit.caller.id)
+    refused = (id_ for id_ in ids if id_ in found and found[id_].state is CommandState.REFUSED)
+    return next(refused, ids[-1])
 
 
 async def _news(visit: Visit) -> tuple[str, str]:
