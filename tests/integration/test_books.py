@@ -115,7 +115,7 @@ def test_a_member_has_a_page_with_state_units_and_their_lines_alone(ada: Browser
         "=Bob Of-Bob",
         "bob@example.com",
         "20,002\u00a0POP",
-        "Active",
+        "In use",
         "Account created for",
         "joined the group",
     ):
@@ -322,6 +322,7 @@ def test_a_statement_lists_what_was_paid_and_sums_it_up(ada: Browser) -> None:
     assert reference(id_of("of refused")) not in page
     assert '<td class="number">72\u00a0POP</td>' in page  # 45 for the account, 7 and 20 transferred
     assert "You paid for nothing" in ada.get("/statement?from=2031-04-01&to=2031-04-02").text
+    assert 'class="card statement"' not in ada.get("/statement?from=2031-04-30&to=2031-04-01").text
     of_bob = ada.get(f"/statement?from=2031-03-01&to=2031-03-31&member={BOB.id}").text
     assert '<td class="number">65\u00a0POP</td>' in of_bob
 

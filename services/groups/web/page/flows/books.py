@@ -134,7 +134,7 @@ async def statement(visit: Visit) -> Response:
     period = _period(wanted, visit.speech.dates.date_of(datetime.now(UTC)))
     async with visit.context.reading() as connection:
         values = {
-            "statement": await _statement(visit, connection, period),
+            "statement": None if wanted.error else await _statement(visit, connection, period),
             "owner": await views.visitor(connection, visit.caller.id),
             "group_name": await queries.name_of_group(connection, visit.caller.id),
             "member": await known(visit, connection, period.member_id),
