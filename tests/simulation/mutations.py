@@ -96,6 +96,20 @@ def _with(service: Service, handlers: Mapping[type[Message], Decide | AnyHandler
     return Mutation([mutated if each is service else each for each in SERVICES])
 
 
+def _putting_back(service: Service, model: type[Message], table: str) -> Mutation:
+    """Return the product in which a handler's changes to the rows of one table come to nothing; new rows stay."""
+
+    def decide(state: Any, message: Incoming[Any], moment: Moment) -> Outcome:
+        rows = getattr(state, table)
+        before = rows.loaded()
+        outcome = service.handlers[model](state, message, moment)
+        for row in before:
+            rows.put(row)
+        return outcome
+
+    return _with(service, {model: decide})
+
+
 def _naming_no_sets(service: Service, model: type[Message], table: str) -> Mutation:
     """Return the product with one handler's needs lacking their sets of rows of one table."""
     handler = service.handlers[model]
@@ -235,22 +249,6 @@ def no_tombstone(roster: Roster, message: Incoming[DetachMembers], moment: Momen
     return [effect for effect in outcome if not isinstance(effect, MembershipEnded)]
 
 
-def declined_and_still_counted(roster: Roster, message: Incoming[DeclineInvitation], moment: Moment) -> Outcome:
-    before = roster.tallies.loaded()
-    outcome = GROUPS.handlers[DeclineInvitation](roster, message, moment)
-    for tally in before:
-        roster.tallies.put(tally)
-    return outcome
-
-
-def lines_stay_as_they_were(roster: Roster, message: Incoming[TransfersPosted], moment: Moment) -> Outcome:
-    before = roster.history.loaded()
-    outcome = GROUPS.handlers[TransfersPosted](roster, message, moment)
-    for line in before:
-        roster.history.put(line)
-    return outcome
-
-
 def done_before_it_is_seen(roster: Roster, message: Incoming[TransfersPosted], moment: Moment) -> Outcome:
     legs = tuple(leg.model_copy(update={"version": 0}) for leg in message.body.legs)
     body = message.body.model_copy(update={"version": 0, "legs": legs})
@@ -335,14 +333,6 @@ def without_alarms(service: Service) -> Mutation:
     return Mutation([replace(each, alarms=()) if each is service else each for each in SERVICES])
 
 
-def address_stays_taken(registry: Registry, message: Incoming[CloseAccount], moment: Moment) -> Outcome:
-    before = registry.addresses.loaded()
-    outcome = PROVISIONING.handlers[CloseAccount](registry, message, moment)
-    for address in before:
-        registry.addresses.put(address)
-    return outcome
-
-
 def given_and_not_paid(registry: Registry, message: Incoming[UnitsReserved], moment: Moment) -> Outcome:
     outcome = PROVISIONING.handlers[UnitsReserved](registry, message, moment)
     saga = registry.sagas.find(message.body.hold_id)
@@ -406,22 +396,6 @@ def change_forgets_what_is_open(roster: Roster, message: Incoming[SetStandingOrd
     return outcome
 
 
-def balance_sets_nothing_off(roster: Roster, message: Incoming[BalanceChanged], moment: Moment) -> Outcome:
-    before = roster.orders.loaded()
-    outcome = GROUPS.handlers[BalanceChanged](roster, message, moment)
-    for order in before:
-        roster.orders.put(order)
-    return outcome
-
-
-def order_survives_the_membership(roster: Roster, message: Incoming[LeaveGroup], moment: Moment) -> Outcome:
-    before = roster.orders.loaded()
-    outcome = GROUPS.handlers[LeaveGroup](roster, message, moment)
-    for order in before:
-        roster.orders.put(order)
-    return outcome
-
-
 def asks_beyond_the_bound(roster: Roster, message: Incoming[OrderDue], moment: Moment) -> Outcome:
     """Trust the ledger to reckon, however little the bound leaves."""
     order = roster.orders.find(message.body.order_id)
@@ -443,14 +417,6 @@ def paid_month_is_owed_again(roster: Roster, message: Incoming[TransfersPosted],
     for order in roster.orders.loaded():
         if (earlier := before.get(order.id)) is not None and order != earlier:
             roster.orders.put(replace(order, next_month=earlier.next_month))
-    return outcome
-
-
-def refused_and_still_open(roster: Roster, message: Incoming[TransfersRefused], moment: Moment) -> Outcome:
-    before = roster.orders.loaded()
-    outcome = GROUPS.handlers[TransfersRefused](roster, message, moment)
-    for order in before:
-        roster.orders.put(order)
     return outcome
 
 
@@ -544,8 +510,8 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "the link of an earlier mail opens a renewed invitation": _with(GROUPS, {InviteByEmail: first_token_stays_good}),
     "a late detachment ends the membership that followed": _with(GROUPS, {DetachMembers: detaches_whichever_epoch}),
     "the topic of members keeps who was detached": _with(GROUPS, {DetachMembers: no_tombstone}),
-    "a declined invitation counts as pending": _with(GROUPS, {DeclineInvitation: declined_and_still_counted}),
-    "the history waits for a transfer that is done": _with(GROUPS, {TransfersPosted: lines_stay_as_they_were}),
+    "a declined invitation counts as pending": _putting_back(GROUPS, DeclineInvitation, "tallies"),
+    "the history waits for a transfer that is done": _putting_back(GROUPS, TransfersPosted, "history"),
     "a transfer is done before it is to be seen": _with(GROUPS, {TransfersPosted: done_before_it_is_seen}),
     "an account is created before its payment is to be seen": _with(GROUPS, {HoldCaptured: created_before_it_is_paid}),
     "an answer that matters to others is passed over": Mutation(
@@ -560,7 +526,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "a capture is claimed by its hold": declared_by_row(LEDGER, CaptureHold),
     "a repeated reply is noted": _with(GROUPS, {UnitsReserved: repeated_reply_is_noted}),
     "nobody looks for accounts that end": without_alarms(PROVISIONING),
-    "a closed account keeps its address": _with(PROVISIONING, {CloseAccount: address_stays_taken}),
+    "a closed account keeps its address": _putting_back(PROVISIONING, CloseAccount, "addresses"),
     "something is given and not paid": _with(PROVISIONING, {UnitsReserved: given_and_not_paid}),
     "an expired account spends": _with(LEDGER, {AccountExpired: expired_and_still_spending}),
     "a command is refused with a code that it does not declare": _with(LEDGER, {SpendUnits: undeclared_code}),
@@ -572,11 +538,11 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "the owner gets no receipt": _with(NOTIFICATIONS, {MemberAccountCreated: no_receipt}),
     "a standing order is due after its stop": _with(GROUPS, {StopStandingOrder: stopped_and_still_due}),
     "a changed standing order forgets what is open": _with(GROUPS, {SetStandingOrder: change_forgets_what_is_open}),
-    "a balance sets no standing order off": _with(GROUPS, {BalanceChanged: balance_sets_nothing_off}),
-    "a standing order survives its membership": _with(GROUPS, {LeaveGroup: order_survives_the_membership}),
+    "a balance sets no standing order off": _putting_back(GROUPS, BalanceChanged, "orders"),
+    "a standing order survives its membership": _putting_back(GROUPS, LeaveGroup, "orders"),
     "a standing order asks beyond its bound": _with(GROUPS, {OrderDue: asks_beyond_the_bound}),
     "a paid month is owed again": _with(GROUPS, {TransfersPosted: paid_month_is_owed_again}),
-    "a refused standing order waits forever": _with(GROUPS, {TransfersRefused: refused_and_still_open}),
+    "a refused standing order waits forever": _putting_back(GROUPS, TransfersRefused, "orders"),
     "nobody looks at standing orders": nobody_looks_at_orders(),
     "the inbox forgets": Mutation(database=ForgetfulDatabase),
     "the inbox tells messages by their ids alone": Mutation(source=ByIdAlone),

@@ -5,38 +5,20 @@ asked for, captured once it is there, and released if it is refused. The hold's 
 """
 
 from datetime import timedelta
-from functools import lru_cache
 from uuid import UUID
 
 from popfax_contracts.codes import GroupsCode
 from popfax_contracts.fields import Language
 from popfax_contracts.groups import CreateMemberAccount, MemberAccountCreated, MemberAccountRefused
-from popfax_contracts.ledger import (
-    CaptureHold,
-    HoldCaptured,
-    HoldReleased,
-    ReleaseHold,
-    ReserveUnits,
-    UnitsRefused,
-    UnitsReserved,
-)
+from popfax_contracts.ledger import HoldCaptured, HoldReleased, UnitsRefused, UnitsReserved
 from popfax_contracts.provisioning import AccountProvisioned, AccountRefused, CancelProvisioning, ProvisionAccount
 from services.chassis.messages import Outcome
 from services.chassis.sagas import Saga, SagaRow, Step
 from services.chassis.service import Moment, needs
 from services.groups import transitions
 from services.groups.domain import account_of, membership_of
+from services.groups.sagas.owner_pays import capture_hold, owner, parsed, release_hold, reserve_units
 from services.groups.store import LoadPlan, Roster
-
-
-def reserve_units(saga: SagaRow) -> ReserveUnits:
-    """Hold the price on the owner's account."""
-    return ReserveUnits(hold_id=saga.id, account_id=owner(saga), amount_units=saga.data["price_units"])
-
-
-def release_hold(saga: SagaRow) -> ReleaseHold:
-    """Release the owner's held units."""
-    return ReleaseHold(hold_id=saga.id, account_id=owner(saga))
 
 
 def provision_account(saga: SagaRow) -> ProvisionAccount:
@@ -57,11 +39,6 @@ def provision_account(saga: SagaRow) -> ProvisionAccount:
 def cancel_provisioning(saga: SagaRow) -> CancelProvisioning:
     """Call the account off; the answer says whether it had already been created."""
     return CancelProvisioning(request_id=saga.id, account_id=account_of(saga.id))
-
-
-def capture_hold(saga: SagaRow) -> CaptureHold:
-    """Take the payment."""
-    return CaptureHold(hold_id=saga.id, account_id=owner(saga))
 
 
 def _line(load: LoadPlan, saga: SagaRow) -> None:
@@ -105,18 +82,9 @@ def refuse(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
     ]
 
 
-def owner(saga: SagaRow) -> UUID:
-    """Return the owner, who pays."""
-    return _parsed(saga.data["owner_id"])
-
-
 def group(saga: SagaRow) -> UUID:
     """Return the owner's group."""
-    return _parsed(saga.data["group_id"])
-
-
-_parsed = lru_cache(maxsize=8192)(UUID)
-"""Returns an id from its text. The same few owners have most of the sagas."""
+    return parsed(saga.data["group_id"])
 
 
 CREATE_MEMBER_ACCOUNT = Saga(

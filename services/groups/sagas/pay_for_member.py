@@ -12,15 +12,7 @@ from uuid import UUID
 
 from popfax_contracts.codes import GroupsCode
 from popfax_contracts.groups import MemberPaidFor, MemberPaymentRefused, PayForMember
-from popfax_contracts.ledger import (
-    CaptureHold,
-    HoldCaptured,
-    HoldReleased,
-    ReleaseHold,
-    ReserveUnits,
-    UnitsRefused,
-    UnitsReserved,
-)
+from popfax_contracts.ledger import HoldCaptured, HoldReleased, UnitsRefused, UnitsReserved
 from popfax_contracts.message import Event
 from popfax_contracts.provisioning import AccountExtended, CancelGrant, GrantPurchase, GrantRefused, OptionsPackAdded
 from services.chassis.messages import Outcome
@@ -28,35 +20,21 @@ from services.chassis.sagas import Saga, SagaRow, Step
 from services.chassis.service import Moment, needs
 from services.groups import transitions
 from services.groups.domain import Kind
+from services.groups.sagas.owner_pays import capture_hold, owner, parsed, release_hold, reserve_units
 from services.groups.store import LoadPlan, Roster
-
-
-def reserve_units(saga: SagaRow) -> ReserveUnits:
-    """Hold the price on the owner's account, which must not have expired."""
-    return ReserveUnits(hold_id=saga.id, account_id=_owner(saga), amount_units=saga.data["price_units"])
-
-
-def release_hold(saga: SagaRow) -> ReleaseHold:
-    """Release the owner's held units."""
-    return ReleaseHold(hold_id=saga.id, account_id=_owner(saga))
 
 
 def grant_purchase(saga: SagaRow) -> GrantPurchase:
     """Ask for what the hold pays for."""
     data = saga.data
     return GrantPurchase(
-        **_asked(saga), payer_id=_owner(saga), price_units=data["price_units"], expires_at=data["shown_end"]
+        **_asked(saga), payer_id=owner(saga), price_units=data["price_units"], expires_at=data["shown_end"]
     )
 
 
 def cancel_grant(saga: SagaRow) -> CancelGrant:
     """Call it off; the answer says whether it had already been granted."""
     return CancelGrant(**_asked(saga))
-
-
-def capture_hold(saga: SagaRow) -> CaptureHold:
-    """Take the payment."""
-    return CaptureHold(hold_id=saga.id, account_id=_owner(saga))
 
 
 def _line(load: LoadPlan, saga: SagaRow) -> None:
@@ -69,8 +47,8 @@ def complete(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
     transitions.end_payment(state, saga.id, None, moment)
     return [
         MemberPaidFor(
-            group_id=UUID(saga.data["group_id"]),
-            owner_id=_owner(saga),
+            group_id=parsed(saga.data["group_id"]),
+            owner_id=owner(saga),
             member_id=_member(saga),
             payment_id=saga.id,
             action=saga.data["action"],
@@ -86,7 +64,7 @@ def refuse(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
     transitions.end_payment(state, saga.id, saga.code, moment)
     return [
         MemberPaymentRefused(
-            group_id=UUID(saga.data["group_id"]),
+            group_id=parsed(saga.data["group_id"]),
             member_id=_member(saga),
             code=saga.code or GroupsCode.CANCELLED,
             command_type=PayForMember.TYPE,
@@ -96,10 +74,6 @@ def refuse(state: Roster, saga: SagaRow, moment: Moment) -> Outcome:
 
 def _asked(saga: SagaRow) -> dict[str, Any]:
     return {"request_id": saga.id, "account_id": _member(saga), "action": saga.data["action"]}
-
-
-def _owner(saga: SagaRow) -> UUID:
-    return UUID(saga.data["owner_id"])
 
 
 def _member(saga: SagaRow) -> UUID:
