@@ -225,6 +225,14 @@ def test_the_tab_is_in_the_address_and_stays_in_another_language(client: Client)
         assert browser.post("/language", {"language": "en"}, referer=elsewhere).header("location") == "/", elsewhere
 
 
+@pytest.mark.parametrize(("here", "member"), [("/", ""), (f"/members/{DAN.id}", f"&member={DAN.id}")])
+def test_a_tab_that_htmx_has_turned_can_be_turned_again_where_it_is(ada: Browser, here: str, member: str) -> None:
+    turned = ada.get(f"/history?filter=transfers{member}", HX_Request="true").text
+    for tabs in (turned, ada.get(here).text):
+        again = f'href="{here}?filter=invitations#history" hx-get="/history?filter=invitations{member}"'
+        assert again in tabs.replace("&amp;", "&"), here
+
+
 def test_a_top_up_that_gave_nothing_says_so(ada: Browser) -> None:
     page = ada.get(f"/history?member={DAN.id}&from=2031-03-01").text
     assert "Had enough already" in page

@@ -276,6 +276,7 @@ def test_reads_the_history_from_the_newest_to_the_oldest_line(open_scene: Openin
     expect(visit.page.locator("#tab-invitations")).to_have_attribute("aria-current", "true")
     visit.press(say("Transfers"), "#history", role="link")
     expect(lines).to_have_count(10)
+    expect(visit.page).to_have_url(f"{visit.url}/?filter=transfers")
 
 
 def test_sees_at_once_what_others_change(open_scene: Opening) -> None:

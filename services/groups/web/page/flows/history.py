@@ -47,7 +47,14 @@ async def _read(
     async with visit.context.reading() as connection:
         member = await known(visit, connection, wanted.member_id)
         of_owner = wanted.wanted(visit.caller.id, visit.speech.dates)
-        return await views.history_view(connection, wanted, of_owner, after), member
+        return await views.history_view(connection, wanted, of_owner, after, _here(visit, wanted)), member
+
+
+def _here(visit: Visit, wanted: Asked) -> str:
+    """Return the page that the lines are shown on: the group's and a member's have htmx turn their tabs."""
+    if not visit.is_live:
+        return "/history"
+    return f"/members/{wanted.member_id}" if wanted.member_id else "/"
 
 
 async def known(visit: Visit, connection: AsyncConnection, member_id: UUID | None) -> people.KnownMember | None:
