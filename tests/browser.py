@@ -16,8 +16,8 @@ def find_or_install(progress: Callable[[str], None] = lambda _: None) -> str:
     if found := find():
         return found
     if VARIABLE not in os.environ and os.geteuid() == 0 and shutil.which("apt-get"):
-        progress("installing Debian's chromium")
-        for step in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+        progress("installing Debian's chromium-headless-shell")
+        for step in (["update"], ["install", "--yes", "--no-install-recommends", "chromium-headless-shell"]):
             command = ["apt-get", *step]
             try:
                 subprocess.run(
@@ -28,6 +28,6 @@ def find_or_install(progress: Callable[[str], None] = lambda _: None) -> str:
         if found := find():
             return found
     raise StackError(
-        "a Chromium is needed: install one (apt-get install chromium), have Playwright fetch one"
+        "a Chromium is needed: install one (apt-get install chromium-headless-shell), have Playwright fetch one"
         f" (.venv/bin/playwright install chromium), or name one with {VARIABLE}=/path/to/chrome"
     )

@@ -12,7 +12,7 @@ from deploy.paths import CHECKOUT
 def tree(tmp_path: Path) -> Path:
     """A copy of the packages, to be broken."""
     for package in ("contracts", "services", "deploy", "requirements"):
-        shutil.copytree(CHECKOUT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(CHECKOUT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "*.json"))
     shutil.copy(CHECKOUT / "pyproject.toml", tmp_path)
     return tmp_path
 

@@ -155,28 +155,19 @@ def test_tells_its_story_even_after_a_killed_run(directory: Path) -> None:
     assert left_of(directory) == []
 
 
-def test_ends_at_ctrl_c_with_nothing_left_and_no_traceback(directory: Path) -> None:
+def test_is_alone_and_ends_at_ctrl_c_with_nothing_left_and_no_traceback(directory: Path) -> None:
     running = demo(directory)
     assert wait_until(lambda: bool(list(directory.glob("*/*.process.json"))), DONE_WITHIN_S)
+    with demo(directory) as second:
+        _, err = second.communicate(timeout=DONE_WITHIN_S)
+    assert second.returncode == Exit.UNREACHABLE
+    assert len(err.splitlines()) == 1
     running.send_signal(signal.SIGINT)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=DONE_WITHIN_S)
     assert running.returncode == Exit.INTERRUPTED
     assert err.splitlines() == ["popfax: interrupted"]
     assert left_of(directory) == []
-
-
-def test_says_in_one_line_that_another_one_runs(directory: Path) -> None:
-    first = demo(directory)
-    try:
-        assert wait_until(lambda: bool(list(directory.glob("*/*.process.json"))), DONE_WITHIN_S)
-        with demo(directory) as second:
-            _, err = second.communicate(timeout=DONE_WITHIN_S)
-        assert second.returncode == Exit.UNREACHABLE
-        assert len(err.splitlines()) == 1
-    finally:
-        first.send_signal(signal.SIGTERM)
-        first.communicate(timeout=DONE_WITHIN_S)
 
 
 @pytest.mark.drill
