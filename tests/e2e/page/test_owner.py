@@ -1,17 +1,23 @@
 """What the owner of a group does on the page, in both languages, with the whole product behind it."""
 
+import csv
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.message import EmailMessage
+from uuid import uuid4
 
 import pytest
 from playwright.sync_api import expect
 
 from deploy.local.product import Product
 from popfax_contracts.fields import Language
+from popfax_contracts.ledger import SpendUnits, UnitsSpent
+from popfax_contracts.message import group_of
 from popfax_contracts.topics import Principal
 from services.groups.web.page.speech import Speech, speech
 from tests.e2e.driver import PRICES, World, wait
+from tests.e2e.page.cast import Cast
 from tests.e2e.page.conftest import Visiting
 from tests.e2e.page.people import Person, give, join, rename, settle_in, units_of
 from tests.e2e.page.visits import Visit
@@ -356,3 +362,113 @@ def test_works_without_javascript(open_scene: Opening) -> None:
     visit.press(say("Remove the selection"))
     visit.press(say("Remove"))
     visit.see(say("Nobody is in your group yet."))
+
+
+# --- what goes on by itself, and is looked up later -------------------------------------------------------------------
+
+
+def spend(world: World, person: Person, units: int) -> None:
+    body = SpendUnits(spend_id=uuid4(), account_id=person.id, amount_units=units, purpose="fax", reference="fax-1")
+    world.ask(body, UnitsSpent, actor=person.id)
+
+
+def test_keeps_a_member_at_a_level_until_the_order_is_stopped(stage: World, visit: Visiting) -> None:
+    owner, lea, sam = Person("Anne", "Martin", 300), Person("Léa", "Novak", 30), Person("Sam", "Taylor", 80)
+    settle_in(stage, owner, lea, sam)
+    join(stage, owner, lea, sam)
+    words, at = speech("fr"), visit(owner)
+    say, units = words.say, words.units
+    at.tick(lea.name)
+    at.press(say("Standing order"))
+    at.fill(say("When there are fewer than"), "20")
+    at.fill(say("top up to"), "50")
+    at.fill(say("at most in a month"), "200")
+    at.press(say("Save"))
+    at.see(say("In force"), ".orders")
+    at.press(say("Back to the group"), role="link")
+    scene = Scene(stage, owner, at, words)
+    spend(stage, lea, 20)
+    expect(at.page.locator(row(scene, lea))).to_contain_text(units(50))
+    expect(at.page.locator("#balance")).to_contain_text(units(260))
+    at.see(say("Transfer to %(who)s, by standing order", who=lea.name), "#history")
+
+    at.tick(sam.name)
+    at.press(say("Standing order"))
+    at.page.get_by_label(re.compile(say("Every month"))).check()
+    at.fill(say("On the first of each month"), "30")
+    at.press(say("Save"))
+    orders = at.page.locator(".orders .entry")
+    expect(orders).to_have_count(2)
+    expect(orders.first).to_contain_text(say("Given this month: %(units)s", units=units(40)))
+    expect(orders.last).to_contain_text(say("%(amount)s on the first of each month", amount=units(30)))
+    at.press(re.compile(f"^{say('Stop')}.*{lea.name}"))
+    expect(orders).to_have_count(1)
+    expect(orders).to_contain_text(sam.name)
+
+    at.press(say("Back to the group"), role="link")
+    spend(stage, lea, 45)
+    expect(at.page.locator(row(scene, lea))).to_contain_text(units(5))
+    moved = "SELECT due_at, transfer_id FROM standing_orders WHERE member_id = %s"
+    assert stage.rows(Principal.GROUPS, moved, lea.id) == [(None, None)], "the balance came, and set nothing off"
+    expect(at.page.locator("#balance")).to_contain_text(units(260))
+
+
+def test_is_mailed_once_a_day_who_has_few_units(stage: World, visit: Visiting) -> None:
+    owner, lea, sam = Person("Anne", "Martin", 0, Language.EN), Person("Léa", "Novak", 30), Person("Sam", "Taylor", 80)
+    settle_in(stage, owner, lea, sam)
+    join(stage, owner, lea, sam)
+    words, at = speech("en"), visit(owner)
+    say, scene = words.say, Scene(stage, owner, at, words)
+    at.press(re.compile(f"^{say('Edit')} {say('what few units are')}"), role="link")
+    at.fill(say("Mark members who have fewer than"), "20")
+    at.page.get_by_label(say("Mail me who has become low, once a day at most")).check()
+    at.press(say("Save"), "#low")
+    at.see(say("Members with fewer than %(units)s are marked.", units=words.units(20)), "#low")
+    expect(at.page.locator("#members .wait")).to_have_count(0)
+    spend(stage, lea, 15)
+    expect(at.page.locator(row(scene, lea))).to_contain_text(say("Few units"))
+    expect(at.page.locator(row(scene, sam))).not_to_contain_text(say("Few units"))
+
+    def look() -> None:
+        """Have the morning come, and wait until groups has looked."""
+        come = "UPDATE low_balances SET look_at = now() WHERE group_id = %s RETURNING look_at"
+        ((moment,),) = stage.rows(Principal.GROUPS, come, group_of(owner.id))
+        looked = "SELECT look_at > %s FROM low_balances WHERE group_id = %s"
+        wait(lambda: stage.rows(Principal.GROUPS, looked, moment, group_of(owner.id)) == [(True,)], "a look")
+
+    def mails() -> list[EmailMessage]:
+        return [mail for mail in stage.mails_to(owner.email) if "fewer than 20\u00a0POP" in mail["subject"]]
+
+    look()
+    wait(mails, "the mail")
+    spend(stage, sam, 75)
+    expect(at.page.locator(row(scene, sam))).to_contain_text(say("Few units"))
+    look()
+    (mail,) = mails()
+    text = mail.get_body(("plain",))
+    assert text is not None
+    assert lea.name in text.get_content()
+    sent = "SELECT mails FROM low_balances WHERE group_id = %s"
+    assert stage.rows(Principal.GROUPS, sent, group_of(owner.id)) == [(1,)]
+
+
+def test_looks_up_what_a_member_was_given(visit: Visiting, cast: Cast) -> None:
+    at, lea, sam, say = visit(cast.anne), cast.members[0], cast.members[2], speech("fr").say
+    at.press(re.compile(lea.name), "#members", role="link")
+    at.see(say("Member since"))
+    expect(at.page.locator("#history .line")).to_have_count(3)
+    at.press(say("Filter, export, print"), role="link")
+    at.see(lea.name, ".whose")
+    at.fill(say("From"), "2020-01-01")
+    at.press(say("Show"))
+    at.see(lea.name, ".whose")
+    with at.page.expect_download() as waited:
+        at.press(say("Export for a spreadsheet (CSV)"), role="link")
+    rows = list(csv.reader(waited.value.path().read_text("utf-8-sig").splitlines(), delimiter=";"))
+    assert {row[3] for row in rows[1:]} == {lea.name}
+    assert [row[5] for row in rows[1:] if row[5]] == ["20"]
+    at.press(say("Statement to print"), role="link")
+    statement = at.page.locator(".statement")
+    expect(statement).to_contain_text(lea.name)
+    expect(statement.locator(".total")).to_contain_text(speech("fr").units(20))
+    expect(statement).not_to_contain_text(sam.name)
