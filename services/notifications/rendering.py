@@ -127,11 +127,9 @@ def _context(
 
 
 def _named(mail: Mail, people: Mapping[UUID, Person], nobody: str) -> list[tuple[str, int | None]]:
-    """Return those whom a mail names, by last name and first name, each with their units."""
+    """Return those whom a mail names, by last name and first name, each with their units; the nameless come last."""
     known = [(people.get(id_), units) for id_, units in named_in(mail.params)]
-    known.sort(
-        key=lambda each: ("", "") if each[0] is None else (_plain(each[0].last_name), _plain(each[0].first_name))
-    )
+    known.sort(key=lambda each: _listed(each[0]))
     somebody = nobody[:1].upper() + nobody[1:]
     return [(Name(_full(person)) if person else somebody, units) for person, units in known]
 
@@ -140,9 +138,17 @@ def _full(person: Person) -> str:
     return f"{person.first_name} {person.last_name}"
 
 
+def _listed(person: Person | None) -> tuple[bool, str, str]:
+    return (True, "", "") if person is None else (False, _plain(person.last_name), _plain(person.first_name))
+
+
 def _plain(name: str) -> str:
-    """Return a name as it is sorted: without accents, in small letters."""
-    return "".join(each for each in normalize("NFD", name.casefold()) if not combining(each))
+    """Return a name as it is sorted on the page, too: without accents, in small letters, numbers by their value."""
+    letters = "".join(each for each in normalize("NFD", name.casefold()) if not combining(each))
+    return _NUMBER.sub(lambda number: number[0].zfill(_DIGITS), letters)
+
+
+_NUMBER, _DIGITS = re.compile("[0-9]+"), 12
 
 
 _WITHOUT = {"reference": None, "more": 0}

@@ -227,27 +227,27 @@ class TestFacts:
             ("invitation.unnamed.en", ["Anne-Sophie Lefèvre-Desrosières invites you to join their group"]),
             ("invitation.nobody.fr", ["Un abonné Popfax vous invite"]),
             ("invitation_accepted.en", ["<b>Bob & Co</b> has accepted"]),
-            ("invitation_declined.nobody.fr", ["Un membre a décliné"]),
-            ("invitation_declined.nobody.en", ["A member has declined"]),
+            ("invitation_declined.nobody.fr", ["Quelqu’un a refusé"]),
+            ("invitation_declined.nobody.en", ["Somebody has declined"]),
             ("invitation_expired.fr", ["Jean-Chrétien Ölafsson n’a pas répondu"]),
             ("units_received.fr", ["Lefèvre-Desrosières", "12\u202f500\u00a0POP"]),
             (
                 "transfer_receipt.amount.en",
-                ["150\u00a0POP", "Transferred to each: 50\u00a0POP", "Got units: 3\u00a0members"],
+                ["150\u00a0POP", "Transferred to each: 50\u00a0POP", "Recipients: 3\u00a0members"],
             ),
             (
                 "transfer_receipt.topped_up.en",
                 [
                     "1,250\u00a0POP",
                     "Topped up to: 1,000\u00a0POP",
-                    "Got units: 2\u00a0members",
+                    "Recipients: 2\u00a0members",
                     "Had as much already: 2\u00a0members",
                 ],
             ),
             ("detached.left.en", ["As you asked", "Lefèvre-Desrosières"]),
             ("detached.group_closed.en", ["a subscriber who has left Popfax is closed"]),
             ("member_left.account_closed.fr", ["Un membre ne fait plus partie"]),
-            ("member_left.detached.en", ["You have detached Jean-Chrétien Ölafsson"]),
+            ("member_left.detached.en", ["You have removed Jean-Chrétien Ölafsson"]),
             ("expiring.7.fr", ["3 mars 2031", "7\u00a0jours"]),
             ("expiring.1.fr", ["25 févr. 2031", "1\u00a0jour"]),
             ("expired.en", ["24 Feb 2031", "units are kept"]),
@@ -266,10 +266,11 @@ class TestFacts:
             ("units_received.en", "anne-sophie@"),
             ("invitation.nobody.en", "Lefèvre"),
             ("invitation.unnamed.fr", "«"),
-            ("transfer_receipt.amount.en", "already had"),
+            ("transfer_receipt.amount.en", "as much already"),
             ("extended.money.en", "POP"),
             ("expiring.1.fr", "jours"),
-            ("detached.left.en", "detached"),
+            ("detached.left.en", "removed"),
+            ("detached.group_closed.en", "come back"),
         ],
     )
     def test_does_not_say(self, name: str, unsaid: str) -> None:
@@ -401,6 +402,13 @@ def test_people_are_named_in_the_order_of_their_names() -> None:
         "Jean-Chrétien Ölafsson",
         "\u2068يوسف الحكيم (2)\u2069",
     ]
+
+
+def test_a_long_list_counts_as_people_do_and_ends_with_the_nameless() -> None:
+    names = re.findall(r"^- (.+)$", content(BY_NAME["members_low.many.en"].message(SETTINGS), "plain"), re.MULTILINE)
+    numbers = [int(name.split()[1]) for name in names if name.startswith("Élodie")]
+    assert numbers == list(range(1, 46))
+    assert names[-1] == "A member"
 
 
 def test_who_is_not_known_has_no_name_in_a_list() -> None:
