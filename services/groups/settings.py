@@ -63,8 +63,8 @@ class WebSettings(ProcessSettings):
     )
     login_link: ProtectedUrl | None = Field(
         None,
-        description="the platform's page where somebody logs in who then comes back here, at `/login`: for those who"
-        " follow an invitation; none: `platform_url`",
+        description="the platform's page where somebody logs in who then comes back here, at `/login`: for whoever"
+        " follows a link to the page and is logged out; none: `platform_url`",
     )
     invitations_owner_day: int = Field(
         _DEFAULT.owner_day,

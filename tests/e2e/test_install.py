@@ -159,8 +159,15 @@ def test_two_replicas_of_each_service_are_installed_as_the_document_says(
             assert page.get("/v1/units").json["available_units"] == 80
         for shell in (first, second):
             shell.run("kill $(cat $RUN/*.pid); for pid in $(cat $RUN/*.pid); do wait $pid; done")
-    to = {mail["to"].addresses[0].addr_spec for mail in read_mails(servers.mail.mails)}
-    assert {"owner@example.com", "member@example.com"} <= to
+    mails = {mail["to"].addresses[0].addr_spec: mail.get_body(("plain",)) for mail in read_mails(servers.mail.mails)}
+    assert {"owner@example.com", "member@example.com"} <= set(mails)
+    for who, link in {
+        "owner@example.com": "https://groups.example.com/\n",
+        "member@example.com": "https://www.example.com/password?token=",
+    }.items():
+        text = mails[who]
+        assert text is not None
+        assert f"\n{link}" in text.get_content()
 
 
 def test_unit_for_systemd_starts_what_the_commands_start() -> None:

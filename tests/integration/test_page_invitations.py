@@ -257,6 +257,7 @@ def test_whoever_has_the_mail_sees_who_invites_and_logs_in_at_the_platform(clien
     assert "Ada Of-Ada" in shown.text
     assert "sees the state of your account and your available units" in shown.text
     assert 'href="https://log-in.example/here"' in shown.text
+    assert 'href="https://log-in.example/here"' in Browser(client).get("/").text, "wherever they come to"
     assert SECRET not in shown.text
     assert "accept" not in shown.text.replace("If you accept", "")
 

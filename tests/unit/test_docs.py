@@ -13,6 +13,9 @@ from deploy.operator.kafka import ADMIN
 from popfax_contracts.topics import SERVICES, Principal
 from services import chassis
 from services.chassis.settings import KafkaSettings, ServiceSettings
+from services.groups.settings import WebSettings
+from services.groups.web.page.flows.login import INVITATION
+from services.notifications.settings import NotificationsSettings
 from tests.documents import blocks
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -187,6 +190,39 @@ def test_compose_broker_is_configured_like_the_local_one() -> None:
     assert [f"{n}={v}" for n, v in wanted.items() if n not in secret and f"{n}={v}" not in lines] == []
     assert [name for name in secret if not any(line.startswith(f"{name}=") for line in lines)] == []
     assert f"super.users=User:{ADMIN}" in lines
+
+
+INSTALLATIONS = (
+    "docs/operations/install.md",
+    "deploy/kubernetes/example/services/kustomization.yaml",
+    "deploy/docker/compose.yaml",
+)
+
+
+@pytest.mark.parametrize("path", INSTALLATIONS)
+def test_an_installation_sets_where_page_and_mails_lead(path: str) -> None:
+    assert unlinked((CHECKOUT / path).read_text()) == []
+
+
+def test_a_link_that_is_not_set_is_found_and_so_is_an_invitation_that_leads_elsewhere() -> None:
+    text = (CHECKOUT / INSTALLATIONS[0]).read_text()
+    assert unlinked(text.replace("GROUPS_LOGIN_LINK=", "")) == ["GROUPS_LOGIN_LINK"]
+    elsewhere = text.replace("NOTIFICATIONS_INVITATION_LINK=$PAGE", "NOTIFICATIONS_INVITATION_LINK=$SITE")
+    assert unlinked(elsewhere) == ["$SITE/invitation"]
+
+
+def unlinked(text: str) -> list[str]:
+    """Return the addresses that an installation does not set, and an invitation's that is not beside the group's."""
+    fields = {"GROUPS": WebSettings.model_fields, "NOTIFICATIONS": NotificationsSettings.model_fields}
+    wanted = {
+        f"{service}_{name}".upper()
+        for service, names in fields.items()
+        for name in names
+        if name.endswith("_link") or name == "platform_url"
+    }
+    found = dict(re.findall(r"^[\s-]*([A-Z]+_(?:[A-Z]+_LINK|PLATFORM_URL))(?:=|: )(\S+)$", text, re.MULTILINE))
+    invitation, group = (found.get(f"NOTIFICATIONS_{name}_LINK", "") for name in ("INVITATION", "GROUP"))
+    return [*sorted(wanted - set(found)), *([invitation] if invitation != group.rstrip("/") + INVITATION else [])]
 
 
 def test_capacity_says_of_each_table_how_long_its_rows_are_kept() -> None:

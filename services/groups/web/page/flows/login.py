@@ -105,7 +105,7 @@ def ask_to_log_in(
         response = Response(headers={"HX-Redirect": "/"})
     else:
         why = "over" if draft and why == "new" else why
-        values = {"why": why, "draft": draft, "platform": str(context.settings.platform_url)}
+        values = {"why": why, "draft": draft, "log_in": context.settings.where_to_log_in}
         response = HTMLResponse(browser_speech(request).render("login.html", **values), HTTPStatus.UNAUTHORIZED)
         if why == "over":
             session.end(response, request)
