@@ -17,7 +17,7 @@ IMAGE = docker build --file deploy/docker/Dockerfile $(BUILD) \
 	--build-arg COMMIT=$(shell git rev-parse --short HEAD)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo drill drills check test-fast test images test-images test-containers bench scale costs screenshots alerts lock \
+.PHONY: help setup demo drill drills check test-fast test images test-images test-containers bench scale nemesis costs screenshots alerts lock \
 	contracts release-contracts docs
 
 help: ## List the targets
@@ -70,6 +70,9 @@ bench: $(STAMP) ## Measure, for a quarter of an hour (QUICK=1: two minutes; GROW
 
 scale: $(STAMP) ## Measure what it costs to add and to take away replicas under traffic, for some minutes
 	$(BIN)/python -m tests.e2e.scaling
+
+nemesis: $(STAMP) ## Strike the whole product with every kind of fault under load (MINUTES=10; SEED=n: the same schedule again)
+	$(BIN)/python -m tests.nemesis --table --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 costs: $(STAMP) ## Record what a message costs: statements, rows, bytes, function calls (tests/guard/costs.json)
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.guard

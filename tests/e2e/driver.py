@@ -292,6 +292,8 @@ class Owner:
 class World:
     """The product as the platform sees it: commands in, events out; and the services' own databases."""
 
+    UNDELIVERED = "SELECT id, state FROM mails WHERE state IN ('queued', 'rendered') LIMIT 1"
+
     def __init__(self, product: Product) -> None:
         self.product = product
         self.stack = product.stack
@@ -449,7 +451,7 @@ class World:
         """Return the mails that an address received."""
         return [mail for mail in read_mails(self.stack.mail.mails) if email in _to(mail)]
 
-    def _under_way(self) -> str:
+    def under_way(self) -> str:
         """Name the first thing that is in flight; return an empty text if there is none."""
         for service in SERVICES:
             if (unsent := self.rows(service, "SELECT count(*) FROM outbox")[0][0]) > 0:
@@ -457,8 +459,7 @@ class World:
         for service in (Principal.GROUPS, Principal.PROVISIONING):
             if found := self.rows(service, "SELECT id, status FROM sagas WHERE ended_at IS NULL LIMIT 1"):
                 return f"saga {found[0][0]} of {service} is {found[0][1]}"
-        undelivered = "SELECT id, state FROM mails WHERE state IN ('queued', 'rendered') LIMIT 1"
-        if found := self.rows(Principal.NOTIFICATIONS, undelivered):
+        if found := self.rows(Principal.NOTIFICATIONS, self.UNDELIVERED):
             return f"mail {found[0][0]} is {found[0][1]}"
         return self._unconsumed()
 
@@ -481,7 +482,7 @@ class World:
     def settle(self, timeout_s: float = SETTLED_S) -> None:
         """Wait until nothing is in flight, and check every invariant."""
         deadline = time.monotonic() + timeout_s
-        while what := self._under_way():
+        while what := self.under_way():
             assert time.monotonic() < deadline, f"after {timeout_s:g} s {what}"
             time.sleep(0.2)  # offsets are committed now and then, and asking Kafka for them costs more than the wait
         with snapshots(self._urls) as snapshot:

@@ -1,0 +1,1 @@
+"""The nemesis: the whole product with several replicas of everything, under load, while everything that can fails."""

@@ -1,0 +1,58 @@
+"""Runs the whole product while everything fails that can: `python -m tests.nemesis --minutes 10 --seed 1`.
+
+Exits with 1 if a violation was found, which is told with its history.
+"""
+
+import argparse
+import os
+import secrets
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from deploy.local.errors import StackError
+from deploy.paths import STATE
+from tests.nemesis.report import print_report, table
+from tests.nemesis.run import Run
+from tests.nemesis.schedule import faults
+from tests.quiet import silence_logs
+
+
+def main(arguments: list[str]) -> int:
+    """Run, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.nemesis", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long it is struck (10)")
+    parser.add_argument("--seed", type=int, help="whose schedule of commands and faults it is (one at random)")
+    parser.add_argument("--plan", action="store_true", help="print the schedule's faults, and do nothing")
+    parser.add_argument("--table", action="store_true", help="print the table's row for docs/testing.md, too")
+    parser.add_argument("--keep", type=Path, help="a directory, not there yet, for data and logs that are kept")
+    options = parser.parse_args(arguments)
+    silence_logs()
+    seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    if options.plan:
+        for each in faults(seed, options.minutes):
+            console.print(f"{each.begins_s:7.1f} … {each.ends_s:6.1f} s  {each}", highlight=False)
+        return 0
+    began = time.monotonic()
+
+    def progress(text: str) -> None:
+        console.print(f"[dim]{time.monotonic() - began:5.0f}[/] {text}", highlight=False, soft_wrap=True)
+
+    progress(f"seed {seed}: {len(faults(seed, options.minutes))} faults in {options.minutes:g} minutes")
+    try:
+        directory = options.keep or STATE / f"nemesis-{os.getpid()}"
+        result = Run(directory, seed, options.minutes, progress, keep=options.keep is not None).run()
+    except StackError as error:
+        console.print(f"[red]{error}")
+        return 2
+    print_report(result, console)
+    if options.table:
+        print(table([result.row()]))
+    return 1 if result.breaches else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

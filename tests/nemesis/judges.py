@@ -1,0 +1,120 @@
+"""The judges of a run: each looks at one kind of evidence, once everything has settled, and says what is broken."""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.operator.invariants import (
+    Logged,
+    Snapshot,
+    Violation,
+    check,
+    check_log,
+    check_tokens,
+    check_topics,
+    published,
+)
+from popfax_contracts.groups import MembershipRecorded
+from services.notifications.domain import MailState
+
+Message = tuple[str, str, str]
+"""A message's identity: its topic, source and id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """What is broken: who says so, what it is about, and the figures."""
+
+    judge: str
+    subject: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.judge}: {self.subject}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A mail as notifications knows it."""
+
+    state: str
+    uncertain: int
+    """How often it may have been sent without an answer."""
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What a run has left behind."""
+
+    log: Sequence[Logged]
+    """The records of all topics since the beginning, each partition in order."""
+    compacted: Sequence[Logged]
+    """The compacted topics, read from their start."""
+    snapshot: Snapshot
+    acknowledged: Collection[Message]
+    """What Kafka has acknowledged to whoever sent it."""
+    kept: Mapping[str, int]
+    """How often the mail sink has each mail, by its id."""
+    deliveries: Mapping[str, Delivery]
+    """Notifications' mails, by their ids."""
+    faults_of_api: Sequence[str] = ()
+    """Answers with which the API says that it has a fault."""
+
+
+def judge(evidence: Evidence) -> list[Breach]:
+    """Ask all judges."""
+    return [
+        *_said("databases", check(evidence.snapshot, settled=True)),
+        *_said("log", check_log(evidence.log)),
+        *_said("tokens", check_tokens(evidence.log, evidence.snapshot)),
+        *_said("compacted topics", check_topics(published(evidence.compacted), evidence.snapshot)),
+        *_memberships(evidence.log),
+        *_acknowledged(evidence),
+        *_mails(evidence),
+        *(Breach("API", "a fault", said) for said in evidence.faults_of_api),
+    ]
+
+
+def _said(judge: str, violations: Iterable[Violation]) -> list[Breach]:
+    return [Breach(judge, each.subject, f"{each.code} {each.detail}") for each in violations]
+
+
+def _memberships(log: Iterable[Logged]) -> Iterator[Breach]:
+    """Check that a membership's times are told in their order."""
+    newest: dict[str, int] = {}
+    told: set[str] = set()
+    for record in log:
+        if record.type != MembershipRecorded.TYPE or record.id in told:
+            continue
+        told.add(record.id)
+        epoch = json.loads(record.value)["epoch"]
+        if epoch <= newest.get(record.key, 0):
+            yield Breach("log", record.key, f"time {epoch} of a membership is told after time {newest[record.key]}")
+        newest[record.key] = epoch
+
+
+def _acknowledged(evidence: Evidence) -> Iterator[Breach]:
+    """Check that what Kafka has acknowledged is there."""
+    there = {(record.topic, record.source, record.id) for record in evidence.log}
+    for topic, _, id_ in sorted(set(evidence.acknowledged) - there):
+        yield Breach("log", id_, f"was acknowledged on {topic}, and is not there")
+
+
+def _mails(evidence: Evidence) -> Iterator[Breach]:
+    """Check that each mail was sent once; once more at most for each time that no answer said whether it was."""
+    for id_, delivery in evidence.deliveries.items():
+        copies = evidence.kept.get(id_, 0)
+        least = 1 if delivery.state == MailState.SENT else 0
+        most = delivery.uncertain + (delivery.state in (MailState.SENT, MailState.BOUNCED))
+        if not least <= copies <= most:
+            detail = f"a {delivery.state} mail, uncertain {delivery.uncertain} times, has {copies} copies"
+            yield Breach("mails", id_, detail)
+    for id_ in sorted(evidence.kept.keys() - evidence.deliveries.keys()):
+        yield Breach("mails", id_, f"nobody knows of this mail, {evidence.kept[id_]} copies of which were sent")
+
+
+def message_ids(mails: Iterable[Any]) -> Counter[str]:
+    """Return how many mails there are of each id, which is the local part of their Message-ID."""
+    return Counter(str(mail["message-id"])[1:].split("@")[0] for mail in mails)
