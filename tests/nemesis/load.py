@@ -12,6 +12,7 @@ from typing import Any
 from confluent_kafka import Producer
 
 from popfax_contracts.topics import Principal
+from services.chassis.envelopes import text_of
 from tests.integration.serving import Client
 from tests.nemesis.commands import Asking, Sending, as_document, value_now
 from tests.nemesis.fleet import Fleet
@@ -87,7 +88,7 @@ class Load:
         def delivered(error: Any, _: Any) -> None:
             if error is not None:
                 self.refused[error.name()] += 1
-            elif "ce_type" in given:
+            elif "ce_type" in given and text_of(dict(sent.headers).get("ce_id")):
                 self.acknowledged.add(message)
 
         producer = self._producer(sending.principal, sending.codec)
