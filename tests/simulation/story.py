@@ -1,15 +1,28 @@
 """A seed's run for people to read: who did what, with which message, in order."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from tests.simulation.bus import BusRecord
+from tests.simulation.hub import BEGUN_S
+from tests.simulation.kafka import Record
+from tests.simulation.replicas import Story
 from tests.simulation.world import World
 
-_COLOURS = {"sends": "cyan", "relays": "green", "reads": "dim", "outage": "red", "crash": "red", "poison": "red"}
+_COLOURS = {
+    "sends": "cyan",
+    "relays": "green",
+    "appends": "green",
+    "reads": "dim",
+    "outage": "red",
+    "crash": "red",
+    "poison": "red",
+    "fault": "red",
+}
 
 
 def replay(seed: int, console: Console) -> list[str]:
@@ -22,14 +35,32 @@ def replay(seed: int, console: Console) -> list[str]:
 
     world = World(seed, tell=tell)
     findings = world.run()
+    _print(console, table, findings)
+    return findings
+
+
+def replay_replicas(kind: type[Story], seed: int, console: Console) -> list[str]:
+    """Run a seed's story of replicas again and print what happened; return the findings."""
+    table = Table("time", "who", "does", "what", title=f"seed {seed}", box=None, title_justify="left")
+
+    def tell(does: str, who: str, what: Any) -> None:
+        text = _record(what) if isinstance(what, Record) else str(what)
+        table.add_row(f"{story.hub.now - BEGUN_S:.4f}", who, does, text, style=_COLOURS.get(does))
+
+    story = kind(seed, tell)
+    findings = story.run()
+    _print(console, table, findings)
+    return findings
+
+
+def _print(console: Console, table: Table, findings: Sequence[str]) -> None:
     console.print(table)
     for finding in findings:
         console.print(f"[bold red]broken[/] {finding}", highlight=False)
     console.print(f"{len(findings)} findings")
-    return findings
 
 
-def _record(record: BusRecord) -> str:
+def _record(record: BusRecord | Record) -> str:
     headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
     kind = headers.get("ce_type", "?").removeprefix("popfax.")
     place = f"{record.topic.removeprefix('popfax.')}/{record.partition}@{record.offset}"

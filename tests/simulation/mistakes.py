@@ -1,0 +1,68 @@
+"""Deliberate mistakes in the chassis itself, which a seed must find in a story of replicas.
+
+Each takes out one thing that keeps replicas apart: what is left is the code as it is.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Final
+from unittest.mock import patch
+
+from popfax_contracts.topics import Principal
+from services.chassis import kafka, relay
+from services.chassis.database import Ready
+from services.chassis.relay import Relay
+from services.chassis.settings import KafkaSettings
+from tests.simulation.replicas import Relays, Story
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A mistake, the story that tells it, and the first seed that does."""
+
+    story: type[Story]
+    made: Callable[[], AbstractContextManager[Any]]
+    found_by: int
+
+    def findings(self, seed: int) -> list[str]:
+        """Return what a seed finds."""
+        with self.made():
+            return self.story(seed).run()
+
+
+def no_fence() -> AbstractContextManager[Any]:
+    """Start the relay's producer without its epoch: a leader that was paused publishes what it still had in hand."""
+    fenced = kafka.producer
+
+    async def unfenced(settings: KafkaSettings, fence: str | None = None) -> Any:
+        return await fenced(settings)
+
+    return patch.object(kafka, "producer", unfenced)
+
+
+def floor_follows_what_was_read() -> AbstractContextManager[Any]:
+    """Begin each scan after the last row that was read, though numbers are not in the order of the commits."""
+    return patch.object(Relay, "_settled", lambda self, _: Ready(self._last))
+
+
+def deletes_before_it_is_acknowledged() -> AbstractContextManager[Any]:
+    """Delete rows that were sent and not acknowledged."""
+    acknowledged = relay.publish
+    sending: set[asyncio.Task[None]] = set()
+
+    async def unacknowledged(producer: Any, rows: Sequence[relay.Unsent], principal: Principal) -> None:
+        task = asyncio.get_running_loop().create_task(acknowledged(producer, rows, principal))
+        sending.add(task)
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+    return patch.object(relay, "publish", unacknowledged)
+
+
+MISTAKES: Final[Mapping[str, Mistake]] = {
+    "the relay's producer has no fence": Mistake(Relays, no_fence, 20),
+    "the relay's floor follows what was read": Mistake(Relays, floor_follows_what_was_read, 5),
+    "the relay deletes what is not acknowledged": Mistake(Relays, deletes_before_it_is_acknowledged, 5),
+}
+"""All mistakes, by their description."""

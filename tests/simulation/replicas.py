@@ -1,0 +1,295 @@
+"""Replicas of real code under a seed: relays and consumers, on models of Kafka and PostgreSQL, frozen, killed, cut off.
+
+A story is one seed's run. In `Relays`, some replicas relay the outbox of one service into which others write.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from random import Random
+from typing import Any
+from unittest.mock import patch
+from uuid import UUID
+
+from popfax_contracts.provisioning import PlanPublished
+from popfax_contracts.topics import PROVISIONING_PLANS, TOPICS, Principal
+from services.chassis import kafka, relay
+from services.chassis.database import Conflict, Outage
+from services.chassis.messages import Incoming, Outgoing, StoredRecord, outgoing
+from services.chassis.relay import Relay
+from services.chassis.rows import replace
+from services.chassis.settings import ServiceSettings, settings_from
+from services.chassis.wakeups import Bell
+from services.provisioning.domain import Plan
+from services.provisioning.tables import PLANS
+from tests.simulation.hub import Hub, Process, VirtualTime
+from tests.simulation.kafka import Broker, ModelProducer, Record
+from tests.simulation.transactions import ModelDatabase, ModelEngine, Server, outbox_on
+
+PARTITIONS = 3
+LONGEST_FREEZE_S = 40.0
+"""Longer than any session lasts without its heartbeat."""
+
+SETTLES_WITHIN_S = 400.0
+"""How long everything may take once nothing fails any more, in virtual time."""
+
+Tell = Callable[[str, str, Any], None]
+"""Called with what happens: what it is, who does it, and the event."""
+
+
+def _silent(does: str, who: str, what: Any) -> None:
+    pass
+
+
+def settings(**given: str) -> ServiceSettings:
+    """Return a replica's settings; nothing is reached by them."""
+    known = {
+        "kafka_bootstrap": "localhost:1",
+        "kafka_username": "simulated",
+        "kafka_password": "simulated",
+        "database_url": "postgresql+psycopg://simulated:simulated@localhost:1/simulated",
+    }
+    return settings_from(
+        ServiceSettings, "simulated", {f"SIMULATED_{n.upper()}": v for n, v in (known | given).items()}
+    )
+
+
+SETTINGS = settings()
+
+
+@contextmanager
+def simulated(hub: Hub, broker: Broker) -> Iterator[None]:
+    """Put the models in the places of `time`, of threads, and of the clients of Kafka and PostgreSQL."""
+
+    def here() -> Process:
+        assert hub.current is not None
+        return hub.current
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(relay, "time", VirtualTime(hub)))
+        # Small, so that rounds are full and dead rows are many after seconds.
+        stack.enter_context(patch.object(relay, "ROWS", 20))
+        stack.enter_context(patch.object(relay, "DEAD_ROWS", 5))
+        for module, name, stands in (
+            (kafka, "AIOKafkaProducer", lambda **given: ModelProducer(broker, here(), **given)),
+            (relay, "outbox_on", outbox_on),
+        ):
+            stack.enter_context(patch.object(module, name, stands))
+        yield
+
+
+class Story:
+    """One seed's processes and faults; `run` returns the findings, of which there should be none."""
+
+    kinds: Sequence[tuple[int, str]] = ((6, "freeze"), (2, "kill"), (2, "away"), (2, "losses"), (1, "terminate"))
+    """The faults, each with its weight."""
+
+    def __init__(self, seed: int, tell: Tell = _silent) -> None:
+        self.random = Random(seed)
+        self.hub = Hub(self.random)
+        self.broker = Broker(self.hub, {topic.name: PARTITIONS for topic in TOPICS})
+        self.servers: list[Server] = []
+        self.findings: list[str] = []
+        self.tell = tell
+        self.replicas: list[Process] = []
+        self.starts: dict[str, Callable[[Process], None]] = {}
+        self.is_calm = False
+        self.lasts_s = self.random.choice([15.0, 30.0, 60.0])
+        if tell is not _silent:
+            self.broker.appended = self._tell_appended
+
+    def _tell_appended(self, record: Record) -> None:
+        self.tell("appends", "Kafka", record)
+
+    # --- replicas ---
+
+    def replica(self, name: str, start: Callable[[Process], None]) -> None:
+        """Start a replica, which is started again under the same name if it is killed."""
+        self.starts[name] = start
+        process = Process(self.hub, name)
+        self.replicas.append(process)
+        start(process)
+
+    def revive(self, name: str) -> None:
+        """Start a killed replica again."""
+        self.replicas = [each for each in self.replicas if each.name != name]
+        self.replica(name, self.starts[name])
+        self.tell("starts", name, "")
+
+    # --- faults ---
+
+    def fault(self) -> None:
+        """Cause a fault, and plan the next."""
+        if self.is_calm:
+            return
+        kind = self.random.choices([kind for _, kind in self.kinds], [weight for weight, _ in self.kinds])[0]
+        getattr(self, f"_{kind}")()
+        self.hub.after(self.random.expovariate(1 / 8.0), self.fault)
+
+    def _freeze(self) -> None:
+        server = self.random.choice(self.servers)
+        leads = [] if server.leader is None else [server.leader.process] * len(self.replicas)
+        process = self.random.choice([*self.replicas, *leads, server.process])
+        seconds = self.random.choice([0.2, 2.0, 12.0, 20.0, LONGEST_FREEZE_S])
+        if process is server.process:
+            seconds = min(seconds, 2.0)
+        self.tell("fault", process.name, f"is frozen for {seconds} s")
+        process.freeze(seconds, self.random.randint(1, 30))
+
+    def _kill(self) -> None:
+        process = self.random.choice(self.replicas)
+        if not process.dead:
+            self.tell("fault", process.name, "is killed")
+            process.kill()
+            self.hub.after(self.random.choice([0.5, 5.0, 15.0]), partial(self.revive, process.name))
+
+    def _away(self) -> None:
+        seconds = self.random.choice([0.5, 3.0, 15.0])
+        self.tell("fault", "Kafka", f"is away for {seconds} s")
+        self.broker.away_until = self.hub.now + seconds
+
+    def _losses(self) -> None:
+        share = self.random.choice([0.0, 0.02, 0.2])
+        self.tell("fault", "network", f"loses {share:.0%} of all connections")
+        self.broker.losses = share
+        for server in self.servers:
+            server.losses = share / 2
+
+    def _terminate(self) -> None:
+        server = self.random.choice(self.servers)
+        self.tell("fault", server.process.name, "ends all sessions")
+        server.terminate()
+
+    def calm(self) -> None:
+        """Stop all faults; frozen replicas still sleep on."""
+        self.is_calm = True
+        self.tell("calm", "all", "nothing fails any more")
+        self.broker.losses = self.broker.away_until = 0.0
+        for server in self.servers:
+            server.losses = 0.0
+
+    # --- the run ---
+
+    def run(self) -> list[str]:
+        """Run the seed's story, settle, and return the findings."""
+        with simulated(self.hub, self.broker):
+            try:
+                self.begin()
+                self.hub.after(self.random.uniform(1.0, 5.0), self.fault)
+                self.hub.run(self.lasts_s)
+                self.calm()
+                if not self.hub.run(SETTLES_WITHIN_S, self._settled_since()):
+                    self.findings.append(f"does not settle: {self.unsettled()}")
+                self.hub.run(LONGEST_FREEZE_S + 20.0)  # whoever was frozen wakes up, and has its say
+                self.check()
+                self.findings += self.hub.failures
+            finally:
+                self.hub.end()
+        return self.findings
+
+    def _settled_since(self) -> Callable[[], bool]:
+        looked_at = [0.0]
+
+        def done() -> bool:
+            if self.hub.now < looked_at[0] + 1.0:
+                return False
+            looked_at[0] = self.hub.now
+            return not self.unsettled()
+
+        return done
+
+    def begin(self) -> None:
+        """Start everything."""
+        raise NotImplementedError
+
+    def unsettled(self) -> str:
+        """Say what is still to be done; nothing if all is."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Look for what is wrong now that all is done."""
+        raise NotImplementedError
+
+
+class Relays(Story):
+    """Several relays of one outbox, and processes that write into it: prices of plans, each one more than the last."""
+
+    NAMES = ("basic", "plus", "pro", "max")
+
+    def begin(self) -> None:
+        self.server = Server(self.hub, Principal.PROVISIONING)
+        self.servers.append(self.server)
+        self.server.contents.tables[PLANS.table.name] = {
+            name: Plan(name, 1, 1, fax_number=False) for name in self.NAMES
+        }
+        for number in range(self.random.choice([2, 2, 3])):
+            self.replica(f"relay {number}", self._relays)
+        self.writers = self.random.choice([1, 2, 3])
+        self.pause_s = self.random.choice([0.01, 0.05, 0.2])
+        for number in range(self.writers):
+            process = Process(self.hub, f"writer {number}")
+            process.start(partial(self._writes, process))
+
+    def _relays(self, process: Process) -> None:
+        async def work() -> None:
+            await Relay(Principal.PROVISIONING, ModelEngine(self.server, process), SETTINGS).run()  # type: ignore[arg-type]
+
+        process.start(work)
+
+    async def _writes(self, process: Process) -> None:
+        database, bell = ModelDatabase(self.server, process), Bell(ModelEngine(self.server, process))  # type: ignore[arg-type]
+        while not self.is_calm:
+            try:
+                await self._write(database)
+                bell.ring()
+            except (Outage, Conflict):
+                pass
+            burst = self.random.random() < 0.9
+            await asyncio.sleep(self.random.expovariate(1 / self.pause_s) if burst else self.random.uniform(0, 2.0))
+
+    async def _write(self, database: ModelDatabase) -> None:
+        names = self.random.sample(self.NAMES, self.random.choice([1, 1, 2]))
+        async with database.begin() as tx:
+            id_ = UUID(int=self.random.getrandbits(128), version=4)
+            await tx.claim_inbox([id_], self.hub.date())
+            plans = await tx.fetch(PLANS, names)
+            sent: list[Outgoing] = []
+            for name in names:
+                plans.put(plan := replace(plans[name], price_units=plans[name].price_units + 1))
+                body = PlanPublished(plan=name, price_units=plan.price_units, validity_months=1, fax_number=False)
+                sent.append(outgoing(body, len(sent), _cause(body, id_)))
+            await tx.save([plans])
+            await tx.send(sent, self.hub.date())
+            if self.random.random() < 0.2:
+                await asyncio.sleep(self.random.choice([0.01, 0.1, 1.0]))
+
+    def unsettled(self) -> str:
+        return f"{len(self.server.outbox)} rows are in the outbox" if self.server.outbox else ""
+
+    def check(self) -> None:
+        written: dict[str, list[UUID]] = {name: [] for name in self.NAMES}
+        for out in self.server.written:
+            written[out.key].append(out.id)
+        published: dict[str, list[UUID]] = {name: [] for name in self.NAMES}
+        for n in range(PARTITIONS):
+            for record in self.broker.logs[PROVISIONING_PLANS.name, n].records:
+                id_ = UUID((dict(record.headers)["ce_id"] or b"").decode())
+                published[(record.key or b"").decode()].append(id_)
+        for name, ids in written.items():
+            found = published[name]
+            first = list(dict.fromkeys(found))
+            if missing := set(ids) - set(found):
+                self.findings.append(f"{len(missing)} of {len(ids)} rows of {name} were never published")
+            elif first != ids:
+                self.findings.append(f"{name}: not published in the order of the commits")
+            elif found and found[-1] != ids[-1]:
+                self.findings.append(f"{name}: the last record is row {ids.index(found[-1])} of {len(ids)}")
+
+
+def _cause(body: Any, id_: UUID) -> Incoming[Any]:
+    return Incoming(id_, body, StoredRecord(id_, None, "", 0, 0, None, None, ()), str(id_))
+
+
+STORIES: Mapping[str, type[Story]] = {"relay": Relays}
+"""All stories of replicas, by the names that the command line knows."""
