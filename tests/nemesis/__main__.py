@@ -16,7 +16,7 @@ from deploy.local.errors import StackError
 from deploy.paths import STATE
 from tests.nemesis.report import print_report, table
 from tests.nemesis.run import Run
-from tests.nemesis.schedule import faults
+from tests.nemesis.schedule import KINDS, faults
 from tests.quiet import silence_logs
 
 
@@ -28,12 +28,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--plan", action="store_true", help="print the schedule's faults, and do nothing")
     parser.add_argument("--table", action="store_true", help="print the table's row for docs/testing.md, too")
     parser.add_argument("--keep", type=Path, help="a directory, not there yet, for data and logs that are kept")
+    parser.add_argument(
+        "--only", action="append", choices=KINDS, default=[], help="a kind of fault, if not all are meant"
+    )
     options = parser.parse_args(arguments)
     silence_logs()
     seed = secrets.randbelow(1_000_000) if options.seed is None else options.seed
     console = Console(width=None if sys.stdout.isatty() else 160)
     if options.plan:
-        for each in faults(seed, options.minutes):
+        for each in faults(seed, options.minutes, options.only):
             console.print(f"{each.begins_s:7.1f} … {each.ends_s:6.1f} s  {each}", highlight=False)
         return 0
     began = time.monotonic()
@@ -41,10 +44,10 @@ def main(arguments: list[str]) -> int:
     def progress(text: str) -> None:
         console.print(f"[dim]{time.monotonic() - began:5.0f}[/] {text}", highlight=False, soft_wrap=True)
 
-    progress(f"seed {seed}: {len(faults(seed, options.minutes))} faults in {options.minutes:g} minutes")
+    progress(f"seed {seed}: {len(faults(seed, options.minutes, options.only))} faults in {options.minutes:g} minutes")
     try:
         directory = options.keep or STATE / f"nemesis-{os.getpid()}"
-        result = Run(directory, seed, options.minutes, progress, keep=options.keep is not None).run()
+        result = Run(directory, seed, options.minutes, progress, options.only, options.keep is not None).run()
     except StackError as error:
         console.print(f"[red]{error}")
         return 2

@@ -239,6 +239,8 @@ class KillDatabase(Fault):
 class FreezeDatabase(Fault):
     """SIGSTOP of all of PostgreSQL's processes."""
 
+    _frozen: Sequence[psutil.Process] = ()
+
     def begin(self) -> None:
         self._frozen = self.fleet.database_processes()
         self._each(psutil.Process.suspend)

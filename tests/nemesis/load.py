@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from http.client import HTTPException
+from itertools import chain
 from typing import Any
 
 from confluent_kafka import Producer
@@ -50,13 +51,17 @@ class Load:
         self._stopped = threading.Event()
         self._producers: dict[tuple[Principal, str], Producer] = {}
         self._began, self._clock = datetime.now(UTC), time.monotonic()
+        first = next(sendings)  # all lanes' first stories are made now
         self._threads = [
-            threading.Thread(target=self._paced, args=(sendings, self._send), name="sends", daemon=True),
+            threading.Thread(
+                target=self._paced, args=(chain([first], sendings), self._send), name="sends", daemon=True
+            ),
             threading.Thread(target=self._paced, args=(askings, self._ask), name="asks", daemon=True),
         ]
 
     def start(self) -> None:
-        """Begin."""
+        """Begin, now that the first story is there."""
+        self._began, self._clock = datetime.now(UTC), time.monotonic()
         for thread in self._threads:
             thread.start()
 

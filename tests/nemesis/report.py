@@ -136,6 +136,9 @@ def bound(faults: int) -> str:
 def print_report(result: Result, console: Console) -> None:
     """Print what happened, and what is broken with its history."""
     console.print(_faults(result))
+    for each in result.struck:
+        if each.skipped:
+            console.print(f"[yellow]skipped:[/] {each.planned}: {each.skipped}", highlight=False, soft_wrap=True)
     console.print(_commands(result))
     calm, faulty = result.waits()
     for name, waits in (("in calm", calm), ("in faults", faulty)):
@@ -161,14 +164,9 @@ def print_report(result: Result, console: Console) -> None:
 
 def _faults(result: Result) -> Table:
     table = Table("fault", "times", "seconds", title=f"seed {result.seed}, {result.minutes:g} minutes", box=None)
-    kinds = sorted({each.planned.kind for each in result.struck})
-    for kind in kinds:
-        of = [each for each in result.struck if each.planned.kind == kind]
-        there = [each for each in of if not each.skipped]
-        why = next((each.skipped for each in of if each.skipped), "")
-        lasted = f"{sum(each.ended_at - each.begun_at for each in there):.0f}" if there else ""
-        times = f"{len(there)}" if not why else f"{len(there)}, skipped {len(of) - len(there)}: {why}"
-        table.add_row(kind, times, lasted)
+    for kind in sorted({each.planned.kind for each in result.took_place}):
+        of = [each for each in result.took_place if each.planned.kind == kind]
+        table.add_row(kind, f"{len(of)}", f"{sum(each.ended_at - each.begun_at for each in of):.0f}")
     return table
 
 

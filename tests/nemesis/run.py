@@ -1,16 +1,19 @@
 """A run: the product comes up, is loaded and struck, is left alone until it has settled, and is judged."""
 
 import re
+import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import psycopg
 from confluent_kafka import KafkaException
 
+from deploy.local.errors import StackError
 from deploy.local.mailsink import read_mails
 from deploy.operator.invariants import Logged, Snapshot, logged
 from deploy.operator.kafka import ADMIN
@@ -40,6 +43,9 @@ _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _HISTORIES = 5
 """How many violations are told with their history."""
 _SAID_EVERY_S = 5.0
+
+_BY_ANOTHER = (StackError, OSError, psutil.Error, psycopg.Error, subprocess.SubprocessError)
+"""What a fault raises when what it strikes is not there to be struck."""
 
 Progress = Callable[[str], None]
 
@@ -77,8 +83,17 @@ class Stillness:
 class Run:
     """One run."""
 
-    def __init__(self, directory: Path, seed: int, minutes: float, progress: Progress, keep: bool = False) -> None:
-        """With `keep`, the directory stays, with the processes' logs and all records of the topics."""
+    def __init__(
+        self,
+        directory: Path,
+        seed: int,
+        minutes: float,
+        progress: Progress,
+        only: Sequence[str] = (),
+        keep: bool = False,
+    ) -> None:
+        """`only` are the kinds of faults, if not all. With `keep`, the directory stays, with logs and all records."""
+        self._only = only
         self._keep = keep
         self._directory = directory
         self._seed = seed
@@ -89,6 +104,7 @@ class Run:
         self._tokens: dict[str, str] = {}
         self._tokens_read = 0
         self._answers = Answers()
+        self._unmended = ""
 
     def run(self) -> Result:
         """Do it all. Raises StackError when the product does not come up."""
@@ -156,7 +172,7 @@ class Run:
 
     def _strike(self, fleet: Fleet, world: World, load: Load) -> None:
         """Send, and have each fault at its time, until the last one is over."""
-        planned = faults(self._seed, self._minutes)
+        planned = faults(self._seed, self._minutes, self._only)
         load.start()
         began, said = time.monotonic(), 0.0
         while (now := time.monotonic() - began) < self._minutes * 60 or self._active:
@@ -169,6 +185,8 @@ class Run:
                     planned.remove(each)
             for each in [each for each, (_, thread) in self._active.items() if not thread.is_alive()]:
                 del self._active[each]
+            if self._unmended:
+                raise StackError(self._unmended)
             self._follow(world, load)
             fleet.look_after()
             if now - said >= _SAID_EVERY_S:
@@ -195,10 +213,20 @@ class Run:
             fault.over.wait()
         except Skipped as why:
             skipped = str(why)
+        except _BY_ANOTHER as error:
+            skipped = f"kept from it by another fault: {type(error).__name__}"
         finally:
             limit.cancel()
-            fault.end()
+            self._mend(fault)
         self._struck.append(Struck(fault.planned, begun_at, time.time(), skipped))
+
+    def _mend(self, fault: Fault) -> None:
+        """End a fault. What can't be mended ends the run."""
+        try:
+            fault.end()
+        except Exception as error:
+            self._unmended = f"{fault.planned} could not be mended: {error}"
+            raise
 
     def _follow(self, world: World, load: Load) -> None:
         seen = world.log.read(0.5)

@@ -55,7 +55,7 @@ def test_a_report_says_what_was_skipped_and_what_is_broken() -> None:
     console = Console(width=160, record=True, file=StringIO())
     print_report(_result(Breach("log", "c", "lost")), console)
     text = console.export_text()
-    assert "skipped 1: no libfaketime" in text
+    assert "skipped: set the clock back (ledger): no libfaketime" in text
     assert "✗ log: c: lost" in text
     assert "SEED=7" in text
     print_report(_result(), console)

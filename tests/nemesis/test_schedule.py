@@ -14,7 +14,7 @@ from services.chassis.envelopes import Headers, text_of, unusual
 from tests.nemesis.commands import CODECS, PER_S, Sending, as_document, askings, sendings, story, value_now
 from tests.nemesis.faults import FAULTS
 from tests.nemesis.fleet import link_names
-from tests.nemesis.schedule import BROKER_NAMES, KINDS, MOST, REPLICAS, TO, claims, faults, links
+from tests.nemesis.schedule import BROKER_NAMES, KINDS, MAJORITY, MOST, REPLICAS, TO, claims, faults, links
 from tests.simulation.commands import sent
 from tests.simulation.world import BEGINNING
 
@@ -36,6 +36,7 @@ def test_the_same_seed_makes_the_same_schedule_and_another_another(load: list[Se
     assert [each.codec for each in again] == [each.codec for each in first]
     assert story("11.0.1", 60.0) != story("11.0.0", 60.0)
     assert faults(11, 30) == faults(11, 30) != faults(12, 30)
+    assert {each.kind for each in faults(11, 30, ["freeze", "kill"])} == {"freeze", "kill"}
     assert list(askings(11, 1)) == list(askings(11, 1)) != list(askings(12, 1))
 
 
@@ -103,7 +104,7 @@ KNOWN = next(askings(1, 1)).who
 
 def test_every_kind_has_its_fault_and_its_parts() -> None:
     assert FAULTS.keys() == KINDS.keys()
-    there = {*link_names(), *REPLICAS, *BROKER_NAMES}
+    there = {*link_names(), *REPLICAS, *BROKER_NAMES, MAJORITY}
     for kind in KINDS.values():
         for victim in kind.victims:
             if TO in victim:
