@@ -1,6 +1,6 @@
 """Which faults there are in a run, what they strike, and when: a function of the seed alone."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -103,13 +103,16 @@ def faults(seed: int, minutes: float, only: Sequence[str] = ()) -> list[Planned]
     `only` are the kinds that there are, if not all.
     """
     random = Random(f"faults {seed}")
-    kinds = _dealt(random, [kind for kind in KINDS if not only or kind in only])
+    kinds = [kind for kind in KINDS if not only or kind in only]
+    left: list[str] = []
     found: list[Planned] = []
     now, end = CALM_S, minutes * 60
     while now < end:
+        left = left or random.sample(kinds, len(kinds))
         active = [each for each in found if each.ends_s > now]
-        if len(active) < random.choice(_WANTED) and (chosen := _chosen(random, kinds, active)) is not None:
+        if len(active) < random.choice(_WANTED) and (chosen := _chosen(random, left, active)) is not None:
             kind, victim = chosen
+            left.remove(kind)
             lasts = min(_length(random, KINDS[kind]), end - now)
             found.append(Planned(kind, victim, round(now, 1), round(lasts, 1), random.getrandbits(32)))
         now += random.uniform(1, 4)
@@ -121,18 +124,13 @@ def _length(random: Random, kind: Kind) -> float:
     return random.triangular(kind.shortest_s, kind.longest_s, kind.shortest_s)
 
 
-def _dealt(random: Random, kinds: Sequence[str]) -> Iterator[str]:
-    """Yield kinds without end, in rounds: each round has every kind once."""
-    while True:
-        yield from random.sample(kinds, len(kinds))
-
-
-def _chosen(random: Random, kinds: Iterator[str], active: Sequence[Planned]) -> tuple[str, str] | None:
-    """Return the next kind, with a victim that has no fault; None if it has none."""
-    kind = next(kinds)
+def _chosen(random: Random, kinds: Iterable[str], active: Sequence[Planned]) -> tuple[str, str] | None:
+    """Return the first kind that can strike something that has no fault, and what; None if there is none."""
     struck = frozenset().union(*(claims(each.victim) for each in active))
-    free = [victim for victim in KINDS[kind].victims if not claims(victim) & struck]
-    return (kind, random.choice(free)) if free else None
+    for kind in kinds:
+        if free := [victim for victim in KINDS[kind].victims if not claims(victim) & struck]:
+            return kind, random.choice(free)
+    return None
 
 
 def claims(victim: str) -> frozenset[str]:

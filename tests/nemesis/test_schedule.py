@@ -116,7 +116,8 @@ def test_every_kind_has_its_fault_and_its_parts() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_faults_overlap_and_never_strike_a_part_twice_at_once(seed: int) -> None:
     planned = faults(seed, 20)
-    assert {each.kind for each in planned} == KINDS.keys()
+    first = [each.kind for each in planned[: len(KINDS)]]
+    assert len(set(first)) == len(KINDS), "each comes once before any comes again"
     most = 0
     for each in planned:
         assert 0 < each.lasts_s <= KINDS[each.kind].longest_s + 0.1
