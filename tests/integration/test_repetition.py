@@ -27,8 +27,8 @@ from tests.integration.recorder import execute, scratch_database
 from tests.simulation.bus import BusRecord
 from tests.simulation.world import BEGINNING, SERVICES, World
 
-SEEDS = range(7, 27)
-"""The first of them has all that is needed; if that ever changes, the next ones are added."""
+SEEDS = range(7, 107)
+"""Their stories are told until all that is needed was in them; one that has nothing new is passed over."""
 
 BATCH = 7
 
@@ -166,10 +166,12 @@ async def test_nothing_happens_twice(sides: list[tuple[Side, Side]]) -> None:
     by_row = {model.TYPE.encode() for service in SERVICES for model in service.by_row}
     for seed in SEEDS:
         world, published = _story(seed)
+        if not (found := by_row & {dict(record.headers).get("ce_type") for record in published}):
+            continue
+        by_row -= found
         for alone, both in sides:
             topics = {topic.name for topic in alone.service.topics}
             records = [record for record in published if record.topic in topics]
-            by_row -= {value for record in records if (value := dict(record.headers).get("ce_type"))}
             for side in (alone, both):
                 side.clock.now = BEGINNING
                 side.clear()
