@@ -114,8 +114,8 @@ def faults(seed: int, minutes: float, only: Sequence[str] = ()) -> list[Planned]
             kind, victim = chosen
             left.remove(kind)
             lasts = min(_length(random, KINDS[kind]), end - now)
-            found.append(Planned(kind, victim, round(now, 1), round(lasts, 1), random.getrandbits(32)))
-        now += random.uniform(1, 4)
+            found.append(Planned(kind, victim, now, round(lasts, 1), random.getrandbits(32)))
+        now = round(now + random.uniform(1, 4), 1)
     return found
 
 
