@@ -22,6 +22,9 @@ ASKED_AGAIN = timedelta(minutes=1)
 ASKED_AGAIN_AT_LEAST = timedelta(hours=1)
 """The longest time between two such requests: each pause is as long as all earlier ones together."""
 
+ORDERS_WAIT = timedelta(hours=1)
+"""How long a standing order waits for the answer to its transfer before it looks whether it has missed it."""
+
 MONTHS_ZONE = ZoneInfo("Europe/Paris")
 """Where the months of standing orders begin, at midnight: everybody's, since no owner's zone is known here."""
 
@@ -330,8 +333,8 @@ class StandingOrder:
     that a monthly order has not settled. `transfer_id` is the one transfer that the ledger has not answered.
 
     `due_at` is when to look whether something is to be done, None while nothing can be, and `looks` counts these
-    moments, so that no two are the same message. After a transfer, groups' balance of the member is out of date before
-    `balance_version`.
+    moments, so that no two are the same message. While the ledger is being asked, it is when to look for the answer.
+    After a transfer, groups' balance of the member is out of date before `balance_version`.
     """
 
     id: UUID

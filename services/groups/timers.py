@@ -25,10 +25,15 @@ class TransferDue(Message, type="popfax.groups.transfer-due", key="transfer_id")
 
 
 class OrderDue(Message, type="popfax.groups.order-due", key="order_id"):
-    """A standing order may have something to do: its month has begun, or its member is short of units."""
+    """A standing order may have something to do: its month has begun, or its member is short of units.
+
+    While the ledger has not answered `transfer_id`, it looks whether it has.
+    """
 
     order_id: UUID
+    group_id: UUID
     member_id: UUID
+    transfer_id: UUID | None
 
 
 class RetryTransfer(Message, type="popfax.groups.retry-transfer", key="transfer_id"):
@@ -60,7 +65,8 @@ def _look_at_order(order: StandingOrder) -> StoredRecord | None:
     """Return the message by which an order is looked at, in its owner's name, who pays."""
     if order.due_at is None:
         return None
-    id_, due = order_look(order), OrderDue(order_id=order.id, member_id=order.member_id)
+    id_ = order_look(order)
+    due = OrderDue(order_id=order.id, group_id=order.group_id, member_id=order.member_id, transfer_id=order.transfer_id)
     return due_record(SetTimer(id_, order.due_at, due), str(id_), order.owner_id)
 
 

@@ -503,25 +503,26 @@ def order_line(
 
 def stop_order(roster: Roster, order: StandingOrder, reason: str, moment: Moment) -> Event:
     """Stop a standing order for good; what the ledger was asked for before still completes."""
-    stopped = replace(
-        order.due(None), state=OrderState.STOPPED, version=order.version + 1, code=None, ended_at=moment.now
-    )
+    order = order if order.transfer_id is not None else order.due(None)
+    stopped = replace(order, state=OrderState.STOPPED, version=order.version + 1, code=None, ended_at=moment.now)
     roster.orders.put(stopped)
     return StandingOrderStopped(**_of_order(order), reason=reason)
 
 
-def order_transferred(roster: Roster, transfer: Transfer, posted: TransfersPosted, moment: Moment) -> None:
-    """Count what an order has moved, and look what is next."""
+def order_transferred(
+    roster: Roster, transfer: Transfer, total_units: int, balance_version: int, moment: Moment
+) -> None:
+    """Count what an order has moved, which that version of the balance shows, and look what is next."""
     order = _answered(roster, transfer)
     if order is None or transfer.month is None:
         return
-    units = order.month_units + (posted.total_units if transfer.month == order.month else 0)
+    units = order.month_units + (total_units if transfer.month == order.month else 0)
     settled = month_after(transfer.month) if transfer.mode == "amount" and transfer.bound_units is None else None
     order = replace(
         order,
         month_units=units,
         next_month=max(order.next_month, settled or order.next_month),
-        balance_version=max(order.balance_version, *(leg.version for leg in posted.legs)),
+        balance_version=max(order.balance_version, balance_version),
     )
     roster.orders.put(look(order, moment))
 
@@ -542,18 +543,18 @@ def order_refused(roster: Roster, transfer: Transfer, code: str, moment: Moment)
 
 def look(order: StandingOrder, moment: Moment) -> StandingOrder:
     """Return an order that will be looked at as soon as it may have something to do."""
-    if order.state is not OrderState.ACTIVE or order.transfer_id is not None:
+    if order.transfer_id is not None:
+        return order.due(moment.now)
+    if order.state is not OrderState.ACTIVE:
         return order.due(None)
-    if order.kind is OrderKind.MONTHLY:
-        return order.due(beginning_of(order.next_month))
-    return order.due(moment.now)
+    return order.due(beginning_of(order.next_month) if order.kind is OrderKind.MONTHLY else moment.now)
 
 
 def _answered(roster: Roster, transfer: Transfer) -> StandingOrder | None:
     """Return the order that asked for a transfer, which is no longer open; None for a command's."""
     if transfer.order_id is None:
         return None
-    return replace(roster.orders[transfer.order_id], transfer_id=None)
+    return replace(roster.orders[transfer.order_id].due(None), transfer_id=None)
 
 
 def _of_order(order: StandingOrder) -> dict[str, UUID]:

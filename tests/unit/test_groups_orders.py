@@ -530,3 +530,106 @@ def test_months() -> None:
     assert month_of(datetime(2030, 12, 31, 23, tzinfo=UTC)) == JANUARY
     assert month_of(datetime(2030, 12, 31, 22, tzinfo=UTC)) == date(2030, 12, 1)
     assert month_after(date(2031, 12, 1)) == date(2032, 1, 1)
+
+
+# --- beside a worker of the version before, which knows no orders -----------------------------------------------------
+
+
+def as_if_before(orders: Orders, *messages: Message, actor: UUID | None = None) -> None:
+    """Have a worker handle messages that neither sees nor changes orders."""
+    contents = orders.scene.database.contents
+    kept, asked = dict(contents.tables["standing_orders"]), dict(contents.tables.get("transfers", {}))
+    contents.tables["standing_orders"] = {}
+    contents.tables["transfers"] = {id_: replace(row, order_id=None) for id_, row in asked.items()}
+    orders.when(*messages, actor=actor)
+    contents = orders.scene.database.contents
+    contents.tables["standing_orders"] = kept
+    contents.tables["transfers"] = {
+        id_: replace(row, order_id=asked[id_].order_id) for id_, row in contents.tables["transfers"].items()
+    }
+
+
+def look_later(orders: Orders) -> list[Any]:
+    """Look when it is time to look for a missed answer; return everything that comes of it."""
+    orders.now += HOUR
+    record = ORDER_LOOKS.record(orders.order)
+    assert record is not None
+    assert record.due_at is not None
+    assert record.due_at <= orders.now
+    message = decode(record, {model.TYPE.encode(): model for model in GROUPS.handlers}, ())
+    assert isinstance(message, Incoming)
+    return orders.when(message)
+
+
+@pytest.mark.parametrize("terms", [KEEP, MONTHLY])
+def test_an_order_whose_membership_has_ended_is_stopped_when_it_is_looked_at(terms: dict[str, Any]) -> None:
+    orders = Orders(with_units(3, 1))
+    orders.when(setting(terms))
+    as_if_before(orders, DetachMembers(group_id=GROUP, members=(MemberRef(member_id=BOB),)), actor=ADA)
+    orders.now = beginning_of(FEBRUARY)
+    told = look_later(orders)
+    ids = {"group_id": GROUP, "owner_id": ADA, "member_id": BOB, "order_id": ORDER}
+    assert told == [StandingOrderStopped(**ids, reason="detached")]
+    assert (orders.order.state, orders.order.due_at) == (OrderState.STOPPED, None)
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_an_order_that_missed_its_answer_goes_on_with_what_the_transfer_says(is_refused: bool) -> None:
+    orders = Orders(with_units(3, 1))
+    orders.when(setting(KEEP))
+    orders.asked()
+    as_if_before(orders, orders.refusal() if is_refused else orders.answer(27, 2))
+    told = look_later(orders)
+    assert orders.order.transfer_id is None
+    assert [type(each) for each in told] == [StandingOrderPaused] * is_refused
+    assert (orders.order.state, orders.order.month_units) == (
+        (OrderState.PAUSED, 0) if is_refused else (OrderState.ACTIVE, 27)
+    )
+    assert orders.look() == [], "the balance that it was asked for is not news"
+    orders.when(balance(4, 2))
+    assert len(orders.look()) == (not is_refused)
+
+
+def test_a_month_whose_answer_was_missed_is_paid_once() -> None:
+    orders = Orders()
+    orders.when(setting(MONTHLY))
+    orders.now = beginning_of(FEBRUARY)
+    orders.asked()
+    as_if_before(orders, orders.answer(20, 1))
+    look_later(orders)
+    assert (orders.look(), orders.order.next_month) == ([], MARCH)
+
+
+def test_a_stopped_order_that_missed_its_answer_counts_what_was_moved() -> None:
+    orders = Orders(with_units(3, 1))
+    orders.when(setting(KEEP))
+    orders.asked()
+    as_if_before(orders, orders.answer(27, 2))
+    orders.when(stopping())
+    assert look_later(orders) == []
+    assert (orders.order.state, orders.order.transfer_id, orders.order.month_units) == (OrderState.STOPPED, None, 27)
+
+
+def test_an_order_that_has_no_answer_goes_on_waiting() -> None:
+    orders = Orders(with_units(3, 1))
+    orders.when(setting(KEEP))
+    orders.asked()
+    waits = orders.order
+    assert look_later(orders) == []
+    assert orders.order == replace(waits, due_at=orders.now + HOUR, looks=waits.looks + 1)
+    orders.when(orders.answer(27, 2))
+    assert orders.order.transfer_id is None
+
+
+def test_a_look_for_another_transfer_than_the_order_waits_for_changes_nothing() -> None:
+    orders = Orders(with_units(3, 1))
+    orders.when(setting(KEEP))
+    stale = ORDER_LOOKS.record(orders.order)
+    assert stale is not None
+    orders.asked()
+    orders.now += HOUR
+    before = orders.order
+    message = decode(stale, {model.TYPE.encode(): model for model in GROUPS.handlers}, ())
+    assert isinstance(message, Incoming)
+    assert orders.when(message) == []
+    assert orders.order == before

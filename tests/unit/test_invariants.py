@@ -391,7 +391,7 @@ def ordered(order: StandingOrder | None = KEPT, lines: Sequence[Any] = (), **of_
 def asked_again(order: StandingOrder, **of_transfer: Any) -> Snapshot:
     """Return the snapshot in which an order waits for another transfer."""
     id_ = id_of("again")
-    waits = ordered(replace(order, transfer_id=id_), **of_transfer)
+    waits = ordered(replace(order, transfer_id=id_, due_at=order.due_at or END), **of_transfer)
     pending = groups.Transfer(
         *(id_, GROUP, OWNER, "amount", 1, TransferState.PENDING, None, None, NOW, None, 1),
         **{**OF_THE_ORDER, **of_transfer},
@@ -620,8 +620,16 @@ BROKEN_ORDERS: list[tuple[str, Snapshot, list[Invariant]]] = [
     ("a transfer was asked for by an order that is not there", ordered(None), [Invariant.ORDER_MISMATCH]),
     ("a transfer is of a later setting", ordered(order_version=2), [Invariant.ORDER_MISMATCH]),
     ("a transfer is of another owner's order", ordered(replace(KEPT, owner_id=OTHER)), [Invariant.ORDER_MISMATCH]),
-    ("an order waits for what ended", ordered(replace(KEPT, transfer_id=id_of("given"))), [Invariant.ORDER_MISMATCH]),
-    ("an order waits for nothing", ordered(replace(KEPT, transfer_id=id_of("x"))), [Invariant.ORDER_MISMATCH]),
+    (
+        "an order waits for what ended",
+        ordered(replace(KEPT, transfer_id=id_of("given"), due_at=END)),
+        [Invariant.ORDER_MISMATCH],
+    ),
+    (
+        "an order waits for nothing",
+        ordered(replace(KEPT, transfer_id=id_of("x"), due_at=END)),
+        [Invariant.ORDER_MISMATCH],
+    ),
     ("an order has no terms", ordered(replace(KEPT, target_units=None)), [Invariant.ORDER_MISMATCH]),
     ("an active order has ended", ordered(replace(KEPT, ended_at=NOW)), [Invariant.ORDER_MISMATCH]),
     ("an active order says why it waits", ordered(replace(KEPT, code="units_short")), [Invariant.ORDER_MISMATCH]),
@@ -629,6 +637,14 @@ BROKEN_ORDERS: list[tuple[str, Snapshot, list[Invariant]]] = [
         "a paused order is due",
         ordered(replace(KEPT, state=OrderState.PAUSED, version=2, code="units_short", due_at=END)),
         [Invariant.ORDER_MISMATCH],
+    ),
+    (
+        "nobody looks for the answer to an order's transfer",
+        in_groups(
+            asked_again(replace(KEPT, monthly_bound_units=99), bound_units=99),
+            orders=[replace(KEPT, monthly_bound_units=99, transfer_id=id_of("again"))],
+        ),
+        [Invariant.ORDER_STALLED],
     ),
     ("nobody looks at a member who is short", ordered(replace(KEPT, threshold_units=6)), [Invariant.ORDER_STALLED]),
     (

@@ -59,7 +59,9 @@ def _order(
         yield Violation(Invariant.ORDER_MISMATCH, str(id_), wrong)
     if order.state is not OrderState.STOPPED and (membership is None or not membership.active):
         yield Violation(Invariant.ORDER_WITHOUT_MEMBER, str(id_), f"{order.state}, and {order.member_id} is no member")
-    if order.state is OrderState.ACTIVE and order.kind is OrderKind.MONTHLY and not (order.due_at or order.transfer_id):
+    if order.due_at is None and order.transfer_id is not None:
+        yield Violation(Invariant.ORDER_STALLED, str(id_), f"nothing will look what became of {order.transfer_id}")
+    elif order.due_at is None and order.state is OrderState.ACTIVE and order.kind is OrderKind.MONTHLY:
         yield Violation(Invariant.ORDER_STALLED, str(id_), f"nothing will look at it in {order.next_month:%Y-%m}")
     yield from _asked(order, asked)
     yield from _months(order, asked)
@@ -97,8 +99,8 @@ def _misshapen(order: StandingOrder) -> str | None:
         return f"{order.state}, ended at {order.ended_at}"
     if (order.code is None) is (order.state is OrderState.PAUSED):
         return f"{order.state}, and its code is {order.code}"
-    if order.due_at is not None and (order.state is not OrderState.ACTIVE or order.transfer_id is not None):
-        return f"{order.state}, transfer {order.transfer_id}, and due at {order.due_at}"
+    if order.due_at is not None and order.state is not OrderState.ACTIVE and order.transfer_id is None:
+        return f"{order.state}, and due at {order.due_at}"
     return None
 
 

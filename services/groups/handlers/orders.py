@@ -8,6 +8,7 @@ under the row's lock.
 
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 from popfax_contracts.codes import GroupsCode
 from popfax_contracts.groups import SetStandingOrder, StandingOrderRefused, StandingOrderSet, StopStandingOrder
@@ -16,6 +17,7 @@ from services.chassis.rows import replace
 from services.chassis.service import Moment, needs
 from services.groups import transitions
 from services.groups.domain import (
+    ORDERS_WAIT,
     Membership,
     OrderKind,
     OrderState,
@@ -24,6 +26,7 @@ from services.groups.domain import (
     Transfer,
     TransferState,
     beginning_of,
+    history_of_membership,
     membership_of,
     month_after,
     month_of,
@@ -156,22 +159,80 @@ def _due(load: LoadPlan, message: Incoming[OrderDue]) -> None:
     due = message.body
     load.orders.add(due.order_id)
     load.subscribers.add(due.member_id)
+    load.memberships.then(
+        membership_of(due.group_id, due.member_id),
+        lambda member: load.history.add(history_of_membership(member.id, member.epoch)),
+    )
+    if due.transfer_id is not None:
+        load.transfers.add(due.transfer_id)
 
 
 @needs(_due)
 def order_due(roster: Roster, message: Incoming[OrderDue], moment: Moment) -> Outcome:
-    """Look at a standing order, and ask the ledger if there is something to do."""
+    """Look at a standing order, and ask the ledger if there is something to do.
+
+    Whatever a worker of a version that knows no orders did meanwhile is caught up with first: it ends memberships
+    and takes the ledger's answers without a word to their orders.
+    """
     order = roster.orders.find(message.body.order_id)
     if order is None or order.due_at is None or order.due_at > moment.now:
         return ()  # another replica was faster, or the order was changed
+    if order.transfer_id != message.body.transfer_id:
+        return ()  # it was changed, and is looked at again
+    member = roster.memberships[membership_of(order.group_id, order.member_id)]
+    if order.state is not OrderState.STOPPED and not member.active:
+        ended = roster.history[history_of_membership(member.id, member.epoch)]
+        return [transitions.stop_order(roster, order, ended.outcome, moment)]
+    if order.transfer_id is not None:
+        return _look_for_answer(roster, order, roster.transfers[order.transfer_id], moment)
     order = order.in_month(month_of(moment.now)).due(None)
-    member = roster.subscriber(order.member_id)
-    request = _monthly(order) if order.kind is OrderKind.MONTHLY else _keeping(order, member)
+    holder = roster.subscriber(order.member_id)
+    request = _monthly(order) if order.kind is OrderKind.MONTHLY else _keeping(order, holder)
     if request is None:
-        roster.orders.put(order.due(_again(order, member)))
+        roster.orders.put(order.due(_again(order, holder)))
         return ()
-    transfer = request.of(order, moment)
-    roster.orders.put(replace(order, transfer_id=transfer.id))
+    id_ = order_transfer(order, request.balance_version)
+    return ask(roster, order, id_, request.mode, request.amount_units, moment)
+
+
+def _look_for_answer(roster: Roster, order: StandingOrder, transfer: Transfer, moment: Moment) -> Outcome:
+    """Settle an order whose transfer is no longer open, or go on waiting.
+
+    Which balance shows the transfer is not known any more: not the one that it was asked for, so a later one.
+    """
+    if transfer.state is TransferState.PENDING:
+        roster.orders.put(order.due(moment.now + ORDERS_WAIT))
+        return ()
+    if transfer.state is TransferState.REFUSED:
+        return transitions.order_refused(roster, transfer, transfer.code or GroupsCode.CANCELLED, moment)
+    as_asked = replace(order, version=transfer.order_version or 0, month=transfer.month or order.month)
+    known = roster.subscriber(order.member_id).balance_version
+    is_asked_for = order_transfer(as_asked, known) == transfer.id
+    transitions.order_transferred(roster, transfer, transfer.total_units or 0, known + is_asked_for, moment)
+    return ()
+
+
+def ask(
+    roster: Roster, order: StandingOrder, transfer_id: UUID, mode: str, amount_units: int, moment: Moment
+) -> Outcome:
+    """Ask the ledger for a transfer that an order wants. Until the answer it asks for nothing else."""
+    transfer = Transfer(
+        id=transfer_id,
+        group_id=order.group_id,
+        owner_id=order.owner_id,
+        mode=mode,
+        amount_units=amount_units,
+        state=TransferState.PENDING,
+        code=None,
+        total_units=None,
+        asked_at=moment.now,
+        ended_at=None,
+        order_id=order.id,
+        order_version=order.version,
+        month=order.month,
+        bound_units=order.monthly_bound_units,
+    )
+    roster.orders.put(replace(order.due(moment.now + ORDERS_WAIT), transfer_id=transfer.id))
     return transfers.request(roster, transfer, (order.member_id,), moment)
 
 
@@ -181,27 +242,7 @@ class _Request:
 
     mode: str
     amount_units: int
-    bound_units: int | None = None
     balance_version: int | None = None
-
-    def of(self, order: StandingOrder, moment: Moment) -> Transfer:
-        """Return the transfer."""
-        return Transfer(
-            id=order_transfer(order, self.balance_version),
-            group_id=order.group_id,
-            owner_id=order.owner_id,
-            mode=self.mode,
-            amount_units=self.amount_units,
-            state=TransferState.PENDING,
-            code=None,
-            total_units=None,
-            asked_at=moment.now,
-            ended_at=None,
-            order_id=order.id,
-            order_version=order.version,
-            month=order.month,
-            bound_units=self.bound_units,
-        )
 
 
 def _monthly(order: StandingOrder) -> _Request | None:
@@ -222,9 +263,8 @@ def _keeping(order: StandingOrder, member: Subscriber) -> _Request | None:
     if not left or not order.is_short(member):
         return None
     if left >= target:
-        return _Request("top_up_to", target, order.monthly_bound_units, member.balance_version)
-    amount = min(left, target - member.available_units)
-    return _Request("amount", amount, order.monthly_bound_units, member.balance_version)
+        return _Request("top_up_to", target, member.balance_version)
+    return _Request("amount", min(left, target - member.available_units), member.balance_version)
 
 
 def _again(order: StandingOrder, member: Subscriber) -> datetime | None:

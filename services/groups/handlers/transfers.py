@@ -131,7 +131,8 @@ def transfers_posted(roster: Roster, message: Incoming[TransfersPosted], moment:
     transfer = roster.transfers.find(message.body.transfer_id)
     if transfer is None or transfer.state is not TransferState.PENDING:
         return ()
-    transitions.order_transferred(roster, transfer, message.body, moment)
+    shown_by = max(leg.version for leg in message.body.legs)
+    transitions.order_transferred(roster, transfer, message.body.total_units, shown_by, moment)
     return [*transitions.complete_transfer(roster, transfer, message.body, moment), ClearTimer(transfer.id)]
 
 
