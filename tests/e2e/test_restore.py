@@ -29,10 +29,14 @@ from popfax_contracts.groups import (
     MemberAccountCreated,
     MemberAccountRefused,
     MemberJoined,
+    SetStandingOrder,
+    StandingOrderPaused,
+    StandingOrderSet,
     TransferRefused,
     UnitsTransferred,
 )
 from popfax_contracts.ledger import SpendRefused, UnitsSpent
+from popfax_contracts.message import group_of
 from popfax_contracts.notifications import PasswordLinkIssued
 from popfax_contracts.provisioning import (
     AccountChangeRefused,
@@ -222,7 +226,20 @@ def _unsent(world: World) -> int:
     return int(world.rows(Principal.NOTIFICATIONS, "SELECT count(*) FROM mails WHERE state = 'rendered'")[0][0])
 
 
+def _order(operator: Operator, traffic: Traffic) -> None:
+    """Let a standing order ask for a transfer, which no command explains."""
+    world, (owner, guest) = operator.world, (traffic.owner, traffic.guest)
+    terms = dict.fromkeys(("threshold_units", "target_units", "monthly_bound_units"), 10_000)  # more than they have
+    world.ask(
+        SetStandingOrder(group_id=group_of(owner.id), member_id=guest.id, kind="keep_at", **terms),
+        StandingOrderSet,
+        actor=owner.id,
+    )
+    world.log.wait(1, lambda seen: seen.says(StandingOrderPaused) and seen["owner_id"] == str(owner.id))
+
+
 OF_ITS_OWN = {
+    Principal.GROUPS: _order,
     Principal.LEDGER: _correction,
     Principal.PROVISIONING: _expiry,
     Principal.NOTIFICATIONS: _mails_put_off,

@@ -17,8 +17,23 @@ from deploy.operator.replay.particular import particular_of
 from deploy.operator.replay.story import Told, heard_of, steps
 from popfax_contracts.catalogue import MESSAGES
 from popfax_contracts.fields import Language
-from popfax_contracts.groups import CreateMemberAccount, LowBalanceSet, SetLowBalance
-from popfax_contracts.ledger import CreditUnits, Leg, PostTransfers, ReserveUnits, SpendUnits
+from popfax_contracts.groups import (
+    CreateMemberAccount,
+    LowBalanceSet,
+    SetLowBalance,
+    SetStandingOrder,
+    StandingOrderStopped,
+)
+from popfax_contracts.ledger import (
+    BalanceChanged,
+    CreditUnits,
+    Leg,
+    PostedLeg,
+    PostTransfers,
+    ReserveUnits,
+    SpendUnits,
+    TransfersPosted,
+)
 from popfax_contracts.message import Message, group_of
 from popfax_contracts.notifications import SendMembersLow
 from popfax_contracts.provisioning import PlanPublished
@@ -29,18 +44,21 @@ from services.chassis.kafka import partition_of
 from services.chassis.messages import Incoming, Outgoing, SetTimer, StoredRecord, headers_of, source_of
 from services.chassis.partitions import Place
 from services.chassis.pipeline import Pipeline
-from services.chassis.postgres import OUTBOX, PostgresDatabase, driver_of
+from services.chassis.postgres import OUTBOX, TIMER, PostgresDatabase, driver_of
 from services.chassis.sagas import CancelSaga, RetrySaga
 from services.chassis.service import Moment
 from services.chassis.shell import FromKafka, Shell
 from services.chassis.timers import fire_due
-from services.groups.domain import Membership, membership_of
-from services.groups.tables import low_balances, sagas
+from services.groups.domain import HistoryEntry, Kind, Membership, history_of_membership, membership_of
+from services.groups.tables import history, low_balances, memberships, sagas, standing_orders
+from services.groups.tables import transfers as groups_transfers
 from services.ledger.tables import accounts, transfers
 from tests.integration.recorder import scratch_database
 from tests.integration.seeding import seed
 
 BEGINNING = datetime(2026, 3, 1, 10, tzinfo=UTC)
+DAY = 24 * 3600
+"""In seconds."""
 
 
 @dataclass
@@ -300,29 +318,97 @@ async def test_a_saga_is_called_off_again_by_its_deadline(groups: tuple[Database
 
 async def test_members_who_were_told_as_low_are_not_told_again(groups: tuple[Database, Database]) -> None:
     lost, restored = groups
-    owner_id, member_id = uuid4(), uuid4()
-    group_id = group_of(owner_id)
-    for database in groups:
-        member = Membership(
-            membership_of(group_id, member_id), group_id, owner_id, member_id, True, 1, None, BEGINNING, None
-        )
-        engine = postgres.engine(database.url, 1)
-        await seed(engine, [member])
-        await engine.dispose()
-    topics, day = Topics(), 24 * 3600
-    asked = topics.send(SetLowBalance(group_id=group_id, below_units=5, mail=True), Principal.PLATFORM, owner_id)
-    told = await lost.handle((1, [asked]), (day, []), (2 * day, []))
+    owner_id, member_id = await _with_member(groups)
+    setting = SetLowBalance(group_id=group_of(owner_id), below_units=5, mail=True)
+    topics = Topics()
+    told = await lost.handle((1, [topics.send(setting, Principal.PLATFORM, owner_id)]), (DAY, []))
     assert [each.type for each in told] == [LowBalanceSet.TYPE, SendMembersLow.TYPE]
     async with restored.replay(topics, told) as (report, connection):
         assert report.problems == []
-        found = await _told_as_low(connection)
+        found = await _rows(connection, low_balances)
     async with lost.connected() as connection:
-        assert found == await _told_as_low(connection) == [(5, 1, member_id.hex)]
+        assert found == await _rows(connection, low_balances)
+    assert [(row.mails, row.low) for row in found] == [(1, member_id.hex)]
 
 
-async def _told_as_low(connection: Any) -> list[Any]:
-    query = sa.select(low_balances.c.below_units, low_balances.c.mails, low_balances.c.low)
-    return [tuple(row) for row in await connection.execute(query)]
+async def _with_member(databases: Sequence[Database]) -> tuple[UUID, UUID]:
+    """Have an owner and a member in each database; return both."""
+    owner_id, member_id = uuid4(), uuid4()
+    group_id = group_of(owner_id)
+    id_ = membership_of(group_id, member_id)
+    member = Membership(id_, group_id, owner_id, member_id, True, 1, None, BEGINNING, None)
+    began = history_of_membership(id_, 1), group_id, Kind.MEMBERSHIP, BEGINNING, None, member_id, id_
+    for database in databases:
+        engine = postgres.engine(database.url, 1)
+        await seed(engine, [member, HistoryEntry(*began, None, "active", None, None)])
+        await engine.dispose()
+    return owner_id, member_id
+
+
+async def _rows(connection: Any, *tables: sa.Table) -> list[Any]:
+    return [row for table in tables for row in await connection.execute(sa.select(table).order_by(*table.primary_key))]
+
+
+ORDERED = (standing_orders, groups_transfers, history, TIMER)
+
+
+async def test_what_a_standing_order_asked_for_is_taken_over(groups: tuple[Database, Database]) -> None:
+    """It asked twice, and a second time for what was not answered; the balances between are gone from their topic."""
+    lost, restored = groups
+    owner_id, member_id = await _with_member(groups)
+    topics, terms = Topics(), {"threshold_units": 10, "target_units": 30, "monthly_bound_units": 40}
+    setting = SetStandingOrder(group_id=group_of(owner_id), member_id=member_id, kind="keep_at", **terms)
+    (_, asked) = await lost.handle((1, [topics.send(setting, Principal.PLATFORM, owner_id)]))
+    id_ = PostTransfers.from_json(asked.value).transfer_id
+    leg = PostedLeg(account_id=member_id, amount_units=30, version=1)
+    answer = TransfersPosted(transfer_id=id_, source_id=owner_id, legs=(leg,), total_units=30)
+    seen = topics.send(answer, Principal.LEDGER)
+    compacted = [
+        Topics().send(_balance(member_id, units, version), Principal.LEDGER) for units, version in ((30, 1), (5, 2))
+    ]
+    newest = topics.send(_balance(member_id, 4, 3), Principal.LEDGER)
+    told = await lost.handle((2, [seen]), (3, compacted[:1]), (4, compacted[1:]), (5, [newest]), (70, []))
+    assert [each.type for each in told].count(PostTransfers.TYPE) == 3
+    async with restored.replay(topics, told) as (report, connection):
+        assert report.problems == []
+        found = await _rows(connection, *ORDERED)
+    async with lost.connected() as connection:
+        assert found == await _rows(connection, *ORDERED)
+    told[1].value = told[1].value.replace(b'"top_up_to_units":30', b'"top_up_to_units":31')
+    async with restored.replay(topics, told) as (report, _):
+        assert report.problems, "another order would have asked for that"
+    told[1].correlation_id = str(uuid4())
+    async with restored.replay(topics, told) as (report, _):
+        assert f"{PostTransfers.TYPE} of {owner_id}" in report.problems[0]
+
+
+def _balance(account_id: UUID, units: int, version: int) -> BalanceChanged:
+    return BalanceChanged(account_id=account_id, version=version, balance_units=units, available_units=units)
+
+
+async def test_an_order_that_ended_when_it_was_looked_at_has_ended(groups: tuple[Database, Database]) -> None:
+    lost, restored = groups
+    owner_id, member_id = await _with_member(groups)
+    topics = Topics()
+    setting = SetStandingOrder(group_id=group_of(owner_id), member_id=member_id, kind="monthly", amount_units=5)
+    asked = topics.send(setting, Principal.PLATFORM, owner_id)
+    for database in groups:
+        await database.handle((1, [asked]))
+        async with database.connected() as connection:
+            await connection.execute(sa.update(memberships).values(active=False))
+            await connection.execute(sa.update(history).values(outcome="left"))
+            await connection.execute(sa.update(standing_orders).values(due_at=BEGINNING))
+            await connection.commit()
+    told = await lost.handle((2, []))
+    assert StandingOrderStopped.from_json(told[-1].value).reason == "left"
+    async with restored.connected() as connection:
+        await connection.execute(sa.update(standing_orders).values(due_at=None))  # what set the look off is gone
+        await connection.commit()
+    async with restored.replay(topics, told) as (report, connection):
+        assert report.problems == []
+        found = await _rows(connection, standing_orders)
+    async with lost.connected() as connection:
+        assert found == await _rows(connection, standing_orders)
 
 
 @pytest.mark.parametrize("message", [CancelSaga, RetrySaga])

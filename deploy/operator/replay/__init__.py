@@ -7,5 +7,5 @@ published, byte for byte: what is there already is not published again, what was
 committed.
 
 `window` reads the topics, `story` finds the order, `again` has it happen again in one transaction, and `particular`
-knows what is particular about each service.
+knows what is particular about each service. `looks` takes over what groups' looks led to, which can't be decided again.
 """

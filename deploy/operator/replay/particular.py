@@ -12,11 +12,12 @@ from uuid import UUID, uuid4
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from deploy.operator.replay.looks import take_over
 from deploy.operator.replay.story import Heard, Told
 from popfax_contracts.ids import derive
 from popfax_contracts.ledger import BalanceCorrected, PostTransfers
 from popfax_contracts.message import Command, Message
-from popfax_contracts.notifications import PasswordLinkIssued, SendInvitation, SendMembersLow
+from popfax_contracts.notifications import PasswordLinkIssued, SendInvitation
 from popfax_contracts.provisioning import (
     CloseAccount,
     OptionPublished,
@@ -35,7 +36,6 @@ from popfax_contracts.topics import (
 from services.chassis.envelopes import id_of
 from services.chassis.messages import Outgoing, StoredRecord, Undecodable
 from services.chassis.postgres import OUTBOX, PostgresTransaction
-from services.chassis.rows import replace
 from services.chassis.sagas import CancelSaga, RetrySaga
 from services.chassis.service import Service
 from services.groups import tables as groups
@@ -166,16 +166,8 @@ class _Groups(_WithSagas):
             await tx.execute(insert(groups.commands).on_conflict_do_nothing(), posted)
 
     async def state(self, tx: PostgresTransaction, told: Sequence[Told]) -> bool:
-        """Take over which members were told as low. The look that found them knew of looks of which no event tells."""
-        looks = [SendMembersLow.from_json(each.value) for each in told if each.type == SendMembersLow.TYPE]
-        settings = await tx.fetch(groups.LOW_BALANCES, [look.group_id for look in looks])
-        for look in looks:
-            known = settings.find(look.group_id)
-            if known is not None and (known.mailed_on is None or known.mailed_on < look.day):
-                low = tuple(sorted({*known.low, *(member_id.hex for member_id in look.members)}))
-                settings.put(replace(known, mailed_on=look.day, mails=known.mails + 1, low=low))
-        await tx.save([settings])
-        return bool(looks)
+        """Take over what looks at low balances and standing orders led to."""
+        return await take_over(tx, told)
 
     def tokens(self, heard: Iterable[Heard]) -> Sequence[bytes]:
         """Return the tokens of the invitations: they travel in the commands that have them mailed."""
