@@ -5,6 +5,7 @@ nothing, so an index of the rows themselves finds those that are due. A handler 
 still due, so an alarm needs no claim: of two replicas that found the same row, the second finds it changed.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,7 +28,8 @@ class Alarm(Generic[R]):
 
     `moment` is a column or expression with an index over the rows that are `waiting`; a row is due `after` that moment.
     `record` says the same in Python, exactly: it returns None for a row that is not waiting. The message has the row's
-    key: while that is blocked by a parked message, the row is passed over.
+    key: while that is blocked by a parked message, the row is passed over. At most `at_once` rows are handled together:
+    set it where handling one reads many others.
     """
 
     mapped: Mapped[Any, R]
@@ -35,6 +37,7 @@ class Alarm(Generic[R]):
     waiting: sa.ColumnElement[bool]
     record: Callable[[R], StoredRecord | None]
     after: timedelta = _NOTHING_LATER
+    at_once: int = sys.maxsize
 
 
 def due_record(timer: SetTimer, correlation_id: str, actor: UUID | None = None) -> StoredRecord:

@@ -92,7 +92,7 @@ class MemoryDatabase:
         due: list[StoredRecord] = []
         for alarm in alarms:
             ahead = [(at, record) for at, record in self._ahead(alarm) if at <= now]
-            due += [record for _, record in sorted(ahead, key=lambda each: each[0])[:limit]]
+            due += [record for _, record in sorted(ahead, key=lambda each: each[0])[: min(limit, alarm.at_once)]]
         return due
 
     async def next_alarm(self, alarms: Sequence[Alarm[Any]]) -> datetime | None:

@@ -261,10 +261,8 @@ class PostgresDatabase:
         with translated():
             async with autocommitting(self.engine) as connection:
                 for alarm in alarms:
-                    query = (
-                        waiting_rows(alarm, *alarm.mapped.columns).where(alarm.moment <= now - alarm.after).limit(limit)
-                    )
-                    rows = await connection.execute(query)
+                    query = waiting_rows(alarm, *alarm.mapped.columns).where(alarm.moment <= now - alarm.after)
+                    rows = await connection.execute(query.limit(min(limit, alarm.at_once)))
                     due += [alarm.record(alarm.mapped.from_values(values)) for values in rows]
         return [record for record in due if record is not None]
 

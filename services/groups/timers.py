@@ -57,8 +57,8 @@ def _look_at(setting: LowBalance) -> StoredRecord | None:
     return due_record(SetTimer(id_, setting.look_at, due), str(id_))
 
 
-LOOKS = Alarm(LOW_BALANCES, low_balances.c.look_at, TO_LOOK_AT, _look_at)
-"""The next look at the members of a group whose owner wants to be mailed."""
+LOOKS = Alarm(LOW_BALANCES, low_balances.c.look_at, TO_LOOK_AT, _look_at, at_once=10)
+"""The next look at the members of a group whose owner wants to be mailed: each reads all of them."""
 
 
 def _look_at_order(order: StandingOrder) -> StoredRecord | None:

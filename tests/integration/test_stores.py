@@ -717,6 +717,13 @@ async def test_a_group_is_looked_at_when_its_row_says(stores: Stores) -> None:
     assert [(each.due_at, each.key) for each in (first, second)] == [(NOW, str(A).encode()), (LATER, str(B).encode())]
 
 
+async def test_of_rows_that_read_many_others_few_are_due_at_once(stores: Stores) -> None:
+    store = stores(Principal.GROUPS)
+    await write(store, *(groups.LowBalance(UUID(int=n), C, 5, NOW, None, 0, ()) for n in range(LOOKS.at_once + 1)))
+    due = await rings(store, LOOKS, NOW, 500)
+    assert len(due) == LOOKS.at_once == 10
+
+
 @pytest.mark.parametrize("reminded", [None, 31, 30, 8, 7, 2, 1, 0])
 async def test_an_account_is_due_when_its_rules_say(stores: Stores, reminded: int | None) -> None:
     """The index's expression and `Subscriber.next_due` are the same, also across a change of clocks."""

@@ -101,6 +101,13 @@ def test_another_number_keeps_who_was_told_and_no_more_mails_forget_it() -> None
     assert setting_of(found) == replace(known, below_units=20, look_at=None, low=())
 
 
+def test_a_look_that_is_overdue_still_takes_place() -> None:
+    found = scene(bea=15).when(set_to(20, mail=True), DUE, actor=ADA, at=LOOK + timedelta(hours=1))
+    mail = told(BEA).model_copy(update={"below_units": 20})
+    found.then(LowBalanceSet(group_id=GROUP, owner_id=ADA, below_units=20, mail=True), mail)
+    assert setting_of(found).look_at == LOOK + DAY
+
+
 # --- the look ---
 
 

@@ -33,6 +33,7 @@ def set_low_balance(roster: Roster, message: Incoming[SetLowBalance], moment: Mo
     look_at = None
     if command.mail:
         look_at = next_look(command.group_id, moment.now, zone_of(roster.subscriber(owner_id).time_zone))
+        look_at = min(look_at, known.look_at or look_at)  # one that is overdue still takes place
     roster.low_balances.put(
         replace(known, below_units=command.below_units, look_at=look_at, low=known.low if command.mail else ())
     )
