@@ -14,7 +14,7 @@ STUCK_AFTER = timedelta(hours=1)
 """A mail that waits longer for somebody's record is shown as stuck, and the audit finds it."""
 
 SUBJECT_WAIT = timedelta(days=1)
-"""How long a mail waits for the record of the person it is about. Then it is sent without a name."""
+"""How long a mail waits for the records of the people it is about, or names. Then it is sent without their names."""
 
 RECIPIENT_WAIT = timedelta(days=7)
 """How long a mail waits for its recipient's record. Then it is abandoned: no link in a mail is valid for longer."""

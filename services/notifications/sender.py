@@ -10,7 +10,7 @@ each attempt, with the names of those who are there.
 
 A mail that can't be rendered, or does not parse back as intended, is parked with a code and never sent. A mail waits
 for the records of its people, but not forever (`domain`): without its recipient's record it is abandoned in the end,
-without that of the person it is about it is sent without a name.
+without those of the people it is about, or names, it is sent without their names.
 
 Mails are sent in rounds, each of which is taken by a few statements and recorded by a few. Two rounds are under way at
 once: while the mails of one are with the server, those of the other are rendered or recorded. To each other they are
@@ -54,6 +54,9 @@ from services.notifications.tables import DELIVERIES, MAILS, PEOPLE, deliveries,
 log = structlog.get_logger(__name__)
 
 ROUNDS = 2
+
+NAMES_AGAIN = timedelta(seconds=5)
+"""When a mail is looked at again that names people without a record. No query finds those, so it leaves the queue."""
 
 RECORD_AGAIN_S = 1.0
 """The pause before recording the server's answer is tried again."""
@@ -228,6 +231,8 @@ async def _take(
     fresh = [row for row in rows if before[row.id].rendered is None]
     directory = await _look_up(connection, fresh)
     await _give_up(connection, fresh, directory, now)
+    nameless = [row for row in fresh if directory.lacks_names(row, now)]
+    await _put_off(connection, [row.id for row in nameless], [now + NAMES_AGAIN] * len(nameless))
     ready = [row for row in rows if before[row.id].rendered is not None or directory.has(row, now)]
     taken: list[Due] = []
     uncertain: list[int] = []
@@ -273,6 +278,11 @@ async def _give_up(connection: AsyncConnection, rows: Sequence[Any], directory: 
         log.error("mail_abandoned", mail_id=str(row.id), template=row.template, recipient_id=str(row.recipient_id))
 
 
+async def _put_off(connection: AsyncConnection, ids: Sequence[UUID], until: Sequence[datetime]) -> None:
+    if ids:
+        await connection.execute(_LATER, {"p_id": ids, "p_next": until})
+
+
 async def _before(connection: AsyncConnection, rows: Sequence[Any]) -> dict[UUID, Delivery]:
     """Return the deliveries of mails that are locked by now.
 
@@ -298,7 +308,7 @@ class _Directory:
     """People whose record is being changed."""
 
     def has(self, row: Any, now: datetime) -> bool:
-        """Return whether a mail can be rendered: recipient and subject are known, or the latter never will be."""
+        """Return whether a mail can be rendered: all its people are known, or all but its recipient never will be."""
         return (
             row.recipient_id in self.people
             and (
@@ -308,7 +318,12 @@ class _Directory:
                 or (row.about_id in self.unknown and row.made_at <= now - SUBJECT_WAIT)
             )
             and not any(id_ in self.changing for id_, _ in named_in(row.params))
+            and not self.lacks_names(row, now)
         )
+
+    def lacks_names(self, row: Any, now: datetime) -> bool:
+        """Return whether a mail still waits for the records of people whom it names."""
+        return row.made_at > now - SUBJECT_WAIT and any(id_ in self.unknown for id_, _ in named_in(row.params))
 
 
 async def _look_up(connection: AsyncConnection, rows: Sequence[Any]) -> _Directory:
@@ -405,8 +420,7 @@ async def _record(
     if put_off := [answer.mail for answer in answers if not answer.final]:
         last = len(settings.mail_backoff_s)
         pauses = [settings.mail_backoff_s[min(mail.attempts, last) - 1] for mail in put_off]
-        nexts = [now + timedelta(seconds=pause) for pause in pauses]
-        await connection.execute(_LATER, {"p_id": [mail.id for mail in put_off], "p_next": nexts})
+        await _put_off(connection, [mail.id for mail in put_off], [now + timedelta(seconds=pause) for pause in pauses])
     return answers
 
 

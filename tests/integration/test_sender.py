@@ -541,6 +541,29 @@ class TestStrangers:
         assert "a member" in mail["subject"]
         assert (await post.row(stranger)).state == "queued", "that to her waits longer"
 
+    async def test_a_mail_waits_for_the_records_of_all_whom_it_names_and_keeps_no_other_waiting(
+        self, post: Post
+    ) -> None:
+        owner, nina, odd = post.person("Olga"), post.person("Nina"), post.person("Odd")
+        await post.tell(owner, nina, low(owner, nina, odd))
+        assert await post.send_all() == 0
+        assert (await post.row(owner)).next_attempt_at > datetime.now(UTC), "others are looked at before it again"
+        await post.tell(odd)
+        await post.make_due()
+        assert await post.send_all() == 1
+        assert "- Odd Martin" in post.arrived(owner)[0].get_body(("plain",)).get_content()  # type: ignore[union-attr]
+
+    async def test_a_mail_that_names_a_stranger_goes_out_after_a_day(self, post: Post) -> None:
+        owner, nina, odd = post.person("Olga"), post.person("Nina"), post.person("Odd")
+        await post.tell(owner, nina, low(owner, nina, odd))
+        await post.send_all()
+        await self.age(post, "day")
+        await post.make_due()
+        assert await post.send_all() == 1
+        text = post.arrived(owner)[0].get_body(("plain",)).get_content()  # type: ignore[union-attr]
+        assert "- Nina Martin" in text
+        assert "- A member" in text
+
     async def test_a_mail_to_a_stranger_is_abandoned_after_a_week_and_its_token_forgotten(self, post: Post) -> None:
         owner, stranger = post.person("Olga"), post.person("Nina")
         await post.tell(owner, created(owner, stranger))
