@@ -26,7 +26,7 @@ class Dates:
 
     def calendar_day(self, day: date) -> str:
         """Return a day of the calendar, said in the same way."""
-        return str(format_date(day, "d MMM y", locale=self.language))
+        return _said(day, self.language)
 
     def moment(self, at: datetime) -> str:
         """Return the day and the time of a moment: `26 Nov 2026, 14:05`."""
@@ -40,6 +40,12 @@ class Dates:
     def start_of(self, day: date) -> datetime:
         """Return the moment at which a day begins, in UTC; where clocks go forward at midnight, it is the jump."""
         return datetime.combine(day, time.min, self.zone).astimezone(UTC)
+
+
+@lru_cache(maxsize=1024)
+def _said(day: date, language: str) -> str:
+    """Return a day in words: a pattern is looked up for each, and the same few days are on everything."""
+    return str(format_date(day, "d MMM y", locale=language))
 
 
 @lru_cache(maxsize=1024)

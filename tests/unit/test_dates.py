@@ -31,6 +31,21 @@ def test_a_moment_is_said_in_the_language_and_by_the_clock_of_whoever_reads_it(
     assert said.moment(AT).startswith(said.day(AT))
 
 
+def test_a_day_is_put_into_words_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes dozens of calls of functions, and a mail says the same day several times."""
+    said: list[date] = []
+
+    def say(day: date, pattern: str, locale: str) -> str:
+        said.append(day)
+        return day.isoformat()
+
+    monkeypatch.setattr("services.chassis.dates.format_date", say)
+    for zone in (None, "Pacific/Noumea"):
+        for _ in range(3):
+            dates("en", zone).moment(datetime(1931, 5, 6, 12, tzinfo=UTC))
+    assert said == [date(1931, 5, 6)]
+
+
 def test_a_day_begins_at_its_first_moment_there() -> None:
     paris = dates("fr", None)
     assert paris.date_of(AT) == date(2026, 11, 27)
