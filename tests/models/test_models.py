@@ -79,7 +79,7 @@ def test_says_so_when_it_was_not_exhaustive() -> None:
 OF_THE_SAGA: Final = {
     "a release that comes first burns nothing": "the hold stays open",
     "a capture is done as often as it is asked for": "ledger fails at CaptureHold",
-    "held units can be spent": "ledger fails at CaptureHold",
+    "held units can be spent": "ledger fails at ",  # whichever comes second: the capture, or what spends them
     "a refused saga does not compensate": "the hold stays open",
     "a deadline assumes the outcome of the pivot": "the account exists, and its hold is released",
     "the capture is never asked for": "the saga never ends",
