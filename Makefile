@@ -17,7 +17,7 @@ IMAGE = docker build --file deploy/docker/Dockerfile $(BUILD) \
 	--build-arg COMMIT=$(shell git rev-parse --short HEAD)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo drill drills check test-fast test images test-images test-containers bench scale nemesis costs screenshots alerts lock \
+.PHONY: help setup demo drill drills check test-fast test mutants images test-images test-containers bench scale nemesis costs screenshots alerts lock \
 	contracts release-contracts docs
 
 help: ## List the targets
@@ -48,6 +48,9 @@ else
 test: check ## Run all checks and all tests (T=path: one; STACK=containers: in containers)
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 endif
+
+mutants: $(STAMP) ## Make every known mistake, and see that its layer catches it (ONLY=words of a name, LAYER=simulation, JOBS=n)
+	$(BIN)/python -m tests.mutants $(if $(ONLY),--only "$(ONLY)") $(if $(LAYER),--layer $(LAYER)) $(if $(JOBS),--jobs $(JOBS))
 
 images: ## Build the images (with Docker; BUILD=options of docker build)
 	$(IMAGE) --tag popfax-groups --target service .

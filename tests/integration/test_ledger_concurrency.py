@@ -4,12 +4,14 @@ import asyncio
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from itertools import pairwise
 from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from deploy.operator.invariants import LedgerSnapshot, check_ledger
 from deploy.operator.snapshots import ledger_snapshot
@@ -30,9 +32,9 @@ from services.chassis.postgres import OUTBOX, PostgresDatabase
 from services.chassis.shell import FromKafka, Shell
 from services.ledger.consumers import LEDGER
 from services.ledger.domain import TransferKind
-from services.ledger.tables import accounts
+from services.ledger.tables import accounts, holds
 from tests.counted import total
-from tests.integration.recorder import Sent, count
+from tests.integration.recorder import Sent, count, eventually
 
 
 def _records(commands: Iterable[LedgerCommand]) -> list[Sent]:
@@ -170,6 +172,64 @@ async def test_two_replicas_that_post_crosswise_lose_no_unit_and_no_transfer(
     assert min(balances.values()) >= 0
     _check_books(ledger_url)
     print(f"conflicts retried: {total(metrics.CONFLICTS) - conflicts:.0f}")
+
+
+async def test_rows_are_locked_in_the_order_of_their_keys_whatever_a_batch_names_first(
+    ledger_engine: AsyncEngine,
+) -> None:
+    """So no two batches wait for each other. A batch that waits for one row has those before it, and none after it."""
+    people = sorted(uuid4() for _ in range(13))
+    await _handle(ledger_engine, [_credit(person, 1000) for person in people])
+    async with _holding(ledger_engine, accounts, people[6]) as holder:
+        batch = [_transfer(source, (target, 1)) for source, target in pairwise(people[::-1])]
+        waiting = asyncio.create_task(_handle(ledger_engine, batch))
+        await eventually(lambda: _waiting(ledger_engine, 1), "the batch waits for the row")
+        query = sa.select(accounts.c.id).order_by(accounts.c.id).with_for_update(skip_locked=True)
+        async with ledger_engine.connect() as connection:
+            free = (await connection.execute(query)).scalars().all()
+        await holder.rollback()
+        await waiting
+    assert free == people[7:]
+
+
+async def test_batches_that_name_the_same_accounts_and_holds_do_not_wait_for_each_other(
+    ledger_engine: AsyncEngine,
+) -> None:
+    """The first names more holds, the second more accounts, and both wait when the row that they wait for is free."""
+    account, hold, others = uuid4(), uuid4(), [uuid4() for _ in range(3)]
+    await _handle(
+        ledger_engine, [_credit(account, 100), ReserveUnits(hold_id=hold, account_id=account, amount_units=10)]
+    )
+    capture, conflicts = CaptureHold(hold_id=hold, account_id=account), total(metrics.CONFLICTS)
+    async with _holding(ledger_engine, holds, hold) as holder:
+        more_holds = [capture, *(CaptureHold(hold_id=uuid4(), account_id=account) for _ in range(2))]
+        first = asyncio.create_task(_handle(ledger_engine, more_holds))
+        await eventually(lambda: _waiting(ledger_engine, 1), "the first batch waits")
+        more_accounts: list[LedgerCommand] = [capture, _transfer(account, *((other, 1) for other in others))]
+        second = asyncio.create_task(_handle(ledger_engine, more_accounts))
+        await eventually(lambda: _waiting(ledger_engine, 2), "and the second")
+        await holder.rollback()
+        await asyncio.gather(first, second)
+    assert total(metrics.CONFLICTS) == conflicts, "PostgreSQL ended one of them, since each waited for the other"
+    assert (await _balances(ledger_engine))[account] == 100 - 10 - len(others)
+
+
+@asynccontextmanager
+async def _holding(engine: AsyncEngine, table: sa.Table, id_: UUID) -> AsyncIterator[AsyncConnection]:
+    """Hold a row's lock, until the connection is rolled back."""
+    async with engine.connect() as connection:
+        await connection.execute(sa.select(table.c.id).where(table.c.id == id_).with_for_update())
+        yield connection
+
+
+async def _waiting(engine: AsyncEngine, count: int) -> bool:
+    """Return whether so many transactions wait for a lock on this database."""
+    wait = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with engine.connect() as connection:
+        found = (await connection.execute(wait)).scalar_one()
+    return bool(found == count)
 
 
 async def test_replicas_that_reserve_and_capture_at_once_never_hold_more_than_there_is(

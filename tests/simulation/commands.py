@@ -6,7 +6,7 @@ are few owners, few addresses, few units.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -61,7 +61,7 @@ from services.groups.domain import Membership, OrderState, order_of
 from services.groups.tables import INVITATIONS, MEMBERSHIPS, ORDERS, SAGAS
 from services.groups.tables import TRANSFERS as GROUP_TRANSFERS
 from services.ledger.domain import HoldState
-from services.ledger.tables import HOLDS, TRANSFERS
+from services.ledger.tables import ACCOUNTS, HOLDS, TRANSFERS
 from services.notifications.tables import MAILS
 from services.provisioning.domain import AccountState, Action, Option, Plan, Subscriber
 from services.provisioning.tables import SUBSCRIBERS
@@ -287,18 +287,29 @@ def credit_with_a_used_id(cast: Cast) -> Sequence[Sent]:
 
 
 def post_transfers(cast: Cast) -> Sequence[Sent]:
-    """Somebody abuses groups' credentials to transfer units between accounts without groups' knowledge."""
-    source, *targets = cast.random.sample(cast.owners, cast.random.randint(2, len(cast.owners)))
-    legs = tuple(_leg(cast, target) for target in targets)
-    body = PostTransfers(transfer_id=cast.uuid(), source_id=source, legs=legs)
-    return [sent(body, cast.uuid(), source)]
+    """Somebody abuses groups' credentials to transfer units between accounts without groups' knowledge.
+
+    Some do so several times at once, between the same accounts: one batch has all of it. Those that have units held
+    are preferred.
+    """
+    held = {hold.account_id for hold in cast.rows(Principal.LEDGER, HOLDS) if hold.state is HoldState.OPEN}
+    source = cast.owner()
+    others = [owner for owner in cast.owners if owner != source]
+    targets = [owner for owner in others if owner in held] or cast.random.sample(others, cast.random.randint(1, 2))
+    found = []
+    for _ in range(cast.random.choice([1, 1, 2, 3])):
+        legs = tuple(_leg(cast, target) for target in targets)
+        body = PostTransfers(transfer_id=cast.uuid(), source_id=source, legs=legs)
+        found.append(sent(body, cast.uuid(), cast.mostly(source, targets[0])))
+    return found
 
 
 def _leg(cast: Cast, target: UUID) -> Leg:
-    units = cast.random.randint(1, 30)
     if cast.random.random() < 0.5:
-        return Leg(account_id=target, top_up_to_units=units)
-    return Leg(account_id=target, amount_units=units)
+        balances = [account.balance_units for account in cast.rows(Principal.LEDGER, ACCOUNTS) if account.id == target]
+        near = sum(balances) + cast.random.randint(-5, 10)
+        return Leg(account_id=target, top_up_to_units=max(1, cast.mostly(near, 30)))
+    return Leg(account_id=target, amount_units=cast.random.randint(1, 30))
 
 
 def meddle_with_a_hold(cast: Cast) -> Sequence[Sent]:
@@ -362,6 +373,14 @@ def invite_somebody(cast: Cast) -> Sequence[Sent]:
     return [sent(InviteByEmail(group_id=group_of(owner), email=email), cast.uuid(), cast.mostly(owner, cast.uuid()))]
 
 
+def renewals(cast: Cast, invitations: Collection[UUID]) -> Sequence[Sent]:
+    """Owners invite again at the very moment at which their invitations end."""
+    ending = [each for each in cast.rows(Principal.GROUPS, INVITATIONS) if each.id in invitations and each.email]
+    return [
+        sent(InviteByEmail(group_id=each.group_id, email=each.email), cast.uuid(), each.owner_id) for each in ending
+    ]
+
+
 def come_back(cast: Cast) -> Sequence[Sent]:
     """A former member is invited and accepts at once; then a command that meant an earlier epoch arrives late."""
     was = [m for m in cast.memberships() if m.epoch and not m.active]
@@ -386,12 +405,15 @@ def come_back(cast: Cast) -> Sequence[Sent]:
 
 
 def answer_by_token(cast: Cast) -> Sequence[Sent]:
-    """Somebody follows the link in an invitation's mail, perhaps an earlier one."""
+    """Somebody follows the link in an invitation's mail, perhaps an earlier one, or with another invitation's token."""
     mail = cast.token()
     if mail is None:
         return []
-    body = _answer(cast)(invitation_id=mail.invitation_id, token=cast.mostly(mail.token, "0" * 64))
-    return [sent(body, cast.uuid(), cast.mostly(None, mail.recipient_id, cast.owner()))]
+    other = cast.token() or mail
+    token = cast.mostly(mail.token, other.token, "0" * 64)
+    body = _answer(cast)(invitation_id=mail.invitation_id, token=token)
+    actor = cast.random.choice([None, None, mail.recipient_id, other.recipient_id, cast.owner()])
+    return [sent(body, cast.uuid(), actor)]
 
 
 def answer_by_id(cast: Cast) -> Sequence[Sent]:
@@ -458,6 +480,46 @@ def transfer_units(cast: Cast) -> Sequence[Sent]:
         members=some if some and cast.random.random() < 0.6 else "all",
     )
     return [sent(body, cast.uuid(), cast.mostly(owner, cast.uuid()))]
+
+
+def top_up_at_once(cast: Cast) -> Sequence[Sent]:
+    """An owner tops the same members up several times at once, while these spend and buy."""
+    owner = cast.owner_with_members()
+    mine = [m.member_id for m in cast.memberships() if m.owner_id == owner and m.active]
+    if not mine:
+        return []
+    meant = tuple(cast.random.sample(mine, min(len(mine), cast.random.randint(1, 2))))
+    race: list[Sent] = []
+    for _ in range(cast.random.randint(2, 3)):
+        units = cast.random.randint(5, 30)
+        body = TransferUnits(group_id=group_of(owner), mode="top_up_to", amount_units=units, members=meant)
+        race.append(sent(body, cast.uuid(), owner))
+    for member in meant:
+        price = cast.options["options_pack"].price_units
+        models: Sequence[Command] = (
+            _spending(cast, member),
+            AddOptionsPack(request_id=cast.uuid(), account_id=member, price_units=price),
+        )
+        race.append(sent(cast.random.choice(models), cast.uuid(), member))
+    cast.random.shuffle(race)
+    return race
+
+
+def part_and_give(cast: Cast) -> Sequence[Sent]:
+    """A membership ends, or has ended, and its owner gives units to that member: in either order, in one batch."""
+    known = [membership for membership in cast.memberships() if membership.epoch]
+    if not known:
+        return []
+    membership = cast.random.choice(cast.mostly([each for each in known if not each.active] or known, known))
+    group_id, member_id, owner = membership.group_id, membership.member_id, membership.owner_id
+    ends: Sequence[tuple[Command, UUID]] = (
+        (DetachMembers(group_id=group_id, members=(MemberRef(member_id=member_id),)), owner),
+        (LeaveGroup(group_id=group_id), member_id),
+    )
+    gift = TransferUnits(group_id=group_id, mode="amount", amount_units=cast.random.randint(1, 5), members=(member_id,))
+    body, actor = cast.random.choice(ends)
+    both = [sent(body, cast.uuid(), actor), sent(gift, cast.uuid(), owner)]
+    return cast.mostly(both, both[::-1])
 
 
 def pay_for_members(cast: Cast) -> Sequence[Sent]:
@@ -531,13 +593,7 @@ def race_with_an_order(cast: Cast) -> Sequence[Sent]:
     if not orders:
         return []
     order = cast.random.choice(orders)
-    spending = SpendUnits(
-        spend_id=cast.uuid(),
-        account_id=order.member_id,
-        amount_units=cast.random.randint(1, 8),
-        purpose="fax",
-        reference=f"job/{cast.random.getrandbits(20)}",
-    )
+    spending = _spending(cast, order.member_id)
     (membership,) = [each for each in cast.memberships() if order_of(each.id) == order.id]
     ends: Sequence[tuple[Command, UUID]] = (
         (StopStandingOrder(group_id=order.group_id, member_id=order.member_id), order.owner_id),
@@ -557,14 +613,17 @@ def race_with_an_order(cast: Cast) -> Sequence[Sent]:
 def spend_units(cast: Cast) -> Sequence[Sent]:
     """Somebody sends a fax; sometimes the command's actor is another person."""
     account = cast.account()
-    body = SpendUnits(
+    return [sent(_spending(cast, account), cast.uuid(), cast.mostly(account, cast.owner()))]
+
+
+def _spending(cast: Cast, account: UUID) -> SpendUnits:
+    return SpendUnits(
         spend_id=cast.uuid(),
         account_id=account,
         amount_units=cast.random.randint(1, 8),
         purpose=cast.random.choice(["fax", "sms", "call_forwarding"]),
         reference=f"job/{cast.random.getrandbits(20)}",
     )
-    return [sent(body, cast.uuid(), cast.mostly(account, cast.owner()))]
 
 
 def buy_something(cast: Cast) -> Sequence[Sent]:
@@ -771,6 +830,8 @@ COMMANDS: Sequence[tuple[int, Callable[[Cast], Sequence[Sent]]]] = (
     (4, detach_members),
     (2, leave_group),
     (6, transfer_units),
+    (3, top_up_at_once),
+    (2, part_and_give),
     (5, pay_for_members),
     (7, set_order),
     (2, stop_order),

@@ -5,7 +5,7 @@ service crashes, a day passes. The same seed makes the same choices, so every fi
 """
 
 import sys
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -14,21 +14,30 @@ from random import Random
 from typing import Any, TypeVar
 from uuid import UUID
 
-from deploy.operator.invariants import Place, check, check_log, check_tokens, check_topics, logged, published
+from deploy.operator.invariants import (
+    Place,
+    check,
+    check_actors,
+    check_log,
+    check_tokens,
+    check_topics,
+    logged,
+    published,
+)
 from deploy.operator.snapshots import memory_snapshot
 from popfax_contracts.codes import MalformedCode
-from popfax_contracts.ledger import TransfersPosted, TransfersRefused
+from popfax_contracts.ledger import TransfersPosted, TransfersRefused, UnitsReserved
 from popfax_contracts.message import Message
 from popfax_contracts.provisioning import OptionPublished, PlanPublished
 from popfax_contracts.topics import Principal
-from services.chassis.database import Conflict, Key, Outage, Why
-from services.chassis.memory import MemoryDatabase, MemoryTransaction
+from services.chassis.database import Among, Conflict, Key, Outage, Why
+from services.chassis.memory import Contents, MemoryDatabase, MemoryTransaction
 from services.chassis.messages import TIMERS, Incoming, Outcome, Outgoing, SetTimer, StoredRecord, outgoing
-from services.chassis.rows import Mapped
+from services.chassis.rows import Mapped, Rows
 from services.chassis.sagas import CancelSaga, RetrySaga, SagaDeadline, SagaRow
 from services.chassis.service import AnyHandler, Handler, Moment, Service
-from services.chassis.shell import FromKafka, Shell, Source, StillUndecodable
-from services.chassis.timers import fire_due, retry_requested
+from services.chassis.shell import FromKafka, FromTimers, Shell, Source, StillUndecodable
+from services.chassis.timers import TIMERS_AT_ONCE, fire_due, retry_requested
 from services.groups.consumers import GROUPS
 from services.groups.domain import InvitationState
 from services.groups.tables import INVITATIONS, ORDERS
@@ -41,10 +50,13 @@ from services.provisioning.domain import AccountState, FaxNumber, NumberState, P
 from services.provisioning.tables import FAX_NUMBERS, OPTIONS, PLANS, SUBSCRIBERS
 from tests.simulation import commands
 from tests.simulation.bus import PARTITIONS, Bus, BusRecord, Consumer
+from tests.simulation.checks import LockOrder, given_to_outsiders, kept_after_the_end, topped_up_wrongly
 from tests.simulation.commands import Cast, Sent
 from tests.simulation.posts import Posts
 
 T = TypeVar("T")
+K = TypeVar("K")
+R = TypeVar("R")
 
 Decide = Callable[[Any, Incoming[Any], Moment], Outcome]
 """A handler's function, without its needs."""
@@ -58,6 +70,7 @@ A_WHILE = timedelta(hours=1)
 _RECURRING = frozenset({LowBalanceDue.TYPE})
 """What is due again and again: nobody waits for its end."""
 
+_RESERVED = UnitsReserved.TYPE.encode()
 _ANSWERS = frozenset({TransfersPosted.TYPE.encode(), TransfersRefused.TYPE.encode()})
 
 MAX_ROUNDS = 1000
@@ -118,11 +131,35 @@ class VirtualClock:
         self.now += timedelta(seconds=seconds)
 
 
+class LockingTransaction(MemoryTransaction):
+    """A transaction that notes whose rows it would lock, in which order."""
+
+    def __init__(self, contents: Contents) -> None:
+        super().__init__(contents)
+        self.locks: list[str] = []
+
+    def fetch(
+        self, mapped: Mapped[K, R], keys: Iterable[K], sets: Sequence[Among] = (), *, for_update: bool = True
+    ) -> Awaitable[Rows[K, R]]:
+        """Load rows by key and by sets."""
+        found = super().fetch(mapped, keys, sets, for_update=for_update)
+        if for_update and (keys or sets):
+            self.locks.append(mapped.table.name)
+        return found
+
+    async def take(self, mapped: Mapped[K, R], matching: Mapping[str, Any], limit: int) -> Rows[K, R]:
+        """Load the first rows that match."""
+        if limit:
+            self.locks.append(mapped.table.name)
+        return await super().take(mapped, matching, limit)
+
+
 class FaultyDatabase(MemoryDatabase):
     """A database in memory whose next transaction may be made to fail."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.lock_order = LockOrder()
         self.fault: Fault | None = None
         self.committed: Callable[[], None] = lambda: None
 
@@ -132,8 +169,10 @@ class FaultyDatabase(MemoryDatabase):
         fault, self.fault = self.fault, None
         if fault is Fault.AT_BEGIN:
             raise Outage("at begin")
-        async with super().begin() as tx:
+        async with super().begin() as plain:
+            tx = LockingTransaction(plain.contents)
             yield tx
+            self.lock_order.locked(tx.locks)
             if fault is Fault.AT_COMMIT:
                 raise Outage("at commit")
             if fault is Fault.RACE:
@@ -227,6 +266,7 @@ class World:
         """The types of what was on the topics when they were read again from their beginning."""
         self._told_again: set[Place] = set()
         self.lost = False
+        self._late: list[BusRecord] = []
         self.step = 0
         self.tell = tell
 
@@ -327,8 +367,9 @@ class World:
 
     def _settle(self) -> None:
         """Deliver everything without faults until nothing is left but timers in the future."""
-        if self.random.random() < 0.5:
+        if self._late or self.random.random() < 0.5:
             self._run_dry(self.clock.now + A_WHILE)  # bugs remain until every saga's deadline is over
+        self.it_comes_late()
         for node in self.nodes:
             node.poisoned.clear()
             node.shell.remember_types()
@@ -370,7 +411,11 @@ class World:
         if settled:
             log = [entry for record in self.bus.records() if (entry := logged(record)) is not None]
             topics = check_topics(published(log), snapshot, self._told_again)
-            found += [str(violation) for violation in [*check_log(log), *topics, *check_tokens(log, snapshot)]]
+            shown = [*check_log(log), *topics, *check_tokens(log, snapshot), *check_actors(log)]
+            found += [str(violation) for violation in shown]
+            found += given_to_outsiders(snapshot.groups.history)
+            found += topped_up_wrongly(log, snapshot.ledger.entries, snapshot.ledger.holds)
+            found += kept_after_the_end(log, [*snapshot.groups.sagas, *snapshot.provisioning.sagas])
             found += [finding for node in self.nodes for finding in self._left_behind(node)]
             found += [failure for node in self.nodes for failure in node.shell.failures]
             found += [*self.posts.findings, *self.posts.unended()]
@@ -384,6 +429,8 @@ class World:
             for row in contents.parked.values()
             if row.parked.why is not Why.UNDECODABLE
         ]
+        if (tables := node.database.lock_order.broken()) is not None:
+            found.append(f"{node.principal} locks {tables}")
         return found + [f"{node.principal}: {key} is blocked" for key in contents.blocked]
 
     # --- what may happen ---
@@ -450,6 +497,25 @@ class World:
             consumer.positions[place] += 1
             self.lost = True
 
+    def an_older_version_reads(self) -> None:
+        """Somebody who reserved units is not told: an older version could not read it, and it is retried later."""
+        node = self.by_name[self.random.choice([Principal.GROUPS, Principal.PROVISIONING])]
+        heads = {
+            place: self.bus.logs[place][node.consumer.positions[place]] for place in node.consumer.waiting(self.step)
+        }
+        told = [record for record in heads.values() if dict(record.headers).get("ce_type") == _RESERVED]
+        if told:
+            record = self.random.choice(told)
+            self.tell("loses", node.principal, record)
+            node.consumer.positions[record.topic, record.partition] += 1
+            self._late.append(record)
+
+    def it_comes_late(self) -> None:
+        """What an older version could not read is read."""
+        for record in self._late:
+            self.tell("again", "bus", self.bus.publish_again(record))
+        self._late.clear()
+
     def delay(self) -> None:
         """A partition's records are delayed for one service, for a long time."""
         node = self.random.choice(self.nodes)
@@ -504,6 +570,23 @@ class World:
             node.database.fault = self.random.choice(list(Fault))
         self._fire(node)
         node.database.fault = None
+
+    def fire_late(self) -> None:
+        """A timer is due; before it is handled, another replica handles it, or a batch that moves it."""
+        waiting = [node for node in self.nodes if node.database.contents.timers]
+        if not waiting:
+            return
+        node = self.random.choice(waiting)
+        self.clock.now = max(self.clock.now, min(timer.due_at for timer, _ in node.database.contents.timers.values()))
+        timers = drive(node.database.due_timers(self.clock.moment().now, TIMERS_AT_ONCE))
+        if self.random.random() < 0.3:
+            self._fire(node)
+        else:
+            for command in commands.renewals(self.cast, {timer.row_id for timer in timers}):
+                self.tell("sends", "platform", self._published(command))
+            self._deliver(node, node.consumer.batch(self.random, self.step, 500))
+        self.tell("timers", node.principal, f"{len(timers)} fire late")
+        drive(node.shell.process(timers, FromTimers()))
 
     def hasten_a_timer(self) -> None:
         """A saga's deadline is reached now, whatever its step, as a timer of version 0.2.0 would say."""
@@ -572,7 +655,10 @@ class World:
         if command.by_http and self.posts.take(command, self.clock.now):
             self.tell("posts", "somebody", f"{command.topic.name} {command.key}")
             return
-        self.tell("sends", "platform", self.bus.publish(command.topic, command.key, command.value, command.headers))
+        self.tell("sends", "platform", self._published(command))
+
+    def _published(self, command: Sent) -> BusRecord:
+        return self.bus.publish(command.topic, command.key, command.value, command.headers)
 
     def _deliver(self, node: Node, batch: Sequence[BusRecord]) -> None:
         for record in batch:
@@ -690,6 +776,9 @@ ACTIONS: Sequence[tuple[int, Callable[[World], None]]] = (
     (3, World.calm),
     (1, World.operator_corrects),
     (2, World.fire_timers),
+    (2, World.fire_late),
+    (2, World.an_older_version_reads),
+    (1, World.it_comes_late),
     (2, World.hasten_a_timer),
     (3, World.operator_acts),
     (2, World.operator_retries),

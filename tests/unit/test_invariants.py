@@ -22,6 +22,7 @@ from deploy.operator.invariants import (
     Snapshot,
     TimerRow,
     check,
+    check_actors,
     check_ledger,
     check_log,
     check_tokens,
@@ -38,9 +39,11 @@ from popfax_contracts.groups import (
     AcceptInvitation,
     CreateMemberAccount,
     DetachMembers,
+    GroupRenamed,
     GroupsCommandMalformed,
     InvitationAccepted,
     InvitationRefused,
+    InvitationRevoked,
     InvitationSent,
     InviteByEmail,
     LeaveGroup,
@@ -53,10 +56,19 @@ from popfax_contracts.groups import (
     MembershipEnded,
     MembershipRecorded,
     RenameGroup,
+    RevokeInvitation,
     TransferRefused,
     TransferUnits,
 )
-from popfax_contracts.ledger import BalanceChanged, CreditUnits, UnitsCredited
+from popfax_contracts.ledger import (
+    BalanceChanged,
+    CreditUnits,
+    PostTransfers,
+    ReserveUnits,
+    SpendUnits,
+    UnitsCredited,
+    UnitsSpent,
+)
 from popfax_contracts.message import Message, Refusal, group_of
 from popfax_contracts.notifications import PasswordLinkIssued, SendInvitation, SendMembersLow
 from popfax_contracts.provisioning import (
@@ -1544,6 +1556,7 @@ class Log:
         cause: str | None = None,
         key: str = "k",
         partition: int = 0,
+        actor: str = "",
         **fields: Any,
     ) -> "Log":
         topic = message.TOPICS[0].name
@@ -1551,7 +1564,7 @@ class Log:
         if issubclass(message, Refusal):
             fields = _as_declared(message) | fields
         value = b"" if message.TOMBSTONE else json.dumps(fields).encode()
-        self.records.append(Logged(*place, key, id_, message.TYPE, correlation, cause, value))
+        self.records.append(Logged(*place, key, id_, message.TYPE, correlation, cause, value, actor=actor))
         return self
 
 
@@ -1877,6 +1890,64 @@ def test_sees_in_the_mails_that(log: Log, snapshot: Snapshot) -> None:
     assert [violation.code for violation in check_tokens(log.records, snapshot)] == [Invariant.TOKEN_STALE]
 
 
+# --- who may ---
+
+RENAMING: dict[str, Any] = {"group_id": str(GROUP)}
+SPENDING: dict[str, Any] = {"account_id": str(OWNER)}
+ANSWER: dict[str, Any] = {"invitation_id": str(INVITATION)}
+ANSWERED: dict[str, Any] = {"invitation_id": str(INVITATION), "subscriber_id": str(OTHER)}
+LEFT: dict[str, Any] = {"member_id": str(MEMBER)}
+IN_ANOTHER: dict[str, Any] = {"group_id": str(group_of(OTHER))}
+
+Given = tuple[type[Message], dict[str, Any], UUID | None, type[Message], dict[str, Any]]
+"""A command with its fields and its actor, and what followed."""
+
+MAY: list[Given] = [
+    (RenameGroup, RENAMING, OWNER, GroupRenamed, RENAMING),
+    (SpendUnits, SPENDING, OWNER, UnitsSpent, {}),
+    (TransferUnits, RENAMING, OWNER, PostTransfers, {}),
+    (ExtendAccount, SPENDING, OWNER, ReserveUnits, {}),
+    (AcceptInvitation, ANSWER, OTHER, InvitationAccepted, ANSWERED),
+    (AcceptInvitation, ANSWER | {"token": TOKENS[0]}, None, InvitationAccepted, ANSWERED),
+    (LeaveGroup, RENAMING, MEMBER, MemberLeft, LEFT),
+]
+MAY_NOT: list[Given] = [
+    (RenameGroup, RENAMING, OTHER, GroupRenamed, RENAMING),
+    (RenameGroup, RENAMING, None, GroupRenamed, RENAMING),
+    (RevokeInvitation, RENAMING, OWNER, InvitationRevoked, IN_ANOTHER),
+    (SpendUnits, SPENDING, OTHER, UnitsSpent, {}),
+    (TransferUnits, RENAMING, OTHER, PostTransfers, {}),
+    (ExtendAccount, SPENDING, OTHER, ReserveUnits, {}),
+    (AcceptInvitation, ANSWER, OWNER, InvitationAccepted, ANSWERED),
+    (AcceptInvitation, ANSWER, None, InvitationAccepted, ANSWERED),
+    (AcceptInvitation, ANSWER | {"token": "0" * 64}, None, InvitationAccepted, ANSWERED),
+    (AcceptInvitation, ANSWER | {"token": TOKENS[0]}, OWNER, InvitationAccepted, ANSWERED),
+    (LeaveGroup, RENAMING, OTHER, MemberLeft, LEFT),
+]
+
+
+def actors_log(given: Given) -> Log:
+    command, fields, actor, event, told = given
+    log = mails_log().add(command, "c1", "c1", actor="" if actor is None else str(actor), **fields)
+    return log.add(event, "e1", "c1", "c1", **told)
+
+
+@pytest.mark.parametrize("given", MAY, ids=lambda given: given[0].__name__)
+def test_sees_nothing_wrong_where_the_actor_may(given: Given) -> None:
+    assert check_actors(actors_log(given).records) == []
+
+
+@pytest.mark.parametrize("given", MAY_NOT, ids=lambda given: f"{given[0].__name__} by {given[2]}")
+def test_sees_that_the_actor_may_not(given: Given) -> None:
+    assert [violation.code for violation in check_actors(actors_log(given).records)] == [Invariant.ACTOR_UNBOUND]
+
+
+def test_of_several_commands_with_one_id_any_may_be_the_cause() -> None:
+    log = actors_log(MAY_NOT[0]).add(RenameGroup, "c1", "c1", actor=str(OWNER), **RENAMING).records
+    log[-1] = replace(log[-1], topic="another")
+    assert check_actors(log) == []
+
+
 # --- what an owner pays for a member ---
 
 PAYMENT, LAST_END = id_of("payment"), END + timedelta(365)
@@ -2056,9 +2127,8 @@ def test_every_invariant_is_shown_to_fail() -> None:
         ]
         for code in case[2]
     }
-    assert shown | {code for _, _, code in BROKEN_LOGS} | {Invariant.TOPIC_MISMATCH, Invariant.TOKEN_STALE} == set(
-        Invariant
-    )
+    by_name = {Invariant.TOPIC_MISMATCH, Invariant.TOKEN_STALE, Invariant.ACTOR_UNBOUND}
+    assert shown | {code for _, _, code in BROKEN_LOGS} | by_name == set(Invariant)
 
 
 def test_reads_a_record_by_its_envelope_and_leaves_out_one_without() -> None:

@@ -1,8 +1,9 @@
 """The product's invariants, each written once.
 
 The simulation, the end-to-end tests, `popfax audit` and `popfax ledger verify` use these checks. They are pure
-functions of a snapshot of the rows (`check_ledger`, `check`), of the records on the topics (`check_log`), or of both
-(`check_topics`, `check_tokens`), and return the violations that they find. `Invariant` lists what is checked.
+functions of a snapshot of the rows (`check_ledger`, `check`), of the records on the topics (`check_log`,
+`check_actors`), or of both (`check_topics`, `check_tokens`), and return the violations that they find. `Invariant`
+lists what is checked.
 
 A check reads the rows about one thing together (see `rows`), so memory does not grow with the tables. While messages
 are in flight (`settled` is False), only what holds at every moment is checked: a later state implies the earlier ones.
@@ -19,7 +20,7 @@ from deploy.operator.invariants.grants import check_grants
 from deploy.operator.invariants.groups import check_groups
 from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.ledger import check_ledger
-from deploy.operator.invariants.log import Logged, check_log, check_tokens, logged
+from deploy.operator.invariants.log import Logged, check_actors, check_log, check_tokens, logged
 from deploy.operator.invariants.mails import check_mails
 from deploy.operator.invariants.orders import check_orders
 from deploy.operator.invariants.purchases import check_purchases
@@ -59,6 +60,7 @@ __all__ = [
     "TimerRow",
     "Violation",
     "check",
+    "check_actors",
     "check_ledger",
     "check_log",
     "check_purchases",

@@ -187,6 +187,8 @@ class Invariant(StrEnum):
     """Reading a compacted topic from its start yields today's memberships, balances, people and prices."""
     EPOCH_IGNORED = "epoch_ignored"
     """A command that names an epoch of a membership ends that epoch and no later one."""
+    ACTOR_UNBOUND = "actor_unbound"
+    """What a command does, its actor may command: as owner, holder or member, or with an invitation of their own."""
     TOKEN_STALE = "token_stale"  # noqa: S105  (a code, no token)
     """An invitation can be opened only with the token of its latest mail."""
     OWNER_EXPOSED = "owner_exposed"

@@ -6,12 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from deploy.operator.invariants.invariant import Invariant, Violation
 from deploy.operator.invariants.snapshot import Snapshot
 from popfax_contracts import groups, ledger, notifications, provisioning
 from popfax_contracts.catalogue import COMMANDS, MESSAGES, is_declared
-from popfax_contracts.message import Message, Refusal
+from popfax_contracts.message import Command, Message, Refusal, group_of
 from popfax_contracts.topics import (
     LEDGER_BALANCES,
     LEDGER_EVENTS,
@@ -41,6 +42,7 @@ class Logged:
     causation_id: str | None
     value: bytes
     source: str = ""
+    actor: str = ""
 
 
 def logged(record: Record) -> Logged | None:
@@ -63,6 +65,7 @@ def logged(record: Record) -> Logged | None:
         headers.get("ce_causationid"),
         value or b"",
         headers.get("ce_source", ""),
+        headers.get("ce_actor", ""),
     )
 
 
@@ -98,6 +101,26 @@ def check_tokens(log: Iterable[Logged], snapshot: Snapshot) -> list[Violation]:
         for each in snapshot.groups.invitations
         if (mail := mailed.get(str(each.id))) is not None and (mail[0] != each.round or not each.is_opened_by(mail[1]))
     ]
+
+
+def check_actors(log: Iterable[Logged]) -> list[Violation]:
+    """Check that what follows from a command at once was its actor's to command."""
+    first = list(_first_of_each_id(log).values())
+    given: defaultdict[str, list[Logged]] = defaultdict(list)
+    mailed: defaultdict[str, set[str]] = defaultdict(set)
+    for record in first:
+        if record.type in _FOLLOWS:
+            given[record.id].append(record)
+        elif record.type == notifications.SendInvitation.TYPE:
+            mailed[record.key].add(json.loads(record.value)["token"])
+    found = []
+    for record in first:
+        causes = [each for each in given.get(record.causation_id or "", ()) if record.type in _FOLLOWS[each.type]]
+        # An id may be used by several commands, on other topics: one of them was the cause.
+        if causes and not any(_is_actors(each, json.loads(record.value), mailed) for each in causes):
+            detail = f"{causes[0].type} by {causes[0].actor or 'nobody'}"
+            found.append(Violation(Invariant.ACTOR_UNBOUND, record.id, f"{record.type} after {detail}"))
+    return found
 
 
 Identity = tuple[str, str, str]
@@ -335,6 +358,70 @@ def _named_epochs(value: bytes) -> Mapping[str, int | None]:
     except ValueError:
         return {}  # unreadable, so it ended no membership
     return {str(member.member_id): member.epoch for member in command.members}
+
+
+# --- who may --------------------------------------------------------------------------------------------------------
+
+_OF_AN_OWNER: Sequence[type[Command]] = (
+    groups.RenameGroup,
+    groups.SetLowBalance,
+    groups.InviteByEmail,
+    groups.RevokeInvitation,
+    groups.DetachMembers,
+    groups.SetStandingOrder,
+    groups.StopStandingOrder,
+    groups.CreateMemberAccount,
+    groups.PayForMember,
+    groups.TransferUnits,
+)
+_OF_A_HOLDER: Mapping[type[Command], str] = {
+    ledger.SpendUnits: "account_id",
+    ledger.PostTransfers: "source_id",
+    provisioning.ChangeEmail: "account_id",
+    provisioning.ChangeTimeZone: "account_id",
+    provisioning.CloseAccount: "account_id",
+    provisioning.DisableCallForwarding: "account_id",
+    **dict.fromkeys(_BOUGHT, "account_id"),
+}
+"""Commands that only an account's holder may give, and the field that names the account."""
+_OF_THE_INVITED: Sequence[type[Command]] = (groups.AcceptInvitation, groups.DeclineInvitation)
+
+_ASKS: Mapping[type[Command], type[Message]] = {
+    groups.CreateMemberAccount: ledger.ReserveUnits,
+    groups.PayForMember: ledger.ReserveUnits,
+    groups.TransferUnits: ledger.PostTransfers,
+    **dict.fromkeys(_BOUGHT, ledger.ReserveUnits),
+}
+"""Commands that are not done at once, and what they lead to first. What is bought with money is anybody's to buy."""
+
+_OF_ITS_ACTOR: Sequence[type[Command]] = (*_OF_AN_OWNER, *_OF_A_HOLDER, *_OF_THE_INVITED, groups.LeaveGroup)
+
+_FOLLOWS: Mapping[str, frozenset[str]] = {
+    model.TYPE: _types(_ASKS[model]) if model in _ASKS else _types(*model.ANSWERS) for model in _OF_ITS_ACTOR
+}
+"""What follows at once from a command that was its actor's to give, by type."""
+
+_OWNERS_COMMANDS, _ANSWERS_OF_THE_INVITED = _types(*_OF_AN_OWNER), _types(*_OF_THE_INVITED)
+_HOLDERS = {model.TYPE: name for model, name in _OF_A_HOLDER.items()}
+
+
+def _is_actors(command: Logged, told: Mapping[str, Any], mailed: Mapping[str, set[str]]) -> bool:
+    """Return whether a command was its actor's to give: an owner's, a holder's, a member's, or the invited person's."""
+    try:
+        fields = json.loads(command.value)
+        actor = UUID(command.actor) if command.actor else None
+    except ValueError:
+        return False  # what can't be read has no effect
+    if command.type in _OWNERS_COMMANDS:
+        group_id = UUID(fields["group_id"])
+        return actor is not None and {group_of(actor), UUID(told.get("group_id", fields["group_id"]))} == {group_id}
+    if command.type in _HOLDERS:
+        return actor is not None and actor == UUID(fields[_HOLDERS[command.type]])
+    if command.type in _ANSWERS_OF_THE_INVITED:
+        token = fields.get("token")
+        opens = token in mailed[told["invitation_id"]] if token is not None else actor is not None
+        return opens and actor in (None, UUID(told["subscriber_id"]))
+    return actor is not None and actor == UUID(told["member_id"])
 
 
 # --- who learns what --------------------------------------------------------------------------------------------------
