@@ -31,7 +31,7 @@ MEASURED = re.compile(r"(?<=<!-- measured: mutants \(make mutants\) -->\n).*?(?=
 FINDS = 1
 """The exit code of a layer that has caught something: pytest's for failed tests, and the simulation's."""
 
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?$", re.MULTILINE)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - (.*))?$", re.MULTILINE)
 _SEED = re.compile(r"^seed (\d+): (.*)$", re.MULTILINE)
 
 

@@ -411,6 +411,22 @@ def test_tops_up_nobody_who_has_enough() -> None:
     )
 
 
+def test_tops_up_from_what_the_same_batch_has_left() -> None:
+    """Cleo gets 5, reserves 6 and spends 4 in the batch: three top-ups, each from what is available by then."""
+    spends = SpendUnits(spend_id=SPEND, account_id=CLEO, amount_units=4, purpose="fax", reference="job/1")
+    top_ups = [post(TO_CLEO).model_copy(update={"transfer_id": id_of(f"top-up {number}")}) for number in range(3)]
+    scene = given(LEDGER, account(ADA, 100), account(CLEO, 20)).when(
+        incoming(top_ups[0], ADA),
+        incoming(reserve(6, CLEO)),
+        incoming(top_ups[1], ADA),
+        incoming(spends, CLEO),
+        incoming(top_ups[2], ADA),
+    )
+    amounts = {each.id: each.amounts_units for each in scene.rows() if isinstance(each, Transfer)}
+    assert [amounts[each.transfer_id] for each in top_ups] == [(5,), (6,), (4,)]
+    assert {each.id: each.available_units for each in scene.rows() if isinstance(each, Account)} == {ADA: 85, CLEO: 25}
+
+
 def test_tells_the_balance_only_of_those_who_got_something() -> None:
     scene = given(LEDGER, account(ADA, 100), account(CLEO, 25)).when(post(TO_CLEO, TO_BOB), actor=ADA)
     scene.then(posted((CLEO, 0, 1), (BOB, 10, 1)), changed(ADA, 90), changed(BOB, 10, revision=1))
