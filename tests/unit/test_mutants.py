@@ -80,7 +80,7 @@ OLD = Trial("a mutant", Patch("x.py", "gone", "wrong"), None, 0, 60.0)
 @pytest.mark.parametrize(
     ("trial", "code", "printed", "caught_by", "otherwise"),
     [
-        (TEST, 1, "…\nFAILED tests/unit/test_ids.py::test_it[a b] - assert 1 == 2\n", "test_it[a b]: assert 1 == 2", ""),
+        (TEST, 1, "…\nFAILED tests/unit/test_ids.py::test_it[a b] - no\n", "test_it[a b]: no", ""),
         (SEED, 1, "seed 41: overdrawn\n", "seed 41: overdrawn", ""),
         (TEST, 0, "1 passed", None, "survives"),
         (SEED, 0, "", None, "survives"),
