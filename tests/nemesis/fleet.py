@@ -293,7 +293,7 @@ class Fleet:
         if not clock_s:
             return ServiceProcess(service, self.stack, name=label)
         set_ = (f"LD_PRELOAD={faketime()}", f"FAKETIME={clock_s:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC=1")
-        run = (*set_, "FAKETIME_NO_CACHE=0", sys.executable, "-m", f"services.{service}.app")
+        run = (*set_, sys.executable, "-m", f"services.{service}.app")
         return ServiceProcess(service, self.stack, name=label, run=run, python="/usr/bin/env")
 
     def look_after(self) -> None:

@@ -159,14 +159,8 @@ class Run:
         with (self._directory / "records").open("w") as file:
             for seen in world.log.seen:
                 moment = datetime.fromtimestamp(seen.at, UTC)
-                print(
-                    f"{moment:%H:%M:%S.%f}",
-                    f"{seen.topic}/{seen.partition}@{seen.offset}",
-                    seen.key,
-                    file=file,
-                    end=" ",
-                )
-                print(seen.value, dict(seen.headers), file=file)
+                place = f"{seen.topic}/{seen.partition}@{seen.offset}"
+                file.write(f"{moment:%H:%M:%S.%f} {place} {seen.key!r} {seen.value!r} {dict(seen.headers)}\n")
 
     # --- while things fail ---
 
