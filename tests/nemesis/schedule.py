@@ -12,13 +12,14 @@ BROKER_NAMES = tuple(f"broker-{number}" for number in range(1, BROKERS + 1))
 MAILERS = tuple(name for name in REPLICAS if name.startswith(Principal.NOTIFICATIONS))
 TO = "~"
 """Stands in the names of connections, between who connects and to whom."""
-EVERYONE = "everyone"
+EVERYONE, EVERYTHING = "everyone", "everything"
 
 _TO_DATABASE = tuple(f"{name}{TO}postgres" for name in REPLICAS)
 _TO_BROKER = tuple(f"{name}{TO}{broker}" for name in REPLICAS for broker in BROKER_NAMES)
 _TO_KAFKA = tuple(f"{name}{TO}brokers" for name in REPLICAS)
 _AROUND = tuple(f"{EVERYONE}{TO}{broker}" for broker in BROKER_NAMES)
-CONNECTIONS = (*_TO_DATABASE, *_TO_BROKER, *_TO_KAFKA, *_AROUND)
+_TO_ALL = tuple(f"{name}{TO}{EVERYTHING}" for name in REPLICAS)
+CONNECTIONS = (*_TO_DATABASE, *_TO_BROKER, *_TO_KAFKA, *_TO_ALL, *_AROUND)
 
 MAJORITY = "a majority of brokers"
 
@@ -151,9 +152,12 @@ def claims(victim: str) -> frozenset[str]:
     return frozenset({victim})
 
 
+_SEVERAL = {"brokers": BROKER_NAMES, EVERYTHING: (*BROKER_NAMES, "postgres")}
+
+
 def links(victim: str) -> Iterable[str]:
     """Yield the single connections that a victim's name stands for."""
     whence, _, where = victim.partition(TO)
     for one in (*REPLICAS, "clients") if whence == EVERYONE else (whence,):
-        for other in BROKER_NAMES if where == "brokers" else (where,):
+        for other in _SEVERAL.get(where, (where,)):
             yield f"{one}{TO}{other}"

@@ -131,4 +131,5 @@ def test_faults_overlap_and_never_strike_a_part_twice_at_once(seed: int) -> None
 def test_connections_stand_for_the_links_that_they_name() -> None:
     assert list(links("ledger-2~postgres")) == ["ledger-2~postgres"]
     assert list(links("ledger-2~brokers")) == [f"ledger-2~{broker}" for broker in BROKER_NAMES]
+    assert list(links("ledger-2~everything")) == [*links("ledger-2~brokers"), "ledger-2~postgres"]
     assert len(list(links("everyone~broker-1"))) == len(REPLICAS) + 1
