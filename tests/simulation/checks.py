@@ -26,9 +26,9 @@ class LockOrder:
         self._before: defaultdict[str, set[str]] = defaultdict(set)
 
     def locked(self, tables: Sequence[str]) -> None:
-        """Note the order of one transaction."""
+        """Note the order of one transaction. Which rows of one table come first is PostgreSQL's to say."""
         for number, table in enumerate(tables):
-            self._before[table].update(tables[:number])
+            self._before[table].update({*tables[:number]} - {table})
 
     def broken(self) -> str | None:
         """Return tables that are locked in no one order, None if there are none."""

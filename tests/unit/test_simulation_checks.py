@@ -95,7 +95,9 @@ def test_what_is_reserved_after_the_end_is_given_back(trail: tuple[str, ...], ca
     ("transactions", "broken"),
     [
         ([("a", "b", "c"), ("a", "c"), ("b", "c")], None),
+        ([("a", "a", "b")], None),
         ([("a", "b"), ("b", "a")], {"a", "b"}),
+        ([("a", "b", "a")], {"a", "b"}),
         ([("a", "b"), ("b", "c"), ("c", "a")], {"a", "b", "c"}),
     ],
 )
