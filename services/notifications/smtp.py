@@ -242,7 +242,7 @@ class Connection(asyncio.Protocol):
         try:
             async with asyncio.timeout_at(end_by):
                 await self._announce(commands, first)
-                self._write(_stuffed(mail.content), replies=1)
+                self._hand_over(mail)
                 handed_over = True
                 reply = await self._reply()
             if reply.code >= _TEMPORARY:
@@ -302,6 +302,10 @@ class Connection(asyncio.Protocol):
             if not first and (reply.code == _CLOSING or command.startswith((b"RSET", b"MAIL"))):
                 raise Broken("no more mails")
             raise Refused(reply.code)
+
+    def _hand_over(self, mail: Envelope) -> None:
+        """Send a mail's content: from here until its answer, nobody can know whether the server has taken it."""
+        self._write(_stuffed(mail.content), replies=1)
 
     async def _exchange(self, commands: Sequence[bytes]) -> list[Reply]:
         """Send commands and return the replies: fewer if the server closes the connection after a refusal."""

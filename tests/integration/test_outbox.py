@@ -343,8 +343,7 @@ class TestWakeups:
     @pytest.fixture(autouse=True)
     def rest(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("services.chassis.relay.POLL_S", 600.0)
-        silent = sa.select(sa.func.set_config("idle_session_timeout", "0", False))
-        monkeypatch.setattr("services.chassis.relay._SESSION", silent)
+        monkeypatch.setattr("services.chassis.relay.PAUSE_S", 0)  # no time-out
 
     async def test_another_process_rings_for_what_it_has_committed(
         self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, accounts: list[UUID], log: Log
