@@ -18,7 +18,7 @@ IMAGE = docker build --file deploy/docker/Dockerfile $(BUILD) \
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo drill drills check test-fast test mutants images test-images test-containers bench scale nemesis costs screenshots alerts lock \
-	contracts release-contracts docs
+	contracts release-contracts docs crashpoints
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ test-containers: $(STAMP) ## Run the end-to-end tests on Kafka and PostgreSQL in
 
 drills: $(STAMP) ## Run the tests that take minutes: installation, upgrade and back, replicas that come and go, restores, alerts
 	$(BIN)/pytest -m drill
+
+crashpoints: $(STAMP) ## Kill and stop services at every crash point, and judge what is left: some twenty minutes (FLAGS=--resume: go on)
+	$(BIN)/python -m tests.crashpoints $(FLAGS)
 
 bench: $(STAMP) ## Measure, for a quarter of an hour (QUICK=1: two minutes; GROWTH=1: also full databases; RUNS=n)
 	$(BIN)/python -m tests.bench $(if $(QUICK),--quick) $(if $(GROWTH),--growth) $(if $(RUNS),--runs $(RUNS))

@@ -55,6 +55,11 @@ def test_image_has_nothing_that_its_code_does_not_import(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", IMAGES)
+def test_image_holds_nothing_of_the_crash_points(name: str) -> None:
+    assert crash_points(CHECKOUT, name) == []
+
+
+@pytest.mark.parametrize("name", IMAGES)
 def test_code_of_an_image_runs_from_its_own_packages(name: str, tmp_path: Path) -> None:
     unpack(name, CHECKOUT, tmp_path)
     done = run(tmp_path, "-c", IMPORT_ALL, *importable(name))
@@ -139,6 +144,12 @@ def test_package_that_is_never_imported_is_found(tree: Path, name: str, package:
     with (tree / requirements).open("a") as source:
         source.write(f"{package}=={metadata.version(package)}\n")
     assert images.never_imported(tree, name) == {package}
+
+
+def test_crash_points_in_an_image_are_found(tree: Path) -> None:
+    with (tree / "services" / "ledger" / "app.py").open("a") as source:
+        source.write("\n\nfrom tests.crashpoints import seams\n")
+    assert crash_points(tree, "service") == ["services/ledger/app.py"]
 
 
 def test_package_whose_last_import_is_gone_is_found(tree: Path) -> None:
@@ -231,6 +242,12 @@ class TestSbom:
 
     def test_is_valid(self, bom: Any) -> None:
         assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bom)) is None
+
+
+def crash_points(tree: Path, name: str) -> list[str]:
+    """Return the files of an image that are, or speak of, what makes services crash in tests."""
+    held = {str(target): source.read_text() for target, source in images.modules(tree, name).items()}
+    return [target for target, text in held.items() if target.startswith("tests/") or "crashpoints" in text]
 
 
 def change(path: Path, before: str, after: str) -> None:

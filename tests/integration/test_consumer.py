@@ -407,29 +407,6 @@ class TestOffsets:
         assert _balances(ledger_url, commands) == {55}
         assert _committed(stack) == before + commands.sent
 
-    async def test_a_crash_between_the_databases_commit_and_the_offsets_repeats_nothing(
-        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, wire: Wire
-    ) -> None:
-        commands, before = Commands(), _committed(stack)
-        service = ServiceProcess(Principal.LEDGER, stack)
-        service.launch(database_url=ledger_url, offset_commit_s="10", replica="a")
-        try:
-            await asyncio.to_thread(service.wait_ready)
-            # The first batch commits at once, which starts the pause; what follows falls into it.
-            wire.send(credit(uuid4()))
-            wire.flush()
-            await eventually(lambda: _committed(stack) == before + 1, "the first offset")
-            commands.send(wire, 10)
-            await eventually(lambda: _has(ledger_engine, "inbox", commands.sent + 1), "all in the database")
-            service.kill()
-            assert _committed(stack) == before + 1, "the crash came too late to show anything"
-            service.launch(database_url=ledger_url, replica="a")
-            await eventually(lambda: _committed(stack) == before + 1 + commands.sent, "offsets after the crash")
-            assert _metric(service, "popfax_messages_duplicate_total") == commands.sent
-        finally:
-            service.stop()
-        assert _balances(ledger_url, commands) == {55}
-
     async def test_a_commit_whose_failure_is_told_late_does_not_undo_a_later_one(
         self, stack: Stack, ledger_url: str, wire: Wire
     ) -> None:

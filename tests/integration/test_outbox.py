@@ -19,22 +19,19 @@ from structlog.testing import capture_logs
 
 from deploy.local.stack import Stack
 from popfax_contracts.groups import MembershipEnded, MembershipRecorded
-from popfax_contracts.ledger import CreditUnits, UnitsCredited
+from popfax_contracts.ledger import UnitsCredited
 from popfax_contracts.message import Message
 from popfax_contracts.topics import GROUPS_MEMBERS, LEDGER_EVENTS, Principal
 from services.chassis import metrics, postgres
 from services.chassis.messages import Incoming, Outgoing, decode
 from services.chassis.postgres import PostgresDatabase
 from services.chassis.relay import Relay, publish
-from services.chassis.shell import FromKafka, Shell
 from services.chassis.wakeups import Bell
 from services.ledger.domain import Account, moved
 from services.ledger.tables import ACCOUNTS
 from tests.e2e.driver import Log, Seen, first_occurrences
 from tests.integration.recorder import (
-    Recorder,
     count,
-    effects,
     eventually,
     execute,
     scratch_database,
@@ -424,41 +421,6 @@ class TestWakeups:
 
 
 class TestCrash:
-    async def test_between_acknowledgement_and_deletion_makes_duplicates_that_the_inbox_drops(
-        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, accounts: list[UUID], log: Log
-    ) -> None:
-        database = PostgresDatabase(ledger_engine)
-        await _write(database, accounts[0], 10)
-        waiting = sa.text(
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
-            " AND wait_event_type = 'Lock' AND query LIKE 'DELETE%'"
-        )
-        async with ledger_engine.connect() as blocker:
-            await blocker.execute(sa.text("LOCK TABLE outbox IN SHARE MODE"))  # it can be read, not deleted from
-            async with relaying(stack, ledger_url):
-                await _read(log, accounts, 10)
-
-                async def is_deleting() -> bool:
-                    async with ledger_engine.connect() as connection:
-                        return (await connection.execute(waiting)).scalar() is not None
-
-                await eventually(is_deleting, "the deletion")
-                await _kill_leader(ledger_engine)
-                await eventually(is_deleting, "the next deletion")  # so it has all been published again
-                await blocker.rollback()
-                await eventually(lambda: _is_empty(ledger_engine), "an empty outbox")
-        records = await _read(log, accounts, 10)
-        assert len(records) == 20
-        _assert_all_in_order(records, {accounts[0]: 10})
-
-        with scratch_database(stack, Principal.LEDGER) as url:
-            engine = postgres.engine(url)
-            shell = Shell(Recorder().service, PostgresDatabase(engine))
-            for half in (records[:13], records[13:]):  # duplicates within a batch, and in another one
-                await shell.process([_as_command(seen) for seen in half], FromKafka())
-            assert [e.amount_units for e in await effects(engine, accounts)] == list(range(1, 11))
-            await engine.dispose()
-
     async def test_of_the_broker_while_relaying_loses_nothing(self, fragile: Stack) -> None:
         with scratch_database(fragile, Principal.LEDGER) as url:
             accounts, engine, log = _make_accounts(url), postgres.engine(url), Log(fragile.kafka, [LEDGER_EVENTS])
@@ -533,9 +495,3 @@ async def test_a_type_that_this_version_does_not_know_waits_and_loses_nothing(
         records = await _read(log, accounts, 10)
         await eventually(lambda: _is_empty(ledger_engine), "an empty outbox")
     _assert_all_in_order(records, dict.fromkeys(accounts, 2))
-
-
-def _as_command(seen: Seen) -> Seen:
-    """The same record as if it were a command, for a service that counts."""
-    headers = [(name, CreditUnits.TYPE.encode() if name == "ce_type" else value) for name, value in seen.headers]
-    return Seen(CreditUnits.TOPICS[0].name, seen.partition, seen.offset, seen.key, seen.value, headers)
