@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient
 from deploy.local.product import Product, ServiceProcess
 from popfax_contracts.topics import SERVICES, Principal
 from tests.conftest import make_stack
-from tests.crashpoints.process import traps
+from tests.crashpoints.process import SHORT, traps
 from tests.crashpoints.trap import Trap
 from tests.e2e.driver import SETTINGS, World, admin
 
@@ -25,11 +25,12 @@ OR EXISTS (SELECT FROM pg_locks WHERE pg_locks.pid = session.pid AND locktype = 
 class Crew:
     """All processes of the services, and a trap for each service."""
 
-    def __init__(self, product: Product, mistakes: Mapping[Principal, str]) -> None:
+    def __init__(self, product: Product, mistakes: Mapping[Principal, str], sessions: str) -> None:
         """The product's services are launched by `crewed`."""
         self.product = product
         self.traps = {service: Trap(traps(product.stack.directory) / service.value) for service in SERVICES}
         self._mistakes = mistakes
+        self._sessions = sessions
         self._second: list[ServiceProcess] = []
         self._processes: dict[int, ServiceProcess] = {}
         self._admin: AdminClient | None = None
@@ -37,7 +38,7 @@ class Crew:
 
     def _made(self, service: Principal, name: str = "") -> ServiceProcess:
         mistake = self._mistakes.get(service, "-")
-        run = ("-m", "tests.crashpoints.process", "serve", service.value, mistake)
+        run = ("-m", "tests.crashpoints.process", "serve", service.value, self._sessions, mistake)
         return ServiceProcess(service, self.product.stack, name=name, run=run)
 
     def launch(self, process: ServiceProcess, **settings: str) -> None:
@@ -82,10 +83,14 @@ class Crew:
 
 @contextmanager
 def crewed(
-    directory: Path, settings: Mapping[str, str] = SETTINGS, mistakes: Mapping[Principal, str] | None = None
+    directory: Path,
+    settings: Mapping[str, str] = SETTINGS,
+    *,
+    sessions: str = SHORT,
+    mistakes: Mapping[Principal, str] | None = None,
 ) -> Iterator[Crew]:
     """A product whose processes can crash, some with a planted mistake. It is removed at the end."""
-    crew = Crew(Product(make_stack(directory)), mistakes or {})
+    crew = Crew(Product(make_stack(directory)), mistakes or {}, sessions)
     product = crew.product
     try:
         product.stack.start()

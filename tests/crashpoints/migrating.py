@@ -85,7 +85,7 @@ def _come_back(crew: Crew, cell: Cell, children: Sequence[Child], url: str) -> N
 
 
 def _start(child: Child, crew: Crew, service: Principal, url: str) -> None:
-    command = [sys.executable, "-m", "tests.crashpoints.process", "migrate", service.value, "-"]
+    command = [sys.executable, "-m", "tests.crashpoints.process", "migrate", service.value, "-", "-"]
     child.start(
         [*command, str(crew.product.stack.directory)],
         directory=CHECKOUT,

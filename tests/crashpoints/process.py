@@ -1,10 +1,10 @@
 """Starts a service, or migrates its database, with the seams wrapped: in place of the service's own entry point.
 
-python -m tests.crashpoints.process serve SERVICE MISTAKE DIRECTORY       MISTAKE: of `planted`, or "-"
-python -m tests.crashpoints.process migrate SERVICE - DIRECTORY
+python -m tests.crashpoints.process serve SERVICE SESSIONS MISTAKE DIRECTORY       MISTAKE: of `planted`, or "-"
+python -m tests.crashpoints.process migrate SERVICE - - DIRECTORY
 
-Sessions end sooner than in production, so that who is stopped for longer than that need not be waited for. A session of
-PostgreSQL within a transaction ends, too: whoever takes over is not kept waiting by locks.
+With `short` sessions they end sooner than in production, so that who is stopped for longer than that need not be waited
+for. A session of PostgreSQL within a transaction ends, too: whoever takes over is not kept waiting by locks.
 """
 
 import os
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from services.chassis.early_exit import exit_on_signal
+
+SHORT, USUAL = "short", "usual"
 
 SESSION_S = 2
 """How long Kafka takes a silent member for alive."""
@@ -46,11 +48,12 @@ def _shorten_sessions() -> None:
 def main() -> None:
     """Do what the command line says, until told to stop or to crash."""
     exit_on_signal()  # as a service's own entry point does: the imports below take a while
-    what, service, mistake, directory = sys.argv[1:]
+    what, service, sessions, mistake, directory = sys.argv[1:]
     from tests.crashpoints import planted, seams  # noqa: PLC0415
     from tests.crashpoints.trap import Trap  # noqa: PLC0415
 
-    _shorten_sessions()
+    if sessions == SHORT:
+        _shorten_sessions()
     seams.install(Trap(traps(Path(directory)) / service).pass_by)
     if mistake != "-":
         planted.plant(mistake)

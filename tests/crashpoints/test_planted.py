@@ -23,10 +23,10 @@ GIVEN_UP_S = 20.0
 @pytest.mark.parametrize("name", MISTAKES)
 def test_planted_mistake_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (cell,) = (cell for cell in CELLS if cell.name == MISTAKES[name].cell)
-    with crewed(STATE / f"test-{os.getpid()}-planted", mistakes={cell.row.service: name}) as crew:
-        with closing(World(crew.product)) as world:
-            people = cast(world, [STORIES[cell.row.story]])
-            monkeypatch.setattr(running, "ENDED_S", GIVEN_UP_S)
-            (verdict,) = try_round(crew, world, [cell], people)
+    directory, mistakes = STATE / f"test-{os.getpid()}-planted", {cell.row.service: name}
+    with crewed(directory, mistakes=mistakes) as crew, closing(World(crew.product)) as world:
+        people = cast(world, [STORIES[cell.row.story]])
+        monkeypatch.setattr(running, "ENDED_S", GIVEN_UP_S)
+        (verdict,) = try_round(crew, world, [cell], people)
     assert verdict.reached
     assert verdict.violations

@@ -13,6 +13,7 @@ from popfax_contracts.topics import Principal
 from tests.crashpoints.crew import Crew, crewed
 from tests.crashpoints.judging import parked_since, wrong_mails
 from tests.crashpoints.matrix import CELLS
+from tests.crashpoints.process import USUAL
 from tests.crashpoints.running import try_round
 from tests.crashpoints.stories import STORIES, cast
 from tests.e2e import driver
@@ -41,7 +42,7 @@ AT_POINTS = (
 @pytest.fixture(scope="module")
 def crew() -> Iterator[Crew]:
     """A product of this module's own, whose services can be killed at a point of their code."""
-    with crewed(STATE / f"test-{os.getpid()}-crashes", SETTINGS) as running:
+    with crewed(STATE / f"test-{os.getpid()}-crashes", SETTINGS, sessions=USUAL) as running:
         yield running
 
 
