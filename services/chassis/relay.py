@@ -107,20 +107,16 @@ _SNAPSHOT = sa.select(
     sa.cast(sa.cast(sa.func.pg_snapshot_xmin(_now), sa.Text), sa.BigInteger),
     sa.cast(sa.cast(sa.func.pg_snapshot_xmax(_now), sa.Text), sa.BigInteger),
 )
+_SESSION = sa.select(
+    # A deletion lost in a crash is a duplicate, and duplicates are expected: no need to wait for the disk.
+    sa.func.set_config("synchronous_commit", "off", False),
+    sa.func.set_config("idle_session_timeout", sa.bindparam("pause"), False),
+)
 _LISTEN = sa.text(f"LISTEN {OUTBOX_CHANNEL}")
 _DELETE = sa.delete(OUTBOX).where(OUTBOX.c.seq == sa.any_(sa.bindparam("seqs", type_=ARRAY(sa.BigInteger))))
 
 
 _TYPES = {type_.encode(): model for type_, model in MESSAGES.items()}
-
-
-def _session() -> sa.Select[Any]:
-    """Return what makes a session the relay's."""
-    return sa.select(
-        # A deletion lost in a crash is a duplicate, and duplicates are expected: no need to wait for the disk.
-        sa.func.set_config("synchronous_commit", "off", False),
-        sa.func.set_config("idle_session_timeout", f"{PAUSE_S}s", False),
-    )
 
 
 async def outbox_on(connection: AsyncConnection) -> Pipeline:
@@ -186,7 +182,7 @@ class Relay:
         async with self.engine.connect() as plain:
             try:
                 connection = await plain.execution_options(isolation_level="AUTOCOMMIT")
-                await connection.execute(_session())
+                await connection.execute(_SESSION, {"pause": f"{PAUSE_S}s"})
                 while not (await connection.execute(sa.select(sa.func.pg_try_advisory_lock(LOCK)))).scalar():  # noqa: ASYNC110
                     await asyncio.sleep(STAND_BY_S)
                 await connection.execute(_LISTEN)

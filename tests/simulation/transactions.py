@@ -804,7 +804,7 @@ class ModelConnection:
     async def execution_options(self, **_: Any) -> "ModelConnection":
         return self
 
-    async def execute(self, executable: sa.Executable) -> _Scalar:
+    async def execute(self, executable: sa.Executable, _: Any = None) -> _Scalar:
         try:
             return _Scalar(await self.session.request(partial(self._do, executable)))
         except Lost as lost:
