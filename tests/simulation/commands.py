@@ -107,6 +107,10 @@ class Cast:
     registered: list[Command] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
     created: list[tuple[UUID, CreateMemberAccount]] = field(default_factory=list)
+    weights: Sequence[float] | None = None
+    """The commands' weights, if they are not those of the table."""
+    types: dict[str, set[str]] = field(default_factory=dict)
+    """What the table's entries have sent: types of messages, without their prefix."""
 
     def __post_init__(self) -> None:
         self.owners = [self.uuid() for _ in range(OWNERS)]
@@ -868,7 +872,11 @@ def _creation(cast: Cast, owner: UUID, email: str) -> CreateMemberAccount:
 
 def next_command(cast: Cast) -> Sequence[Sent]:
     """Choose an entry of the table by weight, and make its records."""
-    make = cast.random.choices([make for _, make in COMMANDS], [weight for weight, _ in COMMANDS])[0]
+    weights = cast.weights or [weight for weight, _ in COMMANDS]
+    make = cast.random.choices([make for _, make in COMMANDS], weights)[0]
     found = make(cast)
     cast.sent.extend(found)
+    for each in found:
+        type_ = (dict(each.headers).get("ce_type") or b"").decode("latin-1").removeprefix("popfax.")
+        cast.types.setdefault(make.__name__, set()).add(type_)
     return found

@@ -1,7 +1,7 @@
 """A seed's run for people to read: who did what, with which message, in order."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from tests.simulation.bus import BusRecord
 from tests.simulation.hub import BEGUN_S
 from tests.simulation.kafka import Record
 from tests.simulation.replicas import Story
-from tests.simulation.world import World
+from tests.simulation.world import Tell, World
 
 _COLOURS = {
     "sends": "cyan",
@@ -25,7 +25,7 @@ _COLOURS = {
 }
 
 
-def replay(seed: int, console: Console) -> list[str]:
+def replay(seed: int, console: Console, made: Callable[[Tell], World] | None = None) -> list[str]:
     """Run a seed again and print every step; return the findings."""
     table = Table("step", "time", "who", "does", "what", title=f"seed {seed}", box=None, title_justify="left")
 
@@ -33,7 +33,7 @@ def replay(seed: int, console: Console) -> list[str]:
         text = _record(what) if isinstance(what, BusRecord) else str(what)
         table.add_row(str(world.step), f"{world.clock.now:%d %H:%M:%S}", who, does, text, style=_COLOURS.get(does))
 
-    world = World(seed, tell=tell)
+    world = made(tell) if made else World(seed, tell=tell)
     findings = world.run()
     _print(console, table, findings)
     return findings

@@ -240,6 +240,9 @@ def _silent(step: str, who: str, what: Any) -> None:
     pass
 
 
+SILENT: Tell = _silent
+
+
 class World:
     """The product and its surroundings, for one seed."""
 
@@ -249,7 +252,7 @@ class World:
         services: Sequence[Service] = SERVICES,
         database: Callable[[], FaultyDatabase] = FaultyDatabase,
         source: type[FromKafka] = FromKafka,
-        tell: Tell = _silent,
+        tell: Tell = SILENT,
     ) -> None:
         self._source = source
         self.random = Random(seed)
