@@ -813,10 +813,10 @@ class ModelConnection:
     async def invalidate(self) -> None:
         self.session.close()
 
-    async def _do(self, executable: sa.Executable) -> Any:
+    async def _do(self, executable: sa.Executable, parameters: Mapping[str, str]) -> Any:
         server, session = self.session.server, self.session
         if executable is relay._SESSION:
-            session.idle_s = relay.PAUSE_S
+            session.idle_s = float(parameters["pause"].removesuffix("s"))
         elif executable is relay._LISTEN:
             server.listeners.add(session)
         elif executable is wakeups._RING:
