@@ -20,6 +20,7 @@ from popfax_contracts.fields import Language
 from popfax_contracts.groups import (
     CreateMemberAccount,
     LowBalanceSet,
+    PayForMember,
     SetLowBalance,
     SetStandingOrder,
     StandingOrderStopped,
@@ -33,6 +34,7 @@ from popfax_contracts.ledger import (
     ReserveUnits,
     SpendUnits,
     TransfersPosted,
+    UnitsReserved,
 )
 from popfax_contracts.message import Message, group_of
 from popfax_contracts.notifications import SendMembersLow
@@ -314,6 +316,32 @@ async def test_a_saga_is_called_off_again_by_its_deadline(groups: tuple[Database
         found = await _sagas(connection)
     async with lost.connected() as connection:
         assert found == await _sagas(connection)
+
+
+async def test_what_an_owner_pays_for_is_called_off_again_and_retried_again(groups: tuple[Database, Database]) -> None:
+    """By its deadline, and by an operator: neither is on any topic."""
+    lost, restored = groups
+    owner_id, member_id = await _with_member(groups)
+    group_id, topics = group_of(owner_id), Topics()
+    paid = [
+        PayForMember(group_id=group_id, member_id=member_id, action="options_pack", price_units=price)
+        for price in (30, 40)
+    ]
+    asked = await lost.handle((1, [topics.send(each, Principal.PLATFORM, owner_id) for each in paid]))
+    held = [ReserveUnits.from_json(each.value) for each in asked]
+    units = {"account_id": owner_id, "amount_units": 30}
+    reserved = topics.send(UnitsReserved(hold_id=held[0].hold_id, **units), Principal.LEDGER)
+    await lost.handle((2, [reserved]))
+    await lost.intervene(RetrySaga(saga_id=held[1].hold_id), 3)
+    told = await lost.handle((3, []), (400, []))
+    types = [each.type.rpartition(".v")[0].removeprefix("popfax.") for each in told]
+    assert types[2:4] == ["provisioning.grant-purchase", "ledger.reserve-units"]
+    assert sorted(types[4:]) == ["ledger.release-hold", "provisioning.cancel-grant"]
+    async with restored.replay(topics, told) as (report, connection):
+        assert (report.problems, report.due) == ([], 3)
+        found = await _rows(connection, sagas, history)
+    async with lost.connected() as connection:
+        assert found == await _rows(connection, sagas, history)
 
 
 async def test_members_who_were_told_as_low_are_not_told_again(groups: tuple[Database, Database]) -> None:
