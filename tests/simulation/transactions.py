@@ -804,9 +804,9 @@ class ModelConnection:
     async def execution_options(self, **_: Any) -> "ModelConnection":
         return self
 
-    async def execute(self, executable: sa.Executable, _: Any = None) -> _Scalar:
+    async def execute(self, executable: sa.Executable, parameters: Mapping[str, str] | None = None) -> _Scalar:
         try:
-            return _Scalar(await self.session.request(partial(self._do, executable)))
+            return _Scalar(await self.session.request(partial(self._do, executable, parameters or {})))
         except Lost as lost:
             raise sa.exc.OperationalError("", {}, lost, connection_invalidated=True) from lost
 
