@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from deploy.operator.invariants import logged
 from popfax_contracts.topics import SERVICES, Principal
 from tests.e2e.driver import Seen
 
@@ -46,7 +47,9 @@ def _of_topics(subject: str, records: Iterable[Seen]) -> Iterator[Entry]:
         headers = b" ".join(text or b"" for _, text in seen.headers)
         if any(wanted in (part or b"") for part in (seen.key, seen.value, headers)):
             place = f"{seen.topic.removeprefix('popfax.')}/{seen.partition}@{seen.offset}"
-            said = f"{seen.kind or '?'} id={seen.id} {(seen.value or b'').decode(errors='replace')}"
+            record = logged(seen)
+            what = f"{record.type} id={record.id}" if record else "unreadable"
+            said = f"{what} {(seen.value or b'').decode(errors='replace')}"
             yield Entry(datetime.fromtimestamp(seen.at, UTC), place, said)
 
 

@@ -157,6 +157,14 @@ def test_an_uncertain_mail_may_have_a_copy_for_each_time(sound: Evidence) -> Non
 # --- histories --------------------------------------------------------------------------------------------------------
 
 
+def test_an_envelope_is_named_in_either_mode(tmp_path: Path) -> None:
+    document = {"specversion": "1.0", "id": "c-1", "type": "t.v1", "source": "s", "data": {"key": "k-1"}}
+    structured = [("content-type", b"application/cloudevents+json")]
+    seen = Seen("popfax.ledger.commands", 0, 7, b"k-1", json.dumps(document).encode(), structured, 1924992001.0)
+    (entry,) = history.without_rows("k-1", [seen], tmp_path)
+    assert entry.text.startswith("t.v1 id=c-1 ")
+
+
 def _entries(tmp_path: Path) -> Iterator[history.Entry]:
     (tmp_path / "ledger-1.log").write_text(
         '{"event": "batch_failed", "key": "k-1", "timestamp": "2031-01-01T00:00:02.5Z"}\n{"event": "other"}\n'
