@@ -136,7 +136,7 @@ class Invariant(StrEnum):
     ORDER_TALLY_MISMATCH = "order_tally_mismatch"
     """What an order says that it has moved in its month is what its transfers moved, and a paid month is behind it."""
     ORDER_STALLED = "order_stalled"
-    """An active order that has something to do will be looked at, or waits for the ledger."""
+    """An active order that has something to do will be looked at, and so will any that waits for the ledger."""
 
     # --- mails ---
     MAIL_TWICE = "mail_twice"
