@@ -221,6 +221,9 @@ def test_the_tab_is_in_the_address_and_stays_in_another_language(client: Client)
     assert 'id="tab-transfers" data-tab="transfers" href="/?filter=transfers#history"' in browser.get("/").text
     assert 'aria-current="true">Transfers' in browser.get("/?filter=transfers").text
     assert browser.post("/language", {"language": "fr"}, referer=here).header("location") == "/?filter=transfers"
+    for path in (f"/lists/{GROUP}", f"/payments/{GROUP}", f"/commands/{GROUP}/3?members=7"):
+        there = browser.post("/language", {"language": "fr"}, referer=f"http://groups.example{path}")
+        assert there.header("location") == path
     for elsewhere in ("http://evil.example/?filter=transfers", "http://groups.example/transfers/confirm", ""):
         assert browser.post("/language", {"language": "en"}, referer=elsewhere).header("location") == "/", elsewhere
 

@@ -84,6 +84,35 @@ def test_a_reload_shows_the_step_again(
         assert "had ended" not in again
 
 
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/name", {"name": "A very good name", "once": "refused"}),
+        ("/invite", {"email": "bob@example.com", "once": "refused"}),
+    ],
+)
+def test_without_a_script_what_is_refused_can_be_put_right(
+    ada: Browser, url: str, path: str, form: dict[str, str]
+) -> None:
+    _post(ada, path, form, hx_request="true")
+    refuse = "UPDATE commands SET state = 'refused', code = 'group_closed', ended_at = now() WHERE actor_id = %s"
+    execute(url, refuse, ADA.id)
+    shown = _post(ada, path, form)
+    assert shown.status == 200
+    assert "closed" in shown.text
+    assert f'value="{form.get("name") or form["email"]}"' in shown.text
+
+
+def test_a_page_of_orders_that_is_no_more_leads_to_those_there_are(ada: Browser) -> None:
+    gone = ada.get("/orders?page=7")
+    assert (gone.status, gone.header("location")) == (303, "/orders")
+    assert ada.get("/orders").status == 200
+
+
+def test_a_form_for_an_order_that_is_cancelled_leads_back_to_where_the_member_was_chosen(ada: Browser) -> None:
+    assert re.search(r'<a class="button" href="/">Cancel</a>', ada.get(f"/orders/new?member={BOBS}").text)
+
+
 def test_another_language_shows_the_step_again_with_what_was_being_typed(ada: Browser) -> None:
     _post(ada, "/create/person", {"plan": "send_only", "email": "nina@example.com"})
     typed = urlencode({"proof": ada.proof(), "at": "/create/person", **NINA, "first_name": "Nîna"})

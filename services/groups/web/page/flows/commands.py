@@ -61,10 +61,15 @@ async def post(visit: Visit, name: str, fields: Mapping[str, Any]) -> Response:
     await visit.context.post(command, visit.caller.id, id_)
     if not visit.is_live:
         ended = await wait_for(visit.context, id_, visit.caller.id)
-        if ended is None or visit.form.one("resend") or not _needs_account(ended):
+        if ended is None or not _goes_on_with_form(visit, ended):
             resend = "?resend=1" if visit.form.one("resend") else ""
             return RedirectResponse(f"/commands/{id_}{resend}", HTTPStatus.SEE_OTHER)
     return await _show_outcome(visit, id_)
+
+
+def _goes_on_with_form(visit: Visit, command: queries.Command) -> bool:
+    """Return whether the answer needs what was typed: to be put right, or for an account. An address has none of it."""
+    return not visit.form.one("resend") and (command.state is CommandState.REFUSED or _needs_account(command))
 
 
 async def post_all(visit: Visit, name: str, parts: Sequence[Mapping[str, Any]], members: int) -> Response:

@@ -83,7 +83,10 @@ def _then(form: Form) -> str:
     return INVITATION if form.one("then") == INVITATION else "/"
 
 
-_PAGES = re.compile(r"/|/history|/statement|/orders(/new)?|/members/[0-9a-f-]{32,36}(/order)?")
+_ID = "[0-9a-f-]{32,36}"
+_PAGES = re.compile(
+    rf"/|/history|/statement|/orders(/new)?|/members/{_ID}(/order)?|/(lists|payments)/{_ID}|/commands/{_ID}(/[0-9]+)?"
+)
 """The pages that are whole, and can be looked at again."""
 
 

@@ -45,6 +45,8 @@ async def page(visit: Visit) -> Response:
     number = whole_number(visit.request.query_params.get("page", "1")) or 1
     async with visit.context.reading() as connection:
         found = await orders.read_by_name(connection, visit.caller.id, PAGE + 1, (number - 1) * PAGE)
+    if not found and number > 1:
+        return RedirectResponse("/orders", HTTPStatus.SEE_OTHER)  # there were more when that page was linked to
     return visit.render(
         "orders.html",
         orders=found[:PAGE],
