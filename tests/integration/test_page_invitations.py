@@ -236,6 +236,29 @@ def test_a_pending_invitation_is_sent_again_by_its_owner_alone(ada: Browser, cli
     assert "not waiting for an answer" in said
 
 
+async def test_many_invitations_are_shown_in_pages_each_with_what_can_be_done(
+    url: str, engine: AsyncEngine, client: Client
+) -> None:
+    invited = [person(f"Invited {n}", email=f"invited.{n}@example.com") for n in range(60)]
+    zoe = person("Zoe")
+    pending = [
+        invitation(
+            f"to {each.email}", group_id=group_of(zoe.id), owner_id=zoe.id, subscriber_id=each.id, email=each.email
+        )
+        for each in invited
+    ]
+    await seed(engine, [zoe, group(zoe), *invited, *pending])
+    browser = logged_in(client, zoe.id)
+    first, listed = browser.get("/").text, [browser.get(f"/?show=invited&page={n}").text for n in (1, 2, 9)]
+    beside = first.count("/revoke") // 2
+    assert (beside, "Show all 60" in first) == (10, True)
+    assert [text.count("/revoke") // 2 - beside for text in listed] == [50, 10, 10]
+    button = re.search(r'<button class="button small" name="resend" value="1" formaction="([^"]+)"', listed[1])
+    assert button
+    again = sent(browser, button[1], listed[1], resend="1", at="/transfers/cost", mode="amount", show="invited")
+    assert 'hx-target="#pending-answer"' in again.text
+
+
 # --- the link ---------------------------------------------------------------------------------------------------------
 
 

@@ -231,8 +231,10 @@ async def members_view(
     everybody, asked, low_below = group.members_total, search.address(page=search.page), group.low_balance.below_units
     if search.invited:
         found = tuple(each for each in group.invitations if _is_sought(each, search))
+        search = replace(search, page=min(search.page, max(1, -(-len(found) // MEMBERS_SHOWN))))
+        shown = found[search.skipped : search.skipped + MEMBERS_SHOWN]
         ordered = await orders_view(connection, owner_id, ())
-        return MembersView(search, (), len(found), everybody, ordered, found, low_below=low_below, asked=asked)
+        return MembersView(search, (), len(found), everybody, ordered, shown, low_below=low_below, asked=asked)
     page = page or await members_page(connection, owner_id, search)
     if not page.items and page.total:
         search = replace(search, page=-(-page.total // MEMBERS_SHOWN))
