@@ -172,8 +172,17 @@ async def _kill_leader(engine: AsyncEngine) -> None:
 
 class TestOrder:
     async def test_a_row_whose_transaction_commits_late_is_not_passed_over(
-        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, accounts: list[UUID], log: Log
+        self,
+        stack: Stack,
+        ledger_url: str,
+        ledger_engine: AsyncEngine,
+        accounts: list[UUID],
+        log: Log,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        monkeypatch.setattr(
+            "services.chassis.relay.DEAD_ROWS", 1
+        )  # each round that may move the floor asks whether it can
         database, commit = PostgresDatabase(ledger_engine), asyncio.Event()
         async with relaying(stack, ledger_url):
             late = asyncio.create_task(_write(database, accounts[0], 3, before_commit=commit))
@@ -187,10 +196,12 @@ class TestOrder:
             await eventually(has_numbers, "the late transaction's rows")
             await _write(database, accounts[1], 3)
             assert len(await _read(log, accounts, 3)) == 3
+            await _write(database, accounts[1], 1)  # in its round the floor would move behind the first three
+            assert len(await _read(log, accounts, 4)) == 4
             commit.set()
             await late
             await _write(database, accounts[0], 1)  # numbered after all of them, and seen together with the late ones
-            _assert_all_in_order(await _read(log, accounts, 7), {accounts[0]: 4, accounts[1]: 3})
+            _assert_all_in_order(await _read(log, accounts, 8), {accounts[0]: 4, accounts[1]: 4})
 
     async def test_each_key_keeps_its_commit_order_under_concurrent_writers(
         self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, accounts: list[UUID], log: Log

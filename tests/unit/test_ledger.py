@@ -121,6 +121,13 @@ def not_credited(code: str, account_id: UUID = ADA) -> CreditRefused:
 # --- credits ---
 
 
+def test_a_transfer_is_sealed_with_a_digest_of_everything_else() -> None:
+    """Literally: whatever is sealed is kept forever, so the digest can't be another one tomorrow."""
+    made = Transfer(TRANSFER, TransferKind.TRANSFER, ADA, b"content", "units_short", (10, 25), NOW, "group-7").sealed()
+    assert made.seal == made.digest()
+    assert made.digest().hex() == "c16fa608481b2fc4344c8cbf052ff292"
+
+
 def test_credits_units_from_popfaxs_sales() -> None:
     scene = given(LEDGER, account(ADA, 5)).when(credit(7)).then(credited(7), changed(ADA, 12))
     scene.leaves(
