@@ -21,7 +21,7 @@ from deploy.operator.kafka import ADMIN
 from popfax_contracts.topics import SERVICES, Principal
 from tests.e2e.driver import DEFINITIONS, admin
 from tests.nemesis.fleet import Fleet, Replica, faketime
-from tests.nemesis.schedule import TO, Planned, claims, links
+from tests.nemesis.schedule import BROKER_NAMES, TO, Planned, claims, links
 
 DELAY_S = 0.3
 """How much later everything arrives on a slow connection."""
@@ -194,7 +194,7 @@ class OfBrokers(Fault):
 
     def all(self, do: Callable[[Any], object]) -> None:
         """Do something to each at the same time."""
-        brokers = [self.fleet.brokers[name] for name in sorted(claims(self.victim))]
+        brokers = [self.fleet.brokers[name] for name in BROKER_NAMES if name in claims(self.victim)]
         with ThreadPoolExecutor() as pool:
             list(pool.map(do, brokers))
 
