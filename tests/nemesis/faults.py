@@ -194,9 +194,13 @@ class OfBrokers(Fault):
 
     def all(self, do: Callable[[Any], object]) -> None:
         """Do something to each at the same time."""
-        brokers = [self.fleet.brokers[name] for name in BROKER_NAMES if name in claims(self.victim)]
         with ThreadPoolExecutor() as pool:
-            list(pool.map(do, brokers))
+            list(pool.map(do, [self.fleet.brokers[name] for name in self.names]))
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the brokers that it strikes."""
+        return [name for name in BROKER_NAMES if name in claims(self.victim)]
 
 
 class KillBrokers(OfBrokers):

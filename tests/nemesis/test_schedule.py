@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from itertools import pairwise
+from typing import cast
 
 import pytest
 
@@ -12,9 +13,9 @@ from popfax_contracts.provisioning import RegisterSubscriber
 from popfax_contracts.topics import SERVICES, TOPICS, Principal
 from services.chassis.envelopes import Headers, text_of, unusual
 from tests.nemesis.commands import CODECS, PER_S, Sending, as_document, askings, sendings, story, value_now
-from tests.nemesis.faults import FAULTS
-from tests.nemesis.fleet import link_names
-from tests.nemesis.schedule import BROKER_NAMES, KINDS, MAJORITY, MOST, REPLICAS, TO, claims, faults, links
+from tests.nemesis.faults import FAULTS, OfBrokers
+from tests.nemesis.fleet import Fleet, link_names
+from tests.nemesis.schedule import BROKER_NAMES, KINDS, MAJORITY, MOST, REPLICAS, TO, Planned, claims, faults, links
 from tests.simulation.commands import sent
 from tests.simulation.world import BEGINNING
 
@@ -119,6 +120,14 @@ def test_every_kind_has_its_fault_and_its_parts() -> None:
                 assert set(links(victim)) <= there
             elif victim in SERVICES or "-" in victim:
                 assert claims(victim) <= there
+
+
+def test_faults_of_brokers_strike_one_or_all() -> None:
+    of_brokers = {kind: fault for kind, fault in FAULTS.items() if issubclass(fault, OfBrokers)}
+    for kind, fault in of_brokers.items():
+        for victim in KINDS[kind].victims:
+            names = fault(cast(Fleet, None), Planned(kind, victim, 0, 1, 1)).names
+            assert names == ([victim] if victim in BROKER_NAMES else list(BROKER_NAMES))
 
 
 @pytest.mark.parametrize("seed", range(20))
