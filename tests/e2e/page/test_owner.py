@@ -125,6 +125,12 @@ def test_invites_several_at_once_and_creates_accounts_for_those_whom_nobody_know
     at.press(re.compile(f"^{say('Send again')}"), "#pending")
     at.see(say("The invitation is on its way."), "#toasts")
     wait(lambda: len(stage.mails_to(known.email)) == 2, "the mail that was sent again")
+    at.open("/?show=invited")
+    at.press(re.compile(f"^{say('Send again')}"), "#members")
+    wait(lambda: len(stage.mails_to(known.email)) == 3, "the mail that was sent from the list")
+    at.press(re.compile(f"^{say('Withdraw')}"), "#members")
+    at.see(say("The invitation is withdrawn."), "#toasts")
+    expect(at.page.locator("#members .entry")).to_have_count(0)
 
 
 def test_is_told_why_nobody_is_invited(open_scene: Opening) -> None:
