@@ -14,7 +14,7 @@ from tests.crashpoints.crew import Crew
 from tests.crashpoints.judging import parked_since, wrong_mails
 from tests.crashpoints.matrix import SIGNALS, Cell
 from tests.crashpoints.seams import ANSWER, DATA
-from tests.crashpoints.stories import OUTCOMES, STORIES, Person, Script
+from tests.crashpoints.stories import STORIES, Person, Script
 from tests.crashpoints.trap import Armed
 from tests.e2e.driver import SETTLED_S, Seen, World
 
@@ -119,7 +119,7 @@ class Trial:
     def _read(self) -> None:
         seen = self.world.log.seen
         for each in seen[self._checked :]:
-            if each.correlation in self.script.ids and each.kind in _OUTCOMES:
+            if each.kind in self.script.answers.get(each.correlation, ()):
                 self.told.setdefault(each.correlation, each)
         self._checked = len(seen)
 
@@ -181,7 +181,6 @@ class NotReachedError(Exception):
         self.cell = cell
 
 
-_OUTCOMES = frozenset(model.TYPE for model in OUTCOMES)
 _OVER = object()
 
 

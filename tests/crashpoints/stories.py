@@ -16,12 +16,11 @@ from popfax_contracts.groups import (
     MemberAccountCreated,
     MemberAccountRefused,
     MemberPaidFor,
-    MemberPaymentRefused,
     PayForMember,
 )
 from popfax_contracts.ledger import CreditUnits, UnitsCredited, UnitsReserved
-from popfax_contracts.message import Message, group_of
-from popfax_contracts.notifications import BounceRefused, MailBounced
+from popfax_contracts.message import Command, Message, group_of
+from popfax_contracts.notifications import MailBounced
 from popfax_contracts.provisioning import (
     AccountExtended,
     AccountProvisioned,
@@ -30,7 +29,6 @@ from popfax_contracts.provisioning import (
     EnableCallForwarding,
     ExtendAccount,
     OptionsPackAdded,
-    PaidActionRefused,
     PersonRecorded,
     RegisterSubscriber,
     SubscriberRegistered,
@@ -48,19 +46,6 @@ ACCOUNT = PRICES[PLAN]
 OPTIONS = {name: option.price_units for name, option in catalogue.read(catalogue.DEFAULT).options.items()}
 PACK = OPTIONS["options_pack"]
 YEAR = timedelta(days=365)
-
-OUTCOMES: tuple[type[Message], ...] = (
-    MemberAccountCreated,
-    MemberAccountRefused,
-    MemberPaidFor,
-    MemberPaymentRefused,
-    AccountExtended,
-    OptionsPackAdded,
-    CallForwardingEnabled,
-    PaidActionRefused,
-    BounceRefused,
-)
-"""All that a story's command may be answered with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +73,7 @@ Told = Mapping[str, Seen]
 class Script:
     """A story with its people and ids: what is sent, and what is true in the end."""
 
-    commands: Sequence[tuple[UUID, Message, UUID | None]]
+    commands: Sequence[tuple[UUID, Command, UUID | None]]
     """Id, command, and who asks."""
     ends: Callable[[World, Told], list[str]]
     """Returns what is not as it should be."""
@@ -103,6 +88,11 @@ class Script:
     def ids(self) -> list[str]:
         """The commands' ids."""
         return [str(id_) for id_, _, _ in self.commands]
+
+    @property
+    def answers(self) -> dict[str, frozenset[str]]:
+        """The types of which each command's outcome may be: what it declares."""
+        return {str(id_): frozenset(model.TYPE for model in body.outcomes()) for id_, body, _ in self.commands}
 
 
 Write = Callable[[World, Sequence[Person]], Script]
@@ -152,7 +142,7 @@ def _one_welcome(told: Told) -> tuple[UUID, str] | None:
 # --- accounts ---------------------------------------------------------------------------------------------------------
 
 
-def _create(world: World, owner: Owner, email: str) -> tuple[UUID, Message, UUID]:
+def _create(world: World, owner: Owner, email: str) -> tuple[UUID, Command, UUID]:
     return uuid4(), world.command(owner, email), owner.id
 
 
@@ -276,7 +266,7 @@ def _paid_late(write: Write, answer: type[Message]) -> Write:
 # --- somebody buys something for themselves ---------------------------------------------------------------------------
 
 
-def _buys(model: Callable[..., Message], price: int, answer: type[Message], **more: Any) -> Write:
+def _buys(model: Callable[..., Command], price: int, answer: type[Message], **more: Any) -> Write:
     def write(world: World, people: Sequence[Person]) -> Script:
         buyer = people[0].owner
         body = model(request_id=uuid4(), account_id=buyer.id, price_units=price, **more)
