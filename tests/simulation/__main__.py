@@ -1,6 +1,6 @@
 """Replays one seed, readably: `python -m tests.simulation SEED`; or looks for failing ones: `… FIRST LAST`.
 
-Before the seeds may stand the name of a story of replicas: `relay`. Very many seeds are a campaign:
+Before the seeds may stand the name of a story of replicas: `relay`, `consumer`. Very many are a campaign:
 `… campaign --seeds 200000 --jobs 2 --resume FILE`.
 """
 

@@ -12,10 +12,13 @@ from unittest.mock import patch
 
 from popfax_contracts.topics import Principal
 from services.chassis import kafka, relay
+from services.chassis.arrivals import Fetched
+from services.chassis.client_state import ClientState
+from services.chassis.consumer import Consumer
 from services.chassis.database import Ready
 from services.chassis.relay import Relay
 from services.chassis.settings import KafkaSettings
-from tests.simulation.replicas import Relays, Story
+from tests.simulation.replicas import Consumers, Relays, Story
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,34 @@ def deletes_before_it_is_acknowledged() -> AbstractContextManager[Any]:
     return patch.object(relay, "publish", unacknowledged)
 
 
+def passes_over_what_it_cannot_unpack() -> AbstractContextManager[Any]:
+    """Believe the client about its position after a batch that it could not unpack."""
+    return patch.object(Consumer, "_stop", lambda *_: None)
+
+
+def stays_out() -> AbstractContextManager[Any]:
+    """Keep a client that stays out of its group though it could join: the orphaned consumer."""
+    return patch.object(ClientState, "stranded", False)
+
+
+def offsets_first() -> AbstractContextManager[Any]:
+    """Commit offsets before the database has committed."""
+    handles = Consumer._handle
+
+    def too_early(self: Consumer, records: list[Fetched]) -> None:
+        self._done |= {(record.topic, record.partition): record.offset + 1 for record in records}
+        self._commit()
+        handles(self, records)
+
+    return patch.object(Consumer, "_handle", too_early)
+
+
 MISTAKES: Final[Mapping[str, Mistake]] = {
     "the relay's producer has no fence": Mistake(Relays, no_fence, 20),
     "the relay's floor follows what was read": Mistake(Relays, floor_follows_what_was_read, 5),
     "the relay deletes what is not acknowledged": Mistake(Relays, deletes_before_it_is_acknowledged, 5),
+    "the consumer believes where its client stands": Mistake(Consumers, passes_over_what_it_cannot_unpack, 5),
+    "a consumer that is in no group is left alone": Mistake(Consumers, stays_out, 9),
+    "offsets are committed before the database": Mistake(Consumers, offsets_first, 5),
 }
 """All mistakes, by their description."""

@@ -4,28 +4,37 @@ A story is one seed's run. In `Relays`, some replicas relay the outbox of one se
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 from uuid import UUID
 
+from popfax_contracts.ledger import BalanceChanged, CreditUnits
 from popfax_contracts.provisioning import PlanPublished
-from popfax_contracts.topics import PROVISIONING_PLANS, TOPICS, Principal
-from services.chassis import kafka, relay
+from popfax_contracts.topics import LEDGER_BALANCES, LEDGER_COMMANDS, PROVISIONING_PLANS, TOPICS, Principal
+from services.chassis import arrivals, client_state, consumer, kafka, partitions, relay, topic_ids
 from services.chassis.database import Conflict, Outage
+from services.chassis.gathering import Gathering
 from services.chassis.messages import Incoming, Outgoing, StoredRecord, outgoing
+from services.chassis.partitions import Stops
 from services.chassis.relay import Relay
 from services.chassis.rows import replace
 from services.chassis.settings import ServiceSettings, settings_from
+from services.chassis.shell import Shell
 from services.chassis.wakeups import Bell
+from services.ledger.consumers import LEDGER
+from services.ledger.tables import ACCOUNTS
 from services.provisioning.domain import Plan
 from services.provisioning.tables import PLANS
-from tests.simulation.hub import Hub, Process, VirtualTime
+from tests.simulation.consumers import Coordinator, ModelAdmin, ModelConsumer
+from tests.simulation.hub import Hub, HubClock, Process, VirtualThreading, VirtualTime
 from tests.simulation.kafka import Broker, ModelProducer, Record
 from tests.simulation.transactions import ModelDatabase, ModelEngine, Server, outbox_on
+
+T = TypeVar("T")
 
 PARTITIONS = 3
 LONGEST_FREEZE_S = 40.0
@@ -59,7 +68,7 @@ SETTINGS = settings()
 
 
 @contextmanager
-def simulated(hub: Hub, broker: Broker) -> Iterator[None]:
+def simulated(hub: Hub, broker: Broker, coordinator: Coordinator) -> Iterator[None]:
     """Put the models in the places of `time`, of threads, and of the clients of Kafka and PostgreSQL."""
 
     def here() -> Process:
@@ -67,11 +76,16 @@ def simulated(hub: Hub, broker: Broker) -> Iterator[None]:
         return hub.current
 
     with ExitStack() as stack:
-        stack.enter_context(patch.object(relay, "time", VirtualTime(hub)))
+        for module in (arrivals, client_state, consumer, partitions, relay, topic_ids):
+            stack.enter_context(patch.object(module, "time", VirtualTime(hub)))
         # Small, so that rounds are full and dead rows are many after seconds.
         stack.enter_context(patch.object(relay, "ROWS", 20))
         stack.enter_context(patch.object(relay, "DEAD_ROWS", 5))
         for module, name, stands in (
+            (consumer, "threading", VirtualThreading(hub)),
+            (consumer, "Gathering", partial(Gathering, clock=hub.time)),
+            (consumer, "Client", lambda config, **_: ModelConsumer(coordinator, here(), config)),
+            (topic_ids, "AdminClient", ModelAdmin),
             (kafka, "AIOKafkaProducer", lambda **given: ModelProducer(broker, here(), **given)),
             (relay, "outbox_on", outbox_on),
         ):
@@ -89,6 +103,7 @@ class Story:
         self.random = Random(seed)
         self.hub = Hub(self.random)
         self.broker = Broker(self.hub, {topic.name: PARTITIONS for topic in TOPICS})
+        self.coordinator = Coordinator(self.broker)
         self.servers: list[Server] = []
         self.findings: list[str] = []
         self.tell = tell
@@ -173,7 +188,7 @@ class Story:
 
     def run(self) -> list[str]:
         """Run the seed's story, settle, and return the findings."""
-        with simulated(self.hub, self.broker):
+        with simulated(self.hub, self.broker, self.coordinator):
             try:
                 self.begin()
                 self.hub.after(self.random.uniform(1.0, 5.0), self.fault)
@@ -287,9 +302,141 @@ class Relays(Story):
                 self.findings.append(f"{name}: the last record is row {ids.index(found[-1])} of {len(ids)}")
 
 
+class _Stops(Stops):
+    """Stopped partitions, of which nobody keeps a row here."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def _execute(self, _: Any) -> list[tuple[int | None]]:
+        return []
+
+
+class _Consumer(consumer.Consumer):
+    """The consumer, whose thread waits for the event loop as a simulated one does."""
+
+    def _await(self, work: Coroutine[Any, Any, T]) -> T:
+        ended: list[asyncio.Task[T]] = []
+
+        def begin() -> None:
+            self._loop.create_task(work).add_done_callback(ended.append)
+
+        self._loop.call_soon_threadsafe(begin)
+        self._thread.wait(lambda: ended)  # type: ignore[attr-defined]
+        return ended[0].result()
+
+
+class Consumers(Story):
+    """Several replicas of the ledger, which consume, decide, write and relay; the platform credits units."""
+
+    kinds = (*Story.kinds, (2, "unreadable"), (2, "overload"))
+    ACCOUNTS = 5
+
+    def begin(self) -> None:
+        self.server = Server(self.hub, Principal.LEDGER)
+        self.servers.append(self.server)
+        self.accounts = [UUID(int=self.random.getrandbits(128), version=4) for _ in range(self.ACCOUNTS)]
+        self.credited: dict[UUID, int] = {}
+        self.due = dict.fromkeys(self.accounts, 0)
+        self.consumers: dict[str, _Consumer] = {}
+        self.is_static = self.random.random() < 0.5
+        self.coordinator.strands = self.random.random() < 0.5
+        self.pause_s = self.random.choice([0.05, 0.2, 1.0])
+        for number in range(self.random.choice([2, 2, 3])):
+            self.replica(f"ledger {number}", self._works)
+        self._credit()
+
+    def _works(self, process: Process) -> None:
+        async def work() -> None:
+            given = {"batch_records": "20"} | ({"replica": process.name} if self.is_static else {})
+            relays = Relay(Principal.LEDGER, ModelEngine(self.server, process), SETTINGS)  # type: ignore[arg-type]
+            database = ModelDatabase(self.server, process)
+            shell = Shell(LEDGER, database, HubClock(self.hub), lambda sent: relays.wake() if sent else None)
+            self.consumers[process.name] = consumes = _Consumer(LEDGER, shell, settings(**given), _Stops())
+            await asyncio.gather(relays.run(), consumes.run())
+
+        process.start(work)
+
+    def _credit(self) -> None:
+        """Credit somebody; some commands are sent twice."""
+        if self.is_calm:
+            return
+        account, units, id_ = self.random.choice(self.accounts), self.random.randint(1, 9), self._uuid()
+        body = CreditUnits(credit_id=self._uuid(), account_id=account, amount_units=units)
+        headers = [("ce_id", str(id_).encode()), ("ce_type", body.TYPE.encode()), ("ce_source", b"popfax/platform")]
+        place = LEDGER_COMMANDS.name, kafka.partition_of(body.key(), PARTITIONS)
+        for _ in range(self.random.choice([1, 1, 1, 2])):
+            self.broker.append(place, [(body.key().encode(), body.to_json(), headers)])
+        self.due[account] += units
+        self.hub.after(self.random.expovariate(1 / self.pause_s), self._credit)
+
+    def _uuid(self) -> UUID:
+        return UUID(int=self.random.getrandbits(128), version=4)
+
+    def _unreadable(self) -> None:
+        """The next batch of some partition can't be unpacked for a while."""
+        place = LEDGER_COMMANDS.name, self.random.randrange(PARTITIONS)
+        log, seconds = self.broker.logs[place], self.random.choice([0.5, 3.0, 20.0])
+        self.tell("fault", f"{place[0]}/{place[1]}", f"{len(log.records)} can't be unpacked for {seconds} s")
+        log.unreadable[len(log.records)] = self.hub.now + seconds
+
+    def _overload(self) -> None:
+        """A replica begins beside a broker that does not answer for a moment."""
+        self.broker.away_until = max(self.broker.away_until, self.hub.now + 3.0)
+        process = self.random.choice(self.replicas)
+        if not process.dead:
+            self.tell("fault", process.name, "is killed, and begins while Kafka is away")
+            process.kill()
+            self.hub.after(0.5, partial(self.revive, process.name))
+
+    def calm(self) -> None:
+        super().calm()
+        self.coordinator.strands = False
+
+    def balances(self) -> dict[UUID, int]:
+        """Return what is on each account."""
+        rows = self.server.contents.tables.get(ACCOUNTS.table.name, {})
+        return {account: rows[account].balance_units if account in rows else 0 for account in self.accounts}
+
+    def unsettled(self) -> str:
+        found = [f"{name}: {why}" for name, each in self.consumers.items() if (why := each.trouble()) is not None]
+        if self.server.outbox:
+            found.append(f"{len(self.server.outbox)} rows are in the outbox")
+        if (balances := self.balances()) != self.due:
+            found.append(f"{sum(self.due.values())} units were credited, {sum(balances.values())} are there")
+        return "; ".join(found)
+
+    def check(self) -> None:
+        if unsettled := self.unsettled():
+            self.findings.append(unsettled)
+        for key, ids in _by_key(self.server.written, BalanceChanged.TYPE).items():
+            self._check_order(key, ids, LEDGER_BALANCES.name)
+        self.findings += self.server.locks.deadlocks
+
+    def _check_order(self, key: str, written: Sequence[UUID], topic: str) -> None:
+        log = self.broker.logs[topic, kafka.partition_of(key, PARTITIONS)]
+        ids = [_id_of(record) for record in log.records if record.key == key.encode()]
+        if list(dict.fromkeys(ids)) != list(written):
+            self.findings.append(f"{key}: not published once and in the order of the commits")
+        elif ids and ids[-1] != written[-1]:
+            self.findings.append(f"{key}: the last record is row {written.index(ids[-1])} of {len(written)}")
+
+
+def _by_key(written: Sequence[Outgoing], type_: str) -> dict[str, list[UUID]]:
+    found: dict[str, list[UUID]] = {}
+    for out in written:
+        if out.type == type_:
+            found.setdefault(out.key, []).append(out.id)
+    return found
+
+
+def _id_of(record: Record) -> UUID:
+    return UUID((dict(record.headers)["ce_id"] or b"").decode())
+
+
 def _cause(body: Any, id_: UUID) -> Incoming[Any]:
     return Incoming(id_, body, StoredRecord(id_, None, "", 0, 0, None, None, ()), str(id_))
 
 
-STORIES: Mapping[str, type[Story]] = {"relay": Relays}
+STORIES: Mapping[str, type[Story]] = {"relay": Relays, "consumer": Consumers}
 """All stories of replicas, by the names that the command line knows."""

@@ -7,7 +7,7 @@ from tests.simulation.replicas import STORIES, Story
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
-SEEDS = {"relay": 25}
+SEEDS = {"relay": 25, "consumer": 15}
 SEEDS_FOR_A_MISTAKE = 100
 
 
