@@ -36,10 +36,12 @@ from services.groups.domain import (
     Subscriber,
     Transfer,
     beginning_of,
+    history_of_pause,
     membership_of,
     month_after,
     month_of,
     order_of,
+    order_transfer,
     unknown_subscriber,
 )
 from services.groups.timers import ORDER_LOOKS
@@ -112,6 +114,18 @@ class Orders:
 
     def refusal(self, code: str = "units_short") -> TransfersRefused:
         return TransfersRefused(transfer_id=self.transfer.id, source_id=ADA, code=code, command_type=PostTransfers.TYPE)
+
+
+def test_ids_that_are_stored_are_the_same_tomorrow() -> None:
+    """Literally: they are how a repetition is known, by the next version as well."""
+    orders = Orders()
+    orders.when(setting(KEEP))
+    made = history_of_pause(ORDER), order_transfer(orders.order, None), order_transfer(orders.order, 7)
+    assert list(map(str, made)) == [
+        "e5d4f7ad-9ac4-5321-8b81-eb21931ab755",
+        "36232fd9-03e6-8006-971b-63c25526a5d5",
+        "e75dd381-ff45-873a-b429-962eb6053760",
+    ]
 
 
 # --- set, changed, stopped --------------------------------------------------------------------------------------------
