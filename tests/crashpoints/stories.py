@@ -18,7 +18,7 @@ from popfax_contracts.groups import (
     MemberPaidFor,
     PayForMember,
 )
-from popfax_contracts.ledger import CreditUnits, UnitsCredited, UnitsReserved
+from popfax_contracts.ledger import CreditUnits, ReserveUnits, UnitsCredited
 from popfax_contracts.message import Command, Message, group_of
 from popfax_contracts.notifications import MailBounced
 from popfax_contracts.provisioning import (
@@ -290,11 +290,11 @@ def _bought_short(world: World, people: Sequence[Person]) -> Script:
 
 
 def _bought_late(world: World, people: Sequence[Person]) -> Script:
-    """The units are held, and the purchase is called off before it hears of it; then it hears of it all the same."""
+    """The units are asked for so late that the purchase has been called off: its release is there before them."""
     buyer = people[0].owner
     body = ExtendAccount(request_id=uuid4(), account_id=buyer.id, price_units=ACCOUNT)
     script = Script([(uuid4(), body, buyer.id)], _ends({buyer.id: 0}, "timed_out"))
-    script.between = lambda w: _overdue(w, script, Principal.PROVISIONING, Principal.LEDGER, UnitsReserved, 1)
+    script.between = lambda w: _overdue(w, script, Principal.PROVISIONING, Principal.PROVISIONING, ReserveUnits, 1)
     return script
 
 
