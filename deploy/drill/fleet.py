@@ -80,8 +80,12 @@ class Fleet:
         self._run(version, "-m", "services.chassis.migrate", *services)
 
     def publish_plans(self, version: Version) -> None:
-        """Publish a version's plans and prices. Raises StackError."""
+        """Publish what has changed of a version's plans and prices. Raises StackError."""
         self._run(version, "-m", "services.provisioning.catalogue")
+
+    def publish_plans_again(self, version: Version) -> None:
+        """Publish all plans and prices, for readers that passed over some of them before. Raises StackError."""
+        self._run(version, "-m", "services.provisioning.catalogue", "--again")
 
     def not_ready(self) -> list[Replica]:
         """Return the replicas that do not say that they are ready."""

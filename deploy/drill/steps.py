@@ -117,6 +117,7 @@ class UpgradeDrill:
     def _whole(self) -> Iterator[Todo]:
         yield from self._prepared(*([service] for service in SERVICES))
         yield from self._rolled(self._new, READERS_FIRST)
+        yield "plans again", partial(self._fleet.publish_plans_again, self._new)
         yield "audit after the upgrade", self._audit
         yield from self._rolled(self._old, READERS_FIRST[::-1])
         yield "audit after the rollback", self._audit

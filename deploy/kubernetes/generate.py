@@ -250,7 +250,9 @@ def _topics_job() -> Manifest:
 
 def _database_job() -> Manifest:
     migrate = _prepared("migrate", ["python", "-m", "services.chassis.migrate", *map(str, SERVICES)])
-    plans = _prepared("plans", ["python", "-m", "services.provisioning.catalogue", "/etc/popfax/plans.toml"])
+    # Again: applied once more after an upgrade, it tells the new services what those before had passed over.
+    tell = ["python", "-m", "services.provisioning.catalogue", "/etc/popfax/plans.toml", "--again"]
+    plans = _prepared("plans", tell)
     plans["volumeMounts"].append({"name": "plans", "mountPath": "/etc/popfax", "readOnly": True})
     pod = _pod([plans], _secrets(SERVICES, SERVICES), 30) | {"initContainers": [migrate]}
     pod["volumes"].append({"name": "plans", "configMap": {"name": "popfax-plans"}})
