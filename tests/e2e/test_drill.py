@@ -49,7 +49,7 @@ def test_the_last_release_is_upgraded_and_goes_back_and_an_incompatible_migratio
         there = [f"{service}-1: {old.name} → {new.name}" for service in QUICK]
         back = [f"{service}-1: {new.name} → {old.name}" for service in reversed(QUICK)]
         assert [step.name for step in result.steps[-5:-1]] == [*there, *back]
-        assert all(step.figures and step.figures.commands for step in result.steps[:-1])
+        assert all(step.figures and step.figures.commands for step in result.steps if "audit" not in step.name)
         assert described(result, old, new)["ok"] is True
         assert min(result.commands, result.mails) > 50
 
