@@ -6,6 +6,7 @@ begins at the beginning some time later. What is real is the consumer, with what
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from random import Random
 from types import SimpleNamespace
@@ -295,15 +296,18 @@ class World:
         self._share(self.replicas[0], PLACES)
 
     def _replica(self) -> Consumer:
-        shell = SimpleNamespace(process=self._process)
+        shell = SimpleNamespace()
         made = self._kind(LEDGER, shell, SETTINGS, Rows(self.broker))  # type: ignore[arg-type]
+        shell.process = partial(self._process, made)
         made._await = drive  # type: ignore[method-assign, assignment]
         made._gathering._clock = lambda: self.broker.now
         made._client.subscribe([], on_assign=made._on_assign, on_revoke=made._on_revoke, on_lost=made._on_lost)
         return made
 
-    async def _process(self, records: Sequence[Fetched], _: Any) -> None:
+    async def _process(self, replica: Consumer, records: Sequence[Fetched], _: Any) -> None:
         self.broker.now += 0.005
+        if foreign := {(record.topic, record.partition) for record in records} - self._client(replica).positions.keys():
+            self.broker.findings.append(f"{min(foreign)} is handled by a replica that has lost it")
         if self.broker.outage and self.random.random() < 0.7:
             self.random.choice([self.publish, self.rebalance, self.recreate])()
             raise Outage("told to fail")
@@ -438,6 +442,13 @@ class ForgetsWhatWaits(Consumer):
             self._gathering.clear()
 
 
+class KeepsWhatItHasLost(Consumer):
+    def _on_lost(self, client: Any, partitions: list[TopicPartition]) -> None:
+        waiting = self._gathering.clear()
+        super()._on_lost(client, partitions)
+        self._gathering.add(waiting)
+
+
 class CommitsForTheTopicBefore(Consumer):
     def _forget(self, topics: Collection[str]) -> None:
         pass
@@ -467,6 +478,7 @@ class ReadsOnBehindAFault(Consumer):
         CommitsWhatWaits,
         MixesUpWhatWaits,
         ForgetsWhatWaits,
+        KeepsWhatItHasLost,
         CommitsForTheTopicBefore,
         LeavesWhatAnOlderCommitUndoes,
         UndoesItselfAfterAFailure,
