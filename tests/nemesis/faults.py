@@ -461,6 +461,8 @@ FAULTS: Mapping[str, type[Fault]] = {
     "freeze PostgreSQL": FreezeDatabase,
     "cut": Cut,
     "slow": Slow,
+    "cut between brokers": Cut,
+    "slow between brokers": Slow,
     "fill a broker's disk": FillDisk,
     "fill PostgreSQL's disk": FillDisk,
     "set the clock ahead": Clock,

@@ -23,15 +23,17 @@ from deploy.local.kafka import BROKERS, KafkaBroker, KafkaCluster, Member
 from deploy.local.ports import LOOPBACK, Port, free_port
 from deploy.local.postgres import PostgresServer
 from deploy.local.product import Product, ServiceProcess
-from deploy.local.stack import Broker, Stack
+from deploy.local.stack import Broker, Database, Stack
 from deploy.operator.kafka import MECHANISM
 from popfax_contracts.topics import SERVICES, Principal
 from services.chassis import postgres
 from services.provisioning import catalogue
 from tests.conftest import ANY_PORTS
+from tests.nemesis import statements
 from tests.nemesis.commands import OPTIONS, PLANS
+from tests.nemesis.history import STATEMENTS
 from tests.nemesis.proxy import Network
-from tests.nemesis.schedule import BROKER_NAMES, MAILERS, REPLICAS, TO
+from tests.nemesis.schedule import BROKER_NAMES, CLIENTS, MAILERS, QUORUM, REPLICAS, TO
 
 SETTINGS = {
     "batch_records": "50",  # many batches, so that faults come in the middle of them
@@ -46,9 +48,6 @@ SETTINGS = {
 }
 """The services' settings: those of production, but for delays and limits that would hide what is tried here."""
 
-CLIENTS = "clients"
-"""Who is no replica: the platform, the operator, and the brokers among themselves."""
-
 _EXTRA = 3
 """The number of the replica that comes and goes. It has the second one's connections."""
 
@@ -61,7 +60,7 @@ FAKETIME = "NEMESIS_FAKETIME"
 
 def link_names() -> list[str]:
     """Return the names of all connections between two parts."""
-    to_brokers = [f"{who}{TO}{broker}" for who in (*REPLICAS, CLIENTS) for broker in BROKER_NAMES]
+    to_brokers = [f"{who}{TO}{broker}" for who in (*REPLICAS, CLIENTS, QUORUM) for broker in BROKER_NAMES]
     to_postgres = [f"{name}{TO}postgres" for name in REPLICAS]
     return [*to_brokers, *to_postgres, *(f"{name}{TO}mail" for name in MAILERS), f"groups{TO}keys"]
 
@@ -80,11 +79,17 @@ class ProxiedCluster(KafkaCluster):
         for who, link in links.items():
             link.lead_to(ports[who])
         names = {who: _listener(who) for who in ports}
+        quorum = {each: network.links[f"{QUORUM}{TO}broker-{each}"] for each in self._controllers}
+        quorum[number].lead_to(self._controllers[number])
         controller = f"CONTROLLER://{LOOPBACK}:{self._controllers[number]}"
+        advertised = f"CONTROLLER://{LOOPBACK}:{quorum[number].port}"
         jaas = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         settings = {
             "listeners": ",".join([*(f"{names[who]}://{LOOPBACK}:{port}" for who, port in ports.items()), controller]),
-            "advertised.listeners": ",".join(f"{names[who]}://{LOOPBACK}:{link.port}" for who, link in links.items()),
+            "advertised.listeners": ",".join(
+                [*(f"{names[who]}://{LOOPBACK}:{link.port}" for who, link in links.items()), advertised]
+            ),
+            "controller.quorum.voters": ",".join(f"{each}@{LOOPBACK}:{link.port}" for each, link in quorum.items()),
             "listener.security.protocol.map": ",".join(
                 f"{name}:SASL_PLAINTEXT" for name in (*names.values(), "CONTROLLER")
             ),
@@ -118,6 +123,9 @@ class ProxiedStack(Stack):
     def _make_kafka(self, port: Port) -> Broker:
         self.cluster = ProxiedCluster(self.directory / "kafka", self._network)
         return self.cluster
+
+    def _make_postgres(self, port: Port) -> Database:
+        return PostgresServer(self.directory / "postgres", port, statements.settings(self.directory / STATEMENTS))
 
     def _prepare(self) -> None:
         super()._prepare()

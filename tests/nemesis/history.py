@@ -1,8 +1,8 @@
-"""The history of one thing: every record, row and line of a log that names it, in the order of time."""
+"""The history of one thing: every record, statement, row and line of a log that names it, in the order of time."""
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +14,13 @@ from psycopg import sql
 from deploy.operator.invariants import logged
 from popfax_contracts.topics import SERVICES, Principal
 from tests.e2e.driver import Seen
+from tests.nemesis import statements
 
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d(?::?\d\d)?)?")
 _LONGEST = 600
+
+STATEMENTS = "statements"
+"""Where, in a run's directory, PostgreSQL writes its statements down: beside the disk that may be full."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -37,20 +41,30 @@ def history(subject: str, records: Iterable[Seen], urls: Mapping[Principal, str]
 
 
 def without_rows(subject: str, records: Iterable[Seen], directory: Path) -> list[Entry]:
-    """Return the records and the lines of logs alone."""
-    return sorted([*_of_topics(subject, records), *_of_logs(subject, directory)])
+    """Return the records, the statements that name the subject or one of these records, and the lines of logs alone."""
+    named = [seen for seen in records if _names(seen, subject)]
+    ids = {record.id for seen in named if (record := logged(seen)) is not None}
+    return sorted([*_of_topics(named), *_of_statements(subject, ids, directory), *_of_logs(subject, directory)])
 
 
-def _of_topics(subject: str, records: Iterable[Seen]) -> Iterator[Entry]:
+def _names(seen: Seen, subject: str) -> bool:
     wanted = subject.encode()
+    parts = (seen.key, seen.value, *(text for _, text in seen.headers))
+    return any(wanted in (part or b"") for part in parts)
+
+
+def _of_topics(records: Iterable[Seen]) -> Iterator[Entry]:
     for seen in records:
-        headers = b" ".join(text or b"" for _, text in seen.headers)
-        if any(wanted in (part or b"") for part in (seen.key, seen.value, headers)):
-            place = f"{seen.topic.removeprefix('popfax.')}/{seen.partition}@{seen.offset}"
-            record = logged(seen)
-            what = f"{record.type} id={record.id}" if record else "unreadable"
-            said = f"{what} {(seen.value or b'').decode(errors='replace')}"
-            yield Entry(datetime.fromtimestamp(seen.at, UTC), place, said)
+        place = f"{seen.topic.removeprefix('popfax.')}/{seen.partition}@{seen.offset}"
+        record = logged(seen)
+        what = f"{record.type} id={record.id}" if record else "unreadable"
+        said = f"{what} {(seen.value or b'').decode(errors='replace')}"
+        yield Entry(datetime.fromtimestamp(seen.at, UTC), place, said)
+
+
+def _of_statements(subject: str, ids: Collection[str], directory: Path) -> Iterator[Entry]:
+    for each in statements.naming(subject, ids, directory / STATEMENTS):
+        yield Entry(each.at, f"{each.session} sql", each.text)
 
 
 def _of_databases(subject: str, urls: Mapping[Principal, str]) -> Iterator[Entry]:

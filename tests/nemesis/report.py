@@ -130,7 +130,8 @@ def percentiles(waits: Sequence[float]) -> str:
 
 def bound(faults: int) -> str:
     """Say what no violation in so many faults shows: the rule of three."""
-    return f"no violation in {faults} faults: with 95 % confidence, fewer than {3 / faults:.1%} of them cause one"
+    most = min(1.0, 3 / faults)
+    return f"no violation in {faults} faults: with 95 % confidence, fewer than {most:.1%} of them cause one"
 
 
 def print_report(result: Result, console: Console) -> None:

@@ -13,12 +13,17 @@ MAILERS = tuple(name for name in REPLICAS if name.startswith(Principal.NOTIFICAT
 TO = "~"
 """Stands in the names of connections, between who connects and to whom."""
 EVERYONE, EVERYTHING = "everyone", "everything"
+CLIENTS = "clients"
+"""Who is no replica: the platform, the operator, and the brokers among themselves."""
+QUORUM = "quorum"
+"""All brokers, when they connect to a broker's controller."""
 
 _TO_DATABASE = tuple(f"{name}{TO}postgres" for name in REPLICAS)
 _TO_BROKER = tuple(f"{name}{TO}{broker}" for name in REPLICAS for broker in BROKER_NAMES)
 _TO_KAFKA = tuple(f"{name}{TO}brokers" for name in REPLICAS)
 _AROUND = tuple(f"{EVERYONE}{TO}{broker}" for broker in BROKER_NAMES)
 _TO_ALL = tuple(f"{name}{TO}{EVERYTHING}" for name in REPLICAS)
+_BETWEEN = tuple(f"{who}{TO}{broker}" for who in (CLIENTS, QUORUM) for broker in (*BROKER_NAMES, "brokers"))
 CONNECTIONS = (*_TO_DATABASE, *_TO_BROKER, *_TO_KAFKA, *_TO_ALL, *_AROUND)
 
 MAJORITY = "a majority of brokers"
@@ -59,6 +64,8 @@ KINDS: Mapping[str, Kind] = {
     "freeze PostgreSQL": Kind(["postgres"], 3, _BEYOND_S),
     "cut": Kind(CONNECTIONS, 5, _SESSION_S + _BEYOND_S),
     "slow": Kind(CONNECTIONS, 10, 40),
+    "cut between brokers": Kind(_BETWEEN, 5, _SESSION_S + _BEYOND_S),
+    "slow between brokers": Kind(_BETWEEN, 10, 40),
     "fill a broker's disk": Kind([BROKER_NAMES[-1]], 3, 15),
     "fill PostgreSQL's disk": Kind(["postgres"], 3, 15),
     "set the clock ahead": Kind(SERVICES, 20, 50),
@@ -143,7 +150,7 @@ def claims(victim: str) -> frozenset[str]:
         return frozenset({*BROKER_NAMES, MAJORITY})
     if victim in BROKER_NAMES:
         return frozenset({victim, MAJORITY})
-    if victim in _AROUND:
+    if victim in (*_AROUND, *_BETWEEN):
         return frozenset({*links(victim), MAJORITY})
     if victim in SERVICES:
         return frozenset(name for name in REPLICAS if name.startswith(victim))
@@ -158,6 +165,6 @@ _SEVERAL = {"brokers": BROKER_NAMES, EVERYTHING: (*BROKER_NAMES, "postgres")}
 def links(victim: str) -> Iterable[str]:
     """Yield the single connections that a victim's name stands for."""
     whence, _, where = victim.partition(TO)
-    for one in (*REPLICAS, "clients") if whence == EVERYONE else (whence,):
+    for one in (*REPLICAS, CLIENTS) if whence == EVERYONE else (whence,):
         for other in _SEVERAL.get(where, (where,)):
             yield f"{one}{TO}{other}"

@@ -185,6 +185,39 @@ def test_a_history_has_the_records_and_lines_that_name_its_subject_in_order_of_t
     ]
 
 
+def _line(at: str, message: str, **more: str) -> str:
+    session = {"session_id": "s-1", "vxid": "3/7", "application_name": "popfax-ledger 0.3.0 worker 2"}
+    said = {"timestamp": f"2031-01-01 00:00:{at} UTC", "error_severity": "LOG", "message": message}
+    return json.dumps({**session, **said, **more}) + "\n"
+
+
+def test_a_history_has_the_statements_that_name_its_subject_or_its_records_and_how_they_ended(tmp_path: Path) -> None:
+    """The second one names a record of the subject alone, as bytes of a column do; another session names nothing."""
+    record = "5f0c3a52-0000-4000-8000-00000000000a"
+    others = ",".join(f"5f0c3a52-0000-4000-8000-{n:012}" for n in range(100))
+    (tmp_path / "statements").mkdir()
+    (tmp_path / "statements" / "1.json").write_text(
+        _line("01.000", "statement: BEGIN")
+        + _line("02.000", "execute _pg3_1: INSERT INTO inbox\n (id) VALUES", detail=f"$1 = '{{{others},{record}}}'")
+        + _line("03.000", "execute _pg3_2: UPDATE outbox", detail="$1 = '{\"\\\\x" + b"k-1 was".hex() + "\"}'")
+        + _line("03.500", "execute _pg3_0: COMMIT", session_id="s-2")
+        + _line("04.000", "deadlock detected", error_severity="ERROR", statement="UPDATE outbox")
+        + _line("05.000", "statement: ROLLBACK")
+        + _line("06.000", "statement: ROLLBACK")
+        + '{"timestamp": "2031-01-01 k-1'
+    )
+    seen = Seen(
+        "popfax.ledger.events", 0, 7, b"k-1", b"{}", [("ce_id", record.encode()), ("ce_type", b"t")], 1924992001.0
+    )
+    told = [str(each) for each in history.without_rows("k-1", [seen], tmp_path) if each.where == "ledger-2 sql"]
+    assert [each.removeprefix("00:00:0").split("[3/7] ")[1] for each in told] == [
+        f"INSERT INTO inbox (id) VALUES -- …{(others + ',')[-100:]}{record}}}'",
+        "UPDATE outbox -- $1 = '{\"k-1 was\"}'",
+        "UPDATE outbox -- ERROR: deadlock detected",
+        "ROLLBACK",
+    ]
+
+
 def test_a_row_stands_at_the_first_moment_that_it_names() -> None:
     row = '{"ended_at": "2031-01-01T00:00:05+00:00", "began_at": "2031-01-01T01:00:04+01:00"}'
     assert history.moment_in(row) == datetime(2031, 1, 1, 0, 0, 4, tzinfo=UTC)
