@@ -4,12 +4,14 @@ One thread owns librdkafka's consumer and does everything with it, in this order
 event loop, note how far that got, commit. librdkafka reports rebalances only from within `poll`, so a rebalance never
 meets a batch that is being handled, and nothing here needs a lock.
 
-Six things are not left to the client:
+Seven things are not left to the client:
 
 - **Its position after a batch that it could not unpack.** librdkafka continues after it, or at an offset that it
   misread. Here the partition stops where it is (`partitions`) and is retried; all others flow on.
 - **A position in a topic that was deleted and recreated.** librdkafka continues at the old offset. Here offsets are
   committed with the topic's id, and a topic with another id is read from its start (`topic_ids`).
+- **Its pauses.** librdkafka keeps a partition paused although it was handed over and came back. Here a partition is
+  resumed when it goes (`_on_lost`), for nobody would later: its replica would read nothing of it, and look healthy.
 - **Its name in the group.** librdkafka fences itself off: if the coordinator was away for longer than a session, it
   joins again, and a commit still in flight under the old member id ends the client for good. Here it is replaced
   (`_is_its_own_doing`).
@@ -92,6 +94,8 @@ class Consumer:
         self._faults = Series(metrics.PARTITION_FAULTS, self._topics)
         self._lags = Series(metrics.LAG, self._topics)
         self._owned: set[Place] = set()
+        self._began: dict[Place, int] = {}
+        """Where the group stood when a partition was assigned, if anywhere."""
         self._next: dict[Place, int] = {}
         self._done: dict[Place, int] = {}
         self._asked: dict[Place, int] = {}
@@ -188,8 +192,10 @@ class Consumer:
         log.warning("joining_anew", replica=self.settings.replica)
         self._client.close()
         self._state = ClientState()
-        for kept in (self._owned, self._next, self._done, self._asked, self._stopped, self._early, self._gathering):
+        for kept in (self._owned, self._began, self._next, self._done, self._asked, self._stopped):
             kept.clear()
+        self._early.clear()
+        self._gathering.clear()
         metrics.PARTITIONS_STOPPED.set(0)
         self._client = self._joining()
 
@@ -217,7 +223,7 @@ class Consumer:
 
     def _on_statistics(self, statistics: str) -> None:
         self._state.take(statistics, self._owned)  # looked up each time: rejoining replaces it
-        for topic, lag in self._state.lags(self._topics, self._asked | self._done).items():
+        for topic, lag in self._state.lags(self._topics, self._began | self._asked | self._done).items():
             self._lags[topic].set(lag)
 
     def _end(self, failure: BaseException | None) -> None:
@@ -288,6 +294,7 @@ class Consumer:
             pause = min(pause * 2, 2.0)
             records = [record for record in records if (record.topic, record.partition) in self._owned]
         self._arrivals.dropped()
+        self.shell.outages.given_up(self._source.name)
         return []
 
     async def _attempt(self, records: Sequence[Fetched]) -> bool:
@@ -358,6 +365,7 @@ class Consumer:
             if place.metadata and ids.get(place.topic, place.metadata) != place.metadata:
                 log.warning("topic_made_anew", topic=place.topic, partition=place.partition)
                 place.offset = OFFSET_BEGINNING
+        self._began |= {(each.topic, each.partition): each.offset for each in committed if each.offset >= 0}
         client.incremental_assign(committed)
         self._owned |= _places(partitions)
         self._await(self._stops.taken_over(_places(partitions)))
@@ -373,9 +381,10 @@ class Consumer:
         self._owned -= gone
         self._gathering.lose(gone)
         for place in gone:
-            for kept in (self._done, self._asked, self._next, self._stopped):
+            for kept in (self._began, self._done, self._asked, self._next, self._stopped):
                 kept.pop(place, None)
         metrics.PARTITIONS_STOPPED.set(len(self._stopped))
+        client.resume(partitions)
         client.incremental_unassign(partitions)
         log.info("partitions_revoked", gone=len(gone), all=len(self._owned))
 
@@ -390,7 +399,7 @@ class Consumer:
             self._seek(place, OFFSET_BEGINNING)
 
     def _forget(self, topics: Collection[str]) -> None:
-        for kept in (self._done, self._asked):
+        for kept in (self._began, self._done, self._asked):
             for place in [place for place in kept if place[0] in topics]:
                 del kept[place]
 

@@ -7,6 +7,7 @@ cause, logged without flooding the log, and shown by `/ready`, whichever loop me
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import structlog
@@ -21,6 +22,9 @@ LOG_EVERY_S = 30.0
 
 FORGOTTEN_S = 60.0
 """A wait not reported again for this long is over: the loop no longer has that work. No attempt takes longer."""
+
+_ROUNDS: ContextVar[frozenset[str]] = ContextVar("rounds", default=frozenset())
+"""The loops in whose rounds this is."""
 
 
 @dataclass(slots=True)
@@ -60,14 +64,30 @@ class Outages:
 
     @contextmanager
     def watching(self, who: str) -> Iterator[None]:
-        """Note an `Outage` raised in the block and re-raise it; a block that succeeds ends the wait."""
+        """Note an `Outage` raised in the block and re-raise it; a block that succeeds ends the wait.
+
+        A block within another one of the same loop is a part of its round, and ends nothing: that a loop can look for
+        work does not mean that it can do it.
+        """
+        rounds = _ROUNDS.get()
+        if who in rounds:
+            yield
+            return
+        token = _ROUNDS.set(rounds | {who})
         try:
             yield
         except Outage as outage:
             self._met(who, outage)
             raise
+        finally:
+            _ROUNDS.reset(token)
         if (over := self._waits.pop(who, None)) is not None:
             log.info("goes_on", what=who, waited_s=round(self._clock() - over.since, 1))
+
+    def given_up(self, who: str) -> None:
+        """End a loop's wait: its work is another replica's now, and may wait there."""
+        if (over := self._waits.pop(who, None)) is not None:
+            log.info("waits_no_longer", what=who, waited_s=round(self._clock() - over.since, 1))
 
     def _met(self, who: str, outage: Outage) -> None:
         metrics.OUTAGES.labels(outage.cause).inc()

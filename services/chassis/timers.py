@@ -25,23 +25,28 @@ async def run_timers(shell: Shell) -> None:
     while True:
         pause = LOOK_S
         try:
-            pause = await _until_next(shell)
-            if pause <= 0 and not await fire_due(shell):
-                pause = LOOK_S  # another replica was faster
+            pause = await _round(shell)
         except Outage:
-            pause = LOOK_S
+            pass
         except Exception as error:
             log.error("timers_failed", error=type(error).__name__, exc_info=True)
-            pause = LOOK_S
         await asyncio.sleep(pause)
+
+
+async def _round(shell: Shell) -> float:
+    """Fire what is due; return for how many seconds there is nothing to do."""
+    with shell.outages.watching(FromTimers.name):
+        pause = await _until_next(shell)
+        if pause <= 0 and not await fire_due(shell):
+            return LOOK_S  # another replica was faster
+        return pause
 
 
 async def _until_next(shell: Shell) -> float:
     """Return the seconds until the next timer or row that is known is due, at most `LOOK_S`; 0 if one is."""
-    with shell.outages.watching(FromTimers.name):
-        ahead = [await shell.database.next_timer()]
-        if shell.service.alarms:
-            ahead.append(await shell.database.next_alarm(shell.service.alarms))
+    ahead = [await shell.database.next_timer()]
+    if shell.service.alarms:
+        ahead.append(await shell.database.next_alarm(shell.service.alarms))
     now = shell.clock.moment().now
     return min([LOOK_S, *(max(0.0, (due_at - now).total_seconds()) for due_at in ahead if due_at is not None)])
 
@@ -52,10 +57,10 @@ async def fire_due(shell: Shell) -> int:
         now = shell.clock.moment().now
         timers = await shell.database.due_timers(now, TIMERS_AT_ONCE)
         rows = await shell.database.due_alarms(shell.service.alarms, now, TIMERS_AT_ONCE)
-    if timers:
-        await shell.process(timers, FromTimers())
-    if rows:
-        await shell.process(rows, FromAlarms())
+        if timers:
+            await shell.process(timers, FromTimers())
+        if rows:
+            await shell.process(rows, FromAlarms())
     fired = len(timers) + len(rows)
     if fired:
         metrics.TIMERS_FIRED.inc(fired)
@@ -83,7 +88,7 @@ async def retry_requested(shell: Shell) -> int:
     """
     with shell.outages.watching(FromParked.name):
         records = await shell.database.requested_retries(RETRIES_AT_ONCE)
-    if records:
-        await shell.process(records, FromParked())
-        log.info("parked_messages_retried", tried=len(records))
+        if records:
+            await shell.process(records, FromParked())
+            log.info("parked_messages_retried", tried=len(records))
     return len(records)

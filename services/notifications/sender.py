@@ -186,7 +186,7 @@ async def _until_recorded(
     """Record the server's answers, however long the database takes: what is not recorded is sent again."""
     while True:
         try:
-            with outages.watching("mails"):
+            with outages.watching("answers of the mail server"):
                 async with database.begin() as tx:
                     recorded = await _record(tx.connection, answers, settings, datetime.now(UTC))
         except (Outage, Conflict) as error:

@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from confluent_kafka import Consumer as GroupReader
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from prometheus_client import REGISTRY
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.local.product import ServiceProcess
@@ -27,7 +28,7 @@ from deploy.operator.log import Reader
 from popfax_contracts.ledger import CreditUnits, UnitsCredited
 from popfax_contracts.topics import LEDGER_COMMANDS, Principal
 from services.chassis import kafka, migrate
-from services.chassis.database import Why
+from services.chassis.database import Cause, Outage, Why
 from services.chassis.envelopes import UNREADABLE_HEADERS
 from services.chassis.postgres import stored_record
 from tests.e2e.driver import Headers, Log, Wire, wait
@@ -271,6 +272,11 @@ def _metric(service: ServiceProcess, name: str) -> float:
     return sum(float(value) for _, value in found)
 
 
+def _raise(errors: Sequence[Exception]) -> None:
+    for error in errors:
+        raise error
+
+
 class TestReplicas:
     async def test_of_two_that_come_and_go_none_repeats_or_loses_anything(
         self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, wire: Wire
@@ -293,6 +299,32 @@ class TestReplicas:
                 await progress(1.0)
         await commands.assert_each_once_in_order(ledger_engine)
         assert await count(ledger_engine, "parked") == 0
+
+    async def test_what_one_hands_over_while_it_waits_flows_again_when_it_comes_back(
+        self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, wire: Wire
+    ) -> None:
+        """It pauses its partitions while it waits, and librdkafka keeps them paused across an assignment."""
+        commands, away = Commands(), [Outage("told to fail", Cause.AWAY)]
+        waiting = Recorder(before=lambda: _raise(away)).service
+
+        async def done() -> None:
+            await eventually(lambda: _handled(ledger_engine, commands.accounts, commands.sent), "all are handled")
+
+        async with consuming(stack, ledger_url, waiting) as first:
+            await eventually(lambda: first.trouble() is None, "the first in the group")
+            await asyncio.to_thread(commands.send, wire, 1)
+            await eventually(lambda: first.shell.outages.waits, "it waits")
+            async with consuming(stack, ledger_url, Recorder().service) as second:
+                await eventually(
+                    lambda: second.trouble() is None and len(second._owned) > 1, "the second has its share"
+                )
+                away.clear()
+                await done()
+            await eventually(lambda: len(first._owned) == LEDGER_COMMANDS.partitions, "the first has all of them again")
+            await asyncio.to_thread(commands.send, wire, 1)
+            await done()
+            assert first.shell.outages.trouble() is None
+        await commands.assert_each_once_in_order(ledger_engine)
 
 
 class TestProcess:
@@ -421,3 +453,17 @@ class TestOffsets:
             wire.send(credit(elsewhere))
             wire.flush()
             await eventually(lambda: _committed(stack) == before + 2, "the second one")
+
+    async def test_what_was_committed_before_a_start_is_no_lag(self, stack: Stack, ledger_url: str, wire: Wire) -> None:
+        before, account = _committed(stack), uuid4()
+        service = Recorder().service
+        async with consuming(stack, ledger_url, service):
+            for _ in range(3):
+                wire.send(credit(account))
+            wire.flush()
+            await eventually(lambda: _committed(stack) == before + 3, "all three offsets")
+        async with consuming(stack, ledger_url, service) as again:
+            owns = LEDGER_COMMANDS.partitions
+            await eventually(lambda: len(again._state._ends) == owns, "it knows where its partitions end", within_s=30)
+            assert again._state.lags([TOPIC], {})[TOPIC] >= 3, "librdkafka does not know by itself where it begins"
+            assert REGISTRY.get_sample_value("popfax_consumer_lag_messages", {"topic": TOPIC}) == 0

@@ -219,7 +219,6 @@ class _Fetched:
     app: int | None = None
     """Where the application stands."""
     version: int = 0
-    paused: bool = False
     asked: bool = False
 
 
@@ -242,6 +241,8 @@ class ModelConsumer:
         self._generation = -1
         self._state = "init"
         self._owned: dict[Place, _Fetched] = {}
+        self._paused: set[Place] = set()
+        """What was paused stays so until it is resumed, although it was handed over and came back meanwhile."""
         self._queue: deque[ModelMessage] = deque()
         self._ops: deque[Callable[[], None]] = deque()
         self._polled_at = self._answered_at = self._told_at = self._hub.now
@@ -308,14 +309,13 @@ class ModelConsumer:
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
         for each in partitions:
-            if (fetched := self._owned.get((each.topic, each.partition))) is not None and not fetched.paused:
-                fetched.paused = True
-                self._go_to((each.topic, each.partition), fetched.app)
+            place = each.topic, each.partition
+            if (fetched := self._owned.get(place)) is not None and place not in self._paused:
+                self._paused.add(place)
+                self._go_to(place, fetched.app)
 
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        for each in partitions:
-            if (fetched := self._owned.get((each.topic, each.partition))) is not None:
-                fetched.paused = False
+        self._paused -= {(each.topic, each.partition) for each in partitions}
         self._soon()
 
     def seek(self, partition: TopicPartition) -> None:
@@ -373,10 +373,11 @@ class ModelConsumer:
     def _next(self) -> ModelMessage | None:
         while self._queue:
             message = self._queue.popleft()
-            fetched = self._owned.get((message.topic(), message.partition()))
+            place = message.topic(), message.partition()
+            fetched = self._owned.get(place)
             if message.error() is not None and message.offset() < 0:
                 return message
-            if fetched is not None and not fetched.paused:
+            if fetched is not None and place not in self._paused:
                 fetched.app = message.offset() + 1
                 return message
         return None
@@ -502,7 +503,7 @@ class ModelConsumer:
     def _fetch(self, place: Place) -> None:
         """Ask for what follows in a partition; it is answered once there is something."""
         fetched = self._owned.get(place)
-        if fetched is None or fetched.paused or fetched.asked or self._closed:
+        if fetched is None or place in self._paused or fetched.asked or self._closed:
             return
         fetched.asked, version, log = True, fetched.version, self._broker.logs[place]
         if fetched.position is None:

@@ -21,8 +21,10 @@ from services.chassis import partitions
 from services.chassis.arrivals import Fetched
 from services.chassis.consumer import Consumer
 from services.chassis.database import Outage
+from services.chassis.outages import Outages
 from services.chassis.partitions import Place, Stop
 from services.chassis.settings import ServiceSettings
+from services.chassis.shell import FromKafka
 from services.ledger.consumers import LEDGER
 from tests.simulation.world import drive
 
@@ -197,8 +199,7 @@ class Client:
     def incremental_unassign(self, places: Sequence[TopicPartition]) -> None:
         for each in places:
             place = each.topic, each.partition
-            del self.positions[place]
-            self.paused.discard(place)
+            del self.positions[place]  # it stays paused, if it is: librdkafka keeps that for when it comes back
             self.astray.discard(place)
             self.broker.owners[place] = None
 
@@ -296,7 +297,7 @@ class World:
         self._share(self.replicas[0], PLACES)
 
     def _replica(self) -> Consumer:
-        shell = SimpleNamespace()
+        shell = SimpleNamespace(outages=Outages(lambda: self.broker.now))
         made = self._kind(LEDGER, shell, SETTINGS, Rows(self.broker))  # type: ignore[arg-type]
         shell.process = partial(self._process, made)
         made._await = drive  # type: ignore[method-assign, assignment]
@@ -308,10 +309,11 @@ class World:
         self.broker.now += 0.005
         if foreign := {(record.topic, record.partition) for record in records} - self._client(replica).positions.keys():
             self.broker.findings.append(f"{min(foreign)} is handled by a replica that has lost it")
-        if self.broker.outage and self.random.random() < 0.7:
-            self.random.choice([self.publish, self.rebalance, self.recreate])()
-            raise Outage("told to fail")
-        self.broker.handle(records)
+        with replica.shell.outages.watching(FromKafka.name):
+            if self.broker.outage and self.random.random() < 0.7:
+                self.random.choice([self.publish, self.rebalance, self.recreate])()
+                raise Outage("told to fail")
+            self.broker.handle(records)
 
     def _client(self, replica: Consumer) -> Client:
         return replica._client  # type: ignore[return-value]
@@ -346,8 +348,10 @@ class World:
             for place, handled in self.broker.handled.items()
             if handled > self.broker.committed.get(place, (0, ""))[0] and handled > 0
         ]
+        waits = [trouble for replica in self.replicas if (trouble := replica.shell.outages.trouble())]
         return [
             *self.broker.findings,
+            *waits,
             *(f"{place} was never handled" for place in left),
             *(f"{place} stands" for place in stopped),
             *(f"{place} was never committed to its end" for place in behind),
@@ -472,6 +476,20 @@ class ReadsOnBehindAFault(Consumer):
             super()._seek(place, offset)
 
 
+class LeavesPausedWhatIsHandedOver(Consumer):
+    def _on_lost(self, client: Any, partitions: list[TopicPartition]) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(client, "resume", lambda _: None)
+            super()._on_lost(client, partitions)
+
+
+class WaitsForWhatIsHandedOver(Consumer):
+    def _until_handled(self, records: list[Fetched]) -> list[Fetched]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.shell.outages, "given_up", lambda _: None)
+            return super()._until_handled(records)
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -483,6 +501,8 @@ class ReadsOnBehindAFault(Consumer):
         LeavesWhatAnOlderCommitUndoes,
         UndoesItselfAfterAFailure,
         ReadsOnBehindAFault,
+        LeavesPausedWhatIsHandedOver,
+        WaitsForWhatIsHandedOver,
     ],
 )
 def test_finds_a_consumer_that(broken: type[Consumer]) -> None:

@@ -1,5 +1,7 @@
 """What a service waits for, as it tells of it; and that every series of a metric is there from the start."""
 
+from contextlib import suppress
+
 import pytest
 from prometheus_client import REGISTRY
 
@@ -46,6 +48,27 @@ def test_what_goes_well_for_one_ends_no_other_ones_wait(outages: Outages) -> Non
     with outages.watching("messages"):
         pass
     assert list(outages.waits) == ["timers"]
+
+
+def test_a_loop_that_can_look_for_work_and_not_do_it_waits_all_the_while(outages: Outages, clock: Clock) -> None:
+    """The alert is about how long: a wait that began anew with each round would never be long."""
+    for clock.now in (1000.0, 1010.0, 1020.0):
+        with suppress(Outage), outages.watching("timers"):
+            with outages.watching("timers"):
+                pass  # it has found some
+            meet(outages, "timers")
+            raise Outage("55P03", Cause.LOCKED)
+    assert outages.waited_s(Cause.LOCKED) == 20.0
+    with outages.watching("timers"):
+        pass
+    assert outages.waits == {}
+
+
+def test_whose_work_is_another_ones_now_waits_no_longer(outages: Outages) -> None:
+    meet(outages)
+    outages.given_up("messages")
+    assert outages.trouble() is None
+    outages.given_up("messages")
 
 
 def test_what_is_no_outage_neither_begins_a_wait_nor_ends_one(outages: Outages) -> None:
