@@ -3,8 +3,9 @@
     python -m tests.simulation campaign --seeds 200000 --jobs 2 --resume FILE
 
 Covered is a handler, in a state of the rows that its message names, while a fault strikes. After each round of seeds,
-commands whose handlers have met few faults in few states weigh more. A round's weights are written to the file, and a
-seed with its weights is a story that can be told again (`--replay SEED`). An interrupted campaign goes on where it was.
+commands weigh more that lead to handlers which have met few faults in their states. A round's weights are written to
+the file, and a seed with its weights is a story that can be told again (`--replay SEED`). An interrupted campaign goes
+on where it was.
 """
 
 import json
@@ -57,7 +58,7 @@ OTHERS = ("handled again", "retried when parked", "late")
 ALL_FAULTS = (*FAULTS.values(), *OTHERS)
 """What may strike. A connection that is lost at the beginning never reaches a handler."""
 
-PLAIN = [weight for weight, _ in COMMANDS]
+PLAIN: Sequence[float] = [weight for weight, _ in COMMANDS]
 """The commands' weights as they stand in the table."""
 
 
@@ -86,6 +87,8 @@ class CoveredWorld(World):
         tell: Tell = SILENT,
     ) -> None:
         self.covered: Counter[Cell] = Counter()
+        self.led: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """How often what an entry of the table sent has led to each handler."""
         self._tried: set[tuple[str, Any]] = set()
         self._held_back: set[int] = set()
         super().__init__(seed, services, _Struck, tell=tell)
@@ -100,6 +103,8 @@ class CoveredWorld(World):
         def handle(state: Any, message: Incoming[Any], moment: Moment) -> Outcome:
             name = _name(service, type(message.body))
             self.covered[name, _state(state, message), self._fault(name, database, message)] += 1
+            if (entry := self.cast.sent_by.get(message.correlation_id)) is not None:
+                self.led[entry][name] += 1
             return handler(state, message, moment)
 
         return handle
@@ -153,20 +158,32 @@ def _state_of(row: Any) -> str:
 # --- the weights ------------------------------------------------------------------------------------------------------
 
 
-def weights(covered: Mapping[Cell, int], types: Mapping[str, Iterable[str]]) -> list[float]:
-    """Return the commands' weights: more for those of whose handlers' cells many are rare or were never visited.
+def weights(covered: Mapping[Cell, int], led: Mapping[str, Mapping[str, int]]) -> list[float]:
+    """Return the commands' weights: those weigh more that lead to handlers with many rare cells, as few others do.
 
-    `types` has the types that each entry of the table has sent so far.
+    `led` says how often what an entry of the table sent has led to each handler, at once or through other services. An
+    entry's pull is how many of their rare cells are its share, for as often as it is sent; one that only repeats what
+    others sent has none.
     """
-    cells: defaultdict[str, list[int]] = defaultdict(list)
-    for (handler, _), by_fault in _by_state(covered).items():
-        type_ = handler.split(" ", 1)[1]
-        cells[type_] += [by_fault[fault] for fault in ALL_FAULTS]
-    rarity = {type_: sum(count < RARE for count in counts) / len(counts) for type_, counts in cells.items()}
-    found = []
+    rare = _rare(covered)
+    called = Counter[str]()
+    for handlers in led.values():
+        called.update(handlers)
+    pulls = {}
     for plain, make in COMMANDS:
-        rare = max((rarity.get(type_, 1.0) for type_ in types.get(make.__name__, ())), default=0.0)
-        found.append(round(plain * (1 + (MOST - 1) * rare**2), 3))
+        shares = (rare[handler] * count / called[handler] for handler, count in led.get(make.__name__, {}).items())
+        pulls[make.__name__] = sum(shares) / plain
+    most = max(pulls.values(), default=0)
+    if not most:
+        return [*PLAIN]
+    return [round(plain * (1 + (MOST - 1) * pulls[make.__name__] / most), 3) for plain, make in COMMANDS]
+
+
+def _rare(covered: Mapping[Cell, int]) -> Counter[str]:
+    """Return how many cells of each handler, in the states that were seen, are rare or were never visited."""
+    found = Counter[str]()
+    for (handler, _), by_fault in _by_state(covered).items():
+        found[handler] += sum(by_fault[fault] < RARE for fault in ALL_FAULTS)
     return found
 
 
@@ -191,7 +208,7 @@ class Progressed:
     """The first seeds of the chunks that have been run."""
     weights: dict[int, list[float]] = field(default_factory=dict)
     """By the first seed of a round."""
-    types: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    led: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     @classmethod
     def read(cls, path: Path) -> "Progressed":
@@ -215,8 +232,8 @@ class Progressed:
         self.findings |= {int(seed): found for seed, found in told["findings"].items()}
         for handler, state, fault, count in told["covered"]:
             self.covered[handler, state, fault] += count
-        for name, types in told["types"].items():
-            self.types[name].update(types)
+        for entry, handlers in told["led"].items():
+            self.led[entry].update(handlers)
 
     def write(self, told: Mapping[str, Any]) -> None:
         """Add a line to the file, and what it says."""
@@ -233,19 +250,19 @@ def run_chunk(first: int, seeds: int, given: Sequence[float]) -> dict[str, Any]:
     """Run so many seeds, and return what the file is to say of them."""
     covered: Counter[Cell] = Counter()
     findings: dict[int, list[str]] = {}
-    types: defaultdict[str, set[str]] = defaultdict(set)
+    led: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for seed in range(first, first + seeds):
         world = CoveredWorld(seed, given)
         if found := world.run():
             findings[seed] = found
         covered.update(world.covered)
-        for name, sent in world.cast.types.items():
-            types[name] |= sent
+        for entry, handlers in world.led.items():
+            led[entry].update(handlers)
     return {
         "chunk": first,
         "findings": findings,
         "covered": [[*cell, count] for cell, count in sorted(covered.items())],
-        "types": {name: sorted(sent) for name, sent in types.items()},
+        "led": led,
     }
 
 
@@ -258,7 +275,7 @@ def campaign(path: Path, seeds: int, jobs: int, console: Console) -> Progressed:
         for begins in range(0, seeds, ROUND):
             chunks = [at for at in range(begins, min(begins + ROUND, seeds), CHUNK) if at not in told.done]
             if begins not in told.weights:
-                told.write({"round": begins, "weights": weights(told.covered, told.types)})
+                told.write({"round": begins, "weights": weights(told.covered, told.led)})
             run = partial(run_chunk, seeds=CHUNK, given=told.weights[begins])
             for line in side_by_side(run, chunks):
                 told.write(line)

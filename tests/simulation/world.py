@@ -41,7 +41,7 @@ from services.chassis.timers import TIMERS_AT_ONCE, fire_due, retry_requested
 from services.groups.consumers import GROUPS
 from services.groups.domain import InvitationState
 from services.groups.tables import INVITATIONS, ORDERS
-from services.groups.timers import LowBalanceDue
+from services.groups.timers import LowBalanceDue, RetryTransfer, TransferDue
 from services.ledger.consumers import LEDGER
 from services.ledger.messages import CorrectBalance
 from services.notifications.consumers import NOTIFICATIONS
@@ -291,7 +291,7 @@ class World:
                 self._check(settled=False)
         self._settle()
         self._check(settled=True)
-        if self.random.random() < 0.2:
+        if self.random.random() < 0.3:
             self.tell("again", "bus", "everything is delivered once more")
             self.findings += self._read_again()
         self.tell("time", "clock", "goes on until nothing is left that waits for it")
@@ -617,6 +617,22 @@ class World:
             self.tell("operator", node.principal, f"{type(body).__name__} {saga.id}")
             self._fire(node)
 
+    def operator_asks_again(self) -> None:
+        """An operator asks the ledger for a transfer again, on behalf of the command whose timer waits for it."""
+        groups = self.by_name[Principal.GROUPS]
+        waiting = [
+            (timer.message, cause)
+            for timer, cause in groups.database.contents.timers.values()
+            if isinstance(timer.message, TransferDue)
+        ]
+        if waiting:
+            due, asked = self.random.choice(waiting)
+            body = RetryTransfer(transfer_id=due.transfer_id)
+            cause = _cause(body, asked.correlation_id, self.cast.uuid(), asked.actor)
+            drive(_set_timer(groups.database, SetTimer(cause.id, self.clock.now, body), cause))
+            self.tell("operator", groups.principal, f"asks again for {due.transfer_id}")
+            self._fire(groups)
+
     def operator_retries(self) -> None:
         """An operator retries parked messages, whether their bug is fixed or not."""
         node = self.random.choice(self.nodes)
@@ -784,6 +800,7 @@ ACTIONS: Sequence[tuple[int, Callable[[World], None]]] = (
     (1, World.it_comes_late),
     (2, World.hasten_a_timer),
     (3, World.operator_acts),
+    (1, World.operator_asks_again),
     (2, World.operator_retries),
     (2, World.poison),
     (1, World.downgrade),
