@@ -522,3 +522,5 @@ def test_learns_todays_price() -> None:
     published = PlanPublished(plan="send_receive", price_units=25, validity_months=12, fax_number=True)
     given(GROUPS, PLAN).when(published).then().leaves(Plan("send_receive", 25, 12))
     given(GROUPS, PLAN).when(published, ASKED).then(refused("price_changed"))
+    gone = published.model_copy(update={"on_sale": False})
+    given(GROUPS, PLAN).when(gone).then().leaves(Plan("send_receive", 25, 12, on_sale=False))

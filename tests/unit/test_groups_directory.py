@@ -32,7 +32,14 @@ YEAR = NOW + timedelta(days=365)
 
 
 def person(who: UUID, email: str, first: str = "Ada", last: str = "L.") -> PersonRecorded:
-    return PersonRecorded(subscriber_id=who, email=email, first_name=first, last_name=last, language=Language.EN)
+    return PersonRecorded(
+        subscriber_id=who,
+        email=email,
+        first_name=first,
+        last_name=last,
+        language=Language.EN,
+        time_zone="America/Martinique",
+    )
 
 
 def subscriber(
@@ -45,7 +52,8 @@ def subscriber(
     last: str = "L.",
 ) -> Subscriber:
     first, family, language = ("Ada", last, "en") if email else (None, None, None)
-    return Subscriber(who, email, first, family, language, state, expires_at, units, version)
+    zone = "America/Martinique" if email else None
+    return Subscriber(who, email, first, family, language, state, expires_at, units, version, time_zone=zone)
 
 
 def one_by_one(*messages: Message) -> Scene:
@@ -243,6 +251,12 @@ def test_knows_what_an_account_can_do(
     effects: list[Effect] = scene.effects
     found = scene.only(Subscriber)
     assert (found.state, found.expires_at, effects) == (state, expires_at, [])
+
+
+def test_a_balance_that_is_told_again_changes_nothing() -> None:
+    known = subscriber(units=7, version=2)
+    given(GROUPS, known).when(balance(2, 9)).then().leaves(known)
+    given(GROUPS, known).when(balance(3, 9)).then().leaves(replace(known, available_units=9, balance_version=3))
 
 
 def test_a_registration_that_does_not_say_until_when_tells_nothing() -> None:

@@ -761,16 +761,20 @@ def test_an_invitation_of_the_same_batch_ends_with_the_account() -> None:
 
 def test_a_closed_account_ends_all_its_invitations_made_and_got() -> None:
     got, made = Pending(owner=EVE, guest=ADA, id=id_of("got")), Pending(id=id_of("made"))
+    too = Pending(owner=BOB, guest=ADA, id=id_of("too"))
     elsewhere = Pending(owner=EVE, guest=BOB, id=id_of("elsewhere"))
-    rows = [row for one in (got, made, elsewhere) for row in one.rows() if not isinstance(row, Tally)]
+    rows = [row for one in (got, too, made, elsewhere) for row in one.rows() if not isinstance(row, Tally)]
     tallies = [Tally(id_, 2, TODAY, 0) for id_ in (sent_invitations_tally(EVE), received_invitations_tally(BOB))] + [
-        Tally(id_, 1, TODAY, 0) for id_ in (sent_invitations_tally(ADA), received_invitations_tally(ADA))
+        Tally(sent_invitations_tally(BOB), 1, TODAY, 0),
+        Tally(sent_invitations_tally(ADA), 1, TODAY, 0),
+        Tally(received_invitations_tally(ADA), 2, TODAY, 0),
     ]
     scene = given(GROUPS, *rows, *tallies).when(CLOSE_OWNER)
     ended = {(e.invitation_id, e.reason) for e in scene.effects if isinstance(e, InvitationRevoked)}
-    assert ended == {(got.id, "account_closed"), (made.id, "group_closed")}
+    assert ended == {(got.id, "account_closed"), (too.id, "account_closed"), (made.id, "group_closed")}
     assert {row.id: row.pending for row in scene.rows() if isinstance(row, Tally)} == {
         sent_invitations_tally(ADA): 0,
+        sent_invitations_tally(BOB): 0,
         received_invitations_tally(ADA): 0,
         sent_invitations_tally(EVE): 1,
         received_invitations_tally(BOB): 1,

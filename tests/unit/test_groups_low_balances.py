@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from popfax_contracts.groups import LowBalanceRefused, LowBalanceSet, SetLowBalance
 from popfax_contracts.message import group_of
 from popfax_contracts.notifications import MAX_NAMED, SendMembersLow
+from services.chassis.messages import Incoming, decode
 from services.groups.consumers import GROUPS
 from services.groups.domain import (
     LOOKED_WITHIN,
@@ -154,6 +155,19 @@ def test_a_day_has_one_mail_whatever_the_clock_does() -> None:
     assert setting_of(found).look_at == LOOK + 6 * DAY
 
 
+@pytest.mark.parametrize("zone", ["America/Martinique", "Pacific/Kiritimati"])
+def test_the_morning_and_the_day_are_the_owners(zone: str) -> None:
+    clocks = ZoneInfo(zone)
+    first = next_look(GROUP, NOW, clocks)
+    owner = replace(subscriber(ADA, 3), time_zone=zone)
+    found = given(GROUPS, owner, member(BEA), subscriber(BEA, 3)).when(set_to(10, mail=True), actor=ADA)
+    assert setting_of(found).look_at == first
+    day = first.astimezone(clocks).date()
+    found.when(DUE, at=first).then(told(BEA, day=day))
+    second = next_look(GROUP, first, clocks)
+    assert setting_of(found) == replace(SETTING, look_at=second, mailed_on=day, mails=1, low=low(BEA))
+
+
 def test_looks_no_more_where_no_mail_is_wanted_or_the_group_is_closed() -> None:
     off = replace(SETTING, look_at=None)
     assert setting_of(scene(off, bea=3).when(DUE, at=LOOK).then()) == off
@@ -173,11 +187,10 @@ def test_the_look_is_due_as_the_row_says() -> None:
     assert LOOKS.record(replace(SETTING, look_at=None)) is None
     record = LOOKS.record(SETTING)
     assert record is not None
-    assert (record.due_at, record.key, LowBalanceDue.from_record(record.key, record.value)) == (
-        LOOK,
-        str(GROUP).encode(),
-        DUE,
-    )
+    message = decode(record, {LowBalanceDue.TYPE.encode(): LowBalanceDue}, ())
+    assert isinstance(message, Incoming)
+    assert (record.due_at, record.key, message.body) == (LOOK, str(GROUP).encode(), DUE)
+    assert message.correlation_id == str(record.row_id)
 
 
 def with_units(scene: Scene, id_: UUID, units: int) -> Scene:

@@ -24,9 +24,10 @@ from popfax_contracts.groups import (
 from popfax_contracts.ledger import BalanceChanged, Leg, PostedLeg, PostTransfers, TransfersPosted, TransfersRefused
 from popfax_contracts.message import Message, group_of
 from popfax_contracts.provisioning import AccountClosed
-from services.chassis.messages import Incoming, decode
+from services.chassis.messages import ClearTimer, Incoming, decode
 from services.groups.consumers import GROUPS
 from services.groups.domain import (
+    ORDERS_WAIT,
     Group,
     HistoryEntry,
     Kind,
@@ -35,15 +36,18 @@ from services.groups.domain import (
     StandingOrder,
     Subscriber,
     Transfer,
+    TransferState,
     beginning_of,
     history_of_pause,
     membership_of,
     month_after,
     month_of,
+    order_look,
     order_of,
     order_transfer,
     unknown_subscriber,
 )
+from services.groups.store import order_line_of
 from services.groups.timers import ORDER_LOOKS
 from tests.unit.given import NOW, Scene, given, id_of, incoming
 from tests.unit.test_groups_transfers import ADA, BOB, GROUP, JOE, member
@@ -54,6 +58,39 @@ KEEP: dict[str, Any] = {"kind": "keep_at", "threshold_units": 10, "target_units"
 MONTHLY: dict[str, Any] = {"kind": "monthly", "amount_units": 20}
 JANUARY, FEBRUARY, MARCH = date(2031, 1, 1), date(2031, 2, 1), date(2031, 3, 1)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+SET_AT = NOW + timedelta(milliseconds=1)
+KEPT = StandingOrder(
+    id=ORDER,
+    group_id=GROUP,
+    owner_id=ADA,
+    member_id=BOB,
+    state=OrderState.ACTIVE,
+    version=1,
+    kind=OrderKind.KEEP_AT,
+    threshold_units=10,
+    target_units=30,
+    monthly_bound_units=100,
+    amount_units=None,
+    set_at=SET_AT,
+    ended_at=None,
+    code=None,
+    month=JANUARY,
+    month_units=0,
+    next_month=FEBRUARY,
+    transfer_id=None,
+    due_at=SET_AT,
+    looks=1,
+    balance_version=0,
+)
+GIVEN = replace(
+    KEPT,
+    kind=OrderKind.MONTHLY,
+    threshold_units=None,
+    target_units=None,
+    monthly_bound_units=None,
+    amount_units=20,
+    due_at=datetime(2031, 1, 31, 23, tzinfo=UTC),
+)
 
 
 def setting(terms: dict[str, Any], id_: str = "set", actor: UUID = ADA) -> Incoming[Message]:
@@ -88,6 +125,14 @@ class Orders:
     def transfer(self) -> Transfer:
         return next(row for row in self.scene.rows() if isinstance(row, Transfer) and row.id == self.order.transfer_id)
 
+    def change(self, **changes: Any) -> None:
+        """Make the order what other turns of events would have made of it."""
+        self.scene.database.contents.tables["standing_orders"][ORDER] = replace(self.order, **changes)
+
+    def line(self, outcome: str) -> HistoryEntry:
+        lines = [row for row in self.scene.rows() if isinstance(row, HistoryEntry) and row.kind is Kind.ORDER]
+        return next(line for line in lines if line.outcome == outcome)
+
     def when(self, *messages: Message | Incoming[Message], actor: UUID | None = None) -> list[Any]:
         self.now += timedelta(milliseconds=1)
         return list(self.scene.when(*messages, actor=actor, at=self.now).effects)
@@ -97,8 +142,7 @@ class Orders:
         record = ORDER_LOOKS.record(self.order)
         if record is None or record.due_at is None or record.due_at > self.now:
             return []
-        message = decode(record, {model.TYPE.encode(): model for model in GROUPS.handlers}, ())
-        assert isinstance(message, Incoming)
+        message = due(self)
         assert message.actor == ADA, "the ledger takes units from whoever asks alone"
         return [each for each in self.when(message) if isinstance(each, PostTransfers)]
 
@@ -116,6 +160,15 @@ class Orders:
         return TransfersRefused(transfer_id=self.transfer.id, source_id=ADA, code=code, command_type=PostTransfers.TYPE)
 
 
+def due(orders: Orders) -> Incoming[Message]:
+    """The message by which the order is looked at next."""
+    record = ORDER_LOOKS.record(orders.order)
+    assert record is not None
+    message = decode(record, {model.TYPE.encode(): model for model in GROUPS.handlers}, ())
+    assert isinstance(message, Incoming)
+    return message
+
+
 def test_ids_that_are_stored_are_the_same_tomorrow() -> None:
     """Literally: they are how a repetition is known, by the next version as well."""
     orders = Orders()
@@ -131,13 +184,17 @@ def test_ids_that_are_stored_are_the_same_tomorrow() -> None:
 # --- set, changed, stopped --------------------------------------------------------------------------------------------
 
 
-def test_sets_an_order_and_tells_the_owner_alone() -> None:
-    orders = Orders()
-    told = orders.when(setting(KEEP))
-    assert told == [StandingOrderSet(group_id=GROUP, owner_id=ADA, member_id=BOB, order_id=ORDER, version=1, **KEEP)]
-    assert (orders.order.state, orders.order.kind) == (OrderState.ACTIVE, OrderKind.KEEP_AT)
-    (line,) = [row for row in orders.scene.rows() if isinstance(row, HistoryEntry) and row.kind is Kind.ORDER]
-    assert (line.outcome, line.code, line.actor_id, line.member_id) == ("set", "keep_at", ADA, BOB)
+def line(id_: UUID, at: datetime, actor: UUID | None, outcome: str, code: str) -> HistoryEntry:
+    return HistoryEntry(id_, GROUP, Kind.ORDER, at, actor, BOB, ORDER, None, outcome, code, at)
+
+
+@pytest.mark.parametrize(("terms", "order"), [(KEEP, KEPT), (MONTHLY, GIVEN)])
+def test_sets_an_order_and_tells_the_owner_alone(terms: dict[str, Any], order: StandingOrder) -> None:
+    orders, command = Orders(), setting(terms)
+    told = orders.when(command)
+    assert told == [StandingOrderSet(group_id=GROUP, owner_id=ADA, member_id=BOB, order_id=ORDER, version=1, **terms)]
+    assert orders.order == order
+    assert orders.line("set") == line(order_line_of(command), SET_AT, ADA, "set", terms["kind"])
 
 
 @pytest.mark.parametrize(
@@ -179,11 +236,13 @@ def test_terms_that_make_no_order_are_malformed(terms: dict[str, Any]) -> None:
 
 
 def test_stops_an_order_once() -> None:
-    orders = Orders()
+    orders, command = Orders(), stopping()
     orders.when(setting(KEEP))
-    told = orders.when(stopping())
+    told = orders.when(command)
     ids = {"group_id": GROUP, "owner_id": ADA, "member_id": BOB, "order_id": ORDER}
     assert told == [StandingOrderStopped(**ids, reason="stopped")]
+    assert orders.order == replace(KEPT, state=OrderState.STOPPED, version=2, ended_at=orders.now, due_at=None)
+    assert orders.line("stopped") == line(order_line_of(command), orders.now, ADA, "stopped", "keep_at")
     (refused,) = orders.when(stopping("again"))
     assert refused.code == "no_order"
 
@@ -216,6 +275,37 @@ def test_tops_up_as_soon_as_it_is_set() -> None:
     orders = Orders(with_units(3))
     orders.when(setting(KEEP))
     assert orders.asked() == Leg(account_id=BOB, top_up_to_units=30)
+    asked_at = orders.now
+    assert orders.transfer == Transfer(
+        id=order_transfer(KEPT, 1),
+        group_id=GROUP,
+        owner_id=ADA,
+        mode="top_up_to",
+        amount_units=30,
+        state=TransferState.PENDING,
+        code=None,
+        total_units=None,
+        asked_at=asked_at,
+        ended_at=None,
+        order_id=ORDER,
+        order_version=1,
+        month=JANUARY,
+        bound_units=100,
+    )
+    assert orders.order == replace(KEPT, transfer_id=orders.transfer.id, due_at=asked_at + ORDERS_WAIT, looks=2)
+
+
+def test_tops_up_somebody_whose_balance_nobody_has_told_yet() -> None:
+    orders = Orders()
+    orders.when(setting(KEEP))
+    assert orders.asked() == Leg(account_id=BOB, top_up_to_units=30)
+
+
+def test_is_looked_at_at_the_very_moment() -> None:
+    orders = Orders(with_units(3))
+    orders.when(setting(KEEP))
+    asked = orders.scene.when(due(orders), at=SET_AT).effects
+    assert [type(each) for each in asked if isinstance(each, PostTransfers)] == [PostTransfers]
 
 
 def test_waits_for_a_balance_below_the_threshold() -> None:
@@ -223,7 +313,7 @@ def test_waits_for_a_balance_below_the_threshold() -> None:
     orders.when(setting(KEEP))
     assert orders.look() == []
     orders.when(balance(10, 2))
-    assert orders.look() == []
+    assert orders.order.due_at is None
     orders.when(balance(9, 3))
     assert orders.asked() == Leg(account_id=BOB, top_up_to_units=30)
 
@@ -231,6 +321,7 @@ def test_waits_for_a_balance_below_the_threshold() -> None:
 def test_tells_both_sides_and_counts_what_was_moved() -> None:
     orders = Orders(with_units(3))
     orders.when(setting(KEEP))
+    assert due(orders).correlation_id == str(order_look(orders.order))
     orders.asked()
     id_ = orders.transfer.id
     receipt, received, _ = orders.when(orders.answer(27, 2))
@@ -254,8 +345,12 @@ def test_has_one_open_transfer_at_most() -> None:
     orders = Orders(with_units(3))
     orders.when(setting(KEEP))
     orders.asked()
+    before = orders.order
     orders.when(balance(2, 2))
+    assert orders.order == before
     orders.when(setting(KEEP, "again"))
+    again = replace(before, version=2, set_at=orders.now, due_at=orders.now, looks=before.looks + 1)
+    assert orders.order == again, "the answer is looked for at once"
     assert orders.look() == []
 
 
@@ -290,9 +385,40 @@ def test_asks_for_an_amount_once_the_bound_leaves_less_than_the_target() -> None
     orders.asked()
     orders.when(orders.answer(27, 2), balance(4, 3))
     assert orders.asked() == Leg(account_id=BOB, amount_units=13), "26 would be too much for the month"
+    assert orders.transfer.id == order_transfer(orders.order, 3)
     orders.when(orders.answer(13, 4), balance(0, 5))
     assert orders.look() == []
     assert orders.order.month_units == 40
+
+
+def test_asks_for_what_is_missing_where_the_bound_leaves_more() -> None:
+    orders = Orders(with_units(9))
+    orders.when(setting({**KEEP, "monthly_bound_units": 28}))
+    assert orders.asked() == Leg(account_id=BOB, amount_units=21)
+
+
+@pytest.mark.parametrize("bound", [100, 28])
+def test_what_keeps_somebody_at_their_units_settles_no_month(bound: int) -> None:
+    orders = Orders(with_units(9))
+    orders.when(setting({**KEEP, "monthly_bound_units": bound}))
+    orders.now = beginning_of(FEBRUARY)
+    orders.asked()
+    orders.when(orders.answer(21, 2))
+    assert orders.order.next_month == FEBRUARY
+
+
+@pytest.mark.parametrize("is_missed", [False, True])
+def test_units_of_an_earlier_month_count_to_no_later_one(is_missed: bool) -> None:
+    orders = Orders(with_units(3, 1))
+    orders.when(setting(KEEP))
+    orders.asked()
+    orders.change(month=FEBRUARY, month_units=5)
+    if is_missed:
+        as_if_before(orders, orders.answer(27, 2))
+        look_later(orders)
+    else:
+        orders.when(orders.answer(27, 2))
+    assert (orders.order.month, orders.order.month_units, orders.order.balance_version) == (FEBRUARY, 5, 2)
 
 
 def test_goes_on_in_the_next_month_once_the_bound_was_reached() -> None:
@@ -348,6 +474,14 @@ def test_gives_units_on_the_first_of_each_month_in_paris() -> None:
     assert beginning_of(date(2031, 7, 1)) == datetime(2031, 6, 30, 22, tzinfo=UTC)
 
 
+def test_a_look_in_a_month_that_is_settled_gives_nothing() -> None:
+    orders = Orders()
+    orders.when(setting(MONTHLY))
+    orders.change(due_at=NOW)
+    assert orders.look() == []
+    assert orders.order == replace(GIVEN, looks=2)
+
+
 def test_makes_up_for_one_month_alone_after_a_jump_of_several() -> None:
     orders = Orders()
     orders.when(setting(MONTHLY))
@@ -387,10 +521,7 @@ def test_a_look_that_comes_twice_asks_once() -> None:
     orders = Orders()
     orders.when(setting(MONTHLY))
     orders.now = beginning_of(FEBRUARY)
-    record = ORDER_LOOKS.record(orders.order)
-    assert record is not None
-    message = decode(record, {model.TYPE.encode(): model for model in GROUPS.handlers}, ())
-    assert isinstance(message, Incoming)
+    message = due(orders)
     asked = [each for each in orders.when(message, message) if isinstance(each, PostTransfers)]
     assert len(asked) == 1
     assert orders.when(message) == []
@@ -443,12 +574,15 @@ def test_is_paused_once_when_the_owner_is_short() -> None:
     orders = Orders(with_units(3, 1))
     orders.when(setting(KEEP))
     orders.asked()
-    told, _ = orders.when(orders.refusal())
+    asked = orders.order
+    told, cleared = orders.when(orders.refusal())
     ids = {"group_id": GROUP, "owner_id": ADA, "member_id": BOB, "order_id": ORDER}
     assert told == StandingOrderPaused(**ids, reason="units_short", paused_at=orders.now)
-    (line,) = [row for row in orders.scene.rows() if isinstance(row, HistoryEntry) and row.outcome == "paused"]
-    assert (line.kind, line.code, line.actor_id) == (Kind.ORDER, "units_short", None)
-    assert (orders.order.state, orders.order.code) == (OrderState.PAUSED, "units_short")
+    assert asked.transfer_id is not None
+    assert cleared == ClearTimer(asked.transfer_id)
+    assert orders.line("paused") == line(history_of_pause(asked.transfer_id), orders.now, None, "paused", "units_short")
+    paused = replace(KEPT, state=OrderState.PAUSED, version=2, code="units_short", due_at=None, looks=2)
+    assert orders.order == paused
     assert orders.when(balance(0, 2)) == []
     assert orders.look() == []
 
@@ -460,8 +594,31 @@ def test_goes_on_when_it_is_set_again() -> None:
     first = orders.transfer.id
     orders.when(orders.refusal())
     orders.when(setting(KEEP, "again"))
+    assert orders.order == replace(KEPT, version=3, set_at=orders.now, due_at=orders.now, looks=3)
     assert orders.asked() == Leg(account_id=BOB, top_up_to_units=30)
     assert orders.transfer.id != first
+
+
+def test_no_reason_outlives_a_stop_and_no_stop_outlives_a_setting() -> None:
+    orders = Orders(with_units(3, 1))
+    orders.when(setting(KEEP))
+    orders.asked()
+    orders.when(orders.refusal())
+    orders.when(stopping())
+    stopped = replace(KEPT, state=OrderState.STOPPED, version=3, ended_at=orders.now, due_at=None, looks=2)
+    assert orders.order == stopped
+    orders.when(setting(KEEP, "again"))
+    assert orders.order == replace(KEPT, version=4, set_at=orders.now, due_at=orders.now, looks=3)
+
+
+def test_what_was_refused_after_it_was_set_again_is_asked_for_again() -> None:
+    orders = Orders(with_units(3, 1))
+    orders.when(setting(KEEP))
+    orders.asked()
+    refusal = orders.refusal()
+    orders.when(setting(KEEP, "again"))
+    assert orders.when(refusal) == [ClearTimer(refusal.transfer_id)]
+    assert orders.asked() == Leg(account_id=BOB, top_up_to_units=30)
 
 
 def test_the_month_in_which_it_was_paused_is_made_up_for() -> None:
@@ -483,12 +640,9 @@ def test_the_month_in_which_it_was_paused_is_made_up_for() -> None:
 def test_starts_nothing_after_a_stop() -> None:
     orders = Orders(with_units(3, 1))
     orders.when(setting(KEEP))
-    record = ORDER_LOOKS.record(orders.order)
-    assert record is not None
+    look = due(orders)
     orders.when(stopping())
-    message = decode(record, {model.TYPE.encode(): model for model in GROUPS.handlers}, ())
-    assert isinstance(message, Incoming)
-    assert orders.when(message) == []
+    assert orders.when(look) == []
     assert orders.when(balance(0, 2)) == []
     assert orders.order.due_at is None
 
@@ -570,9 +724,7 @@ def look_later(orders: Orders) -> list[Any]:
     assert record is not None
     assert record.due_at is not None
     assert record.due_at <= orders.now
-    message = decode(record, {model.TYPE.encode(): model for model in GROUPS.handlers}, ())
-    assert isinstance(message, Incoming)
-    return orders.when(message)
+    return orders.when(due(orders))
 
 
 @pytest.mark.parametrize("terms", [KEEP, MONTHLY])
@@ -595,13 +747,25 @@ def test_an_order_that_missed_its_answer_goes_on_with_what_the_transfer_says(is_
     as_if_before(orders, orders.refusal() if is_refused else orders.answer(27, 2))
     told = look_later(orders)
     assert orders.order.transfer_id is None
-    assert [type(each) for each in told] == [StandingOrderPaused] * is_refused
+    assert [each.reason for each in told if isinstance(each, StandingOrderPaused)] == ["units_short"] * is_refused
+    assert len(told) == is_refused
     assert (orders.order.state, orders.order.month_units) == (
         (OrderState.PAUSED, 0) if is_refused else (OrderState.ACTIVE, 27)
     )
     assert orders.look() == [], "the balance that it was asked for is not news"
     orders.when(balance(4, 2))
     assert len(orders.look()) == (not is_refused)
+
+
+@pytest.mark.parametrize("units", [0, 27])
+def test_an_order_that_was_set_again_and_missed_its_answer_knows_which_balance_it_was_asked_for(units: int) -> None:
+    orders = Orders(with_units(3, 1))
+    orders.when(setting(KEEP))
+    orders.asked()
+    as_if_before(orders, orders.answer(units, 2))
+    orders.when(setting(KEEP, "again"))
+    look_later(orders)
+    assert (orders.order.month_units, orders.order.balance_version) == (units, 2)
 
 
 def test_a_month_whose_answer_was_missed_is_paid_once() -> None:
@@ -638,12 +802,9 @@ def test_an_order_that_has_no_answer_goes_on_waiting() -> None:
 def test_a_look_for_another_transfer_than_the_order_waits_for_changes_nothing() -> None:
     orders = Orders(with_units(3, 1))
     orders.when(setting(KEEP))
-    stale = ORDER_LOOKS.record(orders.order)
-    assert stale is not None
+    stale = due(orders)
     orders.asked()
     orders.now += HOUR
     before = orders.order
-    message = decode(stale, {model.TYPE.encode(): model for model in GROUPS.handlers}, ())
-    assert isinstance(message, Incoming)
-    assert orders.when(message) == []
+    assert orders.when(stale) == []
     assert orders.order == before

@@ -43,6 +43,7 @@ from services.groups.domain import (
     membership_of,
 )
 from services.groups.store import payment_of
+from services.groups.tables import SAGAS
 from tests.unit.given import NOW, Scene, given, id_of, incoming
 
 ADA, BOB = id_of("ada"), id_of("bob")
@@ -141,7 +142,16 @@ def status(scene: Scene) -> Status:
 def test_holds_the_price_on_the_owners_account_before_anybody_is_asked() -> None:
     scene = after().then(RESERVE)
     assert scene.only(HistoryEntry) == line("pending")
-    assert status(scene) is Status.RUNNING
+    saga = scene.only(SagaRow)
+    assert saga.status is Status.RUNNING
+    assert saga.data == {
+        "group_id": str(GROUP),
+        "member_id": str(BOB),
+        "owner_id": str(ADA),
+        "action": "extension",
+        "price_units": 20,
+        "shown_end": "2031-01-08T00:00:00Z",
+    }
 
 
 @pytest.mark.parametrize(
@@ -173,6 +183,18 @@ def test_a_command_that_comes_again_after_its_saga_was_removed_is_not_carried_ou
 
 def test_asks_provisioning_once_the_units_are_held() -> None:
     after(RESERVED).then(GRANT)
+
+
+def test_each_step_is_stored_under_its_name() -> None:
+    """A later version must find it."""
+    steps = [after(*told).only(SagaRow).step for told in ([], [RESERVED], [RESERVED, EXTENDED])]
+    assert steps == ["reserve units", "grant purchase", "capture hold"]
+
+
+def test_calls_off_what_has_not_been_granted_in_five_minutes() -> None:
+    saga = after(RESERVED).only(SagaRow)
+    due = [record for alarm in GROUPS.alarms if alarm.mapped is SAGAS and (record := alarm.record(saga)) is not None]
+    assert [record.due_at for record in due] == [NOW + timedelta(minutes=5)]
 
 
 def test_pays_once_it_is_granted_and_shows_the_new_end() -> None:

@@ -16,6 +16,7 @@ from popfax_contracts.groups import (
     InvitationExpired,
     MemberAccountCreated,
     MemberLeft,
+    MemberPaidFor,
     StandingOrderPaused,
     TransferredLeg,
     UnitsReceived,
@@ -33,7 +34,7 @@ from popfax_contracts.notifications import (
 )
 from popfax_contracts.provisioning import AccountExpired, AccountExpiring, AccountExtended, PersonErased, PersonRecorded
 from services.notifications.consumers import NOTIFICATIONS
-from services.notifications.domain import Delivery, Erased, Mail, MailState, Person, Template
+from services.notifications.domain import Delivery, Erased, Mail, MailState, Person, Template, named_in
 from services.notifications.letters import letters
 from tests.unit.given import NOW, given, id_of, incoming
 
@@ -82,6 +83,19 @@ def transferred(mode: str, *amounts: int) -> UnitsTransferred:
 def paused(reason: str, at: datetime = NOW, **ids: UUID) -> StandingOrderPaused:
     fields = {"group_id": GROUP, "owner_id": ADA, "member_id": BEA, "order_id": id_of("order"), **ids}
     return StandingOrderPaused.model_validate({**fields, "reason": reason, "paused_at": at})
+
+
+def paid_for(action: str, expires_at: datetime | None = None) -> MemberPaidFor:
+    fields = {"group_id": GROUP, "owner_id": ADA, "member_id": BEA, "payment_id": TRANSFER, "price_units": 60}
+    return MemberPaidFor.model_validate({**fields, "action": action, "expires_at": expires_at})
+
+
+def paid_mails(cause: MemberPaidFor, expires_at: str | None) -> list[Mail]:
+    what = {"reference": str(TRANSFER), "action": cause.action, "expires_at": expires_at}
+    return [
+        mail(cause, Template.PAID_FOR_YOU, BEA, ADA, **what),
+        mail(cause, Template.PAYING_RECEIPT, ADA, BEA, **what, price_units=60),
+    ]
 
 
 def expiring(days: int, *, late: bool = False) -> AccountExpiring:
@@ -181,19 +195,19 @@ CASES: list[tuple[Message, list[Mail]]] = [
     (left("group_closed"), [mail(left("group_closed"), Template.DETACHED, BEA, ADA, via="group_closed")]),
     (RECEIVED, [RECEIVED_MAIL]),
     (
-        transferred("top_up_to", 50, 0, 30),
+        transferred("top_up_to", 50, 0, 1),
         [
             mail(
-                transferred("top_up_to", 50, 0, 30),
+                transferred("top_up_to", 50, 0, 1),
                 Template.TRANSFER_RECEIPT,
                 ADA,
                 None,
                 reference=str(TRANSFER),
-                named=[[str(id_of("0")), 50], [str(id_of("2")), 30]],
+                named=[[str(id_of("0")), 50], [str(id_of("2")), 1]],
                 more=0,
                 mode="top_up_to",
                 amount_units=50,
-                total_units=80,
+                total_units=51,
                 got=2,
                 had=1,
             )
@@ -221,6 +235,8 @@ CASES: list[tuple[Message, list[Mail]]] = [
         [mail(paused("account_expired"), Template.ORDER_PAUSED, ADA, None, reason="account_expired")],
     ),
     (paused("target_closed"), []),
+    (paid_for("extension", EXPIRY), paid_mails(paid_for("extension", EXPIRY), EXPIRES_AT)),
+    (paid_for("options_pack"), paid_mails(paid_for("options_pack"), None)),
     (expiring(7), [mail(expiring(7), Template.EXPIRING, BEA, None, days=7, expires_at=EXPIRES_AT)]),
     (expiring(7, late=True), []),
     (
@@ -262,9 +278,22 @@ class TestFacts:
             later,
             RECEIVED,
             RECEIVED.model_copy(update={"transfer_id": id_of("another")}),
+            paid_for("options_pack"),
+            paid_for("options_pack").model_copy(update={"payment_id": id_of("another")}),
         ]
         scene = given(NOTIFICATIONS).when(*causes)
-        assert len(scene.rows()) == len(causes) + 2, "one each, and two for each membership"
+        assert len(scene.rows()) == len(causes) + 4, "one each, and two for each membership and payment"
+
+    def test_a_mail_belongs_to_the_trace_of_what_it_reports(self) -> None:
+        cause = replace(incoming(RECEIVED), traceparent="00-aa-bb-01")
+        given(NOTIFICATIONS).when(cause).leaves(replace(RECEIVED_MAIL, traceparent="00-aa-bb-01"))
+
+    def test_most_messages_call_for_no_mail(self) -> None:
+        assert letters(PersonErased(subscriber_id=BEA)) == ()
+
+    def test_a_mail_names_those_of_its_parameters_and_what_it_says_of_their_units(self) -> None:
+        assert named_in({"named": [[str(BEA), 50], [str(NEW), None]]}) == [(BEA, 50), (NEW, None)]
+        assert named_in({}) == []
 
     def test_many_paused_orders_are_one_mail_a_day(self) -> None:
         another = paused("units_short", NOW + timedelta(hours=1), member_id=NEW, order_id=id_of("another"))
@@ -302,9 +331,9 @@ class TestPeople:
         first = PersonRecorded(
             subscriber_id=ADA, email="ada@example.org", first_name="Ada", last_name="L.", language=Language.FR
         )
-        newest = first.model_copy(update={"language": Language.EN, "fax_number": "+331"})
+        newest = first.model_copy(update={"language": Language.EN, "fax_number": "+331", "time_zone": "Europe/Paris"})
         scene = given(NOTIFICATIONS).when(first).then().leaves(Person(ADA, "ada@example.org", "Ada", "L.", "fr", None))
-        scene.when(newest).then().leaves(Person(ADA, "ada@example.org", "Ada", "L.", "en", "+331"))
+        scene.when(newest).then().leaves(Person(ADA, "ada@example.org", "Ada", "L.", "en", "+331", "Europe/Paris"))
 
     def test_erases_somebody_nobody_has_heard_of(self) -> None:
         given(NOTIFICATIONS).when(PersonErased(subscriber_id=BEA)).then().leaves(Erased(BEA))

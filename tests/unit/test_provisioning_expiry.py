@@ -284,6 +284,7 @@ def test_timers_from_before_are_the_same_messages(reminded: int | None) -> None:
         "value": due.value,
     }
     assert ExpiryDue.TYPE in MIGRATION.SET_TIMER
+    assert ("ce_correlationid", str(due.row_id).encode()) in due.headers
 
 
 @pytest.mark.parametrize("name", ["Ada", 'Zoë "Z" O\\’Neil'])
