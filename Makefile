@@ -77,7 +77,7 @@ bench: $(STAMP) ## Measure, for a quarter of an hour (QUICK=1: two minutes; GROW
 scale: $(STAMP) ## Measure what it costs to add and to take away replicas under traffic, for some minutes
 	$(BIN)/python -m tests.e2e.scaling
 
-nemesis: $(STAMP) ## Strike the whole product with every kind of fault under load (MINUTES=10; SEED=n: the same schedule again)
+nemesis: $(STAMP) ## Strike the whole product with every kind of fault under load (MINUTES=10; SEED=n: the same schedule again; SEED="1 2": both)
 	$(BIN)/python -m tests.nemesis --table --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 costs: $(STAMP) ## Record what a message costs: statements, rows, bytes, function calls (tests/guard/costs.json)

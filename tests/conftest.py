@@ -55,6 +55,8 @@ _SHARED_FIXTURES = {
     "secure_stack": ("secure",),
 }
 """Fixtures that are dear to make, and the groups whose tests may ask for them."""
+_FIRST = "test_nemesis.py"
+"""The file that begins first: nothing takes longer by itself, and it mostly waits."""
 _LONGEST = (
     "test_crashes.py",
     "test_faults.py",
@@ -108,7 +110,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup | No
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the groups first, then what takes longest. Raises for a test that is not in a group of what it uses."""
+    """Put the nemesis first, then the groups, then what takes longest.
+
+    Raises for a test that is not in a group of what it uses.
+    """
     for item in items:
         for fixture, groups in _SHARED_FIXTURES.items():
             own = item.path.name in _OWN_PRODUCT
@@ -118,6 +123,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _turn(file: Path) -> tuple[int, int]:
+    if file.name == _FIRST:
+        return -len(_SHARED) - 1, 0
     if (group := group_of(file)) in _SHARED:
         return -len(_SHARED) + _SHARED.index(group), _FILLING.index(file.name) if file.name in _FILLING else -1
     return _LONGEST.index(file.name) if file.name in _LONGEST else len(_LONGEST), 0

@@ -115,9 +115,9 @@ class Calm(World):
         self.bus.publish(command.topic, command.key, command.value, command.headers)
 
 
-def sendings(seed: int, minutes: float) -> Iterator[Sending]:
+def sendings(seed: int, minutes: float, per_s: float = PER_S) -> Iterator[Sending]:
     """Yield what is sent to Kafka, in order. Made story by story, as it is asked for."""
-    lanes = [_lane(seed, lane) for lane in range(LANES)]
+    lanes = [_lane(seed, lane, per_s) for lane in range(LANES)]
     for each in merge(*lanes, key=attrgetter("at")):
         if each.at >= minutes * 60:
             return
@@ -149,10 +149,10 @@ def _owners(random: Random) -> list[UUID]:
     return [UUID(int=random.getrandbits(128), version=4) for _ in range(4)]
 
 
-def _lane(seed: int, lane: int) -> Iterator[Sending]:
-    lasts_s = STORY * LANES / PER_S
+def _lane(seed: int, lane: int, per_s: float) -> Iterator[Sending]:
+    lasts_s = STORY * LANES / per_s
     for number in count():
-        begins_s = number * lasts_s + lane / PER_S
+        begins_s = number * lasts_s + lane / per_s
         for each in story(f"{seed}.{lane}.{number}", lasts_s):
             yield replace(each, at=begins_s + each.at)
 

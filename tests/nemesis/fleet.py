@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -50,6 +51,10 @@ SETTINGS = {
 
 _EXTRA = 3
 """The number of the replica that comes and goes. It has the second one's connections."""
+
+_READY_WITHIN_S = 180.0
+"""How long all replicas may take to get ready, eight at the same time and on a machine that does other things too."""
+_LOOKS_EVERY_S = 0.5
 
 _DISK_MIB = 1024
 _SPARE_KIB = 64
@@ -261,8 +266,11 @@ class Fleet:
         self._open.callback(self._stop)
         for replica in self.replicas.values():
             replica.launch()
-        for replica in self.replicas.values():
-            replica.process.wait_ready()
+        deadline = time.monotonic() + _READY_WITHIN_S
+        while away := self.away():
+            if time.monotonic() > deadline:
+                raise StackError(f"{away}: its log is in {self._directory}")
+            time.sleep(_LOOKS_EVERY_S)
         self._progress(f"{len(self.replicas)} replicas are ready")
 
     def _lead(self) -> None:
@@ -308,6 +316,10 @@ class Fleet:
         """Start again what has ended by itself."""
         for replica in (*self.replicas.values(), *self.extras.values()):
             replica.look_after()
+
+    def away(self) -> str:
+        """Say which replica does not work by its own account; "" if all do."""
+        return next((f"{name} is not ready" for name, each in self.replicas.items() if not each.process.ready()), "")
 
     def _replica(self, name: str, number: int | None = None) -> Replica:
         return Replica(self.process(name, number), self._settings(name, number or int(name[-1])))

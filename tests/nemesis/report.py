@@ -136,7 +136,7 @@ def bound(faults: int) -> str:
 
 def print_report(result: Result, console: Console) -> None:
     """Print what happened, and what is broken with its history."""
-    console.print(_faults(result))
+    console.print(_faults(result.struck, f"seed {result.seed}, {result.minutes:g} minutes"))
     for each in result.struck:
         if each.skipped:
             console.print(f"[yellow]skipped:[/] {each.planned}: {each.skipped}", highlight=False, soft_wrap=True)
@@ -163,11 +163,21 @@ def print_report(result: Result, console: Console) -> None:
         console.print(f"[green]✓ {bound(len(result.took_place))}")
 
 
-def _faults(result: Result) -> Table:
-    table = Table("fault", "times", "seconds", title=f"seed {result.seed}, {result.minutes:g} minutes", box=None)
-    for kind in sorted({each.planned.kind for each in result.took_place}):
-        of = [each for each in result.took_place if each.planned.kind == kind]
-        table.add_row(kind, f"{len(of)}", f"{sum(each.ended_at - each.begun_at for each in of):.0f}")
+def print_campaign(results: Sequence[Result], console: Console) -> None:
+    """Print what several runs have shown together: the rows of the document's table, and the faults of each kind."""
+    struck = [each for result in results for each in result.struck]
+    console.print(_faults(struck, f"{len(results)} runs, {sum(result.minutes for result in results):g} minutes"))
+    took_place, violations = [each for each in struck if not each.skipped], sum(len(each.breaches) for each in results)
+    console.print(f"[bold red]{violations} violations" if violations else f"[green]✓ {bound(max(1, len(took_place)))}")
+    console.print(table(result.row() for result in results), highlight=False, markup=False, soft_wrap=True)
+
+
+def _faults(struck: Sequence[Struck], title: str) -> Table:
+    table = Table("fault", "times", "seconds", "skipped", title=title, box=None)
+    for kind in sorted({each.planned.kind for each in struck}):
+        of = [each for each in struck if each.planned.kind == kind]
+        lasted = [each.ended_at - each.begun_at for each in of if not each.skipped]
+        table.add_row(kind, f"{len(lasted)}", f"{sum(lasted):.0f}", f"{len(of) - len(lasted) or ''}")
     return table
 
 

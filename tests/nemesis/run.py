@@ -21,8 +21,9 @@ from deploy.operator.log import Reader
 from deploy.operator.snapshots import snapshots
 from popfax_contracts.notifications import SendInvitation
 from popfax_contracts.topics import SERVICES, TOPICS, Principal
+from services.chassis.client_state import STRANDED_S
 from tests.e2e.driver import World
-from tests.nemesis.commands import askings, registrations, sendings
+from tests.nemesis.commands import PER_S, askings, registrations, sendings
 from tests.nemesis.faults import FAULTS, Fault, Skipped
 from tests.nemesis.fleet import Fleet
 from tests.nemesis.history import Entry, history
@@ -31,11 +32,11 @@ from tests.nemesis.load import Load, token_in
 from tests.nemesis.report import Answers, Result, Struck
 from tests.nemesis.schedule import Planned, claims, faults
 
-STILL_S = 150.0
+STILL_S = STRANDED_S + 60.0
 """The bound on liveness: once all faults are over, something must move within this time until nothing is left to do.
 
-How long it takes altogether depends on the machine. Longer than a pause after a failure (a minute), shorter than a
-saga's deadline (5 minutes): a saga that needs its deadline to end has lost something.
+How long it takes altogether depends on the machine. Longer than it takes until a client that stays out of its group is
+replaced, shorter than a saga's deadline (5 minutes): a saga that needs its deadline to end has lost something.
 """
 
 _MOST_S = 1200.0
@@ -91,8 +92,13 @@ class Run:
         progress: Progress,
         only: Sequence[str] = (),
         keep: bool = False,
+        per_s: float = PER_S,
     ) -> None:
-        """`only` are the kinds of faults, if not all. With `keep`, the directory stays, with logs and all records."""
+        """`only` are the kinds of faults, if not all. With `keep`, the directory stays, with logs and all records.
+
+        `per_s` is how many commands are sent per second.
+        """
+        self._per_s = per_s
         self._only = only
         self._keep = keep
         self._directory = directory
@@ -123,7 +129,8 @@ class Run:
         for sent in registrations(self._seed):
             world.wire.send_raw(sent.topic.name, sent.key.encode(), sent.value, sent.headers)
         world.wire.flush()
-        load = Load(fleet, sendings(self._seed, self._minutes), askings(self._seed, self._minutes), self._tokens.get)
+        commands = sendings(self._seed, self._minutes, self._per_s)
+        load = Load(fleet, commands, askings(self._seed, self._minutes), self._tokens.get)
         self._strike(fleet, world, load)
         load.stop()
         breaches, settled_s = self._settle(fleet, world, load)

@@ -10,7 +10,7 @@ from rich.console import Console
 from popfax_contracts.ledger import CreditUnits, UnitsCredited
 from tests.e2e.driver import Seen
 from tests.nemesis.judges import Breach
-from tests.nemesis.report import HEAD, Answers, Result, Struck, bound, percentiles, print_report
+from tests.nemesis.report import HEAD, Answers, Result, Struck, bound, percentiles, print_campaign, print_report
 from tests.nemesis.run import Stillness
 from tests.nemesis.schedule import Planned
 
@@ -60,6 +60,19 @@ def test_a_report_says_what_was_skipped_and_what_is_broken() -> None:
     assert "SEED=7" in text
     print_report(_result(), console)
     assert "✓ no violation in 1 faults" in console.export_text()
+
+
+def test_a_campaign_adds_its_runs_up() -> None:
+    console = Console(width=160, record=True, file=StringIO())
+    print_campaign([_result(), _result()], console)
+    text = console.export_text()
+    lines = {line.split("  ")[0].strip(): line.split()[-3:] for line in text.splitlines() if line}
+    assert lines["kill"] == ["kill", "2", "20"]
+    assert lines["set the clock back"] == ["0", "0", "2"]
+    assert "✓ no violation in 2 faults" in text
+    assert text.count(_result().row()) == 2
+    print_campaign([_result(), _result(Breach("log", "c", "lost"))], console)
+    assert "1 violations" in console.export_text()
 
 
 def test_a_row_fits_the_table() -> None:

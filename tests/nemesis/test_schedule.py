@@ -47,6 +47,8 @@ def test_commands_come_in_order_and_at_their_pace(load: list[Sending]) -> None:
     assert all(one.at <= other.at for one, other in pairwise(load))
     assert load[-1].at < MINUTES * 60
     assert 1.0 <= len(load) / (MINUTES * 60 * PER_S) <= 1.15
+    slowly = list(sendings(11, MINUTES, PER_S / 2))
+    assert 1.0 <= 2 * len(slowly) / (MINUTES * 60 * PER_S) <= 1.15
 
 
 def test_every_command_is_sent_that_others_than_services_send(load: list[Sending]) -> None:
