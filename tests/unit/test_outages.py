@@ -51,7 +51,7 @@ def test_what_goes_well_for_one_ends_no_other_ones_wait(outages: Outages) -> Non
 
 
 def test_a_loop_that_can_look_for_work_and_not_do_it_waits_all_the_while(outages: Outages, clock: Clock) -> None:
-    """The alert is about how long: a wait that began anew with each round would never be long."""
+    """The alert is about how long: a wait that began again with each round would never be long."""
     for clock.now in (1000.0, 1010.0, 1020.0):
         with suppress(Outage), outages.watching("timers"):
             with outages.watching("timers"):
