@@ -812,8 +812,13 @@ def _keys_of(mapped: Mapped[Any, Any], names: tuple[str, ...], number: int = 0) 
 
 @cache
 def _insert(mapped: Mapped[Any, Any]) -> sa.Executable:
+    """Return the statement that inserts rows in the order of their keys: two batches may bring the same new ones.
+
+    Rows that are only appended have no key yet, and keep their order.
+    """
     batch, values = _batch(mapped, mapped.names)
-    return sa.insert(mapped.table).from_select(list(values), sa.select(*values.values()).order_by(batch.c.n))
+    order = values.get(mapped.key_column.name, batch.c.n)
+    return sa.insert(mapped.table).from_select(list(values), sa.select(*values.values()).order_by(order))
 
 
 @cache

@@ -192,6 +192,22 @@ async def test_rows_are_locked_in_the_order_of_their_keys_whatever_a_batch_names
     assert free == people[7:]
 
 
+async def test_new_rows_are_inserted_in_the_order_of_their_keys(ledger_engine: AsyncEngine) -> None:
+    """A batch that waits for somebody else's new row has inserted those before it, and none after it."""
+    people = sorted(uuid4() for _ in range(13))
+    new = dict.fromkeys(("balance_units", "held_units", "version"), 0) | {"id": people[6]}
+    async with ledger_engine.connect() as holder:
+        await holder.execute(sa.insert(accounts).values(new))
+        waiting = asyncio.create_task(_handle(ledger_engine, [_credit(person, 1) for person in people]))
+        await eventually(lambda: _waiting(ledger_engine, 1), "the batch waits for the row")
+        async with asyncio.timeout(10):
+            await _handle(ledger_engine, [_credit(person, 1) for person in people[7:]])
+        await holder.rollback()
+        await waiting
+    balances = await _balances(ledger_engine)
+    assert [balances[person] for person in people] == [1] * 7 + [2] * 6
+
+
 async def test_batches_that_name_the_same_accounts_and_holds_do_not_wait_for_each_other(
     ledger_engine: AsyncEngine,
 ) -> None:
