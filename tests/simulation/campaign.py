@@ -270,7 +270,7 @@ def campaign(path: Path, seeds: int, jobs: int, console: Console) -> Progressed:
     """Run all seeds that the file does not have yet, and return what it says then."""
     told = Progressed.read(path)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as progress, _side_by_side(jobs) as side_by_side:
+    with Progress(*columns, console=console) as progress, processes(jobs) as side_by_side:
         bar = progress.add_task("seeds", total=seeds, completed=min(len(told.done) * CHUNK, seeds))
         for begins in range(0, seeds, ROUND):
             chunks = [at for at in range(begins, min(begins + ROUND, seeds), CHUNK) if at not in told.done]
@@ -285,7 +285,7 @@ def campaign(path: Path, seeds: int, jobs: int, console: Console) -> Progressed:
 
 
 @contextmanager
-def _side_by_side(jobs: int) -> Iterator[Callable[[Callable[[int], Any], Sequence[int]], Iterable[Any]]]:
+def processes(jobs: int) -> Iterator[Callable[[Callable[[int], Any], Sequence[int]], Iterable[Any]]]:
     """Yield `map` for so many processes; one is this one."""
     if jobs == 1:
         yield map

@@ -17,8 +17,9 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 
+from services.chassis.arrivals import Fetched
 from tests.simulation.hub import Hub, Process, Thread
-from tests.simulation.kafka import LOST, RETRY_S, Broker, Headers, Place, Record
+from tests.simulation.kafka import LOST, RETRY_S, Broker, Headers, Place
 
 SESSION_S = 10.0
 HEARTBEAT_S = 1.0
@@ -179,7 +180,7 @@ class Coordinator:
 class ModelMessage:
     """confluent-kafka's message."""
 
-    def __init__(self, record: Record | None, place: Place, offset: int, error: KafkaError | None = None) -> None:
+    def __init__(self, record: Fetched | None, place: Place, offset: int, error: KafkaError | None = None) -> None:
         self._record = record
         self._place = place
         self._offset = offset
@@ -211,7 +212,7 @@ class ModelMessage:
 
 
 @dataclass(slots=True)
-class _Fetched:
+class _Assigned:
     """A partition that is assigned."""
 
     position: int | None
@@ -240,7 +241,7 @@ class ModelConsumer:
         self._member_id = ""
         self._generation = -1
         self._state = "init"
-        self._owned: dict[Place, _Fetched] = {}
+        self._owned: dict[Place, _Assigned] = {}
         self._paused: set[Place] = set()
         """What was paused stays so until it is resumed, although it was handed over and came back meanwhile."""
         self._queue: deque[ModelMessage] = deque()
@@ -295,9 +296,9 @@ class ModelConsumer:
         for each in partitions:
             place = each.topic, each.partition
             if each.offset == OFFSET_BEGINNING:
-                fetched = _Fetched(0, 0)
+                fetched = _Assigned(0, 0)
             else:
-                fetched = _Fetched(each.offset if each.offset >= 0 else None)
+                fetched = _Assigned(each.offset if each.offset >= 0 else None)
                 fetched.app = fetched.position
             self._owned[place] = fetched
         self._soon()
@@ -525,7 +526,7 @@ class ModelConsumer:
 
         self._broker.ask(self._process, handle, partial(self._fetched, place, fetched, version))
 
-    def _fetched(self, place: Place, fetched: _Fetched, version: int, answer: Any) -> None:
+    def _fetched(self, place: Place, fetched: _Assigned, version: int, answer: Any) -> None:
         if self._owned.get(place) is not fetched or self._closed:
             return
         if version != fetched.version:
@@ -540,7 +541,7 @@ class ModelConsumer:
             self._unpack(place, fetched, answer[2])
         self._fetch(place)
 
-    def _unpack(self, place: Place, fetched: _Fetched, records: Sequence[Record]) -> None:
+    def _unpack(self, place: Place, fetched: _Assigned, records: Sequence[Fetched]) -> None:
         """Queue records; of a batch that can't be unpacked there is an error, and what follows comes after it."""
         unreadable = self._broker.logs[place].unreadable
         for record in records:

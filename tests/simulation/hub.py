@@ -244,6 +244,7 @@ class Hub:
     def __init__(self, random: Random) -> None:
         self.random = random
         self.now = BEGUN_S
+        self.beginning = BEGINNING
         self.processes: list[Process] = []
         self.failures: list[str] = []
         self.current: Process | None = None
@@ -268,7 +269,11 @@ class Hub:
 
     def date(self) -> datetime:
         """Return the present moment."""
-        return BEGINNING + timedelta(seconds=self.now)
+        return self.beginning + timedelta(seconds=self.now)
+
+    def skip(self, time: timedelta) -> None:
+        """Set all clocks forward: hours or weeks in which nothing happened, though no wait is any shorter."""
+        self.beginning += time
 
     def run(self, seconds: float, done: Callable[[], object] = lambda: False) -> bool:
         """Let so much time pass, or less if something is done first; return whether it is."""

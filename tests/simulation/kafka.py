@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from aiokafka.errors import KafkaConnectionError, OutOfOrderSequenceNumber, ProducerFenced
 
+from services.chassis.arrivals import Fetched
 from tests.simulation.hub import Hub, Process
 
 Place = tuple[str, int]
@@ -30,19 +31,6 @@ LOST: Final = object()
 
 
 @dataclass(slots=True)
-class Record:
-    """A record in a partition."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    timestamp: int
-
-
-@dataclass(slots=True)
 class _Writer:
     """What a partition remembers of an idempotent producer."""
 
@@ -55,7 +43,7 @@ class Log:
     """A partition."""
 
     def __init__(self) -> None:
-        self.records: list[Record] = []
+        self.records: list[Fetched] = []
         self.writers: dict[int, _Writer] = {}
         self.unreadable: dict[int, float] = {}
         """Until when no client can unpack the batch at an offset, which has one record."""
@@ -75,7 +63,7 @@ class Broker:
         self.repeats_nothing = True
         self._producers: dict[str, tuple[int, int]] = {}
         self._numbers = count(1)
-        self.appended: Callable[[Record], None] = lambda _: None
+        self.appended: Callable[[Fetched], None] = lambda _: None
 
     @property
     def is_away(self) -> bool:
@@ -129,7 +117,7 @@ class Broker:
             known.next = writer.seq + len(records)
         at = len(log.records)
         for key, value, headers in records:
-            record = Record(*place, len(log.records), key, value, headers, int(self.hub.now * 1000))
+            record = Fetched(*place, len(log.records), key, value, headers, int(self.hub.now * 1000))
             log.records.append(record)
             self.appended(record)
         waiting, log.arrived = log.arrived, []
@@ -145,7 +133,7 @@ class Broker:
         self._producers[transactional_id] = id_, epoch + 1
         return id_, epoch + 1
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[Fetched]:
         """Yield all records, partition by partition."""
         for log in self.logs.values():
             yield from log.records

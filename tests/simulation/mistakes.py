@@ -7,8 +7,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from typing import Any, Final
 from unittest.mock import patch
+from uuid import UUID
 
 from popfax_contracts.topics import Principal
 from services.chassis import kafka, relay
@@ -16,9 +19,13 @@ from services.chassis.arrivals import Fetched
 from services.chassis.client_state import ClientState
 from services.chassis.consumer import Consumer
 from services.chassis.database import Ready
+from services.chassis.gathering import Gathering
+from services.chassis.loading import NeededRows
 from services.chassis.relay import Relay
 from services.chassis.settings import KafkaSettings
+from tests.simulation.product import Product
 from tests.simulation.replicas import Consumers, Relays, Story
+from tests.simulation.transactions import Server, ServerTransaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +92,55 @@ def offsets_first() -> AbstractContextManager[Any]:
     return patch.object(Consumer, "_handle", too_early)
 
 
+def ignores_that_offsets_are_refused() -> AbstractContextManager[Any]:
+    """Ask for a commit of offsets once, and not again when it was refused."""
+    return patch.object(Consumer, "_on_commit", lambda *_: None)
+
+
+def keeps_what_is_lost() -> AbstractContextManager[Any]:
+    """Handle what was fetched of a partition that another replica has by now."""
+    return patch.object(Gathering, "lose", lambda *_: None)
+
+
+def locks_no(*tables: str) -> AbstractContextManager[Any]:
+    """Load rows of these tables without a lock: two replicas decide on the same state, and the second to save wins."""
+    fetch = NeededRows.fetch
+
+    def unlocked(self: NeededRows[Any, Any], tx: Any, *, for_update: bool = True) -> Any:
+        return fetch(self, tx, for_update=for_update and self.mapped.table.name not in tables)
+
+    return patch.object(NeededRows, "fetch", unlocked)
+
+
+def looks_into_the_inbox() -> AbstractContextManager[Any]:
+    """Look for ids among those that are committed, rather than insert them: two replicas find the same ones unknown."""
+
+    async def look(tx: ServerTransaction, ids: Sequence[UUID], looked_up: Sequence[UUID]) -> set[UUID]:
+        tx.number()
+        tx._inbox.update(ids)
+        return {*ids, *looked_up} - tx.server.contents.inbox
+
+    return patch.object(ServerTransaction, "claim_inbox", look)
+
+
+def locks_in_any_order() -> AbstractContextManager[Any]:
+    """Lock rows in no order: every second statement begins with the last."""
+    numbers = count()
+    return patch.object(Server, "order", lambda _, keys: sorted(keys, reverse=next(numbers) % 2 == 1))
+
+
 MISTAKES: Final[Mapping[str, Mistake]] = {
     "the relay's producer has no fence": Mistake(Relays, no_fence, 20),
     "the relay's floor follows what was read": Mistake(Relays, floor_follows_what_was_read, 5),
     "the relay deletes what is not acknowledged": Mistake(Relays, deletes_before_it_is_acknowledged, 5),
-    "the consumer believes where its client stands": Mistake(Consumers, passes_over_what_it_cannot_unpack, 5),
-    "a consumer that is in no group is left alone": Mistake(Consumers, stays_out, 9),
-    "offsets are committed before the database": Mistake(Consumers, offsets_first, 5),
+    "the consumer believes where its client stands": Mistake(Consumers, passes_over_what_it_cannot_unpack, 21),
+    "a consumer that is in no group is left alone": Mistake(Consumers, stays_out, 16),
+    "offsets are committed before the database": Mistake(Consumers, offsets_first, 28),
+    "offsets are committed before the database, anywhere": Mistake(Product, offsets_first, 82),
+    "offsets that were refused are not committed again": Mistake(Product, ignores_that_offsets_are_refused, 21),
+    "two replicas compute from the same balance": Mistake(Product, partial(locks_no, "accounts"), 8),
+    "ids of the inbox are looked for, not inserted": Mistake(Product, looks_into_the_inbox, 110),
+    "rows are locked in any order": Mistake(Product, locks_in_any_order, 22),
+    "two replicas take the same step of a saga": Mistake(Product, partial(locks_no, "sagas"), 24),
 }
 """All mistakes, by their description."""

@@ -4,7 +4,7 @@ A story is one seed's run. In `Relays`, some replicas relay the outbox of one se
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from random import Random
@@ -13,17 +13,21 @@ from unittest.mock import patch
 from uuid import UUID
 
 from popfax_contracts.ledger import BalanceChanged, CreditUnits
+from popfax_contracts.message import Message
 from popfax_contracts.provisioning import PlanPublished
-from popfax_contracts.topics import LEDGER_BALANCES, LEDGER_COMMANDS, PROVISIONING_PLANS, TOPICS, Principal
+from popfax_contracts.topics import LEDGER_BALANCES, LEDGER_COMMANDS, PROVISIONING_PLANS, TOPICS, Principal, Topic
 from services.chassis import arrivals, client_state, consumer, kafka, partitions, relay, topic_ids
+from services.chassis.arrivals import Fetched
 from services.chassis.database import Conflict, Outage
 from services.chassis.gathering import Gathering
-from services.chassis.messages import Incoming, Outgoing, StoredRecord, outgoing
+from services.chassis.messages import TIMERS, Incoming, Outgoing, StoredRecord, outgoing
 from services.chassis.partitions import Stops
 from services.chassis.relay import Relay
 from services.chassis.rows import replace
+from services.chassis.service import Service
 from services.chassis.settings import ServiceSettings, settings_from
 from services.chassis.shell import Shell
+from services.chassis.timers import run_retries, run_timers
 from services.chassis.wakeups import Bell
 from services.ledger.consumers import LEDGER
 from services.ledger.tables import ACCOUNTS
@@ -31,15 +35,12 @@ from services.provisioning.domain import Plan
 from services.provisioning.tables import PLANS
 from tests.simulation.consumers import Coordinator, ModelAdmin, ModelConsumer
 from tests.simulation.hub import Hub, HubClock, Process, VirtualThreading, VirtualTime
-from tests.simulation.kafka import Broker, ModelProducer, Record
+from tests.simulation.kafka import Broker, ModelProducer
 from tests.simulation.transactions import ModelDatabase, ModelEngine, Server, outbox_on
 
 T = TypeVar("T")
 
 PARTITIONS = 3
-LONGEST_FREEZE_S = 40.0
-"""Longer than any session lasts without its heartbeat."""
-
 SETTLES_WITHIN_S = 400.0
 """How long everything may take once nothing fails any more, in virtual time."""
 
@@ -47,8 +48,8 @@ Tell = Callable[[str, str, Any], None]
 """Called with what happens: what it is, who does it, and the event."""
 
 
-def _silent(does: str, who: str, what: Any) -> None:
-    pass
+def silent(does: str, who: str, what: Any) -> None:
+    """Tell nobody."""
 
 
 def settings(**given: str) -> ServiceSettings:
@@ -99,7 +100,11 @@ class Story:
     kinds: Sequence[tuple[int, str]] = ((6, "freeze"), (2, "kill"), (2, "away"), (2, "losses"), (1, "terminate"))
     """The faults, each with its weight."""
 
-    def __init__(self, seed: int, tell: Tell = _silent) -> None:
+    faults_every_s = 8.0
+    longest_freeze_s = 40.0
+    """Longer than any session lasts without its heartbeat."""
+
+    def __init__(self, seed: int, tell: Tell = silent) -> None:
         self.random = Random(seed)
         self.hub = Hub(self.random)
         self.broker = Broker(self.hub, {topic.name: PARTITIONS for topic in TOPICS})
@@ -111,10 +116,10 @@ class Story:
         self.starts: dict[str, Callable[[Process], None]] = {}
         self.is_calm = False
         self.lasts_s = self.random.choice([15.0, 30.0, 60.0])
-        if tell is not _silent:
+        if tell is not silent:
             self.broker.appended = self._tell_appended
 
-    def _tell_appended(self, record: Record) -> None:
+    def _tell_appended(self, record: Fetched) -> None:
         self.tell("appends", "Kafka", record)
 
     # --- replicas ---
@@ -140,13 +145,13 @@ class Story:
             return
         kind = self.random.choices([kind for _, kind in self.kinds], [weight for weight, _ in self.kinds])[0]
         getattr(self, f"_{kind}")()
-        self.hub.after(self.random.expovariate(1 / 8.0), self.fault)
+        self.hub.after(self.random.expovariate(1 / self.faults_every_s), self.fault)
 
     def _freeze(self) -> None:
         server = self.random.choice(self.servers)
         leads = [] if server.leader is None else [server.leader.process] * len(self.replicas)
         process = self.random.choice([*self.replicas, *leads, server.process])
-        seconds = self.random.choice([0.2, 2.0, 12.0, 20.0, LONGEST_FREEZE_S])
+        seconds = self.random.choice([0.2, 2.0, 12.0, 20.0, self.longest_freeze_s])
         if process is server.process:
             seconds = min(seconds, 2.0)
         self.tell("fault", process.name, f"is frozen for {seconds} s")
@@ -196,7 +201,7 @@ class Story:
                 self.calm()
                 if not self.hub.run(SETTLES_WITHIN_S, self._settled_since()):
                     self.findings.append(f"does not settle: {self.unsettled()}")
-                self.hub.run(LONGEST_FREEZE_S + 20.0)  # whoever was frozen wakes up, and has its say
+                self.hub.run(self.longest_freeze_s + 20.0)  # whoever was frozen wakes up, and has its say
                 self.check()
                 self.findings += self.hub.failures
             finally:
@@ -273,7 +278,7 @@ class Relays(Story):
             for name in names:
                 plans.put(plan := replace(plans[name], price_units=plans[name].price_units + 1))
                 body = PlanPublished(plan=name, price_units=plan.price_units, validity_months=1, fax_number=False)
-                sent.append(outgoing(body, len(sent), _cause(body, id_)))
+                sent.append(outgoing(body, len(sent), cause(body, id_)))
             await tx.save([plans])
             await tx.send(sent, self.hub.date())
             if self.random.random() < 0.2:
@@ -326,56 +331,53 @@ class _Consumer(consumer.Consumer):
         return ended[0].result()
 
 
-class Consumers(Story):
-    """Several replicas of the ledger, which consume, decide, write and relay; the platform credits units."""
+class Services(Story):
+    """Replicas of whole services: each consumes in its thread, decides, writes, relays, fires timers, and retries."""
 
-    kinds = (*Story.kinds, (2, "unreadable"), (2, "overload"))
-    ACCOUNTS = 5
+    kinds = (*Story.kinds, (4, "freeze_within"), (2, "unreadable"), (2, "overload"))
 
-    def begin(self) -> None:
-        self.server = Server(self.hub, Principal.LEDGER)
-        self.servers.append(self.server)
-        self.accounts = [UUID(int=self.random.getrandbits(128), version=4) for _ in range(self.ACCOUNTS)]
-        self.credited: dict[UUID, int] = {}
-        self.due = dict.fromkeys(self.accounts, 0)
+    def __init__(self, seed: int, tell: Tell = silent) -> None:
+        super().__init__(seed, tell)
         self.consumers: dict[str, _Consumer] = {}
+        self.read: list[Topic] = []
+        """The topics that some service reads."""
         self.is_static = self.random.random() < 0.5
         self.coordinator.strands = self.random.random() < 0.5
-        self.pause_s = self.random.choice([0.05, 0.2, 1.0])
-        for number in range(self.random.choice([2, 2, 3])):
-            self.replica(f"ledger {number}", self._works)
-        self._credit()
 
-    def _works(self, process: Process) -> None:
+    def serve(self, service: Service, replicas: int) -> Server:
+        """Start a service's database and its replicas."""
+        server = Server(self.hub, service.principal)
+        self.servers.append(server)
+        self.read += service.topics
+        for number in range(replicas):
+            self.replica(f"{service.principal} {number}", partial(self._works, service, server))
+        return server
+
+    def _works(self, service: Service, server: Server, process: Process) -> None:
         async def work() -> None:
             given = {"batch_records": "20"} | ({"replica": process.name} if self.is_static else {})
-            relays = Relay(Principal.LEDGER, ModelEngine(self.server, process), SETTINGS)  # type: ignore[arg-type]
-            database = ModelDatabase(self.server, process)
-            shell = Shell(LEDGER, database, HubClock(self.hub), lambda sent: relays.wake() if sent else None)
-            self.consumers[process.name] = consumes = _Consumer(LEDGER, shell, settings(**given), _Stops())
-            await asyncio.gather(relays.run(), consumes.run())
+            relays = Relay(service.principal, ModelEngine(server, process), SETTINGS)  # type: ignore[arg-type]
+            database = ModelDatabase(server, process)
+            shell = Shell(service, database, HubClock(self.hub), lambda sent: relays.wake() if sent else None)
+            self.consumers[process.name] = consumes = _Consumer(service, shell, settings(**given), _Stops())
+            await asyncio.gather(relays.run(), consumes.run(), run_timers(shell), run_retries(shell))
 
         process.start(work)
 
-    def _credit(self) -> None:
-        """Credit somebody; some commands are sent twice."""
-        if self.is_calm:
-            return
-        account, units, id_ = self.random.choice(self.accounts), self.random.randint(1, 9), self._uuid()
-        body = CreditUnits(credit_id=self._uuid(), account_id=account, amount_units=units)
-        headers = [("ce_id", str(id_).encode()), ("ce_type", body.TYPE.encode()), ("ce_source", b"popfax/platform")]
-        place = LEDGER_COMMANDS.name, kafka.partition_of(body.key(), PARTITIONS)
-        for _ in range(self.random.choice([1, 1, 1, 2])):
-            self.broker.append(place, [(body.key().encode(), body.to_json(), headers)])
-        self.due[account] += units
-        self.hub.after(self.random.expovariate(1 / self.pause_s), self._credit)
-
-    def _uuid(self) -> UUID:
-        return UUID(int=self.random.getrandbits(128), version=4)
+    def _freeze_within(self, looks: int = 200) -> None:
+        """A replica is frozen for longer than its session, within a transaction: the next that anybody is in."""
+        sessions = [each for server in self.servers for each in server.sessions if each.tx and not each.process.dead]
+        if sessions and not self.is_calm:
+            process = self.random.choice(sorted(sessions, key=lambda each: each.number)).process
+            seconds = self.random.choice([12.0, self.longest_freeze_s])
+            self.tell("fault", process.name, f"is frozen within a transaction, for {seconds} s")
+            process.freeze(seconds, self.random.randint(0, 3))
+        elif looks:
+            self.hub.after(0.003, partial(self._freeze_within, looks - 1))
 
     def _unreadable(self) -> None:
         """The next batch of some partition can't be unpacked for a while."""
-        place = LEDGER_COMMANDS.name, self.random.randrange(PARTITIONS)
+        place = self.random.choice(self.read).name, self.random.randrange(PARTITIONS)
         log, seconds = self.broker.logs[place], self.random.choice([0.5, 3.0, 20.0])
         self.tell("fault", f"{place[0]}/{place[1]}", f"{len(log.records)} can't be unpacked for {seconds} s")
         log.unreadable[len(log.records)] = self.hub.now + seconds
@@ -393,25 +395,68 @@ class Consumers(Story):
         super().calm()
         self.coordinator.strands = False
 
+    def unsettled(self) -> str:
+        found = [f"{name}: {why}" for name, each in self.consumers.items() if (why := each.trouble()) is not None]
+        for server in self.servers:
+            if server.outbox:
+                found.append(f"{server.name}: {len(server.outbox)} rows are in the outbox")
+        for name, group in self.coordinator.groups.items():
+            for place in group.places:
+                end, committed = len(self.broker.logs[place].records), group.committed.get(place, (0, ""))[0]
+                if committed < end:
+                    found.append(f"{name}: {committed} of {end} are committed of {place[0]}/{place[1]}")
+        return "; ".join(found)
+
+    def check(self) -> None:
+        if unsettled := self.unsettled():
+            self.findings.append(unsettled)
+        for server in self.servers:
+            self.findings += [f"{server.name}: deadlock about {each}" for each in _avoidable(server)]
+
+
+class Consumers(Services):
+    """Several replicas of the ledger, whom the platform asks to credit units."""
+
+    ACCOUNTS = 5
+
+    def begin(self) -> None:
+        self.accounts = [UUID(int=self.random.getrandbits(128), version=4) for _ in range(self.ACCOUNTS)]
+        self.due = dict.fromkeys(self.accounts, 0)
+        self.pause_s = self.random.choice([0.05, 0.2, 1.0])
+        self.server = self.serve(LEDGER, self.random.choice([2, 2, 3]))
+        self._credit()
+
+    def _credit(self) -> None:
+        """Credit somebody; some commands are sent twice."""
+        if self.is_calm:
+            return
+        account, units, id_ = self.random.choice(self.accounts), self.random.randint(1, 9), self._uuid()
+        body = CreditUnits(credit_id=self._uuid(), account_id=account, amount_units=units)
+        headers = [("ce_id", str(id_).encode()), ("ce_type", body.TYPE.encode()), ("ce_source", b"popfax/platform")]
+        place = LEDGER_COMMANDS.name, kafka.partition_of(body.key(), PARTITIONS)
+        for _ in range(self.random.choice([1, 1, 1, 2])):
+            self.broker.append(place, [(body.key().encode(), body.to_json(), headers)])
+        self.due[account] += units
+        self.hub.after(self.random.expovariate(1 / self.pause_s), self._credit)
+
+    def _uuid(self) -> UUID:
+        return UUID(int=self.random.getrandbits(128), version=4)
+
     def balances(self) -> dict[UUID, int]:
         """Return what is on each account."""
         rows = self.server.contents.tables.get(ACCOUNTS.table.name, {})
         return {account: rows[account].balance_units if account in rows else 0 for account in self.accounts}
 
     def unsettled(self) -> str:
-        found = [f"{name}: {why}" for name, each in self.consumers.items() if (why := each.trouble()) is not None]
-        if self.server.outbox:
-            found.append(f"{len(self.server.outbox)} rows are in the outbox")
+        found = [super().unsettled()]
         if (balances := self.balances()) != self.due:
             found.append(f"{sum(self.due.values())} units were credited, {sum(balances.values())} are there")
-        return "; ".join(found)
+        return "; ".join(filter(None, found))
 
     def check(self) -> None:
-        if unsettled := self.unsettled():
-            self.findings.append(unsettled)
+        super().check()
         for key, ids in _by_key(self.server.written, BalanceChanged.TYPE).items():
             self._check_order(key, ids, LEDGER_BALANCES.name)
-        self.findings += self.server.locks.deadlocks
 
     def _check_order(self, key: str, written: Sequence[UUID], topic: str) -> None:
         log = self.broker.logs[topic, kafka.partition_of(key, PARTITIONS)]
@@ -422,6 +467,16 @@ class Consumers(Story):
             self.findings.append(f"{key}: the last record is row {written.index(ids[-1])} of {len(written)}")
 
 
+def _avoidable(server: Server) -> Iterator[list[Hashable]]:
+    """Yield the deadlocks in which no timer has a part.
+
+    What fires a timer has it before the rows, and what moves it after them: they may meet, and one of them tries again.
+    """
+    for cycle in server.locks.deadlocks:
+        if not any(isinstance(what, tuple) and what[0] == "timers" for what in cycle):
+            yield cycle
+
+
 def _by_key(written: Sequence[Outgoing], type_: str) -> dict[str, list[UUID]]:
     found: dict[str, list[UUID]] = {}
     for out in written:
@@ -430,13 +485,11 @@ def _by_key(written: Sequence[Outgoing], type_: str) -> dict[str, list[UUID]]:
     return found
 
 
-def _id_of(record: Record) -> UUID:
+def _id_of(record: Fetched) -> UUID:
     return UUID((dict(record.headers)["ce_id"] or b"").decode())
 
 
-def _cause(body: Any, id_: UUID) -> Incoming[Any]:
-    return Incoming(id_, body, StoredRecord(id_, None, "", 0, 0, None, None, ()), str(id_))
-
-
-STORIES: Mapping[str, type[Story]] = {"relay": Relays, "consumer": Consumers}
-"""All stories of replicas, by the names that the command line knows."""
+def cause(body: Message, id_: UUID, correlation_id: str = "", actor: UUID | None = None) -> Incoming[Any]:
+    """Return a cause for a message that none has caused: it has an id and an envelope, but is on no topic."""
+    record = StoredRecord(id_, None, TIMERS, 0, 0, None, None, ())
+    return Incoming(id_, body, record, correlation_id or str(id_), actor)

@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from services.chassis.arrivals import Fetched
 from tests.simulation.bus import BusRecord
 from tests.simulation.hub import BEGUN_S
-from tests.simulation.kafka import Record
 from tests.simulation.replicas import Story
 from tests.simulation.world import Tell, World
 
@@ -44,7 +44,7 @@ def replay_replicas(kind: type[Story], seed: int, console: Console) -> list[str]
     table = Table("time", "who", "does", "what", title=f"seed {seed}", box=None, title_justify="left")
 
     def tell(does: str, who: str, what: Any) -> None:
-        text = _record(what) if isinstance(what, Record) else str(what)
+        text = _record(what) if isinstance(what, Fetched) else str(what)
         table.add_row(f"{story.hub.now - BEGUN_S:.4f}", who, does, text, style=_COLOURS.get(does))
 
     story = kind(seed, tell)
@@ -60,7 +60,7 @@ def _print(console: Console, table: Table, findings: Sequence[str]) -> None:
     console.print(f"{len(findings)} findings")
 
 
-def _record(record: BusRecord | Record) -> str:
+def _record(record: BusRecord | Fetched) -> str:
     headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
     kind = headers.get("ce_type", "?").removeprefix("popfax.")
     place = f"{record.topic.removeprefix('popfax.')}/{record.partition}@{record.offset}"

@@ -4,7 +4,8 @@ As there, a statement of READ COMMITTED sees what was committed when it began; r
 read again once a lock was waited for; an insertion waits for another of the same key that is not committed yet; numbers
 of an outbox are taken when a row is written, and seen when it is committed. A connection may be lost at every trip,
 also after the commit and before its answer. What is not here: SQL, unique indexes beside the keys, other isolation
-levels.
+levels. An insertion of a row that is there by now is refused at once, while PostgreSQL waits if another has updated
+that row; it has lost its race in either case.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ from uuid import UUID
 import psycopg
 import sqlalchemy as sa
 
+from popfax_contracts.topics import Principal
 from services.chassis import relay, wakeups
 from services.chassis.alarms import Alarm
 from services.chassis.database import Among, Cause, Conflict, Key, Outage, Parked, Ready, Why
@@ -77,7 +79,8 @@ class Locks:
     def __init__(self) -> None:
         self._locks: dict[Hashable, _Lock] = {}
         self._awaited: dict[ServerTransaction, Hashable] = {}
-        self.deadlocks: list[str] = []
+        self.deadlocks: list[list[Hashable]] = []
+        """What was waited for in each cycle."""
 
     async def take(self, who: "ServerTransaction", what: Hashable, *, shared: bool = False) -> None:
         """Lock a row, and wait for it if necessary. Raises `Conflict` for a deadlock, `Outage` after `lock_timeout`."""
@@ -89,8 +92,8 @@ class Locks:
         granted = asyncio.get_running_loop().create_future()
         lock.waiting.append((who, shared, granted))
         try:
-            if self._is_circular(who):
-                self.deadlocks.append(f"{who.name} waits for {what}")
+            if cycle := self._cycle(who):
+                self.deadlocks.append(cycle)
                 raise Conflict("40P01")
             async with asyncio.timeout(LOCK_TIMEOUT_S):
                 await granted
@@ -124,20 +127,21 @@ class Locks:
         lock.holders[who] = shared and lock.holders.get(who, True)
         who.locked[what] = None
 
-    def _is_circular(self, who: "ServerTransaction") -> bool:
+    def _cycle(self, who: "ServerTransaction") -> list[Hashable]:
+        """Return what is waited for in the cycle that a transaction closes; nothing if there is none."""
+        ways: list[tuple[ServerTransaction, list[Hashable]]] = [(who, [])]
         seen: set[ServerTransaction] = set()
-        ahead = [who]
-        while ahead:
-            each = ahead.pop()
+        while ways:
+            each, way = ways.pop()
             if (what := self._awaited.get(each)) is None:
                 continue
             for holder in self._locks[what].holders:
                 if holder is who and each is not who:
-                    return True
+                    return [*way, what]
                 if holder not in seen and holder is not each:
                     seen.add(holder)
-                    ahead.append(holder)
-        return False
+                    ways.append((holder, [*way, what]))
+        return []
 
 
 class ServerTransaction:
@@ -346,12 +350,13 @@ class ServerTransaction:
             if (before := self.row(mapped, key)) is not None:
                 _keep_constants(mapped, before, row)
                 own[key] = row
-        for row in inserted:
-            key = mapped.key_of(row)
-            await self.lock(name, key)
+        rows = {mapped.key_of(row): row for row in inserted}
+        for key in self.server.order(rows):
+            if self.row(mapped, key) is None:
+                await self.lock(name, key)
             if self.row(mapped, key) is not None:
                 raise Conflict("23505")
-            own[key] = row
+            own[key] = rows[key]
 
     async def send(self, messages: Sequence[Outgoing], now: datetime) -> None:
         self.number()
@@ -374,8 +379,9 @@ class Server:
     order: Callable[[Iterable[Any]], Sequence[Any]] = staticmethod(sorted)
     """In which order a statement locks its rows."""
 
-    def __init__(self, hub: Hub, name: str) -> None:
+    def __init__(self, hub: Hub, name: Principal) -> None:
         self.hub = hub
+        self.name = name
         self.process = Process(hub, f"{name}'s PostgreSQL")
         self.contents = Contents()
         self.outbox: dict[int, tuple[Outgoing, datetime]] = {}

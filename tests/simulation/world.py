@@ -275,7 +275,7 @@ class World:
 
     def _node(self, service: Service, database: FaultyDatabase) -> Node:
         poisoned: set[Key] = set()
-        breakable = exchanged(service, {model: _poisonable(each, poisoned) for model, each in service.handlers.items()})
+        breakable = exchanged(service, {model: poisonable(each, poisoned) for model, each in service.handlers.items()})
         shell = WatchedShell(breakable, database, self.clock)
         return Node(breakable, shell, database, Consumer(self.bus, service.topics), poisoned)
 
@@ -745,7 +745,7 @@ def _due(node: Node) -> list[tuple[datetime, bool]]:
     return timers + [(due_at, type_ in _RECURRING) for due_at, type_ in types if due_at is not None]
 
 
-def _poisonable(handler: AnyHandler, poisoned: Collection[Key]) -> Decide:
+def poisonable(handler: AnyHandler, poisoned: Collection[Key]) -> Decide:
     """Return a handler that fails on poisoned keys after it has changed the state: all of that must be undone."""
 
     def handle(state: Any, message: Incoming[Any], moment: Moment) -> Outcome:
