@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import Any, Final
 from unittest.mock import patch
-from uuid import UUID
 
 from popfax_contracts.topics import Principal
 from services.chassis import kafka, relay
@@ -25,7 +23,6 @@ from services.chassis.relay import Relay
 from services.chassis.settings import KafkaSettings
 from tests.simulation.product import Product
 from tests.simulation.replicas import Consumers, Relays, Story
-from tests.simulation.transactions import Server, ServerTransaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,23 +109,6 @@ def locks_no(*tables: str) -> AbstractContextManager[Any]:
     return patch.object(NeededRows, "fetch", unlocked)
 
 
-def looks_into_the_inbox() -> AbstractContextManager[Any]:
-    """Look for ids among those that are committed, rather than insert them: two replicas find the same ones unknown."""
-
-    async def look(tx: ServerTransaction, ids: Sequence[UUID], looked_up: Sequence[UUID]) -> set[UUID]:
-        tx.number()
-        tx._inbox.update(ids)
-        return {*ids, *looked_up} - tx.server.contents.inbox
-
-    return patch.object(ServerTransaction, "claim_inbox", look)
-
-
-def locks_in_any_order() -> AbstractContextManager[Any]:
-    """Lock rows in no order: every second statement begins with the last."""
-    numbers = count()
-    return patch.object(Server, "order", lambda _, keys: sorted(keys, reverse=next(numbers) % 2 == 1))
-
-
 MISTAKES: Final[Mapping[str, Mistake]] = {
     "the relay's producer has no fence": Mistake(Relays, no_fence, 20),
     "the relay's floor follows what was read": Mistake(Relays, floor_follows_what_was_read, 5),
@@ -136,11 +116,9 @@ MISTAKES: Final[Mapping[str, Mistake]] = {
     "the consumer believes where its client stands": Mistake(Consumers, passes_over_what_it_cannot_unpack, 21),
     "a consumer that is in no group is left alone": Mistake(Consumers, stays_out, 16),
     "offsets are committed before the database": Mistake(Consumers, offsets_first, 28),
-    "offsets are committed before the database, anywhere": Mistake(Product, offsets_first, 82),
+    "offsets are committed before the database, anywhere": Mistake(Product, offsets_first, 5),
     "offsets that were refused are not committed again": Mistake(Product, ignores_that_offsets_are_refused, 21),
-    "two replicas compute from the same balance": Mistake(Product, partial(locks_no, "accounts"), 8),
-    "ids of the inbox are looked for, not inserted": Mistake(Product, looks_into_the_inbox, 110),
-    "rows are locked in any order": Mistake(Product, locks_in_any_order, 22),
+    "two replicas compute from the same balance": Mistake(Product, partial(locks_no, "accounts"), 11),
     "two replicas take the same step of a saga": Mistake(Product, partial(locks_no, "sagas"), 24),
 }
 """All mistakes, by their description."""
