@@ -117,7 +117,7 @@ MISTAKES: Final[Mapping[str, Mistake]] = {
     "a consumer that is in no group is left alone": Mistake(Consumers, stays_out, 16),
     "offsets are committed before the database": Mistake(Consumers, offsets_first, 28),
     "offsets are committed before the database, anywhere": Mistake(Product, offsets_first, 5),
-    "offsets that were refused are not committed again": Mistake(Product, ignores_that_offsets_are_refused, 21),
+    "offsets that were refused are not committed again": Mistake(Product, ignores_that_offsets_are_refused, 20),
     "two replicas compute from the same balance": Mistake(Product, partial(locks_no, "accounts"), 11),
     "two replicas take the same step of a saga": Mistake(Product, partial(locks_no, "sagas"), 24),
 }
