@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import structlog
@@ -25,6 +26,9 @@ STRANDED_S = 180.0
 A rebalance may take up to `max.poll.interval.ms` (120 s), when a member does not answer.
 """
 
+UNREAD_S = 60.0
+"""A partition with records of which none has been fetched for this long is not read, whatever its state is called."""
+
 REFUSED = {
     KafkaError._AUTHENTICATION: "a broker refuses our password",
     KafkaError._SSL: "a broker's certificate is not accepted, or ours is not",
@@ -42,17 +46,25 @@ class ClientState:
         """Since when it has been in no group, with a broker connected."""
         self._ends: dict[Place, tuple[int, int]] = {}
         """By topic and partition: where it ends, and where the group stands by what was committed last."""
+        self._unread: dict[Place, tuple[int, float]] = {}
+        """Where a partition stands that has more, and since when."""
         self._refused = ""
         self._refused_at = -math.inf
 
-    def take(self, statistics: str, owned: Container[Place]) -> None:
+    def take(self, statistics: str, owned: Container[Place], held: Container[Place] = ()) -> None:
         """Judge new statistics: librdkafka's `stats_cb`. Partitions that are not `owned` don't matter.
 
-        librdkafka still calls a partition desired that it has handed over to another replica.
+        librdkafka still calls a partition desired that it has handed over to another replica, and active one that is
+        paused: what is not read although nobody has it `held` is told from where it stands.
         """
         told: Mapping[str, Any] = from_json(statistics)
         self._told_at = time.monotonic()
-        self._found = next(_troubles(told, owned), None)
+        stands = {place: at for place, at in _unread(told, owned) if place not in held}
+        self._unread = {
+            place: known if (known := self._unread.get(place)) is not None and known[0] == at else (at, self._told_at)
+            for place, at in stands.items()
+        }
+        self._found = next(chain(_troubles(told, owned), self._stuck()), None)
         if _has_joined(told) or not _is_connected(told):
             self._apart_since = None
         elif self._apart_since is None:
@@ -74,6 +86,11 @@ class ClientState:
             return f"{self._found} ({self._refused})"
         return self._found
 
+    def _stuck(self) -> Iterator[str]:
+        for (topic, partition), (at, since) in self._unread.items():
+            if self._told_at - since > UNREAD_S:
+                yield f"{topic}/{partition} has more than {at}, and is not read"
+
     @property
     def stranded(self) -> bool:
         """Return whether it should be replaced, since it stays out of the group though it could join."""
@@ -92,11 +109,24 @@ class ClientState:
 
 def _ends(told: Mapping[str, Any], owned: Container[Place]) -> Iterator[tuple[Place, tuple[int, int]]]:
     """Yield what is known of the partitions that are consumed; the client asks for their ends every ten seconds."""
+    for place, partition in _owned(told, owned):
+        if (end := partition["ls_offset"]) >= 0:
+            committed = max(partition["committed_offset"], partition["lo_offset"], 0)
+            yield place, (end, committed)
+
+
+def _unread(told: Mapping[str, Any], owned: Container[Place]) -> Iterator[tuple[Place, int]]:
+    """Yield the partitions with more than was fetched, of which nothing waits to be handled; and where they stand."""
+    for place, partition in _owned(told, owned):
+        if partition["fetchq_cnt"] == 0 and partition["next_offset"] < partition["ls_offset"]:
+            yield place, partition["next_offset"]
+
+
+def _owned(told: Mapping[str, Any], owned: Container[Place]) -> Iterator[tuple[Place, Mapping[str, Any]]]:
     for topic in told["topics"].values():
         for partition in topic["partitions"].values():
-            if (topic["topic"], partition["partition"]) in owned and (end := partition["ls_offset"]) >= 0:
-                committed = max(partition["committed_offset"], partition["lo_offset"], 0)
-                yield (topic["topic"], partition["partition"]), (end, committed)
+            if (place := (topic["topic"], partition["partition"])) in owned:
+                yield place, partition
 
 
 def _troubles(told: Mapping[str, Any], owned: Container[Place]) -> Iterator[str]:
@@ -107,14 +137,11 @@ def _troubles(told: Mapping[str, Any], owned: Container[Place]) -> Iterator[str]
     if silent := _silent(brokers.get("GroupCoordinator", {})):
         yield f"the coordinator {silent}"
     by_id = {broker["nodeid"]: broker for broker in brokers.values() if broker["source"] != "logical"}
-    for topic in told["topics"].values():
-        for partition in topic["partitions"].values():
-            if (topic["topic"], partition["partition"]) not in owned:
-                continue
-            if partition["fetch_state"] != "active":
-                yield f"{topic['topic']}/{partition['partition']} is not fetched: {partition['fetch_state']}"
-            if partition["fetchq_cnt"] == 0 and (silent := _silent(by_id.get(partition["leader"], {}))):
-                yield f"the leader of {topic['topic']}/{partition['partition']} {silent}"
+    for (topic, number), partition in _owned(told, owned):
+        if partition["fetch_state"] != "active":
+            yield f"{topic}/{number} is not fetched: {partition['fetch_state']}"
+        if partition["fetchq_cnt"] == 0 and (silent := _silent(by_id.get(partition["leader"], {}))):
+            yield f"the leader of {topic}/{number} {silent}"
 
 
 def _has_joined(told: Mapping[str, Any]) -> bool:

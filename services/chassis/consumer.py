@@ -105,6 +105,8 @@ class Consumer:
         self._gathering: Gathering[Fetched] = Gathering(service, settings.batch_records)
         self._committed_at = 0.0
         self._beat = 0.0
+        self._waits = False
+        """Whether the batch waits to be tried again, and all partitions are paused meanwhile."""
         self._fenced_at = -FENCED_AGAIN_S
         self._renewal: bool | None = None
         self._stopping = threading.Event()
@@ -222,7 +224,8 @@ class Consumer:
         self._state.failed(error)
 
     def _on_statistics(self, statistics: str) -> None:
-        self._state.take(statistics, self._owned)  # looked up each time: rejoining replaces it
+        held = self._owned if self._waits else self._stopped
+        self._state.take(statistics, self._owned, held)  # looked up each time: rejoining replaces it
         for topic, lag in self._state.lags(self._topics, self._began | self._asked | self._done).items():
             self._lags[topic].set(lag)
 
@@ -310,9 +313,11 @@ class Consumer:
     def _wait(self, seconds: float) -> None:
         """Let time pass, and stay in the group: a member that does not poll is removed from it."""
         held = _partitions(self._owned)
+        self._waits = True
         self._client.pause(held)
         if (message := self._client.poll(seconds)) is not None:  # of a partition that was assigned just now
             self._early.append(message)
+        self._waits = False
         self._client.resume([place for place in held if (place.topic, place.partition) in self._running()])
         self._beat = time.monotonic()
 

@@ -5,7 +5,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +27,8 @@ from deploy.operator.kafka import ADMIN
 from deploy.operator.log import Reader
 from popfax_contracts.ledger import CreditUnits, UnitsCredited
 from popfax_contracts.topics import LEDGER_COMMANDS, Principal
-from services.chassis import kafka, migrate
+from services.chassis import client_state, kafka, migrate
+from services.chassis.consumer import Consumer
 from services.chassis.database import Cause, Outage, Why
 from services.chassis.envelopes import UNREADABLE_HEADERS
 from services.chassis.postgres import stored_record
@@ -467,3 +468,34 @@ class TestOffsets:
             await eventually(lambda: len(again._state._ends) == owns, "it knows where its partitions end", within_s=30)
             assert again._state.lags([TOPIC], {})[TOPIC] >= 3, "librdkafka does not know by itself where it begins"
             assert REGISTRY.get_sample_value("popfax_consumer_lag_messages", {"topic": TOPIC}) == 0
+
+
+async def _in_its_thread(consumer: Consumer, do: Callable[[], None]) -> None:
+    """Have the thread do something that owns the client: another one would wait for it, and it for that one."""
+    usual, done = consumer._try_stopped, asyncio.Event()
+
+    def first() -> None:
+        do()
+        consumer._try_stopped = usual  # type: ignore[method-assign]
+        consumer._loop.call_soon_threadsafe(done.set)
+
+    consumer._try_stopped = first  # type: ignore[method-assign]
+    await done.wait()
+
+
+class TestHealth:
+    async def test_a_partition_that_has_more_and_is_not_read_makes_a_replica_unready(
+        self, stack: Stack, ledger_url: str, wire: Wire, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """librdkafka calls it active, whatever the reason."""
+        account = uuid4()
+        place = TopicPartition(TOPIC, _partition(account))
+        monkeypatch.setattr(client_state, "UNREAD_S", 2.0)
+        async with consuming(stack, ledger_url, Recorder().service) as consumer:
+            await eventually(lambda: consumer.trouble() is None, "in the group")
+            await _in_its_thread(consumer, lambda: consumer._client.pause([place]))
+            wire.send(credit(account))
+            wire.flush()
+            await eventually(lambda: "is not read" in (consumer.trouble() or ""), "it says so", within_s=30)
+            await _in_its_thread(consumer, lambda: consumer._client.resume([place]))
+            await eventually(lambda: consumer.trouble() is None, "it is read")

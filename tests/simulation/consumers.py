@@ -402,6 +402,7 @@ class ModelConsumer:
                 "fetchq_cnt": int(place in queued),
                 "leader": 1,
                 "ls_offset": end,
+                "next_offset": position if (position := self._owned[place].position) is not None else OFFSET_INVALID,
                 "lo_offset": 0,
                 "committed_offset": 0,
             }

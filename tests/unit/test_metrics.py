@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -14,9 +15,9 @@ from prometheus_client import REGISTRY, Metric, generate_latest
 from popfax_contracts.ledger import CreditUnits, SpendUnits
 from popfax_contracts.message import Message
 from popfax_contracts.topics import LEDGER_COMMANDS, PROVISIONING_EVENTS
-from services.chassis import metrics
+from services.chassis import client_state, metrics
 from services.chassis.arrivals import Arrivals, Fetched
-from services.chassis.client_state import ClientState
+from services.chassis.client_state import UNREAD_S, ClientState
 from services.chassis.database import Conflict
 from services.chassis.memory import MemoryDatabase
 from services.chassis.messages import StoredRecord, Undecodable
@@ -208,46 +209,62 @@ def test_a_batch_that_is_given_up_has_no_age() -> None:
     assert _in_hand(LEDGER_COMMANDS.name) == 0
 
 
-def test_lag_is_what_lies_between_the_partitions_ends_and_what_is_handled() -> None:
-    def partition(number: int, end: int, committed: int = -1001, begin: int = 0) -> dict[str, Any]:
-        return {
-            "partition": number,
-            "desired": True,
-            "ls_offset": end,
-            "lo_offset": begin,
-            "committed_offset": committed,
-            "fetch_state": "active",
-            "fetchq_cnt": 0,
-            "leader": 1,
-        }
+def partition(number: int, **told: Any) -> dict[str, Any]:
+    usual = {"fetch_state": "active", "fetchq_cnt": 0, "leader": 1, "desired": True, "lo_offset": 0, "next_offset": 0}
+    return {"partition": number, "ls_offset": 0, "committed_offset": -1001} | usual | told
 
+
+def statistics(*partitions: dict[str, Any]) -> str:
+    """Return what librdkafka says of itself, with all of its brokers connected."""
+    up = {"nodename": "", "nodeid": 1, "state": "UP", "rxidle": 0, "source": "learned"}
+    return json.dumps(
+        {
+            "brokers": {"GroupCoordinator": up | {"nodeid": -1, "source": "logical"}, "1": up},
+            "cgrp": {"state": "up", "join_state": "steady"},
+            "topics": {"a": {"topic": "a", "partitions": {str(each["partition"]): each for each in partitions}}},
+        }
+    )
+
+
+def test_lag_is_what_lies_between_the_partitions_ends_and_what_is_handled() -> None:
     state = ClientState()
-    partitions = [
-        partition(0, 100, committed=90),
-        partition(1, 50, begin=20),  # never committed, and its first 20 are deleted
-        partition(2, 70, committed=10),  # handled up to 65, and not committed yet
-        partition(3, -1001, committed=5),  # its end is not known yet
-        partition(4, 1000),  # another replica's by now
-    ]
-    told = {"topic": "a", "partitions": {str(each["partition"]): each for each in partitions}}
-    state.take(json.dumps({"brokers": {}, "topics": {"a": told}}), {("a", number) for number in range(4)})
+    told = statistics(
+        partition(0, ls_offset=100, committed_offset=90),
+        partition(1, ls_offset=50, lo_offset=20),  # never committed, and its first 20 are deleted
+        partition(2, ls_offset=70, committed_offset=10),  # handled up to 65, and not committed yet
+        partition(3, ls_offset=-1001, committed_offset=5),  # its end is not known yet
+        partition(4, ls_offset=1000),  # another replica's by now
+    )
+    state.take(told, {("a", number) for number in range(4)})
     assert state.lags(["a", "b"], {("a", 2): 65}) == {"a": 10 + 30 + 5, "b": 0}
 
 
 def test_a_partition_that_another_replica_has_taken_over_does_not_matter() -> None:
-    def told(state: ClientState, owned: set[tuple[str, int]]) -> str | None:
-        partition = {"partition": 0, "desired": True, "fetch_state": "stopped", "fetchq_cnt": 0, "leader": 1}
-        partition |= {"ls_offset": 5, "lo_offset": 0, "committed_offset": 1}
-        up = {"nodename": "", "nodeid": -1, "state": "UP", "rxidle": 0, "source": "logical"}
-        joined = {"state": "up", "join_state": "steady"}
-        topics = {"a": {"topic": "a", "partitions": {"0": partition}}}
-        state.take(json.dumps({"brokers": {"GroupCoordinator": up}, "cgrp": joined, "topics": topics}), owned)
+    state, told = ClientState(), statistics(partition(0, fetch_state="stopped", ls_offset=5, committed_offset=1))
+    state.take(told, {("a", 0)})
+    assert state.trouble() == "a/0 is not fetched: stopped"
+    state.take(told, set())
+    assert state.trouble() is None
+    assert state.lags(["a"], {}) == {"a": 0}
+
+
+def test_a_partition_that_has_more_and_is_not_read_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, state, place = 0.0, ClientState(), ("a", 0)
+    monkeypatch.setattr(client_state, "time", SimpleNamespace(monotonic=lambda: now))
+
+    def later(next_offset: int, waiting: int = 0, held: Collection[tuple[str, int]] = ()) -> str | None:
+        nonlocal now
+        now += UNREAD_S + 1
+        state.take(statistics(partition(0, ls_offset=50, next_offset=next_offset, fetchq_cnt=waiting)), {place}, held)
         return state.trouble()
 
-    state = ClientState()
-    assert told(state, {("a", 0)}) == "a/0 is not fetched: stopped"
-    assert told(state, set()) is None
-    assert state.lags(["a"], {}) == {"a": 0}
+    assert later(20) is None
+    assert later(20) == "a/0 has more than 20, and is not read"
+    assert later(20, waiting=1) is None, "some of it waits to be handled"
+    assert later(20) is None, "nothing waits any more: what comes next may be on its way"
+    assert later(30) is None, "it moves"
+    assert later(30, held={place}) is None, "it is held on purpose"
+    assert later(50) is None, "that is all"
 
 
 # --- every series is there ---
