@@ -136,12 +136,22 @@ def _troubles(told: Mapping[str, Any], owned: Container[Place]) -> Iterator[str]
     brokers = told["brokers"]
     if silent := _silent(brokers.get("GroupCoordinator", {})):
         yield f"the coordinator {silent}"
-    by_id = {broker["nodeid"]: broker for broker in brokers.values() if broker["source"] != "logical"}
     for (topic, number), partition in _owned(told, owned):
         if partition["fetch_state"] != "active":
             yield f"{topic}/{number} is not fetched: {partition['fetch_state']}"
-        if partition["fetchq_cnt"] == 0 and (silent := _silent(by_id.get(partition["leader"], {}))):
+        if partition["fetchq_cnt"] == 0 and (silent := _silent_leader(brokers, partition["leader"], topic, number)):
             yield f"the leader of {topic}/{number} {silent}"
+
+
+def _silent_leader(brokers: Mapping[str, Any], leader: int, topic: str, number: int) -> str | None:
+    """Say why a partition's leader can't be read from; None if it can, or is read over a connection that is not listed.
+
+    librdkafka drops a broker that was missing from the metadata for a moment, lists it again, and goes on as it was.
+    """
+    listed = [broker for broker in brokers.values() if broker["nodeid"] == leader and broker["source"] != "logical"]
+    if not listed:
+        return _silent({})
+    return next((_silent(broker) for broker in listed if f"{topic}-{number}" in broker["toppars"]), None)
 
 
 def _has_joined(told: Mapping[str, Any]) -> bool:

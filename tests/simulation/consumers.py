@@ -390,7 +390,8 @@ class ModelConsumer:
 
     def _statistics(self) -> str:
         state = "DOWN" if self._broker.is_away else "UP"
-        broker = {"nodeid": 1, "source": "learned", "state": state, "rxidle": 0}
+        reads: dict[str, Any] = {f"{topic}-{partition}": {} for topic, partition in self._owned}
+        broker = {"nodeid": 1, "source": "learned", "state": state, "rxidle": 0, "toppars": reads}
         queued = {(message.topic(), message.partition()) for message in self._queue}
         topics: dict[str, Any] = {}
         for place in self._owned:

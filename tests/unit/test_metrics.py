@@ -214,12 +214,19 @@ def partition(number: int, **told: Any) -> dict[str, Any]:
     return {"partition": number, "ls_offset": 0, "committed_offset": -1001} | usual | told
 
 
-def statistics(*partitions: dict[str, Any]) -> str:
+def broker(id_: int, *reads: int, **told: Any) -> dict[str, Any]:
+    toppars = {f"a-{number}": {"topic": "a", "partition": number} for number in reads}
+    return {"nodename": "", "nodeid": id_, "state": "UP", "rxidle": 0, "source": "learned", "toppars": toppars} | told
+
+
+def statistics(*partitions: dict[str, Any], **leader: Any) -> str:
     """Return what librdkafka says of itself, with all of its brokers connected."""
-    up = {"nodename": "", "nodeid": 1, "state": "UP", "rxidle": 0, "source": "learned"}
     return json.dumps(
         {
-            "brokers": {"GroupCoordinator": up | {"nodeid": -1, "source": "logical"}, "1": up},
+            "brokers": {
+                "GroupCoordinator": broker(-1, source="logical"),
+                "1": broker(1, *(each["partition"] for each in partitions)) | leader,
+            },
             "cgrp": {"state": "up", "join_state": "steady"},
             "topics": {"a": {"topic": "a", "partitions": {str(each["partition"]): each for each in partitions}}},
         }
@@ -246,6 +253,17 @@ def test_a_partition_that_another_replica_has_taken_over_does_not_matter() -> No
     state.take(told, set())
     assert state.trouble() is None
     assert state.lags(["a"], {}) == {"a": 0}
+
+
+def test_a_leader_over_whose_connection_nothing_is_read_does_not_matter() -> None:
+    """Seen after a broker was missing from the metadata: it was INIT for minutes, while its partitions were read."""
+    state = ClientState()
+    state.take(statistics(partition(0), state="INIT"), {("a", 0)})
+    assert state.trouble() == "the leader of a/0 is not connected: INIT"
+    state.take(statistics(partition(0), state="INIT", toppars={}), {("a", 0)})
+    assert state.trouble() is None
+    state.take(statistics(partition(0, leader=2)), {("a", 0)})
+    assert state.trouble() == "the leader of a/0 is not connected: unknown"
 
 
 def test_a_partition_that_has_more_and_is_not_read_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
