@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +129,16 @@ def _turn(file: Path) -> tuple[int, int]:
     if (group := group_of(file)) in _SHARED:
         return -len(_SHARED) + _SHARED.index(group), _FILLING.index(file.name) if file.name in _FILLING else -1
     return _LONGEST.index(file.name) if file.name in _LONGEST else len(_LONGEST), 0
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[None]:
+    """Let the machine's own clock be another one than UTC's, in another day."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "Pacific/Kiritimati")
+        time.tzset()
+        yield
+    time.tzset()
 
 
 @pytest.fixture

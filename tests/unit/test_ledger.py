@@ -128,6 +128,12 @@ def test_a_transfer_is_sealed_with_a_digest_of_everything_else() -> None:
     assert made.digest().hex() == "c16fa608481b2fc4344c8cbf052ff292"
 
 
+@pytest.mark.usefixtures("elsewhere")
+def test_a_seal_is_the_same_wherever_the_machine_is() -> None:
+    made = Transfer(TRANSFER, TransferKind.CREDIT, SALES, b"content", None, (7,), NOW + timedelta(days=1))
+    assert made.digest().hex() == "a09fab9f4ccd982d4997cae217af3993"
+
+
 def test_credits_units_from_popfaxs_sales() -> None:
     scene = given(LEDGER, account(ADA, 5)).when(credit(7)).then(credited(7), changed(ADA, 12))
     scene.leaves(

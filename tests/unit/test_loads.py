@@ -18,6 +18,7 @@ from popfax_contracts.groups import (
     CreateMemberAccount,
     DetachMembers,
     InviteByEmail,
+    LeaveGroup,
     MemberRef,
     TransferUnits,
     UnitsReceived,
@@ -42,6 +43,7 @@ from popfax_contracts.provisioning import (
     CloseAccount,
     ExtendAccount,
     PersonErased,
+    PlanPublished,
     ProvisionAccount,
 )
 from services.chassis.database import Among
@@ -68,6 +70,7 @@ class Counted(MemoryTransaction):
         self, mapped: Mapped[Any, Any], keys: Iterable[Any], sets: Sequence[Among] = (), *, for_update: bool = True
     ) -> Awaitable[Rows[Any, Any]]:
         sets, keys = [among for among in sets if all(among.values())], list(keys)
+        assert None not in keys, "a row is named by its key"
         if keys or sets:
             by = [f"by {', '.join(among) or 'nothing'}" for among in sets]
             self.statements.append(
@@ -197,6 +200,16 @@ BATCHES: dict[str, tuple[Service, list[Message], list[str]]] = {
         GROUPS,
         [DetachMembers(group_id=GROUP, members=(MemberRef(member_id=uuid4()),))],
         ["find commands by id", "lock subscribers", "lock groups", "lock memberships", "lock standing_orders"],
+    ),
+    "a member leaves": (
+        GROUPS,
+        [LeaveGroup(group_id=GROUP)],
+        ["find commands by id", "lock subscribers", "lock groups", "lock memberships", "lock standing_orders"],
+    ),
+    "a plan has another price": (
+        GROUPS,
+        [PlanPublished(plan="send_only", price_units=2, validity_months=12, fax_number=False)],
+        ["lock plans"],
     ),
     "an invitation is accepted": (
         GROUPS,

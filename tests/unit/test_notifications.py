@@ -305,6 +305,12 @@ class TestFacts:
         there = expiring(7).model_copy(update={"expires_at": EXPIRY.astimezone(timezone(timedelta(hours=2)))})
         assert len(given(NOTIFICATIONS).when(expiring(7), there).rows()) == 1
 
+    @pytest.mark.usefixtures("elsewhere")
+    def test_a_mail_is_the_same_wherever_the_machine_is(self) -> None:
+        assert letters(expiring(7))[0].params["expires_at"] == EXPIRES_AT
+        assert letters(paused("units_short"))[0].fact == f"{GROUP}/2031-01-01"
+        assert letters(paused("units_short", NOW - timedelta(seconds=1)))[0].fact == f"{GROUP}/2030-12-31"
+
     def test_who_is_low_is_told_once_a_day(self) -> None:
         again = LOW.model_copy(update={"members": (NEW,), "more": 0})
         tomorrow = again.model_copy(update={"day": LOW.day + timedelta(days=1)})

@@ -414,6 +414,12 @@ def test_a_command_of_the_platforms_awaits_nothing() -> None:
     assert not [row for row in scene.rows() if isinstance(row, Subscriber)], "nobody was even looked at"
 
 
+@pytest.mark.parametrize("version", [None, 0, 5])
+def test_what_a_command_waits_for_is_read_as_it_was_written(version: int | None) -> None:
+    change = Change(BOB, version)
+    assert Change.parse(BOB, change.line(COMMAND)) == (COMMAND, change)
+
+
 def test_a_command_that_was_forgotten_is_awaited_by_nobody() -> None:
     waiting = replace(_BOB, awaited=(Change(BOB, 5).line(COMMAND),))
     assert given(GROUPS, waiting).when(_balance(BOB, 5)).only(Subscriber).awaited == ()
