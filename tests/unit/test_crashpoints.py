@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,9 +172,13 @@ def test_cells_are_chosen_by_number_by_name_and_by_what_holds_already(
 
 
 @pytest.fixture
-def outcomes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[dict[Cell, Verdict]], int]:
-    def run(given: dict[Cell, Verdict]) -> int:
-        monkeypatch.setattr(command, "tried", lambda cells, _: iter([given[cell] for cell in cells if cell in given]))
+def outcomes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    def run(given: dict[Cell, Verdict], *broken_rounds: str) -> int:
+        def tried(cells: Sequence[Cell], _: int, together: list[str]) -> Iterator[Verdict]:
+            together += broken_rounds
+            yield from (given[cell] for cell in cells if cell in given)
+
+        monkeypatch.setattr(command, "tried", tried)
         return command.main(["--only", "before the handler"])
 
     monkeypatch.setattr(report, "KEPT", tmp_path / "kept.jsonl")
@@ -183,7 +187,12 @@ def outcomes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[dict[
 
 @pytest.mark.parametrize(("reached", "violations", "code"), [(True, [], 0), (True, ["lost"], 1), (False, [], 1)])
 def test_run_fails_for_a_broken_cell_and_for_one_that_proves_nothing(
-    outcomes: Callable[[dict[Cell, Verdict]], int], reached: bool, violations: list[str], code: int
+    outcomes: Callable[..., int], reached: bool, violations: list[str], code: int
 ) -> None:
     cell = CELLS[0]
     assert outcomes({cell: Verdict(cell, reached, violations, 1.0)}) == code
+
+
+def test_run_fails_for_a_round_that_does_not_hold_though_each_of_its_cells_does(outcomes: Callable[..., int]) -> None:
+    cell = CELLS[0]
+    assert outcomes({cell: Verdict(cell, True, [], 1.0)}, "lost") == 1
