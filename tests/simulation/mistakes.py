@@ -99,6 +99,17 @@ def keeps_what_is_lost() -> AbstractContextManager[Any]:
     return patch.object(Gathering, "lose", lambda *_: None)
 
 
+def keeps_paused() -> AbstractContextManager[Any]:
+    """Leave a partition paused that is handed over while the batch waits: nothing is read of it when it comes back."""
+    lost = Consumer._on_lost
+
+    def unresumed(self: Consumer, client: Any, partitions: Any) -> None:
+        with patch.object(client, "resume", lambda _: None):
+            lost(self, client, partitions)
+
+    return patch.object(Consumer, "_on_lost", unresumed)
+
+
 def locks_no(*tables: str) -> AbstractContextManager[Any]:
     """Load rows of these tables without a lock: two replicas decide on the same state, and the second to save wins."""
     fetch = NeededRows.fetch
@@ -118,6 +129,7 @@ MISTAKES: Final[Mapping[str, Mistake]] = {
     "offsets are committed before the database": Mistake(Consumers, offsets_first, 28),
     "offsets are committed before the database, anywhere": Mistake(Product, offsets_first, 5),
     "offsets that were refused are not committed again": Mistake(Product, ignores_that_offsets_are_refused, 20),
+    "what is handed over while it waits stays paused": Mistake(Consumers, keeps_paused, 60),
     "two replicas compute from the same balance": Mistake(Product, partial(locks_no, "accounts"), 11),
     "two replicas take the same step of a saga": Mistake(Product, partial(locks_no, "sagas"), 24),
 }
