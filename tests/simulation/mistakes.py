@@ -131,6 +131,6 @@ MISTAKES: Final[Mapping[str, Mistake]] = {
     "offsets that were refused are not committed again": Mistake(Product, ignores_that_offsets_are_refused, 20),
     "what is handed over while it waits stays paused": Mistake(Consumers, keeps_paused, 60),
     "two replicas compute from the same balance": Mistake(Product, partial(locks_no, "accounts"), 11),
-    "two replicas take the same step of a saga": Mistake(Product, partial(locks_no, "sagas"), 24),
+    "two replicas take the same step of a saga": Mistake(Product, partial(locks_no, "sagas"), 97),
 }
 """All mistakes, by their description."""
