@@ -169,12 +169,13 @@ class Replay(OfService):
         self.all(Replica.stop)
         topics = DEFINITIONS[Principal(self.victim)].topics
         places = [TopicPartition(topic.name, number, 0) for topic in topics for number in range(topic.partitions)]
-        asked = ConsumerGroupTopicPartitions(self.victim, places)
+        group = str(self.victim)  # confluent-kafka takes no other class for a name, not even one of str's own
+        asked = ConsumerGroupTopicPartitions(group, places)
         deadline = time.monotonic() + 4 * _GROUP_EMPTIES_S
         while True:
             try:
                 client = admin(self.fleet.stack.kafka)
-                client.alter_consumer_group_offsets([asked], request_timeout=5)[self.victim].result()
+                client.alter_consumer_group_offsets([asked], request_timeout=5)[group].result()
             except KafkaException as error:  # the group is not empty yet, or the brokers have a fault of their own
                 if time.monotonic() > deadline:
                     raise Skipped(f"the group's offsets could not be set: {error}") from error
