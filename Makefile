@@ -68,7 +68,7 @@ test-containers: $(STAMP) ## Run the end-to-end tests on Kafka and PostgreSQL in
 drills: $(STAMP) ## Run the tests that take minutes: installation, upgrade and back, replicas that come and go, restores, alerts
 	$(BIN)/pytest -m drill
 
-crashpoints: $(STAMP) ## Kill and stop services at every crash point, and judge what is left: some twenty minutes (FLAGS=--resume: go on)
+crashpoints: $(STAMP) ## Kill and stop services at every crash point, and judge what is left: some 25 minutes (FLAGS=--resume: go on)
 	$(BIN)/python -m tests.crashpoints $(FLAGS)
 
 bench: $(STAMP) ## Measure, for a quarter of an hour (QUICK=1: two minutes; GROWTH=1: also full databases; RUNS=n)

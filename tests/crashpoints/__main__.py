@@ -1,6 +1,6 @@
 """Try the matrix of crashes.
 
-python -m tests.crashpoints                 all cells, some twenty minutes on a quiet machine (`make crashpoints`)
+python -m tests.crashpoints                 all cells, some 25 minutes on a quiet machine (`make crashpoints`)
 python -m tests.crashpoints --resume        those that no earlier run has seen hold
 python -m tests.crashpoints --from 120      from this cell on
 python -m tests.crashpoints --only ledger --only '· 2'     cells whose names contain all of these texts
