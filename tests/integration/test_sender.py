@@ -396,7 +396,7 @@ class TestTrouble:
 
         monkeypatch.setattr(sender, "_deliver", deliver_and_break)
         round_ = asyncio.create_task(send_due(post.engine, post.settings, outages))
-        await eventually(lambda: "mails" in outages.waits, "the sender waits, and says so")
+        await eventually(lambda: "answers of the mail server" in outages.waits, "the sender waits, and says so")
         execute(post.url, "ALTER TABLE gone RENAME TO deliveries")
         assert await round_ == 2
         row = await post.row(member)
