@@ -93,6 +93,7 @@ VICTIMS: dict[str, Crash] = {
 }
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_a_crash_in_flight_loses_nothing_and_repeats_nothing(world: World, victim: str) -> None:
     price = PRICES["send_only"]

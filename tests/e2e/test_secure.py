@@ -82,6 +82,7 @@ class Traffic:
             self.sent.append(self._world.create(self.owners[len(self.sent) % len(self.owners)]))
 
 
+@pytest.mark.drill
 def test_secrets_are_rotated_and_a_broker_is_killed_under_traffic_and_nothing_is_lost(
     world: World, tmp_path: Path
 ) -> None:
