@@ -314,10 +314,12 @@ class Consumer:
         """Let time pass, and stay in the group: a member that does not poll is removed from it."""
         held = _partitions(self._owned)
         self._waits = True
-        self._client.pause(held)
-        if (message := self._client.poll(seconds)) is not None:  # of a partition that was assigned just now
-            self._early.append(message)
-        self._waits = False
+        try:
+            self._client.pause(held)
+            if (message := self._client.poll(seconds)) is not None:  # of a partition that was assigned just now
+                self._early.append(message)
+        finally:
+            self._waits = False
         self._client.resume([place for place in held if (place.topic, place.partition) in self._running()])
         self._beat = time.monotonic()
 

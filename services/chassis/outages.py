@@ -81,13 +81,18 @@ class Outages:
             raise
         finally:
             _ROUNDS.reset(token)
-        if (over := self._waits.pop(who, None)) is not None:
-            log.info("goes_on", what=who, waited_s=round(self._clock() - over.since, 1))
+        if (waited_s := self._end(who)) is not None:
+            log.info("goes_on", what=who, waited_s=waited_s)
 
     def given_up(self, who: str) -> None:
         """End a loop's wait: its work is another replica's now, and may wait there."""
-        if (over := self._waits.pop(who, None)) is not None:
-            log.info("waits_no_longer", what=who, waited_s=round(self._clock() - over.since, 1))
+        if (waited_s := self._end(who)) is not None:
+            log.info("waits_no_longer", what=who, waited_s=waited_s)
+
+    def _end(self, who: str) -> float | None:
+        """Forget a loop's wait; return how many seconds it took, or None if there was none."""
+        wait = self._waits.pop(who, None)
+        return None if wait is None else round(self._clock() - wait.since, 1)
 
     def _met(self, who: str, outage: Outage) -> None:
         metrics.OUTAGES.labels(outage.cause).inc()

@@ -47,16 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if not (asked.only or asked.begin or asked.resume):
         report.KEPT.unlink(missing_ok=True)
-    begun, verdicts = time.monotonic(), []
-    together: list[str] = []
-    for verdict in tried(cells, asked.at_once, together):
-        report.keep(verdict)
-        verdicts.append(verdict)
-        spent = time.monotonic() - begun
-        print(f"{len(verdicts):4}/{len(cells)} {spent:6.0f} s  {_line(verdict)}", flush=True)
+    begun, verdicts, together = time.monotonic(), list[Verdict](), list[Sequence[Verdict]]()
+    for those in tried(cells, asked.at_once):
+        if not _is_final(those):
+            together.append(those)
+            continue
+        for verdict in those:
+            report.keep(verdict)
+            verdicts.append(verdict)
+            spent = time.monotonic() - begun
+            print(f"{len(verdicts):4}/{len(cells)} {spent:6.0f} s  {_line(verdict)}", flush=True)
     print(f"\n{report.table(report.kept())}")
-    for what in together:
-        print(f"Together they did not hold: {what}")
+    for those in together:
+        print("Together they did not hold:", *map(_line, those), sep="\n  ")
     return 0 if all(verdict.holds for verdict in verdicts) and not together else 1
 
 
@@ -82,20 +85,20 @@ def _line(verdict: Verdict) -> str:
     return f"{'✓' if verdict.holds else '✗'} {verdict.cell.name}  {verdict.seconds:.1f} s{said}"
 
 
-def tried(cells: Sequence[Cell], at_once: int = AT_ONCE, together: list[str] | None = None) -> Iterator[Verdict]:
-    """Try cells, and yield what came of each.
+def tried(cells: Sequence[Cell], at_once: int = AT_ONCE) -> Iterator[Sequence[Verdict]]:
+    """Try cells, round by round, and yield what came of each.
 
     After a round that does not hold, each of its cells is tried alone, on a product of its own: then it is known whose
-    fault it is, and no other cell suffers from what it left. What was wrong with the round is added to `together`: if
-    all of its cells hold alone, it takes several crashes at once, or one after another.
+    fault it is, and no other cell suffers from what it left. If all of its cells hold alone, it takes several crashes
+    at once, or one after another.
     """
     waiting = deque(rounds(cells, at_once))
     while waiting:
         with crewed(STATE / f"test-{os.getpid()}-crashpoints") as crew:
-            yield from _while_it_holds(crew, waiting, [] if together is None else together)
+            yield from _while_it_holds(crew, waiting)
 
 
-def _while_it_holds(crew: Crew, waiting: deque[Sequence[Cell]], together: list[str]) -> Iterator[Verdict]:
+def _while_it_holds(crew: Crew, waiting: deque[Sequence[Cell]]) -> Iterator[Sequence[Verdict]]:
     """Try rounds on one product, until none is left or one does not hold."""
     while waiting:
         with closing(World(crew.product)) as world:
@@ -104,15 +107,16 @@ def _while_it_holds(crew: Crew, waiting: deque[Sequence[Cell]], together: list[s
             while taken:
                 cells = taken.pop(0)
                 verdicts = _tried_now(crew, world, cells, people)
-                holds = all(verdict.holds for verdict in verdicts)
-                if holds or len(cells) == 1:
-                    yield from verdicts
-                else:
-                    together.append("\n  ".join(_line(verdict) for verdict in verdicts))
-                    taken = [*([cell] for cell in cells), *taken]
-                if not holds:
-                    waiting.extendleft(reversed(taken))
+                yield verdicts
+                if not all(verdict.holds for verdict in verdicts):
+                    again = [] if _is_final(verdicts) else [[cell] for cell in cells]
+                    waiting.extendleft(reversed([*again, *taken]))
                     return
+
+
+def _is_final(verdicts: Sequence[Verdict]) -> bool:
+    """Return whether it is known whose fault it is, if anybody's."""
+    return len(verdicts) == 1 or all(verdict.holds for verdict in verdicts)
 
 
 def _tried_now(

@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from services.provisioning.consumers import PROVISIONING
 from services.provisioning.sagas import SAGAS as PROVISIONING_SAGAS
 from tests.crashpoints import __main__ as command
 from tests.crashpoints import report, seams
-from tests.crashpoints.matrix import CELLS, ROWS, Cell, rounds
+from tests.crashpoints.matrix import CELLS, ROWS, rounds
 from tests.crashpoints.planted import MISTAKES
 from tests.crashpoints.running import Verdict
 from tests.crashpoints.stories import STORIES
@@ -173,12 +173,8 @@ def test_cells_are_chosen_by_number_by_name_and_by_what_holds_already(
 
 @pytest.fixture
 def outcomes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
-    def run(given: dict[Cell, Verdict], *broken_rounds: str) -> int:
-        def tried(cells: Sequence[Cell], _: int, together: list[str]) -> Iterator[Verdict]:
-            together += broken_rounds
-            yield from (given[cell] for cell in cells if cell in given)
-
-        monkeypatch.setattr(command, "tried", tried)
+    def run(*rounds: Sequence[Verdict]) -> int:
+        monkeypatch.setattr(command, "tried", lambda *_: rounds)
         return command.main(["--only", "before the handler"])
 
     monkeypatch.setattr(report, "KEPT", tmp_path / "kept.jsonl")
@@ -189,10 +185,14 @@ def outcomes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., i
 def test_run_fails_for_a_broken_cell_and_for_one_that_proves_nothing(
     outcomes: Callable[..., int], reached: bool, violations: list[str], code: int
 ) -> None:
-    cell = CELLS[0]
-    assert outcomes({cell: Verdict(cell, reached, violations, 1.0)}) == code
+    assert outcomes([Verdict(CELLS[0], reached, violations, 1.0)]) == code
 
 
-def test_run_fails_for_a_round_that_does_not_hold_though_each_of_its_cells_does(outcomes: Callable[..., int]) -> None:
-    cell = CELLS[0]
-    assert outcomes({cell: Verdict(cell, True, [], 1.0)}, "lost") == 1
+def test_run_fails_for_a_round_that_does_not_hold_though_each_of_its_cells_does(
+    outcomes: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = CELLS[:2]
+    held = [Verdict(cell, True, [], 1.0) for cell in (first, second)]
+    assert outcomes([held[0], Verdict(second, True, ["lost"], 1.0)], held[:1], held[1:]) == 1
+    assert set(report.kept()) == {first.name, second.name}
+    assert "Together they did not hold" in capsys.readouterr().out
