@@ -66,7 +66,7 @@ class MailState(StrEnum):
     ABANDONED = "abandoned"
     """Its recipient's record never arrived. Its parameters, and any token, are erased."""
     ERASED = "erased"
-    """Its recipient's account was closed before it was sent."""
+    """Its recipient's account was closed before it was sent, or while it was: its `sent_at` tells."""
 
 
 WAITING = frozenset({MailState.QUEUED, MailState.RENDERED})

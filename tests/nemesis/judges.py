@@ -40,8 +40,16 @@ class Delivery:
     """A mail as notifications knows it."""
 
     state: str
-    uncertain: int
+    uncertain: int = 0
     """How often it may have been sent without an answer."""
+    sent: bool = False
+    """Whether the server's answer says so: a mail may be erased, or bounce, before that is recorded."""
+    in_flight: bool = False
+    """Whether an attempt has begun and no answer was recorded: nobody takes on a mail that has ended meanwhile."""
+
+    def __str__(self) -> str:
+        answer = "an answer says that it was sent" if self.sent else "no answer says that it was sent"
+        return f"a {self.state} mail, {answer}, uncertain {self.uncertain} times{', in flight' * self.in_flight}"
 
 
 @dataclass(slots=True)
@@ -104,13 +112,11 @@ def _acknowledged(evidence: Evidence) -> Iterator[Breach]:
 
 def _mails(evidence: Evidence) -> Iterator[Breach]:
     """Check that each mail was sent once; once more at most for each time that no answer said whether it was."""
-    for id_, delivery in evidence.deliveries.items():
+    for id_, mail in evidence.deliveries.items():
         copies = evidence.kept.get(id_, 0)
-        least = 1 if delivery.state == MailState.SENT else 0
-        most = delivery.uncertain + (delivery.state in (MailState.SENT, MailState.BOUNCED))
-        if not least <= copies <= most:
-            detail = f"a {delivery.state} mail, uncertain {delivery.uncertain} times, has {copies} copies"
-            yield Breach("mails", id_, detail)
+        least, most = int(mail.sent), mail.uncertain + (mail.sent or mail.in_flight)
+        if not least <= copies <= most or (mail.state == MailState.SENT and not mail.sent):
+            yield Breach("mails", id_, f"{mail}: has {copies} copies")
     for id_ in sorted(evidence.kept.keys() - evidence.deliveries.keys()):
         yield Breach("mails", id_, f"nobody knows of this mail, {evidence.kept[id_]} copies of which were sent")
 

@@ -272,11 +272,11 @@ class Run:
         log = [record for seen in world.log.read_to_end() if (record := logged(seen)) is not None]
         compacted = self._compacted(fleet)
         query = (
-            "SELECT m.id::text, m.state, coalesce(d.uncertain, 0)"
+            "SELECT m.id::text, m.state, coalesce(d.uncertain, 0), d.sent_at IS NOT NULL, d.in_flight_since IS NOT NULL"
             " FROM mails m LEFT JOIN deliveries d ON d.mail_id = m.id"
         )
         rows = world.rows(Principal.NOTIFICATIONS, query)
-        deliveries = {id_: Delivery(state, uncertain) for id_, state, uncertain in rows}
+        deliveries = {id_: Delivery(*columns) for id_, *columns in rows}
         kept: Counter[str] = message_ids(read_mails(fleet.stack.mail.mails))
         return Evidence(log, compacted, snapshot, load.acknowledged, kept, deliveries, load.unexpected)
 

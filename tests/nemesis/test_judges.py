@@ -42,7 +42,7 @@ class Told(Calm):
             snapshot=memory_snapshot({node.principal: node.database for node in self.nodes}),
             acknowledged={(record.topic, record.source, record.id) for record in log},
             kept={_MAIL: 1},
-            deliveries={_MAIL: Delivery(MailState.SENT, 0)},
+            deliveries={_MAIL: Delivery(MailState.SENT, sent=True)},
         )
 
 
@@ -109,7 +109,7 @@ def _unknown_mail(evidence: Evidence) -> None:
 
 
 def _refused_mail_arrives(evidence: Evidence) -> None:
-    evidence.deliveries = {_MAIL: Delivery(MailState.REFUSED, 0)}
+    evidence.deliveries = {_MAIL: Delivery(MailState.REFUSED)}
 
 
 def _fault_of_api(evidence: Evidence) -> None:
@@ -147,11 +147,34 @@ def test_what_is_planted_is_found(sound: Evidence, plant: Plant) -> None:
 
 def test_an_uncertain_mail_may_have_a_copy_for_each_time(sound: Evidence) -> None:
     uncertain = copy(sound)
-    uncertain.deliveries = {_MAIL: Delivery(MailState.SENT, 2)}
+    uncertain.deliveries = {_MAIL: Delivery(MailState.SENT, 2, sent=True)}
     uncertain.kept = {_MAIL: 3}
     assert judge(uncertain) == []
     uncertain.kept = {_MAIL: 4}
     assert [breach.judge for breach in judge(uncertain)] == ["mails"]
+
+
+@pytest.mark.parametrize(
+    ("mail", "copies"),
+    [
+        (Delivery(MailState.SENT, sent=True), {1}),
+        (Delivery(MailState.SENT), set()),
+        (Delivery(MailState.REFUSED), {0}),
+        (Delivery(MailState.REFUSED, 1), {0, 1}),
+        (Delivery(MailState.ERASED), {0}),
+        (Delivery(MailState.ERASED, sent=True), {1}),
+        (Delivery(MailState.ERASED, in_flight=True), {0, 1}),
+        (Delivery(MailState.BOUNCED, 1, sent=True), {1, 2}),
+    ],
+    ids=str,
+)
+def test_a_mail_that_ended_while_it_was_sent_may_have_that_copy(
+    sound: Evidence, mail: Delivery, copies: set[int]
+) -> None:
+    sound.deliveries = {_MAIL: mail}
+    for kept in range(4):
+        sound.kept = {_MAIL: kept}
+        assert (judge(sound) == []) is (kept in copies)
 
 
 # --- histories --------------------------------------------------------------------------------------------------------
