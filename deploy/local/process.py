@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,8 @@ _AT_WORK = 0.03
 """A process that has used this share of a core is at work: one that only waits and polls uses less."""
 _MOST_S = 600.0
 """What works this long, and gets nowhere, works for nothing."""
+_FRAME = re.compile(r"\s+(at |\.\.\. \d+ more)")
+"""Where somebody was: a line of a Java trace that says nothing of what went wrong."""
 _SAME_PROCESS_WITHIN_S = 2.0
 """A process's creation time, as the kernel tells it, moves a little when the clock is set."""
 
@@ -127,9 +130,10 @@ def end_recorded(directory: Path) -> None:
 
 
 def last_line(log: Path) -> str:
-    """Return the last non-empty line of a log."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
-    return lines[-1].strip()[:300] if lines else "it said nothing"
+    """Return the last line of a log that says something: of Java's traces, the last cause."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    said = [line.strip() for line in lines if line.strip() and not _FRAME.match(line)]
+    return said[-1][:300] if said else "it said nothing"
 
 
 class Child:

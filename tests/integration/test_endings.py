@@ -100,6 +100,19 @@ def test_a_command_that_works_is_given_its_time_and_one_that_does_nothing_is_not
     assert time.monotonic() - begun < 40
 
 
+_TRACE = """Exception in thread "main" java.lang.RuntimeException: it can't be formatted
+\tat kafka.tools.StorageTool.main(StorageTool.scala:1)
+Caused by: java.io.IOException: No space left on device
+\tat java.base/sun.nio.ch.FileDispatcherImpl.write0(Native Method)
+\t... 8 more
+"""
+
+
+def test_of_a_java_trace_the_cause_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StackError, match=r"failed: Caused by: java\.io\.IOException: No space left on device \(see"):
+        run(_python(f"print({_TRACE!r}); raise SystemExit(1)", tmp_path), tmp_path, tmp_path / "java.log", idle_s=60)
+
+
 # --- the command line's last word -------------------------------------------------------------------------------------
 
 
