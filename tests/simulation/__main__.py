@@ -1,7 +1,7 @@
 """Replays one seed, readably: `python -m tests.simulation SEED`; or looks for failing ones: `… FIRST LAST`.
 
-Before the seeds may stand the name of a story of replicas: `relay`, `consumer`, `product`. `--jobs 2` looks in two
-processes. Very many seeds of the plain stories are a campaign: `… campaign --seeds 200000 --jobs 2 --resume FILE`.
+Before the seeds may stand the name of a story of replicas: `relay`, `consumer`, `product`, `mails`. `--jobs 2` looks in
+two processes. Very many seeds of the plain stories are a campaign: `… campaign --seeds 200000 --jobs 2 --resume FILE`.
 """
 
 import sys

@@ -78,6 +78,18 @@ class Loop(asyncio.BaseEventLoop):
     def remove_reader(self, fd: int) -> bool:  # type: ignore[override]
         return self.readers.pop(fd, None) is not None
 
+    async def create_connection(self, made: Callable[[], Any], *_: Any, **given: Any) -> Any:  # type: ignore[override]
+        """Connect to what listens there. Raises `ConnectionRefusedError`."""
+        if (listens := self._process.hub.listening.get((given["host"], given["port"]))) is None:
+            raise ConnectionRefusedError
+        return await listens(self._process, made)
+
+    def run_in_executor(self, _: Any, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:  # type: ignore[override]
+        """Call a function at once, as if a thread had taken no time."""
+        done = self.create_future()
+        done.set_result(function(*arguments))
+        return done
+
     def _process_events(self, _: Any) -> None:
         pass
 
@@ -154,6 +166,8 @@ class Process:
         self.loop = Loop(self)
         self.loop.set_exception_handler(self._failed)
         self.threads: list[Thread] = []
+        self._begun: list[asyncio.Task[Any]] = []
+        """Its tasks, which nothing else holds once it is dead, and which are still to be unwound then."""
         self.due_at = FAR_S
         """When it has something to do next; kept, since the hub looks at it at every step."""
         self._frozen_until = 0.0
@@ -162,6 +176,11 @@ class Process:
         self.on_death: list[Callable[[], None]] = []
         """What the system does for it when it dies: it closes its connections."""
         hub.processes.append(self)
+
+    @property
+    def frozen_until(self) -> float:
+        """Return the end of its last freeze."""
+        return self._frozen_until
 
     def _failed(self, _: Any, context: dict[str, Any]) -> None:
         if not self.dead:
@@ -174,7 +193,7 @@ class Process:
 
     def start(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Begin with a task."""
-        self.post(lambda: self.loop.create_task(work()))
+        self.post(lambda: self._begun.append(self.loop.create_task(work())))
 
     def freeze(self, seconds: float, in_steps: int = 0) -> None:
         """Freeze it, as SIGSTOP does, and let it go on after so many seconds.
@@ -249,12 +268,18 @@ class Hub:
         self.failures: list[str] = []
         self.current: Process | None = None
         self.steps = 0
+        self.listening: dict[tuple[str, int], Callable[[Process, Callable[[], Any]], Coroutine[Any, Any, Any]]] = {}
+        """What connects a process to a host and port."""
         self._coming: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
 
     def after(self, seconds: float, happens: Callable[[], None]) -> None:
         """Have something happen outside of all processes, later."""
-        heappush(self._coming, (self.now + seconds, next(self._numbers), happens))
+        self.at(self.now + seconds, happens)
+
+    def at(self, moment: float, happens: Callable[[], None]) -> None:
+        """Have something happen at a moment: of one moment, in the order in which it was asked for."""
+        heappush(self._coming, (moment, next(self._numbers), happens))
 
     def latency(self) -> float:
         """Return how long something takes on the network, in seconds: mostly a millisecond, sometimes much longer."""

@@ -5,7 +5,7 @@ A story is one seed's run. In `Relays`, some replicas relay the outbox of one se
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from random import Random
 from typing import Any, TypeVar
@@ -191,9 +191,13 @@ class Story:
 
     # --- the run ---
 
+    def simulated(self) -> AbstractContextManager[None]:
+        """Put models in the places of whatever the processes meet."""
+        return simulated(self.hub, self.broker, self.coordinator)
+
     def run(self) -> list[str]:
         """Run the seed's story, settle, and return the findings."""
-        with simulated(self.hub, self.broker, self.coordinator):
+        with self.simulated():
             try:
                 self.begin()
                 self.hub.after(self.random.uniform(1.0, 5.0), self.fault)

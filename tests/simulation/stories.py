@@ -7,11 +7,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tests.simulation import campaign
+from tests.simulation.mails import Mails
 from tests.simulation.product import Product
 from tests.simulation.replicas import Consumers, Relays, Story
 from tests.simulation.world import World
 
-STORIES: Mapping[str, type[Story]] = {"relay": Relays, "consumer": Consumers, "product": Product}
+STORIES: Mapping[str, type[Story]] = {"relay": Relays, "consumer": Consumers, "product": Product, "mails": Mails}
 
 CHUNK = 10
 """How many seeds a process runs before it says what it has found."""

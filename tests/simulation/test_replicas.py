@@ -8,7 +8,7 @@ from tests.simulation.stories import STORIES
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
-SEEDS = {"relay": 25, "consumer": 15, "product": 10}
+SEEDS = {"relay": 25, "consumer": 15, "product": 10, "mails": 15}
 SEEDS_FOR_A_MISTAKE = 100
 
 

@@ -40,7 +40,7 @@ from services.chassis.database import Among, Cause, Conflict, Key, Outage, Parke
 from services.chassis.memory import Contents, MemoryDatabase, _keep_constants, _ParkedRow
 from services.chassis.messages import Incoming, Outgoing, SetTimer, StoredRecord
 from services.chassis.pipeline import Statement, statement
-from services.chassis.rows import Appended, AppendOnly, Changes, Mapped, Rows
+from services.chassis.rows import Appended, AppendOnly, Changes, Mapped, Rows, replace
 from tests.simulation.hub import Hub, Process
 
 K = TypeVar("K")
@@ -83,9 +83,12 @@ class Locks:
         """What was waited for in each cycle."""
 
     async def take(self, who: "ServerTransaction", what: Hashable, *, shared: bool = False) -> None:
-        """Lock a row, and wait for it if necessary. Raises `Conflict` for a deadlock, `Outage` after `lock_timeout`."""
+        """Lock a row, and wait for it if necessary. Raises `Conflict` for a deadlock, `Outage` after `lock_timeout`.
+
+        As in PostgreSQL, who shares a row that is shared already does not queue behind those who wait to have it alone.
+        """
         lock = self._locks.setdefault(what, _Lock())
-        if lock.is_free_for(who, shared) and (who in lock.holders or not lock.waiting):
+        if lock.is_free_for(who, shared) and (shared or who in lock.holders or not lock.waiting):
             self._grant(lock, who, what, shared)
             return
         self._awaited[who] = what
@@ -103,10 +106,10 @@ class Locks:
             del self._awaited[who]
             lock.waiting = deque(each for each in lock.waiting if each[2] is not granted)
 
-    def is_locked(self, who: "ServerTransaction", what: Hashable) -> bool:
-        """Return whether another transaction has locked a row."""
+    def is_locked(self, who: "ServerTransaction", what: Hashable, *, shared: bool = False) -> bool:
+        """Return whether another transaction has locked a row; if `shared`, not only shared."""
         lock = self._locks.get(what)
-        return lock is not None and any(each is not who for each in lock.holders)
+        return lock is not None and not lock.is_free_for(who, shared)
 
     def release(self, who: "ServerTransaction") -> None:
         """Release all that a transaction holds: whoever waited longest is next."""
@@ -357,6 +360,30 @@ class ServerTransaction:
             if self.row(mapped, key) is not None:
                 raise Conflict("23505")
             own[key] = rows[key]
+
+    async def do(self, statement: Callable[["ServerTransaction", Any], Awaitable[T]], given: Any) -> T:
+        """Do what a statement says."""
+        return await statement(self, given)
+
+    async def update(
+        self, mapped: Mapped[Any, Any], keys: Iterable[Any], changed: Callable[[Any], Any | None]
+    ) -> list[Any]:
+        """Update rows, each as it is once it is locked, unless None is what becomes of it; return which."""
+        done = []
+        for key in self.server.order(key for key in keys if self.row(mapped, key) is not None):
+            await self.lock(mapped.table.name, key)
+            if (row := self.row(mapped, key)) is not None and (new := changed(row)) is not None:
+                self._tables.setdefault(mapped.table.name, {})[key] = new
+                done.append(key)
+        return done
+
+    async def upsert(self, mapped: Mapped[Any, Any], row: Any, kept: Collection[str]) -> None:
+        """Insert a row; of one that is there once it is locked, update all columns but those that are `kept`."""
+        key = mapped.key_of(row)
+        await self.lock(mapped.table.name, key)
+        if (before := self.row(mapped, key)) is not None:
+            row = replace(row, **{name: getattr(before, name) for name in kept})
+        self._tables.setdefault(mapped.table.name, {})[key] = row
 
     async def send(self, messages: Sequence[Outgoing], now: datetime) -> None:
         self.number()
@@ -723,6 +750,8 @@ def _as_is(result: Any) -> Any:
 class ModelDatabase(MemoryDatabase):
     """A service's database, as a process of it uses it; what only reads takes a trip and is not interrupted."""
 
+    transaction = ModelTransaction
+
     def __init__(self, server: Server, process: Process) -> None:
         self.server = server
         self._process = process
@@ -735,7 +764,7 @@ class ModelDatabase(MemoryDatabase):
     async def begin(self) -> AsyncIterator[ModelTransaction]:  # type: ignore[override]
         session = Session(self.server, self._process)
         try:
-            tx = ModelTransaction(session)
+            tx = self.transaction(session)
             yield tx
             await tx.commit()
             session.retire()
