@@ -4,10 +4,9 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from http.client import HTTPException
-from itertools import chain
 from typing import Any
 
 from confluent_kafka import Producer
@@ -30,8 +29,8 @@ class Load:
     def __init__(
         self,
         fleet: Fleet,
-        sendings: Iterator[Sending],
-        askings: Iterator[Asking],
+        sendings: Iterable[Sending],
+        askings: Iterable[Asking],
         token: Callable[[str], str | None],
     ) -> None:
         """`token` returns the token that was mailed last for an invitation."""
@@ -51,16 +50,13 @@ class Load:
         self._stopped = threading.Event()
         self._producers: dict[tuple[Principal, str], Producer] = {}
         self._began, self._clock = datetime.now(UTC), time.monotonic()
-        first = next(sendings)  # all lanes' first stories are made now
         self._threads = [
-            threading.Thread(
-                target=self._paced, args=(chain([first], sendings), self._send), name="sends", daemon=True
-            ),
+            threading.Thread(target=self._paced, args=(sendings, self._send), name="sends", daemon=True),
             threading.Thread(target=self._paced, args=(askings, self._ask), name="asks", daemon=True),
         ]
 
     def start(self) -> None:
-        """Begin, now that the first story is there."""
+        """Begin."""
         self._began, self._clock = datetime.now(UTC), time.monotonic()
         for thread in self._threads:
             thread.start()
@@ -76,7 +72,7 @@ class Load:
             if left:
                 self.refused["not taken in time"] += left
 
-    def _paced(self, items: Iterator[Any], do: Callable[[Any], None]) -> None:
+    def _paced(self, items: Iterable[Any], do: Callable[[Any], None]) -> None:
         for item in items:
             if self._stopped.wait(max(0.0, self._clock + item.at - time.monotonic())):
                 return

@@ -129,7 +129,9 @@ class Run:
         for sent in registrations(self._seed):
             world.wire.send_raw(sent.topic.name, sent.key.encode(), sent.value, sent.headers)
         world.wire.flush()
-        commands = sendings(self._seed, self._minutes, self._per_s)
+        # Told beforehand: the simulation of a story takes the processor from the threads that are the network.
+        commands = list(sendings(self._seed, self._minutes, self._per_s))
+        self._progress(f"{len(commands):,} commands are ready")
         load = Load(fleet, commands, askings(self._seed, self._minutes), self._tokens.get)
         self._strike(fleet, world, load)
         load.stop()
