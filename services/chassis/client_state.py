@@ -21,9 +21,10 @@ Even an idle partition is fetched twice a second, and the group's coordinator ge
 """
 
 STRANDED_S = 180.0
-"""A client that has been in no group for this long, with a broker connected, does not get into one by itself.
+"""A client that has been in no group, or connected to no broker, for this long may not get there by itself.
 
-A rebalance may take up to `max.poll.interval.ms` (120 s), when a member does not answer.
+A rebalance may take up to `max.poll.interval.ms` (120 s), when a member does not answer. And librdkafka may forget all
+brokers for good, when one that is just coming back knows topics and no broker (its issue 5301).
 """
 
 UNREAD_S = 60.0
@@ -43,7 +44,7 @@ class ClientState:
         self._told_at = time.monotonic()
         self._found: str | None = "it has not joined yet"
         self._apart_since: float | None = None
-        """Since when it has been in no group, with a broker connected."""
+        """Since when it has been in no group, or connected to no broker."""
         self._ends: dict[Place, tuple[int, int]] = {}
         """By topic and partition: where it ends, and where the group stands by what was committed last."""
         self._unread: dict[Place, tuple[int, float]] = {}
@@ -65,7 +66,7 @@ class ClientState:
             for place, at in stands.items()
         }
         self._found = next(chain(_troubles(told, owned), self._stuck()), None)
-        if _has_joined(told) or not _is_connected(told):
+        if _has_joined(told) and _is_connected(told):
             self._apart_since = None
         elif self._apart_since is None:
             self._apart_since = self._told_at
@@ -93,7 +94,7 @@ class ClientState:
 
     @property
     def stranded(self) -> bool:
-        """Return whether it should be replaced, since it stays out of the group though it could join."""
+        """Return whether it should be replaced, as a restart would: if Kafka is only away, that does no harm."""
         return self._apart_since is not None and time.monotonic() - self._apart_since > STRANDED_S
 
     def lags(self, topics: Iterable[str], handled: Mapping[Place, int]) -> dict[str, int]:
@@ -160,7 +161,8 @@ def _has_joined(told: Mapping[str, Any]) -> bool:
 
 
 def _is_connected(told: Mapping[str, Any]) -> bool:
-    return any(broker["state"] == "UP" for broker in told["brokers"].values())
+    """Return whether a broker is connected by which it could hear of others: a coordinator's is not asked for any."""
+    return any(broker["state"] == "UP" and broker["source"] != "logical" for broker in told["brokers"].values())
 
 
 def _silent(broker: Mapping[str, Any]) -> str | None:

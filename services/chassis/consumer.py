@@ -16,7 +16,8 @@ Seven things are not left to the client:
   joins again, and a commit still in flight under the old member id ends the client for good. Here it is replaced
   (`_is_its_own_doing`).
 - **Its place in the group.** A client that met a broker in the middle of its own start has stayed out for good (seen
-  once, with a broker that was overloaded). It is replaced in the same way, after `STRANDED_S`.
+  once, with a broker that was overloaded), and clients have forgotten all brokers (seen of producers, after all brokers
+  were frozen). It is replaced in the same way, after `STRANDED_S`.
 - **Its certificates.** librdkafka reads them once. When they have changed, the client is replaced in the same way.
 - **Its health.** `trouble` is what the client reports about itself now (`client_state`), not what a callback once said.
 
@@ -70,7 +71,7 @@ class _OtherCertificates(Exception):
 
 
 class _Stranded(Exception):
-    """The client stays out of the group though it could join."""
+    """The client stays out of the group, or connects to nobody."""
 
 
 class FencedError(Exception):

@@ -20,6 +20,9 @@ that one is away, it waits for it with a whole core busy, until its metadata nam
 (`topic.metadata.refresh.interval.ms`).
 """
 
+REPLACED_S = 180.0
+"""A client that has heard nothing for this long is replaced: librdkafka may have forgotten all brokers."""
+
 
 class TopicIds:
     """The ids of some topics, as the cluster reports them. A request without an answer changes nothing."""
@@ -32,9 +35,11 @@ class TopicIds:
 
     def connect(self, config: Mapping[str, Any]) -> None:
         """Ask by a new client from now on."""
+        self._config = config
         self._admin = AdminClient({**config, "log_level": 0})
         self._asked: dict[str, Future[Any]] = {}
         self._ask_at = 0.0
+        self._heard_at = time.monotonic()
 
     def recreated(self) -> Collection[str]:
         """Return topics whose id has changed, each one once. Never waits."""
@@ -53,6 +58,8 @@ class TopicIds:
         return self.known
 
     def _ask(self) -> None:
+        if time.monotonic() - self._heard_at > REPLACED_S:
+            self.connect(self._config)
         if not self._asked and time.monotonic() >= self._ask_at:
             topics, timeout_s = TopicCollection(list(self._topics)), AGAIN_S if self.known else TIMEOUT_S
             self._asked = self._admin.describe_topics(topics, request_timeout=timeout_s)
@@ -63,10 +70,12 @@ class TopicIds:
             id_ = str(answer.result(TIMEOUT_S).topic_id)
         except KafkaException as error:
             if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                self._heard_at = time.monotonic()
                 self.missing.add(topic)
             return False
         except TimeoutError:
             return False
+        self._heard_at = time.monotonic()
         self.missing.discard(topic)
         before, self.known[topic] = self.known.get(topic), id_
         return before is not None and before != id_

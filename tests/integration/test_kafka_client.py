@@ -30,7 +30,7 @@ from deploy.operator.kafka import ADMIN
 from deploy.operator.topic_settings import ONE_BROKER
 from popfax_contracts.ledger import CreditUnits
 from popfax_contracts.topics import LEDGER_COMMANDS, Principal
-from services.chassis import client_state, kafka
+from services.chassis import client_state, kafka, topic_ids
 from tests.e2e.driver import wait
 from tests.integration.recorder import Recorder, consuming, count, credit, effects, eventually, execute, parked
 from tests.integration.test_waiting import closes
@@ -392,6 +392,29 @@ class TestMembership:
             account = uuid4()
             _publish(fresh, account, range(1, 11))
             await eventually(lambda: _are(ledger_engine, 10), "what came then")
+
+    async def test_one_that_reaches_nobody_is_replaced_until_it_does(
+        self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """librdkafka may forget all brokers while they come back, and then reaches none for good (its issue 5301)."""
+        monkeypatch.setattr(client_state, "STRANDED_S", 3.0)
+        monkeypatch.setattr(topic_ids, "REPLACED_S", 3.0)
+        with capture_logs() as said:
+            async with consuming(fresh, ledger_url, Recorder().service) as consumer:
+                asks = consumer._ids._admin
+                fresh.kafka.kill()
+                try:
+                    await eventually(
+                        lambda: sum(entry["event"] == "joining_anew" for entry in said) > 1, "it tries", 90
+                    )
+                    await eventually(lambda: consumer._ids._admin is not asks, "it asks by another client")
+                    assert consumer.alive
+                finally:
+                    fresh.kafka.start()
+                account = uuid4()
+                _publish(fresh, account, range(1, 11))
+                await eventually(lambda: _are(ledger_engine, 10), "what came then", 60)
+                await eventually(lambda: consumer.trouble() is None, "it is well")
 
     async def test_of_two_with_one_name_the_first_ends_and_says_why(self, stack: Stack, ledger_url: str) -> None:
         first, second = ServiceProcess(Principal.LEDGER, stack), ServiceProcess(Principal.LEDGER, stack)

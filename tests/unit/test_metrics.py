@@ -17,7 +17,7 @@ from popfax_contracts.message import Message
 from popfax_contracts.topics import LEDGER_COMMANDS, PROVISIONING_EVENTS
 from services.chassis import client_state, metrics
 from services.chassis.arrivals import Arrivals, Fetched
-from services.chassis.client_state import UNREAD_S, ClientState
+from services.chassis.client_state import STRANDED_S, UNREAD_S, ClientState
 from services.chassis.database import Conflict
 from services.chassis.memory import MemoryDatabase
 from services.chassis.messages import StoredRecord, Undecodable
@@ -283,6 +283,26 @@ def test_a_partition_that_has_more_and_is_not_read_is_told_of(monkeypatch: pytes
     assert later(30) is None, "it moves"
     assert later(30, held={place}) is None, "it is held on purpose"
     assert later(50) is None, "that is all"
+
+
+@pytest.mark.parametrize(
+    ("joined", "broker_state", "stranded"),
+    [("steady", "UP", False), ("wait-join", "UP", True), ("steady", "INIT", True), ("wait-join", "INIT", True)],
+)
+def test_client_in_no_group_or_with_no_broker_is_stranded(
+    joined: str, broker_state: str, stranded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator is connected in each case: librdkafka asks it for no other broker."""
+    now, state = 0.0, ClientState()
+    monkeypatch.setattr(client_state, "time", SimpleNamespace(monotonic=lambda: now))
+    told = json.loads(statistics(partition(0), state=broker_state)) | {"cgrp": {"state": "up", "join_state": joined}}
+    state.take(json.dumps(told), {("a", 0)})
+    now += STRANDED_S
+    assert not state.stranded
+    now += 1
+    assert state.stranded is stranded
+    state.take(statistics(partition(0)), {("a", 0)})
+    assert not state.stranded
 
 
 # --- every series is there ---
