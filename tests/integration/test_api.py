@@ -7,10 +7,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY
@@ -37,7 +39,7 @@ from services.groups.domain import (
 from services.groups.web import metrics
 from services.groups.web.app import Web
 from tests.e2e.driver import wait
-from tests.integration.recorder import eventually, execute, scratch_database
+from tests.integration.recorder import eventually, execute, plain, scratch_database
 from tests.integration.seeding import group, member, person, seed
 from tests.integration.serving import Answer, Client, serving
 from tests.tokens import token
@@ -471,6 +473,27 @@ def test_a_database_that_is_away_is_another_time(stack: Stack, tmp_path: Path) -
         answer = client.as_(ADA.id).get("/v1/group")
         assert answer.problem == (503, "database_away")
         assert answer.headers["retry-after"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("path", "table", "code"), [("/v1/group", "groups", "stopping"), ("/", "sessions", "")], ids=["API", "page"]
+)
+def test_a_request_that_is_cut_short_as_the_process_stops_is_for_another_time(
+    url: str, tmp_path: Path, path: str, table: str, code: str
+) -> None:
+    answers: list[Answer] = []
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with psycopg.connect(plain(url)) as locks:
+        locks.execute(f"LOCK TABLE {table}")
+        with serving(url, tmp_path) as client:
+            asks = partial(client.as_(ADA.id).ask, "GET", path, Cookie="popfax=secret")
+            thread = threading.Thread(target=lambda: answers.append(asks()))
+            thread.start()
+            wait(lambda: execute(url, waiting)[0][0] == 1, "the request waits for the lock")
+    thread.join()
+    (answer,) = answers
+    assert answer.status == 503
+    assert not code or answer.problem == (503, code)
 
 
 WRONG: dict[str, tuple[str, str]] = {

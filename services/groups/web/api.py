@@ -30,6 +30,7 @@ from services.groups.web.changes import EventStream, Full
 from services.groups.web.conditional import Conditional
 from services.groups.web.context import WebContext
 from services.groups.web.cursor import BadCursor, Cursor
+from services.groups.web.ending import Ending
 from services.groups.web.keys import NoKeys
 from services.groups.web.limits import Throttle, TooMany
 from services.groups.web.lines import Filter, HistoryPage, WantedLines
@@ -99,6 +100,7 @@ def api(context: WebContext) -> FastAPI:
     app.add_middleware(Conditional)
     app.add_middleware(_Door, context=context)
     app.add_middleware(Throttle, limits=context.limits, answer=_slow_down)
+    app.add_middleware(Ending, answer=_stopping)
     _complete_openapi(app)
     return app
 
@@ -142,6 +144,10 @@ class _Door:
 
 def _slow_down(_: Request, error: TooMany) -> Response:
     return too_many(error.retry_after_s).response()
+
+
+def _stopping(_: Request) -> Response:
+    return unavailable("stopping", "Please try again in a moment").response()
 
 
 def _bounded(receive: Receive) -> Receive:

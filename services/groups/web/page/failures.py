@@ -59,10 +59,15 @@ async def _bad_form(request: Request, _: Exception) -> Response:
     return failure(browser_speech(request), HTTPStatus.UNPROCESSABLE_ENTITY, message)
 
 
-async def _unavailable(request: Request, error: Exception) -> Response:
-    log.warning("page_away", error=type(error).__name__)
+def away(request: Request) -> Response:
+    """Say that another time would do."""
     message = N_("We can't be reached at the moment. Please try again shortly.")
     return failure(browser_speech(request), HTTPStatus.SERVICE_UNAVAILABLE, message)
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    log.warning("page_away", error=type(error).__name__)
+    return away(request)
 
 
 async def _database(request: Request, error: Exception) -> Response:

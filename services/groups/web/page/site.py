@@ -12,6 +12,7 @@ from starlette.routing import Mount, Route
 
 from services.groups.web.auth import Caller
 from services.groups.web.context import WebContext
+from services.groups.web.ending import Ending
 from services.groups.web.limits import Throttle
 from services.groups.web.page import drafts, failures, session, views
 from services.groups.web.page.flows import (
@@ -117,6 +118,7 @@ def page(context: WebContext) -> Starlette:
     app = Starlette(routes=routes, exception_handlers=failures.HANDLERS)
     app.router.redirect_slashes = False
     app.add_middleware(Throttle, limits=context.limits, answer=failures.too_many, free=("/static/",))
+    app.add_middleware(Ending, answer=failures.away)
     app.add_middleware(Guard)
     return app
 
