@@ -23,10 +23,8 @@ from popfax_contracts.message import Message
 from popfax_contracts.notifications import MailBounced, SendInvitation
 from popfax_contracts.provisioning import PersonErased, PersonRecorded
 from popfax_contracts.topics import Principal
-from services.chassis import kafka
 from services.chassis.arrivals import Fetched
 from services.chassis.database import Outage
-from services.chassis.messages import source_of
 from services.chassis.outages import Outages
 from services.chassis.settings import settings_from
 from services.chassis.shell import FromKafka, Shell
@@ -168,7 +166,7 @@ class Mails(Story):
 
     def _meet(self) -> _Human:
         """Have somebody new, of whom nothing is known yet."""
-        human = _Human(self._uuid(), f"p{len(self.named)}{self.random.getrandbits(24):06x}")
+        human = _Human(self.uuid(), f"p{len(self.named)}{self.random.getrandbits(24):06x}")
         self.people.append(human)
         self.named.append(human)
         if self.random.random() < 0.7:
@@ -216,10 +214,10 @@ class Mails(Story):
         if kind == 0:
             return MemberAccountCreated(**both, plan="send_only", price_units=3)
         if kind == 1:
-            return UnitsReceived(**both, transfer_id=self._uuid(), amount_units=5)
+            return UnitsReceived(**both, transfer_id=self.uuid(), amount_units=5)
         if kind == 2:
             return SendInvitation(
-                invitation_id=self._uuid(),
+                invitation_id=self.uuid(),
                 round=1,
                 recipient_id=member.id,
                 owner_id=owner.id,
@@ -231,7 +229,7 @@ class Mails(Story):
         return UnitsTransferred(
             group_id=owner.id,
             owner_id=owner.id,
-            transfer_id=self._uuid(),
+            transfer_id=self.uuid(),
             mode="amount",
             amount_units=5,
             legs=legs,
@@ -243,18 +241,8 @@ class Mails(Story):
         return MailBounced(mail_id=_id_in(accepted.content), reason="mailbox_full")
 
     def _append(self, body: Message) -> None:
-        topic = body.TOPICS[0]
-        headers = [
-            ("ce_id", str(self._uuid()).encode()),
-            ("ce_type", body.TYPE.encode()),
-            ("ce_source", source_of(topic.writer).encode()),
-        ]
-        place = topic.name, kafka.partition_of(body.key(), PARTITIONS)
-        self.broker.append(place, [(body.key().encode(), body.to_json() or None, headers)])
+        self.publish(body.TOPICS[0], body, self.uuid())
         self.sent.append(body)
-
-    def _uuid(self) -> UUID:
-        return UUID(int=self.random.getrandbits(128), version=4)
 
     # --- faults ---
 

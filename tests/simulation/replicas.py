@@ -20,7 +20,7 @@ from services.chassis import arrivals, client_state, consumer, kafka, partitions
 from services.chassis.arrivals import Fetched
 from services.chassis.database import Conflict, Outage
 from services.chassis.gathering import Gathering
-from services.chassis.messages import TIMERS, Incoming, Outgoing, StoredRecord, outgoing
+from services.chassis.messages import TIMERS, Incoming, Outgoing, StoredRecord, outgoing, source_of
 from services.chassis.partitions import Stops
 from services.chassis.relay import Relay
 from services.chassis.rows import replace
@@ -136,6 +136,22 @@ class Story:
         self.replicas = [each for each in self.replicas if each.name != name]
         self.replica(name, self.starts[name])
         self.tell("starts", name, "")
+
+    # --- what is published ---
+
+    def uuid(self) -> UUID:
+        """Return an id that nobody has had."""
+        return UUID(int=self.random.getrandbits(128), version=4)
+
+    def publish(self, topic: Topic, body: Message, id_: UUID) -> None:
+        """Publish a message, as the topic's writer would; one without a value deletes what was said."""
+        headers = [
+            ("ce_id", str(id_).encode()),
+            ("ce_type", body.TYPE.encode()),
+            ("ce_source", source_of(topic.writer).encode()),
+        ]
+        place = topic.name, kafka.partition_of(body.key(), PARTITIONS)
+        self.broker.append(place, [(body.key().encode(), body.to_json() or None, headers)])
 
     # --- faults ---
 
@@ -275,7 +291,7 @@ class Relays(Story):
     async def _write(self, database: ModelDatabase) -> None:
         names = self.random.sample(self.NAMES, self.random.choice([1, 1, 2]))
         async with database.begin() as tx:
-            id_ = UUID(int=self.random.getrandbits(128), version=4)
+            id_ = self.uuid()
             await tx.claim_inbox([id_], self.hub.date())
             plans = await tx.fetch(PLANS, names)
             sent: list[Outgoing] = []
@@ -424,7 +440,7 @@ class Consumers(Services):
     ACCOUNTS = 5
 
     def begin(self) -> None:
-        self.accounts = [UUID(int=self.random.getrandbits(128), version=4) for _ in range(self.ACCOUNTS)]
+        self.accounts = [self.uuid() for _ in range(self.ACCOUNTS)]
         self.due = dict.fromkeys(self.accounts, 0)
         self.pause_s = self.random.choice([0.05, 0.2, 1.0])
         self.server = self.serve(LEDGER, self.random.choice([2, 2, 3]))
@@ -434,17 +450,12 @@ class Consumers(Services):
         """Credit somebody; some commands are sent twice."""
         if self.is_calm:
             return
-        account, units, id_ = self.random.choice(self.accounts), self.random.randint(1, 9), self._uuid()
-        body = CreditUnits(credit_id=self._uuid(), account_id=account, amount_units=units)
-        headers = [("ce_id", str(id_).encode()), ("ce_type", body.TYPE.encode()), ("ce_source", b"popfax/platform")]
-        place = LEDGER_COMMANDS.name, kafka.partition_of(body.key(), PARTITIONS)
+        account, units, id_ = self.random.choice(self.accounts), self.random.randint(1, 9), self.uuid()
+        body = CreditUnits(credit_id=self.uuid(), account_id=account, amount_units=units)
         for _ in range(self.random.choice([1, 1, 1, 2])):
-            self.broker.append(place, [(body.key().encode(), body.to_json(), headers)])
+            self.publish(LEDGER_COMMANDS, body, id_)
         self.due[account] += units
         self.hub.after(self.random.expovariate(1 / self.pause_s), self._credit)
-
-    def _uuid(self) -> UUID:
-        return UUID(int=self.random.getrandbits(128), version=4)
 
     def balances(self) -> dict[UUID, int]:
         """Return what is on each account."""
