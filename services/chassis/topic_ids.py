@@ -8,6 +8,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
+from services.chassis.client_state import STRANDED_S
+
 EVERY_S = 5.0
 """How often the cluster is asked: a recreated topic is noticed within little more than this."""
 
@@ -19,9 +21,6 @@ AGAIN_S = 1.0
 that one is away, it waits for it with a whole core busy, until its metadata name another
 (`topic.metadata.refresh.interval.ms`).
 """
-
-REPLACED_S = 180.0
-"""A client that has heard nothing for this long is replaced: librdkafka may have forgotten all brokers."""
 
 
 class TopicIds:
@@ -58,7 +57,7 @@ class TopicIds:
         return self.known
 
     def _ask(self) -> None:
-        if time.monotonic() - self._heard_at > REPLACED_S:
+        if time.monotonic() - self._heard_at > STRANDED_S:
             self.connect(self._config)
         if not self._asked and time.monotonic() >= self._ask_at:
             topics, timeout_s = TopicCollection(list(self._topics)), AGAIN_S if self.known else TIMEOUT_S

@@ -398,7 +398,7 @@ class TestMembership:
     ) -> None:
         """librdkafka may forget all brokers while they come back, and then reaches none for good (its issue 5301)."""
         monkeypatch.setattr(client_state, "STRANDED_S", 3.0)
-        monkeypatch.setattr(topic_ids, "REPLACED_S", 3.0)
+        monkeypatch.setattr(topic_ids, "STRANDED_S", 3.0)
         with capture_logs() as said:
             async with consuming(fresh, ledger_url, Recorder().service) as consumer:
                 asks = consumer._ids._admin
