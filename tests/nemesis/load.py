@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from http.client import HTTPException
 from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError
 
 from popfax_contracts.topics import Principal
 from services.chassis.envelopes import text_of
 from tests.integration.serving import Client
 from tests.nemesis.commands import Asking, Sending, as_document, value_now
 from tests.nemesis.fleet import Fleet
+from tests.nemesis.publisher import Publisher, Record
 
 _TAKEN_WITHIN_S = 300.0
 
@@ -48,7 +49,7 @@ class Load:
         self._fleet = fleet
         self._token = token
         self._stopped = threading.Event()
-        self._producers: dict[tuple[Principal, str], Producer] = {}
+        self._publishers: dict[tuple[Principal, str], Publisher] = {}
         self._began, self._clock = datetime.now(UTC), time.monotonic()
         self._threads = [
             threading.Thread(target=self._paced, args=(sendings, self._send), name="sends", daemon=True),
@@ -66,11 +67,15 @@ class Load:
         self._stopped.set()
         for thread in self._threads:
             thread.join()
-        deadline = time.monotonic() + _TAKEN_WITHIN_S
-        for producer in self._producers.values():
-            left = producer.flush(max(0.1, deadline - time.monotonic()))
-            if left:
+        until = time.monotonic() + _TAKEN_WITHIN_S
+        for publisher in self._publishers.values():
+            if left := publisher.wait(until):
                 self.refused["not taken in time"] += left
+
+    @property
+    def replaced(self) -> int:
+        """Return how many clients were replaced, for they delivered nothing."""
+        return sum(publisher.replaced for publisher in self._publishers.values())
 
     def _paced(self, items: Iterable[Any], do: Callable[[Any], None]) -> None:
         for item in items:
@@ -86,27 +91,28 @@ class Load:
             headers, value = as_document(headers, value)
         message = (sent.topic.name, given.get("ce_source", ""), given.get("ce_id", ""))
 
-        def delivered(error: Any, _: Any) -> None:
+        def answered(error: KafkaError | None) -> None:
             if error is not None:
                 self.refused[error.name()] += 1
             elif "ce_type" in given and text_of(dict(sent.headers).get("ce_id")):
                 self.acknowledged.add(message)
 
-        producer = self._producer(sending.principal, sending.codec)
-        producer.produce(sent.topic.name, value, sent.key.encode(), headers=list(headers), on_delivery=delivered)
+        record = Record(sent.topic.name, sent.key.encode(), value, headers, answered)
+        self._publisher(sending.principal, sending.codec).send(record)
         self.sent += 1
         self.ids[message[2]] = given.get("ce_type", "")
-        for each in self._producers.values():
-            each.poll(0)
+        for each in self._publishers.values():
+            each.poll()
 
-    def _producer(self, principal: Principal, codec: str) -> Producer:
+    def _publisher(self, principal: Principal, codec: str) -> Publisher:
         if principal is not Principal.PLATFORM:
-            codec = "none"  # few are sent so, and each producer has threads of its own
-        if (principal, codec) not in self._producers:
+            codec = "none"  # few are sent so, and each client has threads of its own
+        if (principal, codec) not in self._publishers:
             config = {"compression.type": codec, "partitioner": "murmur2_random", "acks": "all", "linger.ms": 5}
             config |= {"message.timeout.ms": 0, "socket.timeout.ms": 10_000, "log_level": 0}
-            self._producers[principal, codec] = Producer({**self._fleet.stack.kafka.client_config(principal), **config})
-        return self._producers[principal, codec]
+            config = {**self._fleet.stack.kafka.client_config(principal), **config}
+            self._publishers[principal, codec] = Publisher(config)
+        return self._publishers[principal, codec]
 
     def _ask(self, asking: Asking) -> None:
         replica = self._fleet.of(Principal.GROUPS)[int(asking.at) % 2]

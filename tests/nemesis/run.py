@@ -153,6 +153,7 @@ class Run:
             load.sent,
             len(load.acknowledged),
             load.refused,
+            load.replaced,
             self._answers,
             load.answers,
             self._struck,

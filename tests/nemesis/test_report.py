@@ -48,7 +48,8 @@ def _result(*breaches: Breach) -> Result:
         Struck(Planned("set the clock back", "ledger", 5, 10, 1), 100.0, 100.0, "no libfaketime"),
     ]
     answers = _followed(_asked(105.0), _told(107.0))
-    return Result(7, 2, 3, 2, Counter(), answers, Counter({"200": 4}), struck, {"ledger-1": 0}, 12.3, 0, 5, breaches)
+    ended, api = {"ledger-1": 0}, Counter({"200": 4})
+    return Result(7, 2, 3, 2, Counter(), 0, answers, api, struck, ended, 12.3, 0, 5, breaches)
 
 
 def test_a_report_says_what_was_skipped_and_what_is_broken() -> None:
