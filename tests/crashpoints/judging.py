@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Collection
 
-from deploy.local.mailsink import read_mails
 from popfax_contracts.topics import Principal
 from tests.e2e.driver import World
 
@@ -21,7 +20,7 @@ def wrong_mails(world: World, recipients: Collection[str], template: str = "welc
     rows = world.rows(Principal.NOTIFICATIONS, _SENT, template, list(recipients))
     each = Counter(recipient for _, recipient, _ in rows)
     found = [f"{id_} has {each[id_]} {template} mails" for id_ in recipients if each[id_] != 1]
-    kept = Counter(str(mail["message-id"])[1:].split("@")[0] for mail in read_mails(world.stack.mail.mails))
+    kept = world.copies_received()
     for id_, _, uncertain in rows:
         if not 1 <= kept[id_] <= 1 + uncertain:
             found.append(f"mail {id_} arrived {kept[id_]} times, of which {uncertain} were counted as uncertain")

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -450,6 +451,10 @@ class World:
     def mails_to(self, email: str) -> list[EmailMessage]:
         """Return the mails that an address received."""
         return [mail for mail in read_mails(self.stack.mail.mails) if email in _to(mail)]
+
+    def copies_received(self) -> Counter[str]:
+        """Return how often each mail was received, by its id: the local part of its Message-ID."""
+        return Counter(str(mail["message-id"])[1:].split("@")[0] for mail in read_mails(self.stack.mail.mails))
 
     def under_way(self) -> str:
         """Name the first thing that is in flight; return an empty text if there is none."""

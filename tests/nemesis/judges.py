@@ -1,10 +1,8 @@
 """The judges of a run: each looks at one kind of evidence, once everything has settled, and says what is broken."""
 
 import json
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from deploy.operator.invariants import (
     Logged,
@@ -119,8 +117,3 @@ def _mails(evidence: Evidence) -> Iterator[Breach]:
             yield Breach("mails", id_, f"{mail}: has {copies} copies")
     for id_ in sorted(evidence.kept.keys() - evidence.deliveries.keys()):
         yield Breach("mails", id_, f"nobody knows of this mail, {evidence.kept[id_]} copies of which were sent")
-
-
-def message_ids(mails: Iterable[Any]) -> Counter[str]:
-    """Return how many mails there are of each id, which is the local part of their Message-ID."""
-    return Counter(str(mail["message-id"])[1:].split("@")[0] for mail in mails)

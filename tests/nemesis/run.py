@@ -4,7 +4,6 @@ import re
 import subprocess
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,6 @@ import psycopg
 from confluent_kafka import KafkaException
 
 from deploy.local.errors import StackError
-from deploy.local.mailsink import read_mails
 from deploy.operator.invariants import Logged, Snapshot, logged
 from deploy.operator.kafka import ADMIN
 from deploy.operator.log import Reader
@@ -27,7 +25,7 @@ from tests.nemesis.commands import PER_S, askings, registrations, sendings
 from tests.nemesis.faults import FAULTS, Fault, Skipped
 from tests.nemesis.fleet import Fleet
 from tests.nemesis.history import Entry, history
-from tests.nemesis.judges import Breach, Delivery, Evidence, judge, message_ids
+from tests.nemesis.judges import Breach, Delivery, Evidence, judge
 from tests.nemesis.load import Load, token_in
 from tests.nemesis.report import Answers, Result, Struck
 from tests.nemesis.schedule import Planned, claims, faults
@@ -280,7 +278,7 @@ class Run:
         )
         rows = world.rows(Principal.NOTIFICATIONS, query)
         deliveries = {id_: Delivery(*columns) for id_, *columns in rows}
-        kept: Counter[str] = message_ids(read_mails(fleet.stack.mail.mails))
+        kept = world.copies_received()
         return Evidence(log, compacted, snapshot, load.acknowledged, kept, deliveries, load.unexpected)
 
     def _compacted(self, fleet: Fleet) -> list[Logged]:
