@@ -11,6 +11,7 @@ import re
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -91,11 +92,14 @@ def without_mistakes(tree: Tree, verdicts: Sequence[Verdict]) -> Iterator[str]:
         if code != 0:
             failed = _FAILED.search(printed)
             yield f"without a mistake: {failed.group() if failed else printed[-2000:]}"
-    seeds = {found.group(1) for each in verdicts if (found := _SEED.match(each.caught_by or ""))}
-    if seeds:
-        code, printed = tree.run(["-m", "tests.mutants.seeds", "only", *sorted(seeds)], 60.0 * (10 + len(seeds)))
+    by_story: defaultdict[str, set[str]] = defaultdict(set)
+    for each in verdicts:
+        if found := _SEED.match(each.caught_by or ""):
+            by_story[each.trial.story].add(found.group(1))
+    for story, seeds in by_story.items():
+        code, printed = tree.run(["-m", "tests.mutants.seeds", "only", story, *sorted(seeds)], 60.0 * (10 + len(seeds)))
         if code != 0:
-            yield f"without a mistake: {printed[-2000:]}"
+            yield f"without a mistake: {story}: {printed[-2000:]}"
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:

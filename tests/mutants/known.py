@@ -1,7 +1,8 @@
 """The known mutants: the product with one mistake in it, each with what must catch it.
 
-Most are data, in `mutants.toml`: a file, a piece of its text, and what stands there instead. Those that exchange a
-handler or the database are the simulation's own (`tests/simulation/mutations.py`).
+Most are data, in `mutants.toml`: a file, a piece of its text, and what stands there instead. The simulation's own are
+those that exchange a handler or the database (`tests/simulation/mutations.py`), and those that replicas must show
+(`tests/simulation/mistakes.py`).
 """
 
 import ast
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.paths import CHECKOUT
+from tests.simulation.mistakes import MISTAKES
 from tests.simulation.mutations import FOUND_BY, MUTATIONS
+from tests.simulation.stories import PLAIN, STORIES
 
 LIST = Path(__file__).with_name("mutants.toml")
 
@@ -47,7 +50,7 @@ class Trial:
     """A mutant, and a layer that must catch it.
 
     `selection` is what pytest runs; None if the layer is the simulation, which tries `seed` first. Without a patch, the
-    mutant is the simulation's mutation of that name. `seconds` bounds the layer's run.
+    mutant is the simulation's own of that name, to be found in `story`. `seconds` bounds the layer's run.
     """
 
     mutant: str
@@ -55,6 +58,7 @@ class Trial:
     selection: str | None
     seed: int
     seconds: float
+    story: str = PLAIN
 
     @property
     def layer(self) -> str:
@@ -65,7 +69,12 @@ class Trial:
 def trials() -> list[Trial]:
     """Return every mutant with every layer that must catch it."""
     own = [Trial(name, None, None, FOUND_BY.get(name, 0), SECONDS[SIMULATION]) for name in MUTATIONS]
-    return own + list(_listed(LIST.read_text()))
+    stories = {made: story for story, made in STORIES.items()}
+    of_replicas = [
+        Trial(name, None, None, each.found_by, SECONDS[SIMULATION], stories[each.story])
+        for name, each in MISTAKES.items()
+    ]
+    return own + of_replicas + list(_listed(LIST.read_text()))
 
 
 def _listed(text: str) -> Iterator[Trial]:

@@ -11,11 +11,8 @@ from rich.console import Console
 
 from tests.quiet import silence_logs
 from tests.simulation import campaign
-from tests.simulation.stories import STORIES, look
+from tests.simulation.stories import PLAIN, STORIES, look
 from tests.simulation.story import replay, replay_replicas
-
-PLAIN = "world"
-"""The stories of services that run once."""
 
 
 def main(arguments: list[str]) -> int:

@@ -209,7 +209,7 @@ def looks_people_up_without_a_lock() -> AbstractContextManager[Any]:
 MISTAKES: Final[Mapping[str, Mistake]] = {
     "the relay's producer has no fence": Mistake(Relays, no_fence, 20),
     "the relay's floor follows what was read": Mistake(Relays, floor_follows_what_was_read, 5),
-    "the relay deletes what is not acknowledged": Mistake(Relays, deletes_before_it_is_acknowledged, 5),
+    "the relay deletes before it is acknowledged": Mistake(Relays, deletes_before_it_is_acknowledged, 5),
     "the consumer believes where its client stands": Mistake(Consumers, passes_over_what_it_cannot_unpack, 21),
     "a consumer that is in no group is left alone": Mistake(Consumers, stays_out, 16),
     "offsets are committed before the database": Mistake(Consumers, offsets_first, 28),
