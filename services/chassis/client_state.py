@@ -27,6 +27,12 @@ A rebalance may take up to `max.poll.interval.ms` (120 s), when a member does no
 brokers for good, when one that is just coming back knows topics and no broker (its issue 5301).
 """
 
+MUTE_S = 180.0
+"""A client that has said nothing for this long has locked itself up (librdkafka's issue 5476): even closing it hangs.
+
+Longer than `STALLED_S`: a thread that waits for a batch does not listen.
+"""
+
 UNREAD_S = 60.0
 """A partition with records of which none has been fetched for this long is not read, whatever its state is called."""
 
@@ -96,6 +102,11 @@ class ClientState:
     def stranded(self) -> bool:
         """Return whether it should be replaced, as a restart would: if Kafka is only away, that does no harm."""
         return self._apart_since is not None and time.monotonic() - self._apart_since > STRANDED_S
+
+    @property
+    def mute(self) -> bool:
+        """Return whether the client says nothing any more: only the process' end rids it of that."""
+        return time.monotonic() - self._told_at > MUTE_S
 
     def lags(self, topics: Iterable[str], handled: Mapping[Place, int]) -> dict[str, int]:
         """Return how many records are not handled by topic, in this replica's partitions.

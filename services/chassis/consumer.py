@@ -4,7 +4,7 @@ One thread owns librdkafka's consumer and does everything with it, in this order
 event loop, note how far that got, commit. librdkafka reports rebalances only from within `poll`, so a rebalance never
 meets a batch that is being handled, and nothing here needs a lock.
 
-Seven things are not left to the client:
+Eight things are not left to the client:
 
 - **Its position after a batch that it could not unpack.** librdkafka continues after it, or at an offset that it
   misread. Here the partition stops where it is (`partitions`) and is retried; all others flow on.
@@ -18,6 +18,9 @@ Seven things are not left to the client:
 - **Its place in the group.** A client that met a broker in the middle of its own start has stayed out for good (seen
   once, with a broker that was overloaded), and clients have forgotten all brokers (seen of producers, after all brokers
   were frozen). It is replaced in the same way, after `STRANDED_S`.
+- **Its silence.** librdkafka may lock itself up when a broker goes while it asks where a leader's epoch ended (its
+  issue 5476; seen in a run of the nemesis): its threads wait for each other, it leaves the group, and closing it would
+  never end. Such a replica is no longer `alive`.
 - **Its certificates.** librdkafka reads them once. When they have changed, the client is replaced in the same way.
 - **Its health.** `trouble` is what the client reports about itself now (`client_state`), not what a callback once said.
 
@@ -136,8 +139,8 @@ class Consumer:
 
     @property
     def alive(self) -> bool:
-        """Say whether the thread makes progress: it polls, or its batch has moved."""
-        return not self._thread.is_alive() or time.monotonic() - self._beat < STALLED_S
+        """Say whether the thread makes progress, polls or moves its batch, and its client is there to answer."""
+        return not self._thread.is_alive() or (time.monotonic() - self._beat < STALLED_S and not self._state.mute)
 
     def trouble(self) -> str | None:
         """Say why this replica does not consume as it should; None if it does.

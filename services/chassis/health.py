@@ -1,8 +1,8 @@
 """What a container orchestrator and Prometheus ask a service over HTTP.
 
-`/live`: the consume loop makes progress (otherwise restart the process). `/ready`: the database answers and has a
-schema that suits this version, and Kafka's client is in the group and gets answers about every assigned partition; each
-failing check says why. `/metrics`: metrics in Prometheus' text format.
+`/live`: the consume loop makes progress (otherwise restart the process, or wait until it ends by itself: `watchdog`).
+`/ready`: the database answers and has a schema that suits this version, and Kafka's client is in the group and gets
+answers about every assigned partition; each failing check says why. `/metrics`: metrics in Prometheus' text format.
 """
 
 import asyncio

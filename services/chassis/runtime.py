@@ -42,6 +42,7 @@ from services.chassis.shell import Shell
 from services.chassis.timers import run_retries, run_timers
 from services.chassis.tracing import start_tracing, tracing
 from services.chassis.wakeups import Bell, Wakeup
+from services.chassis.watchdog import watch
 
 log = structlog.get_logger(__name__)
 
@@ -213,6 +214,7 @@ class _Process:
         closing = self.site.hang_up if self.site else lambda: None
         where = self.settings.http_host, self.settings.http_port
         http = HttpServer(self._health(), *where, closing, self.settings.http_connections)
+        watching = asyncio.create_task(watch(self._alive))
         serving = asyncio.create_task(http.serve())
         starting = asyncio.create_task(self._start())
         stopping = asyncio.create_task(self.stopped.wait())
@@ -223,6 +225,7 @@ class _Process:
             await asyncio.wait({stopping, serving, *self.tasks}, return_when=asyncio.FIRST_COMPLETED)
         failed = [t for t in (starting, serving, *self.tasks) if t.done() and not t.cancelled() and t.exception()]
         await self._stop(http, serving, starting)
+        await end([watching])
         if failed:
             raise SystemExit(f"{self.principal}: {self._cause(failed[0].exception())}")
         log.info("stopped")
@@ -247,12 +250,11 @@ class _Process:
             return f"it does not answer: {postgres.reason(error)}"
 
     def _health(self) -> Any:
-        work = self.work
-        return health_app(
-            live=lambda: work is None or work.alive,
-            checks={"database": self._not_migrated, **(work.checks if work else {})},
-            site=self.site,
-        )
+        checks = {"database": self._not_migrated, **(self.work.checks if self.work else {})}
+        return health_app(live=self._alive, checks=checks, site=self.site)
+
+    def _alive(self) -> bool:
+        return self.work is None or self.work.alive
 
     def _cause(self, error: BaseException | None) -> str:
         if isinstance(error, FencedError):

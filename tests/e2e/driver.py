@@ -1,5 +1,6 @@
 """Drives the product from outside: publishes as a principal, follows topics from a known position, waits for events."""
 
+import ctypes
 import json
 import re
 import time
@@ -12,7 +13,14 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 
 # The package re-exports these names, but not in a form that mypy accepts.
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
@@ -64,6 +72,9 @@ PRICES = {name: plan.price_units for name, plan in catalogue.read(catalogue.DEFA
 
 SETTLED_S = 90.0
 """The longest wait until everything has settled after something was killed, in seconds."""
+
+MUTE_S = 60.0
+"""A client that says nothing of itself for this long, although it is listened to, never will."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -168,20 +179,36 @@ class Log:
 
     def __post_init__(self) -> None:
         """Note the present ends of the topics."""
-        # The group is never joined: partitions are assigned by hand, and nothing is committed.
-        config = {"group.id": "tests", "enable.auto.commit": False, "log_level": 0, "fetch.wait.max.ms": 50}
-        self._consumer = Consumer({**self.broker.client_config(ADMIN), **config})
         self.start = ends_of(self.broker, self.topics)
-        self._consumer.assign([TopicPartition(topic, number, at) for (topic, number), at in self.start.items()])
+        self._next = dict(self.start)
+        self._connect()
+
+    def _connect(self) -> None:
+        # The group is never joined: partitions are assigned by hand, and nothing is committed.
+        config = {"group.id": "tests", "enable.auto.commit": False, "enable.partition.eof": True, "log_level": 0}
+        config |= {"fetch.wait.max.ms": 50, "statistics.interval.ms": 1_000, "stats_cb": self._on_statistics}
+        self._consumer = Consumer({**self.broker.client_config(ADMIN), **config})
+        self._consumer.assign([TopicPartition(topic, number, at) for (topic, number), at in self._next.items()])
+        self._told_at = time.monotonic()
+
+    def _on_statistics(self, _: str) -> None:
+        self._told_at = time.monotonic()
 
     def read(self, timeout_s: float = 0.1) -> list[Seen]:
         """Read what has arrived; return everything seen so far."""
-        for message in self._consumer.consume(2000, timeout_s):
-            if message.error() is None:
-                place = (message.topic() or "", message.partition() or 0, message.offset() or 0)
-                raw = received_headers(message)
-                at = message.timestamp()[1] / 1000
-                self.seen.append(Seen(*place, _bytes(message.key()), _bytes(message.value()), tuple(raw), at))
+        messages = self._consumer.consume(2000, timeout_s)
+        for message in messages:
+            place = (message.topic() or "", message.partition() or 0)
+            offset, error = message.offset() or 0, message.error()
+            if error is None:
+                raw, at = received_headers(message), message.timestamp()[1] / 1000
+                self.seen.append(Seen(*place, offset, _bytes(message.key()), _bytes(message.value()), tuple(raw), at))
+                self._next[place] = offset + 1
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._next[place] = offset  # behind what is no record, such as the end of a transaction
+        if not messages and time.monotonic() - self._told_at > MUTE_S:
+            _leave_behind(self._consumer)
+            self._connect()
         return self.seen
 
     def read_to_end(self) -> list[Seen]:
@@ -190,8 +217,7 @@ class Log:
 
         def is_read() -> bool:
             self.read()
-            at = {(tp.topic, tp.partition): tp.offset for tp in self._consumer.position(self._consumer.assignment())}
-            return all(end <= self.start[place] or at.get(place, -1) >= end for place, end in ends.items())
+            return all(self._next.get(place, end) >= end for place, end in ends.items())
 
         wait(is_read, "the log's end")
         return self.seen
@@ -216,6 +242,11 @@ class Log:
     def close(self) -> None:
         """Close the connections."""
         self._consumer.close()
+
+
+def _leave_behind(client: Consumer) -> None:
+    """Keep a client for good that has locked itself up (librdkafka's issue 5476): its end would wait for it."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
 
 
 def admin(broker: Broker) -> AdminClient:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
+import psutil
 import psycopg
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -328,7 +329,30 @@ class TestReplicas:
         await commands.assert_each_once_in_order(ledger_engine)
 
 
+HANGS = """
+import ctypes, threading
+from services.chassis import watchdog
+from services.ledger import app
+
+watchdog.HUNG_S, watchdog.EVERY_S = 5.0, 0.5
+threading.Timer(8.0, lambda: ctypes.PyDLL(None).sleep(600)).start()
+app.main()
+"""
+"""The ledger's process, until C code hangs that has the interpreter's lock, as librdkafka may."""
+
+
 class TestProcess:
+    async def test_one_that_hangs_ends_by_itself(self, stack: Stack, ledger_url: str) -> None:
+        service = ServiceProcess(Principal.LEDGER, stack, run=("-c", HANGS))
+        began = time.monotonic()
+        service.launch(database_url=ledger_url)
+        try:
+            await asyncio.to_thread(service.wait_ready)
+            await asyncio.to_thread(psutil.Process(service.pid).wait, 60)
+            assert time.monotonic() - began > 8.0 + 2.0, "not before it hung"
+        finally:
+            service.kill()
+
     async def test_sigterm_finishes_the_batch_commits_and_exits_with_0(
         self, stack: Stack, ledger_url: str, ledger_engine: AsyncEngine, wire: Wire
     ) -> None:

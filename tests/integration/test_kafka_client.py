@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import pytest
@@ -31,6 +32,7 @@ from deploy.operator.topic_settings import ONE_BROKER
 from popfax_contracts.ledger import CreditUnits
 from popfax_contracts.topics import LEDGER_COMMANDS, Principal
 from services.chassis import client_state, kafka, topic_ids
+from services.chassis.client_state import ClientState
 from tests.e2e.driver import wait
 from tests.integration.recorder import Recorder, consuming, count, credit, effects, eventually, execute, parked
 from tests.integration.test_waiting import closes
@@ -415,6 +417,18 @@ class TestMembership:
                 _publish(fresh, account, range(1, 11))
                 await eventually(lambda: _are(ledger_engine, 10), "what came then", 60)
                 await eventually(lambda: consumer.trouble() is None, "it is well")
+
+    async def test_a_replica_whose_client_says_nothing_is_not_alive(
+        self, fresh: Stack, ledger_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """librdkafka may lock itself up (its issue 5476): a poll still returns, with nothing."""
+        monkeypatch.setattr(client_state, "MUTE_S", 3.0)
+        async with consuming(fresh, ledger_url, Recorder().service) as consumer:
+            await eventually(lambda: consumer.trouble() is None, "it is well")
+            assert consumer.alive
+            with patch.object(ClientState, "take"):
+                await eventually(lambda: not consumer.alive, "it is missed")
+            await eventually(lambda: consumer.alive, "it speaks again")
 
     async def test_of_two_with_one_name_the_first_ends_and_says_why(self, stack: Stack, ledger_url: str) -> None:
         first, second = ServiceProcess(Principal.LEDGER, stack), ServiceProcess(Principal.LEDGER, stack)

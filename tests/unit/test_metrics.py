@@ -17,7 +17,7 @@ from popfax_contracts.message import Message
 from popfax_contracts.topics import LEDGER_COMMANDS, PROVISIONING_EVENTS
 from services.chassis import client_state, metrics
 from services.chassis.arrivals import Arrivals, Fetched
-from services.chassis.client_state import STRANDED_S, UNREAD_S, ClientState
+from services.chassis.client_state import MUTE_S, STRANDED_S, UNREAD_S, ClientState
 from services.chassis.database import Conflict
 from services.chassis.memory import MemoryDatabase
 from services.chassis.messages import StoredRecord, Undecodable
@@ -303,6 +303,18 @@ def test_client_in_no_group_or_with_no_broker_is_stranded(
     assert state.stranded is stranded
     state.take(statistics(partition(0)), {("a", 0)})
     assert not state.stranded
+
+
+def test_a_client_that_has_long_said_nothing_is_mute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(client_state, "time", SimpleNamespace(monotonic=lambda: now))
+    state = ClientState()
+    now += MUTE_S
+    assert not state.mute
+    now += 1
+    assert state.mute
+    state.take(statistics(partition(0)), {("a", 0)})
+    assert not state.mute
 
 
 # --- every series is there ---
