@@ -73,8 +73,8 @@ PRICES = {name: plan.price_units for name, plan in catalogue.read(catalogue.DEFA
 SETTLED_S = 90.0
 """The longest wait until everything has settled after something was killed, in seconds."""
 
-MUTE_S = 60.0
-"""A client that says nothing of itself for this long, although it is listened to, never will."""
+REPLACED_S = 60.0
+"""A client that brings nothing for this long, although it is asked, may have forgotten all brokers, or be locked up."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -186,13 +186,10 @@ class Log:
     def _connect(self) -> None:
         # The group is never joined: partitions are assigned by hand, and nothing is committed.
         config = {"group.id": "tests", "enable.auto.commit": False, "enable.partition.eof": True, "log_level": 0}
-        config |= {"fetch.wait.max.ms": 50, "statistics.interval.ms": 1_000, "stats_cb": self._on_statistics}
+        config |= {"fetch.wait.max.ms": 50}
         self._consumer = Consumer({**self.broker.client_config(ADMIN), **config})
         self._consumer.assign([TopicPartition(topic, number, at) for (topic, number), at in self._next.items()])
-        self._told_at = time.monotonic()
-
-    def _on_statistics(self, _: str) -> None:
-        self._told_at = time.monotonic()
+        self._waited_s = 0.0
 
     def read(self, timeout_s: float = 0.1) -> list[Seen]:
         """Read what has arrived; return everything seen so far."""
@@ -206,7 +203,8 @@ class Log:
                 self._next[place] = offset + 1
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._next[place] = offset  # behind what is no record, such as the end of a transaction
-        if not messages and time.monotonic() - self._told_at > MUTE_S:
+        self._waited_s = 0.0 if messages else self._waited_s + timeout_s
+        if self._waited_s > REPLACED_S:
             _leave_behind(self._consumer)
             self._connect()
         return self.seen
@@ -245,7 +243,7 @@ class Log:
 
 
 def _leave_behind(client: Consumer) -> None:
-    """Keep a client for good that has locked itself up (librdkafka's issue 5476): its end would wait for it."""
+    """Keep a client for good that may have locked itself up (librdkafka's issue 5476): its end would wait for it."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
 
 

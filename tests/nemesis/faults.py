@@ -13,14 +13,14 @@ from typing import Any
 
 import psutil
 import psycopg
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from psycopg import sql
 
 from deploy.local.errors import StackError
 from deploy.operator.kafka import ADMIN
 from popfax_contracts.topics import SERVICES, Principal
-from tests.e2e.driver import DEFINITIONS, admin
+from tests.e2e.driver import DEFINITIONS
 from tests.nemesis.fleet import Fleet, Replica, faketime
+from tests.nemesis.offsets import to_the_beginning
 from tests.nemesis.schedule import BROKER_NAMES, TO, Planned, claims, links
 
 DELAY_S = 0.3
@@ -167,21 +167,14 @@ class Replay(OfService):
 
     def begin(self) -> None:
         self.all(Replica.stop)
+        config = {**self.fleet.stack.kafka.client_config(ADMIN), "log_level": 0}
         topics = DEFINITIONS[Principal(self.victim)].topics
-        places = [TopicPartition(topic.name, number, 0) for topic in topics for number in range(topic.partitions)]
-        group = str(self.victim)  # confluent-kafka takes no other class for a name, not even one of str's own
-        asked = ConsumerGroupTopicPartitions(group, places)
         deadline = time.monotonic() + 4 * _GROUP_EMPTIES_S
-        while True:
-            try:
-                client = admin(self.fleet.stack.kafka)
-                client.alter_consumer_group_offsets([asked], request_timeout=5)[group].result()
-            except KafkaException as error:  # the group is not empty yet, or the brokers have a fault of their own
-                if time.monotonic() > deadline:
-                    raise Skipped(f"the group's offsets could not be set: {error}") from error
-                time.sleep(1)
-            else:
-                return
+        while why := to_the_beginning(config, self.victim, topics):
+            # The group is not empty yet, or the brokers have a fault of their own.
+            if time.monotonic() > deadline:
+                raise Skipped(f"the group's offsets could not be set: {why}")
+            time.sleep(1)
 
     def end(self) -> None:
         self.all(Replica.launch)
