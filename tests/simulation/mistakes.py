@@ -84,6 +84,11 @@ def stays_out() -> AbstractContextManager[Any]:
     return patch.object(ClientState, "stranded", False)
 
 
+def is_alive_without_its_client() -> AbstractContextManager[Any]:
+    """Take a replica for alive whose client has locked itself up."""
+    return patch.object(ClientState, "mute", False)
+
+
 def offsets_first() -> AbstractContextManager[Any]:
     """Commit offsets before the database has committed."""
     handles = Consumer._handle
@@ -212,10 +217,11 @@ MISTAKES: Final[Mapping[str, Mistake]] = {
     "the relay deletes before it is acknowledged": Mistake(Relays, deletes_before_it_is_acknowledged, 5),
     "the consumer believes where its client stands": Mistake(Consumers, passes_over_what_it_cannot_unpack, 21),
     "a consumer that is in no group is left alone": Mistake(Consumers, stays_out, 16),
-    "offsets are committed before the database": Mistake(Consumers, offsets_first, 28),
+    "a consumer whose client is locked up is alive": Mistake(Consumers, is_alive_without_its_client, 30),
+    "offsets are committed before the database": Mistake(Consumers, offsets_first, 17),
     "offsets are committed before the database, anywhere": Mistake(Product, offsets_first, 5),
     "offsets that were refused are not committed again": Mistake(Product, ignores_that_offsets_are_refused, 20),
-    "what is handed over while it waits stays paused": Mistake(Consumers, keeps_paused, 60),
+    "what is handed over while it waits stays paused": Mistake(Consumers, keeps_paused, 17),
     "two replicas compute from the same balance": Mistake(Product, partial(locks_no, "accounts"), 11),
     "two replicas take the same step of a saga": Mistake(Product, partial(locks_no, "sagas"), 97),
     "a mail is believed to be sent before the answer": Mistake(Mails, believes_before_the_answer, 4),

@@ -41,6 +41,10 @@ from tests.simulation.transactions import ModelDatabase, ModelEngine, Server, ou
 T = TypeVar("T")
 
 PARTITIONS = 3
+LOCKS_UP = 0.2
+"""In how many stories of services a client locks itself up."""
+LOOKED_AFTER_S = 10.0
+"""How often whatever runs the replicas asks whether they live."""
 SETTLES_WITHIN_S = 400.0
 """How long everything may take once nothing fails any more, in virtual time."""
 
@@ -340,6 +344,16 @@ class _Stops(Stops):
 class _Consumer(consumer.Consumer):
     """The consumer, whose thread waits for the event loop as a simulated one does."""
 
+    @property
+    def is_locked_up(self) -> bool:
+        """Return whether nothing but the end of its process helps."""
+        return bool(self._client.is_locked_up)  # type: ignore[attr-defined]
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether its process would have ended by itself."""
+        return self._ended is not None and self._ended.done()
+
     def _await(self, work: Coroutine[Any, Any, T]) -> T:
         ended: list[asyncio.Task[T]] = []
 
@@ -363,6 +377,10 @@ class Services(Story):
         """The topics that some service reads."""
         self.is_static = self.random.random() < 0.5
         self.coordinator.strands = self.random.random() < 0.5
+        rarely = Random(f"{seed} locks up")
+        if rarely.random() < LOCKS_UP:
+            self.hub.after(rarely.uniform(1.0, self.lasts_s), self._lock_up)
+        self.hub.after(LOOKED_AFTER_S, self._look_after)
 
     def serve(self, service: Service, replicas: int) -> Server:
         """Start a service's database and its replicas."""
@@ -411,12 +429,30 @@ class Services(Story):
             process.kill()
             self.hub.after(0.5, partial(self.revive, process.name))
 
+    def _lock_up(self) -> None:
+        """The client of some replica locks itself up."""
+        name = sorted(self.consumers)[0]
+        self.tell("fault", name, "has a client that locks itself up")
+        self.consumers[name]._client.lock_up()  # type: ignore[attr-defined]
+
+    def _look_after(self) -> None:
+        """Start again what has ended by itself, or is not alive, as whatever runs the replicas would."""
+        for process in [each for each in self.replicas if not each.dead]:
+            consumes = self.consumers.get(process.name)
+            if consumes is not None and (not consumes.alive or consumes.has_ended):
+                self.tell("fault", process.name, "has ended" if consumes.has_ended else "is not alive, and killed")
+                del self.consumers[process.name]
+                process.kill()
+                self.revive(process.name)
+        self.hub.after(LOOKED_AFTER_S, self._look_after)
+
     def calm(self) -> None:
         super().calm()
         self.coordinator.strands = False
 
     def unsettled(self) -> str:
         found = [f"{name}: {why}" for name, each in self.consumers.items() if (why := each.trouble()) is not None]
+        found += [f"{name}: its client is locked up" for name, each in self.consumers.items() if each.is_locked_up]
         for server in self.servers:
             if server.outbox:
                 found.append(f"{server.name}: {len(server.outbox)} rows are in the outbox")
