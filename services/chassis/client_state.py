@@ -28,9 +28,9 @@ brokers for good, when one that is just coming back knows topics and no broker (
 """
 
 MUTE_S = 180.0
-"""A client that has said nothing for this long has locked itself up (librdkafka's issue 5476): even closing it hangs.
+"""A client that has said nothing for this long has deadlocked (librdkafka's issue 5476): even closing it hangs.
 
-Longer than `STALLED_S`: a thread that waits for a batch does not listen.
+Longer than `consumer.STALLED_S`: a thread that waits for a batch does not listen.
 """
 
 UNREAD_S = 60.0
@@ -105,7 +105,7 @@ class ClientState:
 
     @property
     def mute(self) -> bool:
-        """Return whether the client says nothing any more: only the process' end rids it of that."""
+        """Return whether the client has gone silent: only ending the process helps."""
         return time.monotonic() - self._told_at > MUTE_S
 
     def lags(self, topics: Iterable[str], handled: Mapping[Place, int]) -> dict[str, int]:

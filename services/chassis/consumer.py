@@ -18,9 +18,9 @@ Eight things are not left to the client:
 - **Its place in the group.** A client that met a broker in the middle of its own start has stayed out for good (seen
   once, with a broker that was overloaded), and clients have forgotten all brokers (seen of producers, after all brokers
   were frozen). It is replaced in the same way, after `STRANDED_S`.
-- **Its silence.** librdkafka may lock itself up when a broker goes while it asks where a leader's epoch ended (its
-  issue 5476; seen in a run of the nemesis): its threads wait for each other, it leaves the group, and closing it would
-  never end. Such a replica is no longer `alive`.
+- **Its silence.** librdkafka may deadlock when a broker goes while it asks where a leader's epoch ended (its issue
+  5476; seen in a run of the nemesis): its threads wait for each other, it leaves the group, and closing it would never
+  end. Such a replica is no longer `alive`.
 - **Its certificates.** librdkafka reads them once. When they have changed, the client is replaced in the same way.
 - **Its health.** `trouble` is what the client reports about itself now (`client_state`), not what a callback once said.
 
@@ -139,7 +139,7 @@ class Consumer:
 
     @property
     def alive(self) -> bool:
-        """Say whether the thread makes progress, polls or moves its batch, and its client is there to answer."""
+        """Say whether the thread makes progress (it polls, or its batch has moved), and its client is not silent."""
         return not self._thread.is_alive() or (time.monotonic() - self._beat < STALLED_S and not self._state.mute)
 
     def trouble(self) -> str | None:

@@ -1,6 +1,6 @@
 """What a container orchestrator and Prometheus ask a service over HTTP.
 
-`/live`: the consume loop makes progress (otherwise restart the process, or wait until it ends by itself: `watchdog`).
+`/live`: the consume loop and its client get on (otherwise restart the process, or wait until `watchdog` ends it).
 `/ready`: the database answers and has a schema that suits this version, and Kafka's client is in the group and gets
 answers about every assigned partition; each failing check says why. `/metrics`: metrics in Prometheus' text format.
 """

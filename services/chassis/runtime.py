@@ -142,7 +142,7 @@ class _Work:
 
     @property
     def alive(self) -> bool:
-        """Return whether the consume loop gets on."""
+        """Return whether the consume loop gets on, and Kafka's client with it."""
         return self._consumer.alive
 
     @property
@@ -225,7 +225,7 @@ class _Process:
             await asyncio.wait({stopping, serving, *self.tasks}, return_when=asyncio.FIRST_COMPLETED)
         failed = [t for t in (starting, serving, *self.tasks) if t.done() and not t.cancelled() and t.exception()]
         await self._stop(http, serving, starting)
-        await end([watching])
+        await end([watching])  # its timer goes on: the interpreter's own end may hang, too
         if failed:
             raise SystemExit(f"{self.principal}: {self._cause(failed[0].exception())}")
         log.info("stopped")

@@ -12,10 +12,10 @@ EVERY_S = 5.0
 
 
 async def watch(alive: Callable[[], bool]) -> None:
-    """End the process with exit code 1, and every thread's stack on stderr, once it has not been alive for `HUNG_S`.
+    """End the process once it has not been alive for `HUNG_S`: exit code 1, each Python thread's stack on stderr.
 
-    A probe of `/live` restarts it sooner where there is one. The clock is one of Python's that runs without the
-    interpreter: C code that hangs while it has the interpreter's lock stops everything that is written in Python.
+    A probe of `/live` restarts it sooner where there is one. The timer is faulthandler's, a C thread that does not need
+    the interpreter's lock: C code that hangs while it has that lock stops everything that is written in Python.
     """
     faulthandler.dump_traceback_later(HUNG_S, exit=True)
     while True:

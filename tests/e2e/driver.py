@@ -74,7 +74,7 @@ SETTLED_S = 90.0
 """The longest wait until everything has settled after something was killed, in seconds."""
 
 REPLACED_S = 60.0
-"""A client that brings nothing for this long, although it is asked, may have forgotten all brokers, or be locked up."""
+"""A client that brings nothing for this long, although it is asked, may have forgotten all brokers, or deadlocked."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -243,7 +243,7 @@ class Log:
 
 
 def _leave_behind(client: Consumer) -> None:
-    """Keep a client for good that may have locked itself up (librdkafka's issue 5476): its end would wait for it."""
+    """Keep a client for good that may have deadlocked (librdkafka's issue 5476): its end would wait for it."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(client))
 
 

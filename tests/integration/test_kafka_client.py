@@ -421,7 +421,7 @@ class TestMembership:
     async def test_a_replica_whose_client_says_nothing_is_not_alive(
         self, fresh: Stack, ledger_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """librdkafka may lock itself up (its issue 5476): a poll still returns, with nothing."""
+        """librdkafka may deadlock (its issue 5476): a poll still returns, with nothing."""
         monkeypatch.setattr(client_state, "MUTE_S", 3.0)
         async with consuming(fresh, ledger_url, Recorder().service) as consumer:
             await eventually(lambda: consumer.trouble() is None, "it is well")

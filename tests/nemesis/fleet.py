@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -164,6 +166,9 @@ def _mount(*arguments: str) -> bool:
     return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode == 0
 
 
+_PROBED_EVERY_S = 10.0
+
+
 class Replica:
     """A process that is kept running, as an orchestrator would, unless a fault holds it down."""
 
@@ -174,6 +179,7 @@ class Replica:
         """How often it has ended by itself."""
         self._settings = settings
         self._wanted = False
+        self._probed_at = time.monotonic()
 
     def launch(self) -> None:
         """Start it, and keep it running from now on."""
@@ -214,16 +220,29 @@ class Replica:
             return False
 
     def look_after(self) -> None:
-        """Start it again if it has ended by itself."""
+        """Start it again if it has ended by itself, or says that it is not alive."""
         if not self.lock.acquire(blocking=False):
             return  # a fault is at work
         try:
-            if self._wanted and not self.runs():
+            if self._wanted and not (self.runs() and self._lives()):
                 self.ended += 1
                 self.process.kill()
                 self.process.launch(**self._settings)
         finally:
             self.lock.release()
+
+    def _lives(self) -> bool:
+        """Return what a probe would: one that does not answer may be frozen, and then goes on."""
+        if time.monotonic() - self._probed_at < _PROBED_EVERY_S:
+            return True
+        self._probed_at = time.monotonic()
+        try:
+            with urllib.request.urlopen(f"{self.process.url}/live", timeout=1):
+                return True
+        except urllib.error.HTTPError:
+            return False
+        except OSError:
+            return True
 
 
 class Fleet:

@@ -74,7 +74,7 @@ class Load:
 
     @property
     def replaced(self) -> int:
-        """Return how many clients were replaced, for they delivered nothing."""
+        """Return how many clients were replaced, because they delivered nothing."""
         return sum(publisher.replaced for publisher in self._publishers.values())
 
     def _paced(self, items: Iterable[Any], do: Callable[[Any], None]) -> None:

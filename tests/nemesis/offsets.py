@@ -16,7 +16,7 @@ from popfax_contracts.topics import Topic
 
 _ANSWER_S = 5
 _WITHIN_S = 60
-"""How long the process may take, which may lock itself up."""
+"""How long the process may take: its client may deadlock."""
 
 
 def to_the_beginning(config: Mapping[str, Any], group: str, topics: Iterable[Topic]) -> str:
@@ -29,7 +29,7 @@ def to_the_beginning(config: Mapping[str, Any], group: str, topics: Iterable[Top
         )
     except subprocess.TimeoutExpired as error:
         return str(error)
-    return "" if done.returncode == 0 else done.stderr.strip()
+    return "" if done.returncode == 0 else done.stderr.strip() or f"it ended with {done.returncode}"
 
 
 def main() -> None:

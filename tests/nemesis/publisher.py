@@ -13,9 +13,6 @@ REPLACED_S = 120.0
 librdkafka may forget all brokers for good while they come back (its issue 5301). Longer than any fault lasts.
 """
 
-PURGED = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
-"""What a client that is replaced says of all that it had."""
-
 
 @dataclass(frozen=True)
 class Record:
@@ -59,14 +56,14 @@ class Publisher:
 
     def wait(self, until: float) -> int:
         """Wait until Kafka has answered everything, or a moment of the monotonic clock; return how much still waits."""
-        while self._waiting and time.monotonic() < until:
+        while True:
             self._producer.flush(0.5)
             self.poll()
-        return len(self._waiting)
+            if not self._waiting or time.monotonic() >= until:
+                return len(self._waiting)
 
     def _replace(self) -> None:
         self.replaced += 1
-        self._producer.purge()
         self._producer = Producer(self._config)
         self._moved_at = time.monotonic()
         for number, record in self._waiting.items():
@@ -74,8 +71,6 @@ class Publisher:
 
     def _produce(self, number: int, record: Record) -> None:
         def answered(error: KafkaError | None, _: Any) -> None:
-            if error is not None and error.code() in PURGED:
-                return
             self._moved_at = time.monotonic()
             if (waiting := self._waiting.pop(number, None)) is not None:
                 waiting.answered(error)

@@ -88,7 +88,7 @@ class Result:
     acknowledged: int
     not_taken: Counter[str]
     replaced: int
-    """How many of the load's clients were replaced, for they delivered nothing."""
+    """How many of the load's clients were replaced, because they delivered nothing."""
     answers: Answers
     api: Counter[str]
     struck: Sequence[Struck]
@@ -149,7 +149,7 @@ def print_report(result: Result, console: Console) -> None:
     console.print(
         f"{result.sent:,} records sent, {result.acknowledged:,} messages acknowledged"
         + (f", not taken: {_listed(result.not_taken)}" if result.not_taken else "")
-        + (f", {result.replaced} clients replaced" if result.replaced else "")
+        + (f", clients replaced: {result.replaced}" if result.replaced else "")
     )
     console.print(f"API: {_listed(result.api)}")
     console.print(f"{result.mails:,} mails sent, {result.uncertain_mails:,} of them uncertain at some time")

@@ -34,7 +34,8 @@ STILL_S = STRANDED_S + 60.0
 """The bound on liveness: once all faults are over, something must move within this time until nothing is left to do.
 
 How long it takes altogether depends on the machine. Longer than it takes until a client that stays out of its group is
-replaced, shorter than a saga's deadline (5 minutes): a saga that needs its deadline to end has lost something.
+replaced, or a replica whose client has deadlocked, shorter than a saga's deadline (5 minutes): a saga that needs its
+deadline to end has lost something.
 """
 
 _MOST_S = 1200.0

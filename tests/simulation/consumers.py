@@ -247,13 +247,13 @@ class ModelConsumer:
         self._queue: deque[ModelMessage] = deque()
         self._ops: deque[Callable[[], None]] = deque()
         self._polled_at = self._answered_at = self._told_at = self._hub.now
-        self._closed = self.is_locked_up = False
+        self._closed = self.is_deadlocked = False
         self._stranded = coordinator.strands and broker.is_away
 
-    def lock_up(self) -> None:
+    def deadlock(self) -> None:
         """Have its threads wait for each other, for good: librdkafka's issue 5476."""
-        self._closed = self.is_locked_up = True
-        self._state = "locked up"
+        self._closed = self.is_deadlocked = True
+        self._state = "deadlocked"
         self._queue.clear()
         self._ops.clear()
 
@@ -290,7 +290,7 @@ class ModelConsumer:
     def committed(self, partitions: Sequence[TopicPartition], timeout: float) -> list[TopicPartition]:
         assert self._group is not None
         group = self._group
-        found = None if self.is_locked_up else self._wait_for(lambda: dict(group.committed), timeout)
+        found = None if self.is_deadlocked else self._wait_for(lambda: dict(group.committed), timeout)
         if found is None:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         answers = []
@@ -336,7 +336,7 @@ class ModelConsumer:
     def commit(self, offsets: Sequence[TopicPartition], asynchronous: bool) -> None:
         assert self._group is not None
         assert asynchronous
-        if self.is_locked_up:
+        if self.is_deadlocked:
             return
         wanted = {(each.topic, each.partition): (each.offset, each.metadata or "") for each in offsets}
         told = self._config["on_commit"]
@@ -352,7 +352,7 @@ class ModelConsumer:
 
     def close(self) -> None:
         """Revoke everything, and leave; a member with a name of its own stays one until its session ends."""
-        if self.is_locked_up:
+        if self.is_deadlocked:
             self._thread.wait(lambda: False)
         if self._closed:
             return
@@ -395,7 +395,7 @@ class ModelConsumer:
         return None
 
     def _tell(self) -> None:
-        if self._hub.now - self._told_at >= 1.0 and not self.is_locked_up:
+        if self._hub.now - self._told_at >= 1.0 and not self.is_deadlocked:
             self._told_at = self._hub.now
             self._config["stats_cb"](self._statistics())
 

@@ -85,7 +85,7 @@ def stays_out() -> AbstractContextManager[Any]:
 
 
 def is_alive_without_its_client() -> AbstractContextManager[Any]:
-    """Take a replica for alive whose client has locked itself up."""
+    """Take a replica for alive whose client has deadlocked."""
     return patch.object(ClientState, "mute", False)
 
 
@@ -217,7 +217,7 @@ MISTAKES: Final[Mapping[str, Mistake]] = {
     "the relay deletes before it is acknowledged": Mistake(Relays, deletes_before_it_is_acknowledged, 5),
     "the consumer believes where its client stands": Mistake(Consumers, passes_over_what_it_cannot_unpack, 21),
     "a consumer that is in no group is left alone": Mistake(Consumers, stays_out, 16),
-    "a consumer whose client is locked up is alive": Mistake(Consumers, is_alive_without_its_client, 30),
+    "a consumer whose client has deadlocked is alive": Mistake(Consumers, is_alive_without_its_client, 0),
     "offsets are committed before the database": Mistake(Consumers, offsets_first, 17),
     "offsets are committed before the database, anywhere": Mistake(Product, offsets_first, 5),
     "offsets that were refused are not committed again": Mistake(Product, ignores_that_offsets_are_refused, 20),

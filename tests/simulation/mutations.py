@@ -568,7 +568,8 @@ FOUND_BY: Final[Mapping[str, int]] = {
     "a standing order asks beyond its bound": 153,
     "a refused standing order waits forever": 128,
 }
-"""A seed that finds what few find, or finds it soon: it is tried first. One that no longer finds it costs only time.
+"""A seed to try first: one of the few that find the mistake, or one that finds it quickly. One that no longer does
+costs time, no more.
 
 With some mistakes, most stories never come to rest, and last until their rounds are limited.
 """

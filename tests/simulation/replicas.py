@@ -41,10 +41,10 @@ from tests.simulation.transactions import ModelDatabase, ModelEngine, Server, ou
 T = TypeVar("T")
 
 PARTITIONS = 3
-LOCKS_UP = 0.2
-"""In how many stories of services a client locks itself up."""
+DEADLOCKS = 0.2
+"""In how many stories of services a client deadlocks."""
 LOOKED_AFTER_S = 10.0
-"""How often whatever runs the replicas asks whether they live."""
+"""How often whatever runs the replicas asks whether they are alive."""
 SETTLES_WITHIN_S = 400.0
 """How long everything may take once nothing fails any more, in virtual time."""
 
@@ -159,6 +159,10 @@ class Story:
 
     # --- faults ---
 
+    def plan(self) -> None:
+        """Plan the first fault, and what comes beside those."""
+        self.hub.after(self.random.uniform(1.0, 5.0), self.fault)
+
     def fault(self) -> None:
         """Cause a fault, and plan the next."""
         if self.is_calm:
@@ -220,7 +224,7 @@ class Story:
         with self.simulated():
             try:
                 self.begin()
-                self.hub.after(self.random.uniform(1.0, 5.0), self.fault)
+                self.plan()
                 self.hub.run(self.lasts_s)
                 self.calm()
                 if not self.hub.run(SETTLES_WITHIN_S, self._settled_since()):
@@ -345,9 +349,9 @@ class _Consumer(consumer.Consumer):
     """The consumer, whose thread waits for the event loop as a simulated one does."""
 
     @property
-    def is_locked_up(self) -> bool:
+    def is_deadlocked(self) -> bool:
         """Return whether nothing but the end of its process helps."""
-        return bool(self._client.is_locked_up)  # type: ignore[attr-defined]
+        return bool(self._client.is_deadlocked)  # type: ignore[attr-defined]
 
     @property
     def has_ended(self) -> bool:
@@ -377,10 +381,7 @@ class Services(Story):
         """The topics that some service reads."""
         self.is_static = self.random.random() < 0.5
         self.coordinator.strands = self.random.random() < 0.5
-        rarely = Random(f"{seed} locks up")
-        if rarely.random() < LOCKS_UP:
-            self.hub.after(rarely.uniform(1.0, self.lasts_s), self._lock_up)
-        self.hub.after(LOOKED_AFTER_S, self._look_after)
+        self._rarely = Random(f"{seed}, rarely")
 
     def serve(self, service: Service, replicas: int) -> Server:
         """Start a service's database and its replicas."""
@@ -429,11 +430,18 @@ class Services(Story):
             process.kill()
             self.hub.after(0.5, partial(self.revive, process.name))
 
-    def _lock_up(self) -> None:
-        """The client of some replica locks itself up."""
-        name = sorted(self.consumers)[0]
-        self.tell("fault", name, "has a client that locks itself up")
-        self.consumers[name]._client.lock_up()  # type: ignore[attr-defined]
+    def plan(self) -> None:
+        super().plan()
+        if self._rarely.random() < DEADLOCKS:
+            self.hub.after(self._rarely.uniform(1.0, self.lasts_s), self._deadlock)
+        self.hub.after(LOOKED_AFTER_S, self._look_after)
+
+    def _deadlock(self) -> None:
+        """The client of some replica deadlocks."""
+        if living := [each.name for each in self.replicas if not each.dead and each.name in self.consumers]:
+            name = self._rarely.choice(living)
+            self.tell("fault", name, "has a client that deadlocks")
+            self.consumers[name]._client.deadlock()  # type: ignore[attr-defined]
 
     def _look_after(self) -> None:
         """Start again what has ended by itself, or is not alive, as whatever runs the replicas would."""
@@ -452,7 +460,7 @@ class Services(Story):
 
     def unsettled(self) -> str:
         found = [f"{name}: {why}" for name, each in self.consumers.items() if (why := each.trouble()) is not None]
-        found += [f"{name}: its client is locked up" for name, each in self.consumers.items() if each.is_locked_up]
+        found += [f"{name}: its client has deadlocked" for name, each in self.consumers.items() if each.is_deadlocked]
         for server in self.servers:
             if server.outbox:
                 found.append(f"{server.name}: {len(server.outbox)} rows are in the outbox")
