@@ -93,7 +93,7 @@ class Consumer:
         self._state = ClientState()
         self._arrivals = Arrivals(service)
         self._principal = service.principal
-        self._client = self._joining()
+        self._client: Client
         self._ids = TopicIds(kafka.librdkafka(settings), self._topics)
         self._faults = Series(metrics.PARTITION_FAULTS, self._topics)
         self._lags = Series(metrics.LAG, self._topics)
@@ -122,6 +122,8 @@ class Consumer:
     async def run(self) -> None:
         """Consume until `stop`. Raises `FencedError`, and whatever else ended the thread."""
         self._loop = asyncio.get_running_loop()
+        self._connect()  # no earlier: what a client says each second is kept until it is polled, 27 MB per hour
+        self._beat = time.monotonic()
         self._ended = self._loop.create_future()
         self._thread.start()
         await asyncio.shield(self._ended)
@@ -197,21 +199,21 @@ class Consumer:
         """Replace the client, as a restart would: what was not committed is delivered again."""
         log.warning("joining_anew", replica=self.settings.replica)
         self._client.close()
-        self._state = ClientState()
         for kept in (self._owned, self._began, self._next, self._done, self._asked, self._stopped):
             kept.clear()
         self._early.clear()
         self._gathering.clear()
         metrics.PARTITIONS_STOPPED.set(0)
-        self._client = self._joining()
+        self._connect()
 
-    def _joining(self) -> Client:
+    def _connect(self) -> None:
+        self._state = ClientState()
         config = kafka.consumer(self.settings, self._principal) | {
             "stats_cb": self._on_statistics,
             "error_cb": self._on_client_error,
             "on_commit": self._on_commit,
         }
-        return Client(config, logger=logging.getLogger("librdkafka"))
+        self._client = Client(config, logger=logging.getLogger("librdkafka"))
 
     def _take_over_renewal(self) -> None:
         with_tls, self._renewal = self._renewal, None

@@ -11,7 +11,7 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from unittest.mock import patch
 from uuid import UUID, uuid4
 
@@ -32,6 +32,7 @@ from deploy.operator.topic_settings import ONE_BROKER
 from popfax_contracts.ledger import CreditUnits
 from popfax_contracts.topics import LEDGER_COMMANDS, Principal
 from services.chassis import client_state, kafka, topic_ids
+from services.chassis import consumer as consumer_module
 from services.chassis.client_state import ClientState
 from tests.e2e.driver import wait
 from tests.integration.recorder import Recorder, consuming, count, credit, effects, eventually, execute, parked
@@ -388,12 +389,19 @@ class TestMembership:
     ) -> None:
         """As librdkafka once did of itself, with a broker that was overloaded as it joined."""
         monkeypatch.setattr(client_state, "STRANDED_S", 3.0)
+        clients: list[GroupReader] = []
+
+        def client(*given: Any, **told: Any) -> GroupReader:
+            clients.append((GroupReader if clients else _StaysOut)(*given, **told))
+            return clients[-1]
+
+        monkeypatch.setattr(consumer_module, "Client", client)
         async with consuming(fresh, ledger_url, Recorder().service) as consumer:
-            consumer._client = cast(GroupReader, _StaysOut(consumer._client))  # its thread has not begun yet
             await eventually(lambda: consumer.trouble() is None, "another one has joined")
             account = uuid4()
             _publish(fresh, account, range(1, 11))
             await eventually(lambda: _are(ledger_engine, 10), "what came then")
+        assert len(clients) == 2
 
     async def test_one_that_reaches_nobody_is_replaced_until_it_does(
         self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
@@ -447,17 +455,11 @@ class TestMembership:
             second.stop()
 
 
-class _StaysOut:
+class _StaysOut(GroupReader):
     """A client that never asks to join, and does everything else."""
-
-    def __init__(self, client: GroupReader) -> None:
-        self._client = client
 
     def subscribe(self, *_: Any, **__: Any) -> None:
         """Do not."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
 
 
 _MEMBER = """

@@ -302,6 +302,7 @@ class World:
         shell.process = partial(self._process, made)
         made._await = drive  # type: ignore[method-assign, assignment]
         made._gathering._clock = lambda: self.broker.now
+        made._connect()
         made._client.subscribe([], on_assign=made._on_assign, on_revoke=made._on_revoke, on_lost=made._on_lost)
         return made
 
@@ -507,3 +508,12 @@ class WaitsForWhatIsHandedOver(Consumer):
 )
 def test_finds_a_consumer_that(broken: type[Consumer]) -> None:
     assert next(_found(broken), None) is not None
+
+
+def test_as_long_as_nobody_polls_there_is_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica may wait for its database for days, and what librdkafka says each second would pile up."""
+    made: list[Any] = []
+    monkeypatch.setattr(module, "Client", lambda config, **_: made.append(config))
+    shell = SimpleNamespace(outages=Outages())
+    Consumer(LEDGER, shell, SETTINGS, Rows(Broker(Random(1))))  # type: ignore[arg-type]
+    assert made == []
