@@ -206,6 +206,10 @@ class Process:
         self._frozen_until = max(self._frozen_until, self.hub.now + seconds)
         self._look()
 
+    def spare(self) -> None:
+        """Take back a freeze that has not begun; one that has lasts on."""
+        self._freezes = 0, 0.0
+
     def kill(self) -> None:
         """End it, as SIGKILL does: no line of it is run any more."""
         if not self.dead:

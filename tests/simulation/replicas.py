@@ -212,6 +212,8 @@ class Story:
         self.broker.losses = self.broker.away_until = 0.0
         for server in self.servers:
             server.losses = 0.0
+        for process in self.hub.processes:
+            process.spare()  # a frozen one would begin its next freeze when this one ends, long after the last fault
 
     # --- the run ---
 
