@@ -2,6 +2,7 @@
 
 import random
 import socket
+from collections import deque
 from collections.abc import Callable
 
 from pydantic import Field, ValidationError
@@ -15,6 +16,9 @@ LOOPBACK = "127.0.0.1"
 # port is in that range can find it taken, after a crash, by one of the clients that try to reach it.
 _PICKED_FROM = range(15_000, 32_000)
 _ATTEMPTS = 20
+
+_RESERVATIONS = 100
+_reserved: deque[socket.socket] = deque()
 
 
 class Ports(BaseSettings):
@@ -86,12 +90,32 @@ class Port:
 
 
 def free_port() -> int:
-    """A port that is free now. Raises StackError when none is found."""
+    """Pick a port that is free, and that nobody else picks by this function until a server may listen on it.
+
+    Raises StackError when none is found.
+    """
     for _ in range(_ATTEMPTS):
         number = random.choice(_PICKED_FROM)
-        if is_free(number):
+        if is_free(number) and _reserve(number):
             return number
     raise StackError(f"found no free port between {_PICKED_FROM.start} and {_PICKED_FROM.stop - 1}")
+
+
+def _reserve(number: int) -> bool:
+    """Say whether nobody has reserved a port, in any process: whoever has holds its number for UDP.
+
+    A reservation ends with the process, or after so many others that its server has begun long since.
+    """
+    held = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        held.bind((LOOPBACK, number))
+    except OSError:
+        held.close()
+        return False
+    _reserved.append(held)
+    if len(_reserved) > _RESERVATIONS:
+        _reserved.popleft().close()
+    return True
 
 
 def is_free(number: int) -> bool:

@@ -16,8 +16,8 @@ from typing import Self
 import sqlalchemy as sa
 from confluent_kafka import KafkaException
 
-from deploy.local.errors import PortTakenError, StackError
-from deploy.local.ports import LOOPBACK, Port, answers
+from deploy.local.errors import StackError
+from deploy.local.ports import LOOPBACK, Port
 from deploy.local.process import Child
 from deploy.local.stack import Stack
 from deploy.operator import topics
@@ -106,8 +106,6 @@ class ServiceProcess:
             environment = {key: value for key, value in environment.items() if "_KAFKA_" not in key}
         environment[f"{prefix}_HTTP_PORT"] = str(port)
         environment["PYTHONPATH"] = f"{self._code}{os.pathsep}{self._code / 'contracts'}"
-        if answers(port):
-            raise PortTakenError(f"port {port} is taken")
         self._child.start(command, directory=self._code, environment=environment, held=SIGNALS)
 
 
