@@ -188,9 +188,17 @@ _PASSING = frozenset(
 )
 
 
+_FENCED = "All brokers are currently fenced"
+"""What a controller says of topics to be made while no broker's heartbeat has come in time, as after a short freeze.
+
+Its code is `INVALID_REPLICATION_FACTOR`, as where a cluster has too few brokers for good.
+"""
+
+
 def _is_passing(error: KafkaException) -> bool:
     """Return whether the same request may succeed a moment later."""
-    return error.args[0].retriable() or error.args[0].code() in _PASSING
+    what = error.args[0]
+    return what.retriable() or what.code() in _PASSING or _FENCED in what.str()
 
 
 def expected_config(topic: Topic, settings: TopicSettings) -> dict[str, str]:

@@ -4,6 +4,7 @@ import time
 from uuid import UUID
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from deploy.contract_tools.asyncapi import SERVICES
 from deploy.operator import topics as administration
@@ -118,3 +119,17 @@ def test_a_broker_that_does_not_get_on_is_given_up_with_what_is_missing(
     time.sleep(0.15)
     with pytest.raises(Stalled, match=said):
         patience.look(missing, "missing topic: x")
+
+
+@pytest.mark.parametrize(
+    ("why", "passes"),
+    [
+        ("All brokers are currently fenced, or have all their log directories cordoned.", True),
+        ("The target replication factor of 3 cannot be reached because only 1 broker(s) are registered", False),
+    ],
+)
+def test_a_broker_that_was_frozen_is_asked_again_and_a_cluster_that_is_too_small_is_not(why: str, passes: bool) -> None:
+    """Kafka's controller has one code for both: as one broker said it, after 2.6 s without a heartbeat, and before."""
+    said = f"Unable to replicate the partition 1 time(s): {why}"
+    refused = KafkaException(KafkaError(KafkaError.INVALID_REPLICATION_FACTOR, said))
+    assert administration._is_passing(refused) is passes
