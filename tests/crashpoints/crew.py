@@ -11,7 +11,7 @@ from popfax_contracts.topics import SERVICES, Principal
 from tests.conftest import make_stack
 from tests.crashpoints.process import SHORT, traps
 from tests.crashpoints.trap import Trap
-from tests.e2e.driver import SETTINGS, World, admin
+from tests.e2e.driver import KILLED_SETTINGS, World, admin
 
 FIRST, SECOND = "only", "second"
 """The replicas' names."""
@@ -84,7 +84,7 @@ class Crew:
 @contextmanager
 def crewed(
     directory: Path,
-    settings: Mapping[str, str] = SETTINGS,
+    settings: Mapping[str, str] = KILLED_SETTINGS,
     *,
     sessions: str = SHORT,
     mistakes: Mapping[Principal, str] | None = None,

@@ -58,13 +58,15 @@ SETTINGS = {
     "replica": "only",  # static membership: a killed service rejoins its group without waiting for a session timeout
     "batch_records": "20",  # many small batches, so that a kill comes in the middle of them
     "offset_commit_s": "0.1",  # whatever waits until all has settled waits for the last offsets
-    "mail_lease_s": "4",
     "mail_backoff_s": "[0.2, 1]",
     "mail_poll_s": "0.1",
     "invitations_owner_day": "5000",
     "invitations_owner_pending": "5000",
 }
 """The services' settings in these tests, with short delays."""
+
+KILLED_SETTINGS = SETTINGS | {"mail_lease_s": "4"}
+"""Those where senders are killed: their mails are soon others'. One that lives gets a second for each mail."""
 
 DEFINITIONS = {definition.principal: definition for definition in (GROUPS, LEDGER, PROVISIONING, NOTIFICATIONS)}
 
@@ -209,7 +211,7 @@ class Log:
             self._connect()
         return self.seen
 
-    def read_to_end(self) -> list[Seen]:
+    def read_to_end(self, timeout_s: float = TIMEOUT_S) -> list[Seen]:
         """Read up to the present ends of the topics; return everything seen so far."""
         ends = ends_of(self.broker, self.topics)
 
@@ -217,7 +219,7 @@ class Log:
             self.read()
             return all(self._next.get(place, end) >= end for place, end in ends.items())
 
-        wait(is_read, "the log's end")
+        wait(is_read, "the log's end", timeout_s)
         return self.seen
 
     def wait(self, count: int, wanted: Callable[[Seen], bool], timeout_s: float = TIMEOUT_S) -> list[Seen]:

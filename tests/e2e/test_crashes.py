@@ -19,7 +19,7 @@ from tests.crashpoints.stories import STORIES, cast
 from tests.e2e import driver
 from tests.e2e.driver import PRICES, SETTLED_S, World, wait
 
-SETTINGS = {name: value for name, value in driver.SETTINGS.items() if name != "offset_commit_s"}
+SETTINGS = {name: value for name, value in driver.KILLED_SETTINGS.items() if name != "offset_commit_s"}
 """Offsets are committed as late as in production, so that much is handled twice after a crash."""
 
 SAGAS = 200

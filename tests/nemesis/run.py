@@ -38,6 +38,8 @@ replaced, or a replica whose client has deadlocked, shorter than a saga's deadli
 deadline to end has lost something.
 """
 
+_RESTS_S = 3.0
+"""How long nothing may be left to do until that is believed: rows that are due are looked for once a second."""
 _MOST_S = 1200.0
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _HISTORIES = 5
@@ -250,7 +252,7 @@ class Run:
         """Wait until nothing is left to do; return what does not get done, and how long it took, in seconds."""
         began = said = time.monotonic()
         stillness = Stillness(STILL_S)
-        left = "everything"
+        resting, left = Stillness(_RESTS_S), "everything"
         while time.monotonic() - began < _MOST_S:
             fleet.look_after()
             self._follow(world, load)
@@ -260,7 +262,7 @@ class Run:
                 left = f"a database does not answer: {str(error).splitlines()[0]}"
                 world.disconnect()
             now = time.monotonic()
-            if not left:
+            if resting.is_over(left, now) and not left:
                 return [], now - began
             if now - said >= _SAID_EVERY_S:
                 said = now
@@ -271,7 +273,9 @@ class Run:
         return [Breach("liveness", named[0] if named else "all", left)], time.monotonic() - began
 
     def _evidence(self, fleet: Fleet, world: World, load: Load, snapshot: Snapshot) -> Evidence:
-        log = [record for seen in world.log.read_to_end() if (record := logged(seen)) is not None]
+        read = world.log.read_to_end(STILL_S)
+        self._answers.follow(read, load.ids)
+        log = [record for seen in read if (record := logged(seen)) is not None]
         compacted = self._compacted(fleet)
         query = (
             "SELECT m.id::text, m.state, coalesce(d.uncertain, 0), d.sent_at IS NOT NULL, d.in_flight_since IS NOT NULL"
