@@ -75,6 +75,7 @@ def test_a_trace_that_the_platform_began_goes_on_to_the_mails(world: World, coll
 @pytest.mark.parametrize("mood", [Mood.REFUSING, Mood.HANGING])
 def test_nothing_waits_for_a_collector_that_does_not_take_spans(world: World, collector: Collector, mood: Mood) -> None:
     owner = world.owner(units=1000)
+    collector.let_go.clear()
     collector.mood = mood
     try:
         for _ in range(3):

@@ -9,17 +9,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from deploy.local.errors import StackError
 from deploy.local.ports import free_port
-from deploy.local.process import Child, run
+from deploy.local.process import Child, run, wait_until
 from deploy.operator.cli.errors import what_failed
 from deploy.paths import CHECKOUT
 from popfax_contracts.topics import SERVICES, Principal
 from services.chassis.early_exit import SIGNALS
 
 POPFAX = str(Path(sys.executable).with_name("popfax"))
+BEGUN_S = 60.0
+"""How long a process may take to begin."""
 
 
 @pytest.fixture
@@ -81,6 +84,7 @@ def test_a_child_that_works_is_given_its_time(tmp_path: Path, child: Child) -> N
 
 def test_a_child_that_does_nothing_is_given_up(tmp_path: Path, child: Child) -> None:
     child.start(_python(_IDLE, tmp_path))
+    assert wait_until(lambda: "waiting" in child.log.read_text(), BEGUN_S)
     with pytest.raises(StackError, match=r"child was not ready after .* did nothing .*waiting for nobody.*child\.log"):
         child.wait_ready(lambda: False, idle_s=2)
     assert not child.running
@@ -176,6 +180,7 @@ def test_an_import_that_takes_every_exception_for_its_own_does_not_keep_an_inter
 def test_a_start_that_is_interrupted_ends_in_one_line_and_leaves_nothing(tmp_path: Path, after_s: float) -> None:
     command = [POPFAX, "up", "--json", "--directory", str(tmp_path)]
     process = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert wait_until(lambda: psutil.Process(process.pid).cpu_times().user > 0.2, BEGUN_S), "no line of it has run"
     time.sleep(after_s)
     process.send_signal(signal.SIGINT)
     out, said = process.communicate(timeout=120)

@@ -432,8 +432,7 @@ class TestMembership:
         """librdkafka may deadlock (its issue 5476): a poll still returns, with nothing."""
         monkeypatch.setattr(client_state, "MUTE_S", 3.0)
         async with consuming(fresh, ledger_url, Recorder().service) as consumer:
-            await eventually(lambda: consumer.trouble() is None, "it is well")
-            assert consumer.alive
+            await eventually(lambda: consumer.trouble() is None and consumer.alive, "it is well")
             with patch.object(ClientState, "take"):
                 await eventually(lambda: not consumer.alive, "it is missed")
             await eventually(lambda: consumer.alive, "it speaks again")
@@ -449,7 +448,7 @@ class TestMembership:
             await eventually(lambda: not first._child.running, "the first has ended")
             assert first._child.stop(signal.SIGTERM, 5) == 1
             assert "LEDGER_REPLICA=a is taken" in first._child.log.read_text()
-            assert second.ready()
+            await eventually(second.ready, "the second works")
         finally:
             first.stop()
             second.stop()

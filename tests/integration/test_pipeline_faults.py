@@ -289,7 +289,7 @@ async def _assert_works(url: str, engine: AsyncEngine) -> None:
 async def test_whoever_waits_too_long_for_a_lock_tries_again(
     ledger_url: str, ledger_engine: AsyncEngine, setting: str, cause: Cause
 ) -> None:
-    engine = postgres.engine(ledger_url, 2, **{setting: "100ms"})
+    engine = postgres.engine(ledger_url, 2, **{setting: "1s"})
     database, row = PostgresDatabase(engine), Account(uuid4(), 1, 0, 1)
     async with database.begin() as tx:
         await tx.save([new(row)])

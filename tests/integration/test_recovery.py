@@ -44,13 +44,13 @@ async def test_a_long_line_costs_each_of_its_messages_once(line: Line, ledger_ur
     account, behind = uuid4(), 2000
     (records,) = (await _blocked(line, account, behind=behind, first=1000)).values()
     line.recorder.broken.clear()
-    await line.engine.dispose()  # what its connections counted is counted now
-    before = _written(ledger_url)
+    before = await _written(line, ledger_url)
     calls = line.recorder.calls
     await line.shell.database.request_retry([_id(records[0])])
     assert await _drain(line) == [2000, 1]
-    await line.engine.dispose()
-    updated, deleted = (after - earlier for after, earlier in zip(_written(ledger_url), before, strict=True))
+    updated, deleted = (
+        after - earlier for after, earlier in zip(await _written(line, ledger_url), before, strict=True)
+    )
     assert (updated, deleted) == (1, behind + 1 + 1), "a mark on the key; the messages and the key"
     assert line.recorder.calls - calls == behind + 1, "each is handled once"
     assert await line.amounts(account) == _numbers(range(1000, 1000 + behind + 1))
@@ -58,8 +58,14 @@ async def test_a_long_line_costs_each_of_its_messages_once(line: Line, ledger_ur
     assert (await line.amounts(account))[-1] == 7
 
 
-def _written(url: str) -> tuple[int, int]:
-    """How many rows of the parked messages and their keys were ever updated, and deleted."""
+async def _written(line: Line, url: str) -> tuple[int, int]:
+    """How many rows of the parked messages and their keys were ever updated, and deleted.
+
+    A connection's counts are counted once its backend has ended.
+    """
+    await line.engine.dispose()
+    others = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    await eventually(lambda: not execute(url, others), "all connections have ended")
     query = """SELECT sum(n_tup_upd)::int, sum(n_tup_del)::int FROM pg_stat_user_tables
         WHERE relname IN ('parked', 'parked_keys')"""
     ((updated, deleted),) = execute(url, query)

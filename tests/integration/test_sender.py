@@ -356,7 +356,7 @@ class TestTrouble:
             async with post.engine.connect() as connection:
                 query = sa.select(sa.func.min(mails.c.next_attempt_at) - sa.func.now())
                 pauses.append((await connection.execute(query)).scalar_one().total_seconds())
-        assert [round(pause, -1) for pause in pauses] == [100, 1000, 1000]
+        assert [round(pause, -2) for pause in pauses] == [100, 1000, 1000]
 
     async def test_a_server_that_is_away_is_no_refusal(self, post: Post, stack: Stack) -> None:
         post.settings = settings(stack, post.url, smtp_port=1)
@@ -695,7 +695,7 @@ class TestErasure:
             await connection.execute(
                 sa.text("SELECT id FROM people WHERE id = :id FOR UPDATE"), {"id": member.subscriber_id}
             )
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 assert await send_due(post.engine, post.settings) == 1
             assert len(post.arrived(other)) == 1, "it stops no other mail"
         await locking.dispose()

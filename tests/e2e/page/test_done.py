@@ -109,6 +109,8 @@ def test_without_javascript_what_is_done_is_on_the_page(stage: World, visit: Vis
         at.press(say("Transfer"))
         at.press(say("Transfer %(units)s", units=WORDS.units(20)))
         expect(at.page.get_by_role("button", name=say("Look again"))).to_be_visible()
+    pending = "SELECT FROM commands WHERE actor_id = %s AND state = 'pending'"
+    wait(lambda: not stage.rows(Principal.GROUPS, pending, owner.id), "the transfer's end")
     at.press(say("Look again"))
     at.see(say("The units are transferred."))
     expect(at.page.locator(f"#members tr:has(#m{lea.id.hex})")).to_contain_text(WORDS.units(35))
@@ -128,9 +130,9 @@ def _late(page: Page, address: re.Pattern[str]) -> Iterator[list[Route]]:
 
     page.route(address, hold)
     yield held
+    page.unroute(address)
     for route in held:
         route.continue_()
-    page.unroute(address)
 
 
 def test_a_refresh_on_its_way_does_not_turn_back_a_tab(stage: World, visit: Visiting) -> None:

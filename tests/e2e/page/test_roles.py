@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from playwright.sync_api import expect
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.product import Product, ServiceProcess
@@ -29,7 +30,7 @@ from tests.integration.serving import Client
 from tests.simulation.world import SERVICES
 
 BATCH = 2000
-PROMPT_S = 5.0
+PROMPT_S = 15.0
 """The longest that a page may take, on a machine that is busy with others. A frozen worker would take forever."""
 
 
@@ -131,7 +132,8 @@ def test_without_the_worker_the_page_answers_and_keeps_what_is_posted(
         seen.fill("Nom du groupe", "Plus tard")
         seen.press("Enregistrer")
         seen.see("Changement du nom…")
-        seen.see("Cela prend plus de temps que d’habitude")
+        late = seen.page.get_by_text("Cela prend plus de temps que d’habitude")
+        expect(late).to_be_visible(timeout=30_000)  # it is said after ten seconds
         plain = visit(owner, url=web.url, scripts=False)
         plain.see("Avant", "h1")
     finally:
