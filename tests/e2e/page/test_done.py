@@ -130,9 +130,9 @@ def _late(page: Page, address: re.Pattern[str]) -> Iterator[list[Route]]:
 
     page.route(address, hold)
     yield held
-    page.unroute(address)
     for route in held:
         route.continue_()
+    page.unroute(address)
 
 
 def test_a_refresh_on_its_way_does_not_turn_back_a_tab(stage: World, visit: Visiting) -> None:
