@@ -57,9 +57,9 @@ class WholeRun:
         chosen = self._is_chosen or any("::" in each for each in session.config.args)
         self._is_whole = not chosen and self._modules <= {item.path for item in session.items}
 
-    def pytest_deselected(self) -> None:
-        """Note that some tests were left out, by whatever option."""
-        self._is_chosen = True
+    def pytest_deselected(self, items: Collection[pytest.Item]) -> None:
+        """Note that some tests of the modules were left out, by whatever option."""
+        self._is_chosen = self._is_chosen or any(item.path in self._modules for item in items)
 
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         """Take what a worker has reached."""

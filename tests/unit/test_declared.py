@@ -130,6 +130,10 @@ REACHES = "from tests.declared import REACHED\n\ndef test_it():\n    REACHED.add
 def test_a_whole_run_that_leaves_a_code_out_fails(tmp_path: Path) -> None:
     write(tmp_path, "one", "one")
     assert run(tmp_path, 2) == (1, ["another: refused"])
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "test_drill.py").write_text("def test_drill():\n    pass\n")
+    assert run(tmp_path, 0, "-k", "not drill") == (1, ["another: refused"]), "what is left out is none of them"
     write(tmp_path, "another", "another")
     assert run(tmp_path, 0) == (0, [])
 

@@ -240,10 +240,11 @@ def test_an_owner_who_cannot_pay_is_refused_and_the_members_account_is_not_even_
     assert status(scene) is Status.REFUSED
 
 
-def test_what_provisioning_refuses_is_not_paid() -> None:
-    scene = after(RESERVED, CHANGED).then(RELEASE)
-    scene.when(RELEASED).then(refused("end_changed"))
-    assert scene.only(HistoryEntry) == line("refused", "end_changed")
+@pytest.mark.parametrize("code", [code.value for code in GrantPurchase.CODES if code != "cancelled"])
+def test_what_provisioning_refuses_is_not_paid(code: str) -> None:
+    scene = after(RESERVED, CHANGED.model_copy(update={"code": code})).then(RELEASE)
+    scene.when(RELEASED).then(refused(code))
+    assert scene.only(HistoryEntry) == line("refused", code)
 
 
 def test_a_deadline_asks_which_came_first() -> None:

@@ -35,7 +35,12 @@ def add_pack(**changes: Any) -> GrantPurchase:
     return extend(**{"action": "options_pack", "price_units": 30, **changes})
 
 
-EXTEND, CANCEL = extend(), CancelGrant(request_id=REQUEST, account_id=ADA, action="extension")
+def calling_off(command: GrantPurchase) -> CancelGrant:
+    return CancelGrant(request_id=command.request_id, account_id=command.account_id, action=command.action)
+
+
+EXTEND = extend()
+CANCEL = calling_off(EXTEND)
 DONE = AccountExtended(
     request_id=REQUEST, account_id=ADA, expires_at=EXTENDED.expires_at, price_units=10, paid_by=OWNER
 )
@@ -107,12 +112,17 @@ DAY = timedelta(1)
 )
 def test_refuses_and_changes_nothing_with(account: Any, command: GrantPurchase, code: str) -> None:
     rows = [] if account is None else [account]
-    scene(*rows).when(command, actor=OWNER).then(refused(code, command)).leaves(SEND, PACK, *rows, grant(command, code))
+    seen = scene(*rows).when(command, actor=OWNER).then(refused(code, command))
+    seen.leaves(SEND, PACK, *rows, grant(command, code))
+    cancel = calling_off(command)
+    seen.when(cancel, actor=OWNER).then(refused(code, cancel)).leaves(SEND, PACK, *rows, grant(command, code))
 
 
 def test_an_option_that_is_off_sale_is_not_granted() -> None:
     seen = given(PROVISIONING, SEND, replace(PACK, on_sale=False), ACCOUNT).when(add_pack(), actor=OWNER)
     seen.then(refused("not_on_sale", add_pack()))
+    cancel = calling_off(add_pack())
+    seen.when(cancel, actor=OWNER).then(refused("not_on_sale", cancel))
 
 
 def test_a_plan_that_is_off_sale_is_extended_all_the_same() -> None:
