@@ -8,7 +8,8 @@ from collections.abc import Callable
 from deploy.local.errors import StackError
 from deploy.operator.cli.browser import VARIABLE, find
 
-_INSTALL_TIMEOUT_S = 600
+_INSTALL_TIMEOUT_S = 140
+"""For each of two steps: together they take less than a test may (`faulthandler_timeout`)."""
 
 
 def find_or_install(progress: Callable[[str], None] = lambda _: None) -> str:

@@ -34,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     What goes wrong on it does not on asyncio's own. It is the policy that says so, not pytest-asyncio's hook: by that,
     asynchronous tests have a parameter of the session, and pytest takes them out of their file's order.
     """
+    os.environ.pop("FORCE_COLOR", None)  # what is printed to a file or a pipe has no colours
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     config.pluginmanager.register(WholeRun(declared(), list(unit_modules())))
 

@@ -55,7 +55,7 @@ def test_the_type_checker_compares_a_handler_and_its_needs_with_the_message(
     snippet = tmp_path / "snippet.py"
     snippet.write_text(TABLE + "TABLE = contents(\n" + "".join(f"    {entry},\n" for entry in entries) + ")\n")
     command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(snippet)]
-    checked = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=300)
+    checked = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=250)
     found = [line for line in checked.stdout.splitlines() if "error:" in line]
     assert len(found) == errors, checked.stdout + checked.stderr
     assert all("handles" in line for line in found), found

@@ -146,6 +146,6 @@ def run(command: list[str], directory: Path | None = None) -> str:
     """Run a program in this environment's variables, without its packages; return what it printed."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(
-        command, cwd=directory, env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=300
+        command, cwd=directory, env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=250
     )
     return done.stdout

@@ -15,7 +15,8 @@ from deploy.paths import STATE, only_one_fetches
 UNPACKED = STATE / "prometheus"
 """Where Debian's package is unpacked."""
 
-_FETCH_TIMEOUT_S = 600
+_FETCH_TIMEOUT_S = 95
+"""For each of three steps: together they take less than a test may (`faulthandler_timeout`)."""
 
 
 def find(name: str, unpacked: Path = UNPACKED) -> str | None:

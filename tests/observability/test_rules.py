@@ -25,7 +25,7 @@ def promtool() -> str:
 
 
 def _run(promtool: str, *arguments: object) -> tuple[int, str]:
-    done = subprocess.run([promtool, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([promtool, *map(str, arguments)], capture_output=True, text=True, timeout=250, check=False)
     return done.returncode, done.stdout + done.stderr
 
 

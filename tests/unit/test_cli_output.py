@@ -14,7 +14,7 @@ PROSE = "a sentence that is longer than any terminal is wide, and so it is conti
 
 @pytest.fixture(autouse=True)
 def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output.out, "width", 80)
+    monkeypatch.setattr(output.out, "_width", 80)
 
 
 @pytest.mark.parametrize("ids", [IDS[:1], IDS[:2], IDS], ids=len)

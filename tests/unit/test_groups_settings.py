@@ -22,6 +22,7 @@ REQUIRED: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def database(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GROUPS_DATABASE_URL", URL)
+    monkeypatch.delenv("ROLE", raising=False)  # without a service, settings have no prefix
 
 
 def test_a_web_process_needs_no_kafka(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -349,6 +349,7 @@ def test_every_definition_has_a_meaning_and_a_question() -> None:
 
 
 def test_what_is_exported_otherwise_than_documented_is_found() -> None:
+    Shell(LEDGER, MemoryDatabase())
     text = generate_latest().decode()
     expected = differences(text, *Part)
     changes = {

@@ -26,7 +26,7 @@ async def _begun(*survivals: int) -> list[asyncio.Task[None]]:
 async def test_a_task_that_survives_its_cancellation_is_cancelled_again() -> None:
     tasks = await _begun(0, 1)
     with capture_logs() as logs:
-        await end(tasks)
+        await end(tasks, within_s=60)
     assert [task.cancelled() for task in tasks] == [True, True]
     assert logs == []
 

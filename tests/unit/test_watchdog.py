@@ -9,7 +9,7 @@ PROCESS = """
 import asyncio, ctypes
 from services.chassis import watchdog
 
-watchdog.HUNG_S, watchdog.EVERY_S = 2.0, 0.1
+watchdog.HUNG_S, watchdog.EVERY_S = {hung_s}, 0.1
 
 async def main():
     watching = asyncio.create_task(watchdog.watch(lambda: {alive}))
@@ -21,13 +21,13 @@ asyncio.run(main())
 """
 
 
-def _run(alive: bool, does: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", PROCESS.format(alive=alive, does=does)]
+def _run(alive: bool, does: str, hung_s: float = 2.0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", PROCESS.format(alive=alive, does=does, hung_s=hung_s)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_process_that_is_alive_goes_on() -> None:
-    ended = _run(True, "await asyncio.sleep(3)")
+    ended = _run(True, "await asyncio.sleep(7)", hung_s=6.0)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "went on\n", "")
 
 

@@ -19,6 +19,8 @@ from tests.tokens import AUDIENCE, key_set, token, write_keys
 from tests.unit.given import id_of
 
 ADA = id_of("Ada")
+PATIENT_S = 30.0
+"""More than anything takes on a machine that stands still for seconds; what hangs would take forever."""
 KAFKA = {
     "kafka_bootstrap": "127.0.0.1:1",
     "kafka_username": "x",
@@ -123,18 +125,18 @@ async def refusal(tokens: Tokens, text: str) -> str:
 async def test_a_hanging_server_delays_nobody_who_has_a_known_key(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web_keys, "TIMEOUT_S", 1.0)
     async with serving() as server, tokens_from(server) as tokens:
         await tokens.caller(token(ADA))
+        monkeypatch.setattr(web_keys, "TIMEOUT_S", 1.0)
         server.answer = hang
         clock.passes(web_keys.REFRESH_S + 1)
         begun = asyncio.get_running_loop().time()
         stranger = asyncio.create_task(refusal(tokens, token(ADA, "ec-mallory")))
         for _ in range(50):
             assert (await tokens.caller(token(ADA))).id == ADA
-        assert asyncio.get_running_loop().time() - begun < 0.5
+        assert not stranger.done(), "nobody else has waited"
         assert await stranger == "unknown_key"  # who names a key that nobody knows waits, for so long at most
-        assert asyncio.get_running_loop().time() - begun < 3
+        assert asyncio.get_running_loop().time() - begun < PATIENT_S
         assert server.asked == 2
 
 
@@ -160,7 +162,7 @@ async def test_an_endless_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
         begun = time.monotonic()
         with pytest.raises(NoKeys):
             await tokens.caller(token(ADA))
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < PATIENT_S
 
 
 async def test_reads_no_more_than_keys_need() -> None:
@@ -194,7 +196,7 @@ async def test_a_withdrawn_key_dies_at_a_stated_age(clock: Clock) -> None:
         server.answer = server.good("ec")
         clock.passes(web_keys.REFRESH_S + 1)
         await tokens.caller(token(ADA, "ec"))  # the fetch begins beside it
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENT_S):
             while server.asked < 2 or await _is_good(tokens, "rsa"):  # noqa: ASYNC110 - nothing tells of a fetch
                 await asyncio.sleep(0.01)
         assert await refusal(tokens, token(ADA, "rsa")) == "unknown_key"
