@@ -1,5 +1,6 @@
 """The TCP ports of the local stack: named in the environment, or picked."""
 
+import os
 import random
 import socket
 from collections import deque
@@ -18,7 +19,7 @@ _PICKED_FROM = range(15_000, 32_000)
 _ATTEMPTS = 20
 
 _RESERVATIONS = 100
-_reserved: deque[socket.socket] = deque()
+_reserved: deque[int] = deque()
 
 
 class Ports(BaseSettings):
@@ -112,9 +113,9 @@ def _reserve(number: int) -> bool:
     except OSError:
         held.close()
         return False
-    _reserved.append(held)
+    _reserved.append(held.detach())
     if len(_reserved) > _RESERVATIONS:
-        _reserved.popleft().close()
+        os.close(_reserved.popleft())
     return True
 
 
