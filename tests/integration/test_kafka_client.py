@@ -401,7 +401,7 @@ class TestMembership:
             account = uuid4()
             _publish(fresh, account, range(1, 11))
             await eventually(lambda: _are(ledger_engine, 10), "what came then")
-        assert len(clients) == 2
+        assert len(clients) > 1
 
     async def test_one_that_reaches_nobody_is_replaced_until_it_does(
         self, fresh: Stack, ledger_url: str, ledger_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
