@@ -240,8 +240,8 @@ class TestSagas:
 
     def test_cancels_one_asks_again_for_another_and_sees_both_end(self, cli: Cli, waiting: Sequence[str]) -> None:
         cancelled, asked_again = waiting
-        assert cli.json("saga", "cancel", cancelled, "--timeout", str(ANSWER_WITHIN_S))["status"] == "compensating"
-        told = cli.json("saga", "retry", asked_again, "--timeout", str(ANSWER_WITHIN_S))
+        assert cli.json("saga", "cancel", cancelled, "--timeout", "6")["status"] == "compensating"
+        told = cli.json("saga", "retry", asked_again, "--timeout", "6")
         assert [line.split(" ", 1)[1] for line in told["new"]] == ["asked again"]
         self.says_which_are_stuck(cli, cancelled)
         self.bring_back(cli)
